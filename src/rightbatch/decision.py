@@ -1,0 +1,154 @@
+"""What a rule is: frozen hyper-parameters, a small state passed in and returned, decisions with reasons.
+
+A rule does no I/O, reads no clock, prints nothing and touches no tensor. `training` owns the loop: it hands a `Situation`
+to the rules and applies the `Decision` they return.
+"""
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol
+
+from .evidence import Measurement, Movement, NoiseEstimate, StepTime
+
+Action = Literal["keep", "return", "stop"]
+NO_EVIDENCE: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do next, and why.
+
+    Args:
+        examples: the batch size wanted; None leaves it to others.
+        learning_rate: the step size wanted; None leaves it to others.
+        reason: one plain sentence, for people.
+        evidence: the numbers it rests on.
+        action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last kept and
+            forgets averages and optimizer state; "stop" ends the run, reason saying why.
+    """
+
+    examples: int | None = None
+    learning_rate: float | None = None
+    reason: str = ""
+    evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
+    action: Action | None = None
+
+
+class Needs(Enum):
+    """What a rule must be told beyond the loss; a run that cannot supply it is refused when it is built."""
+
+    NOTHING = "nothing"
+    NOISE = "the gradient noise"
+    NOISE_AND_TIME = "the gradient noise and the seconds of a step"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known before the first step.
+
+    Args:
+        train_samples: N, examples in the training set.
+        parameter_count: trainable parameters.
+        parameter_norm: Euclidean norm of all trainable parameters.
+        learning_rate: the optimizer's own.
+    """
+
+    train_samples: int
+    parameter_count: int = 1
+    parameter_norm: float = 0.0
+    learning_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the loop knows when it asks, the gradient of the current batch being complete and the step not yet taken.
+
+    Args:
+        step: steps taken so far.
+        samples: examples consumed by those steps.
+        examples: b, examples in the current batch.
+        train_samples: N.
+        loss: mean loss of the current batch.
+        gradient_norm2: ‖g_B‖².
+        learning_rate: the one used by the previous step.
+        measurement: of the current batch, if it was measured.
+        noise: smoothed, this batch included; None before the first measurement.
+        step_time: fitted to the steps timed so far; None while the evidence is thin.
+        movement: of the averaged iterate, where the run averages.
+        grew: the current batch was enlarged after its first gradient.
+        wanted: the batch size last decided; `examples` may differ where the epoch ended.
+    """
+
+    step: int
+    samples: int
+    examples: int
+    train_samples: int
+    loss: float
+    gradient_norm2: float
+    learning_rate: float
+    measurement: Measurement | None = None
+    noise: NoiseEstimate | None = None
+    step_time: StepTime | None = None
+    movement: Movement | None = None
+    grew: bool = False
+    wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A request of a step rule: evaluate the loss of the current batch at x - step·g_B; with `gradient`, its gradient too."""
+
+    step: float
+    gradient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between x and that point on the same batch."""
+
+    loss: float
+    curvature: float = math.nan
+
+
+class SizeRule(Protocol):
+    """A rule for the batch size: a frozen dataclass whose fields are its hyper-parameters.
+
+    `decide` is asked once the gradient of the current batch is complete. If `enlarges_current` is set and the decision
+    wants more examples than the batch has, the loop draws the missing ones at the same parameters, keeps what was drawn and
+    asks again; otherwise the decision holds from the next batch on. `measure_every` is how often, in steps, the rule wants
+    a measurement (0: never).
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+    enlarges_current: ClassVar[bool]
+
+    @property
+    def measure_every(self) -> int: ...
+
+    def start(self, plan: Plan) -> tuple[Decision, Any]: ...
+
+    def decide(self, now: Situation, state: Any) -> tuple[Decision, Any]: ...
+
+
+Search = Generator[Trial, Outcome, tuple[Decision, Any]]
+
+
+class StepRule(Protocol):
+    """A rule for the step size: a frozen dataclass whose fields are its hyper-parameters.
+
+    `decide` is a generator: it yields trials, receives outcomes and returns the decision with the next state. A rule that
+    searches moves along the plain gradient, so `searches` restricts it to SGD. `averages` asks the loop to train by
+    schedule-free averaging.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+    searches: ClassVar[bool]
+    averages: ClassVar[bool]
+
+    def start(self, plan: Plan) -> tuple[Decision, Any]: ...
+
+    def decide(self, now: Situation, state: Any) -> Search: ...

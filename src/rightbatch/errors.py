@@ -1,0 +1,43 @@
+"""Every error Rightbatch raises on purpose.
+
+    RightbatchError
+    ├── InputError (ValueError)      what was given cannot be used: data, model, loss, settings, paths
+    │   └── DataError                the examples themselves: shapes, types, missing values, formats
+    ├── UnsupportedError (TypeError) the quantity asked for is not defined, or not available, for this model or rule
+    ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
+    ├── DivergedError (ArithmeticError)  training kept producing non-finite numbers and was stopped
+    └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
+
+A message says what was given, what is allowed and what to do, in one or two sentences.
+"""
+
+
+class RightbatchError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class InputError(RightbatchError, ValueError):
+    """Something given by the caller cannot be used."""
+
+
+class DataError(InputError):
+    """The examples cannot be used as they are."""
+
+
+class UnsupportedError(RightbatchError, TypeError):
+    """A quantity is not defined, or not available, for this model or rule."""
+
+
+class RunFolderError(RightbatchError, OSError):
+    """The run folder cannot be written, or already holds a run."""
+
+
+class DivergedError(RightbatchError, ArithmeticError):
+    """Training kept producing non-finite numbers and was stopped."""
+
+
+class MissingExtraError(RightbatchError, ImportError):
+    """An optional dependency is needed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'rightbatch[{extra}]'")

@@ -1,0 +1,111 @@
+"""What has been measured: the values that estimators and clocks hand to the rules.
+
+Everything here is plain numbers. Notation: per-example gradients g_i, a batch of b examples with mean gradient g_B,
+the covariance of one example's gradient Σ, the true gradient g.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class StandardErrors(NamedTuple):
+    """Standard errors of a measurement's numbers; nan where this estimator cannot tell from one batch."""
+
+    variance: float
+    signal: float
+    noise_scale: float
+
+
+UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One look at the gradient noise, from one batch.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | b | examples | examples in the batch |
+    | ‖g_B‖² | gradient_norm2 | squared norm of the batch's mean gradient |
+    | V̂ | variance | Σ_i ‖g_i - g_B‖² / (b - 1), unbiased for tr Σ |
+    | ŝ | signal | ‖g_B‖² - V̂/b, unbiased for ‖g‖²; may be negative |
+
+    Args:
+        examples: b.
+        gradient_norm2: ‖g_B‖².
+        variance: V̂.
+        signal: ŝ.
+        standard_error: standard errors of variance, signal and noise_scale; nan where unknown.
+        method: the estimator's name, such as "per-example" or "micro-batch".
+        reason: why this estimator was used, in words.
+        cost_s: seconds the measurement added, nan if not timed.
+    """
+
+    examples: int
+    gradient_norm2: float
+    variance: float
+    signal: float
+    standard_error: StandardErrors = UNKNOWN
+    method: str = "per-example"
+    reason: str = ""
+    cost_s: float = math.nan
+
+    @property
+    def noise_scale(self) -> float:
+        """V̂/ŝ in examples; infinite when no signal stands out of the noise."""
+        return self.variance / self.signal if self.signal > 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseEstimate:
+    """The smoothed noise: averages of V̂ and ŝ taken separately, then divided.
+
+    `low` and `high` bound the noise scale with 90 % confidence; `high` is infinite while the signal is not told from zero.
+    `age_samples` is how many examples have been consumed since the last measurement that went into it.
+    """
+
+    variance: float
+    signal: float
+    noise_scale: float
+    low: float
+    high: float
+    standard_error: StandardErrors
+    measurements: int
+    age_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one step against its examples: t(b) = fixed_s + per_example_s · b (Hockney's t0 and t1).
+
+    `half_performance` is n½ = t0/t1 in examples, `standard_error` belongs to it, `sizes` counts the distinct batch sizes
+    that were timed and `smallest` and `largest` bound them.
+    """
+
+    fixed_s: float
+    per_example_s: float
+    half_performance: float
+    standard_error: float
+    sizes: int
+    smallest: int
+    largest: int
+
+    def seconds(self, examples: float) -> float:
+        """Predicted seconds of a step on `examples` examples."""
+        return self.fixed_s + self.per_example_s * examples
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """How far an averaged iterate has come since its start x0, and by what steps.
+
+    Args:
+        distance_rms: ‖x - x0‖₂ / sqrt(number of parameters), x the average.
+        squared_directions: Q = Σ_t rms(d_t)², d_t the optimizer's direction (its update divided by the learning rate).
+        steps: t.
+    """
+
+    distance_rms: float
+    squared_directions: float
+    steps: int
