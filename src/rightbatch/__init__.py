@@ -1,1 +1,61 @@
-"""Rightbatch."""
+"""Rightbatch: mini-batch size and step size worked out from what is measured.
+
+The names below are imported at first use, so that `import rightbatch` and the command line's help load no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    DataError,
+    DivergedError,
+    InputError,
+    MissingExtraError,
+    RightbatchError,
+    RunFolderError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from . import data, sizing, stepping
+    from .noise import measure
+    from .probing import probe
+    from .training import AutoBatch, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AutoBatch",
+    "DataError",
+    "DivergedError",
+    "InputError",
+    "MissingExtraError",
+    "RightbatchError",
+    "RunFolderError",
+    "UnsupportedError",
+    "__version__",
+    "data",
+    "fit",
+    "measure",
+    "probe",
+    "sizing",
+    "stepping",
+]
+
+_HOME = {"AutoBatch": "training", "fit": "training", "measure": "noise", "probe": "probing"}
+_PACKAGES = ("data", "sizing", "stepping")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _PACKAGES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

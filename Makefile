@@ -1,0 +1,52 @@
+# Each target makes the virtual environment it needs; a second run finds it ready.
+#   make demo     train on the embedded digits and write a report
+#   make test     the test suite
+#   make check    style, types, layers
+#   make nightly  the tests that take minutes
+#   make bench    the benchmarks that write the tables and figures of docs/
+#   make clean    remove everything made here
+
+.PHONY: demo test check nightly bench clean
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# One thread a process: the tests and timings then do the same arithmetic whatever the number of cores.
+test nightly bench: export OMP_NUM_THREADS := 1
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/rightbatch train --data digits --model cnn --epochs 30
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -n 2 -q
+
+nightly: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -q -m nightly
+
+check: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready-test
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Rightbatch needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,dev]'
+	touch $@ $(VENV)/.ready-demo
