@@ -1,1 +1,19 @@
-"""."""
+"""The run folder: settings, event log, ledger, and reading them back."""
+
+from .events import EventLog, iterate_events, read_events
+from .folder import RunFolder
+from .history import History, read_history
+from .ledger import Irregularity, Ledger, LedgerReport, verify_ledger
+
+__all__ = [
+    "EventLog",
+    "History",
+    "Irregularity",
+    "Ledger",
+    "LedgerReport",
+    "RunFolder",
+    "iterate_events",
+    "read_events",
+    "read_history",
+    "verify_ledger",
+]

@@ -1,0 +1,128 @@
+"""The event log: what happened in a run, one JSON object a line, only ever appended to.
+
+Every event has a `kind`; the fields of each kind are these (samples count examples, seconds are training time without
+evaluation, `step` counts steps taken including this one):
+
+| kind | fields |
+|---|---|
+| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch (the rule in words), step_rule, optimizer, seed, budget; optional: noise {method, reason} |
+| step | step, samples, epoch, seconds, batch_size, learning_rate, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null |
+| evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool) |
+| decision | step, samples, what ("batch", "step" or "run"), old, new, reason, evidence {name: number} |
+| timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_example_s, half_performance, standard_error |
+| failure | step, samples, reason, learning_rate (after the cut), restored_step |
+| resume | step |
+| stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null |
+
+After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out). JSON has no word for
+numbers that are not finite: they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` turns
+exactly these three strings back into numbers.
+"""  # noqa: E501
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError
+from .lines import LineFile
+
+Event = dict[str, Any]
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class EventLog(LineFile[Event]):
+    """Writes events; appending costs about a microsecond, encoding is left to the flush.
+
+    Args:
+        path: the log, created if absent; a line torn by an earlier crash is removed.
+        flush_s: longest time, in seconds, that events wait while appending goes on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], flush_s: float = 1.0) -> None:
+        super().__init__(path, encode_json, flush_s)
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Record one event. Values are plain types or single numbers of an array library, not changed afterwards."""
+        self.append_item({"kind": kind, **fields})
+
+
+def read_events(path: str | os.PathLike[str]) -> list[Event]:
+    """All events of a log, in the order they were written; a torn last line is left out.
+
+    Raises:
+        RunFolderError: the log cannot be read, or a line other than a torn last one is damaged.
+    """
+    return list(iterate_events(path))
+
+
+def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events of a log one at a time, for logs too long to hold; see `read_events`."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise RunFolderError(f"cannot read the event log {Path(path)}: {error.strerror or error}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                event = decode_json(line.decode())
+                if not isinstance(event, dict) or "kind" not in event:
+                    raise ValueError("not an event")
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise RunFolderError(
+                    f"{Path(path)}: line {number} is damaged, it is not an event ({error}); restore the file from a "
+                    "copy, or delete that line to do without it"
+                ) from error
+            yield event
+
+
+def encode_json(value: Any) -> str:
+    """One line of valid JSON; numbers that are not finite become strings as said at the top of this file."""
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:  # the fast path refuses non-finite numbers, which are rare
+        return _ENCODER.encode(_spell(value))
+
+
+def decode_json(text: str) -> Any:
+    """The inverse of `encode_json`."""
+    value = json.loads(text)
+    return _restore(value) if 'NaN"' in text or 'Infinity"' in text else value
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of array libraries and paths, which JSON does not know."""
+    if hasattr(value, "item"):
+        number = value.item()
+        return _spell(number)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"an event may hold plain values only, not {type(value).__name__}: {value!r}")
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+
+def _spell(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _spell(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spell(item) for item in value]
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _restore(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore(item) for item in value]
+    return value

@@ -1,0 +1,85 @@
+"""From the event log to what counted: columns of numbers per step, and the other events as lists."""
+
+import math
+import os
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from .events import Event, iterate_events
+
+STEP_COLUMNS = (
+    "step",
+    "samples",
+    "epoch",
+    "seconds",
+    "batch_size",
+    "learning_rate",
+    "train_loss",
+    "gradient_norm",
+    "noise_scale",
+    "noise_low",
+    "noise_high",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One run as it counted: what a later resume made void is left out.
+
+    Args:
+        start: the first start event; empty if there is none.
+        steps: one column of doubles for each field of a step event, nan where it said null or nothing.
+        evaluations, decisions, timings, failures, resumes: the events of that kind, in order.
+        stop: the last stop event; empty while the run has not ended, or has been resumed since.
+    """
+
+    start: Event = field(default_factory=dict)
+    steps: dict[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in STEP_COLUMNS})
+    evaluations: list[Event] = field(default_factory=list)
+    decisions: list[Event] = field(default_factory=list)
+    timings: list[Event] = field(default_factory=list)
+    failures: list[Event] = field(default_factory=list)
+    resumes: list[Event] = field(default_factory=list)
+    stop: Event = field(default_factory=dict)
+
+    def _rewind(self, step: int) -> None:
+        kept = bisect_right(self.steps["step"], step)
+        for column in self.steps.values():
+            del column[kept:]
+        for events in (self.evaluations, self.decisions, self.timings, self.failures):
+            events[:] = [event for event in events if event.get("step", 0) <= step]
+        self.stop.clear()
+
+
+def read_history(path: str | os.PathLike[str]) -> History:
+    """Read an event log into a `History`, in one pass and, for the steps, 88 bytes each.
+
+    Raises:
+        RunFolderError: as `read_events`.
+    """
+    history = History()
+    lists = {
+        "evaluation": history.evaluations,
+        "decision": history.decisions,
+        "timing": history.timings,
+        "failure": history.failures,
+    }
+    columns = [(name, history.steps[name].append) for name in STEP_COLUMNS]
+    for event in iterate_events(path):
+        kind = event["kind"]
+        if kind == "step":
+            for name, append in columns:
+                value = event.get(name)
+                append(math.nan if value is None else value)
+        elif kind in lists:
+            lists[kind].append(event)
+        elif kind == "resume":
+            history._rewind(event["step"])
+            history.resumes.append(event)
+        elif kind == "start" and not history.start:
+            history.start.update(event)
+        elif kind == "stop":
+            history.stop.clear()
+            history.stop.update(event)
+    return history

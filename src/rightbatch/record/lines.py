@@ -1,0 +1,89 @@
+"""An append-only text file made of whole lines, buffered in memory."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from ..errors import RunFolderError
+
+Item = TypeVar("Item")
+
+
+class LineFile(Generic[Item]):
+    """Collects items cheaply and writes them, one line each, at least every `flush_s` seconds of activity.
+
+    A crash of the process loses at most what came after the last flush and may tear the last line, which the next
+    writer removes. Items are turned into text only when they are written, so they must not be changed after `append`.
+
+    Args:
+        path: the file, created if absent.
+        encode: turns an item into its line, newline excluded.
+        flush_s: longest time, in seconds, that appended items wait while appending goes on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], encode: Callable[[Item], str], flush_s: float = 1.0) -> None:
+        self.path = Path(path)
+        self._encode = encode
+        self._flush_s = flush_s
+        self._items: list[Item] = []
+        self._due = time.monotonic() + flush_s
+        try:
+            # Unbuffered: a forked data worker must inherit no half-full buffer that it would write a second time.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            _drop_torn_line(self.path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunFolderError(f"cannot write {self.path}: {reason}; choose another folder") from error
+
+    def append_item(self, item: Item) -> None:
+        """Add one item; it is on disk after the next flush."""
+        self._items.append(item)
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything appended so far to the operating system."""
+        self._due = time.monotonic() + self._flush_s
+        if not self._items:
+            return
+        items, self._items = self._items, []
+        text = "\n".join(map(self._encode, items)) + "\n"
+        # Text that is not valid Unicode (file names may be such) becomes JSON's own \udcXX and reads back unchanged.
+        left = memoryview(text.encode("utf-8", errors="backslashreplace"))
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+
+    def close(self) -> None:
+        """Flush and close; closing twice is allowed."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last newline: the remains of a line that a crash interrupted."""
+    with open(path, "r+b") as file:
+        end = position = file.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)

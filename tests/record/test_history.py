@@ -1,0 +1,63 @@
+"""From events to columns; what a resume makes void is left out."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from rightbatch.record import EventLog, read_history
+
+
+def step(log: EventLog, number: int, loss: float, noise: float | None = None) -> None:
+    log.append("step", step=number, samples=number * 8, seconds=number / 10, train_loss=loss, noise_scale=noise)
+
+
+def test_columns_and_lists(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log.append("start", model="mlp", seed=0)
+        step(log, 1, 0.5)
+        step(log, 2, 0.4, 120.0)
+        log.append("evaluation", step=2, valid_loss=0.45)
+        log.append("invented-later", x=1)
+        log.append("stop", reason="the budget is spent", step=2)
+    history = read_history(tmp_path / "events.jsonl")
+    assert list(history.steps["samples"]) == [8, 16]
+    assert math.isnan(history.steps["noise_scale"][0]) and history.steps["noise_scale"][1] == 120.0
+    assert all(math.isnan(value) for value in history.steps["gradient_norm"])
+    assert history.start["model"] == "mlp"
+    assert history.stop["reason"] == "the budget is spent"
+    assert [event["valid_loss"] for event in history.evaluations] == [0.45]
+
+
+def test_a_resume_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log.append("start", model="mlp")
+        for number in range(1, 6):
+            step(log, number, 1.0)
+        log.append("decision", step=3, what="batch", old=8, new=16)
+        log.append("decision", step=5, what="batch", old=16, new=32)
+        log.append("stop", reason="interrupted", step=5)
+        log.append("start", model="again")
+        log.append("resume", step=3)
+        for number in range(4, 8):
+            step(log, number, 2.0)
+    history = read_history(tmp_path / "events.jsonl")
+    assert list(history.steps["step"]) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(history.steps["train_loss"]) == [1.0] * 3 + [2.0] * 4
+    assert [event["new"] for event in history.decisions] == [16]
+    assert not history.stop and len(history.resumes) == 1
+    assert history.start["model"] == "mlp"
+
+
+def test_nothing_happened(tmp_path: Path) -> None:
+    EventLog(tmp_path / "events.jsonl").close()
+    history = read_history(tmp_path / "events.jsonl")
+    assert not history.start and not history.steps["step"]
+
+
+def test_neither_torch_nor_numpy_nor_matplotlib_is_imported() -> None:
+    code = (
+        "import sys, rightbatch.record, rightbatch.report;"
+        "print([name for name in ('torch', 'numpy', 'matplotlib', 'rich') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
