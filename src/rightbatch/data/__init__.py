@@ -1,1 +1,24 @@
-"""."""
+"""Which examples: sources, their order, and the stream of batches taken from them."""
+
+from .opening import Splits, as_source, load
+from .order import Order
+from .source import Source, require_trainable
+from .split import hold_out
+from .stream import BatchStream, Interval
+from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
+
+__all__ = [
+    "BatchStream",
+    "Interval",
+    "Order",
+    "Quadratic",
+    "QuadraticNoise",
+    "Source",
+    "Splits",
+    "as_source",
+    "blobs",
+    "hold_out",
+    "load",
+    "quadratic",
+    "require_trainable",
+]

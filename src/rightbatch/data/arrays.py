@@ -1,0 +1,217 @@
+"""Tensors and arrays held in memory, and the rules that turn any array into something a model can be trained on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import DataError
+from .source import Source
+
+FLOAT_LIMIT_BYTES = 2**30
+CHECK_AT_ONCE_BYTES = 2**24
+
+
+class TensorSource(Source):
+    """Two tensors in memory, one row an example; a batch is one gather from each.
+
+    Args:
+        x: shape (n, *x_shape), on any device.
+        y: shape (n, *y_shape), on the device of x.
+        notes: what was done to them, in words.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, notes: tuple[str, ...] = ()) -> None:
+        self.x, self.y, self.notes = x, y, notes
+        self.x_shape, self.y_shape = tuple(x.shape[1:]), tuple(y.shape[1:])
+        self.x_dtype, self.y_dtype = x.dtype, y.dtype
+        self.y_range = integer_range(y)
+        self._index_device = None if x.device.type == "cpu" else x.device
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and y of the examples at `indices`."""
+        if self._index_device is not None:
+            indices = indices.to(self._index_device)
+        return self.x.index_select(0, indices), self.y.index_select(0, indices)
+
+    def subset(self, indices: Tensor) -> TensorSource:
+        """Return a source of copies of the examples at `indices`, with the classes of the whole."""
+        part = TensorSource(*TensorSource.fetch(self, indices), self.notes)
+        part.y_range = self.y_range
+        return part
+
+
+class ByteSource(TensorSource):
+    """Inputs kept as bytes, a quarter of the memory of floats, and fetched as float32: x · scale + shift.
+
+    Args:
+        x: uint8, shape (n, *x_shape).
+        y: shape (n, *y_shape).
+        scale: factor.
+        shift: added after scaling.
+        notes: what was done, in words.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, scale: float, shift: float, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(x, y, notes)
+        self.x_dtype = torch.float32
+        self.scale, self.shift = scale, shift
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x, scaled, and y of the examples at `indices`."""
+        x, y = super().fetch(indices)
+        return x.to(torch.float32).mul_(self.scale).add_(self.shift), y
+
+    def subset(self, indices: Tensor) -> ByteSource:
+        """Return a source of copies of the examples at `indices`, still as bytes."""
+        part = ByteSource(*TensorSource.fetch(self, indices), self.scale, self.shift, self.notes)
+        part.y_range = self.y_range
+        return part
+
+
+def array_source(x: object, y: object, notes: tuple[str, ...] = ()) -> TensorSource:
+    """Check a pair of tensors, arrays or nested lists and make it a source.
+
+    Inputs become float32, except float64 and half-precision tensors, which stay, and 32- and 64-bit integers, which
+    become int64: they name things, as token numbers do. Bytes of at least two dimensions an example are taken for
+    images and scaled to 0..1. Integer and boolean targets become int64, floating ones follow the rule of the inputs.
+
+    Raises:
+        DataError: unequal lengths, no examples, types a model cannot be trained on, NaN or infinite numbers.
+    """
+    x_kept, y_kept = isinstance(x, Tensor), isinstance(y, Tensor)
+    x, y = as_tensor(x, "x"), as_tensor(y, "y")
+    require_lengths(tuple(x.shape), tuple(y.shape))
+    if x.device != y.device:
+        raise DataError(f"x is on {x.device} and y on {y.device}: put both on the same device")
+    y = y.to(target_type(y.dtype, y_kept))
+    require_finite(y, "y")
+    if x.dtype == torch.uint8:
+        scale = byte_scale(x.ndim)
+        return byte_source(x, y, scale, 0.0, (*notes, "bytes scaled to 0..1") if scale != 1 else notes)
+    x = x.to(input_type(x.dtype, x_kept))
+    require_finite(x, "x")
+    return TensorSource(x, y, notes)
+
+
+def byte_source(x: Tensor, y: Tensor, scale: float, shift: float, notes: tuple[str, ...]) -> TensorSource:
+    """Hold bytes as floats where that takes at most 1 GiB, else as bytes that are converted batch by batch."""
+    if 4 * x.numel() <= FLOAT_LIMIT_BYTES:
+        return TensorSource(x.to(torch.float32).mul_(scale).add_(shift), y, notes)
+    return ByteSource(x, y, scale, shift, (*notes, "kept as bytes, converted when fetched"))
+
+
+def as_tensor(values: object, name: str) -> Tensor:
+    """Return a dense real tensor sharing memory with `values` where it can.
+
+    Raises:
+        DataError: complex, object, text, date, sparse or ragged values.
+    """
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise DataError(f"{name} is a sparse tensor ({values.layout}): pass {name}.to_dense()")
+        if values.is_complex():
+            raise DataError(
+                f"{name} is complex ({values.dtype}): pass real numbers, such as torch.view_as_real({name})"
+            )
+        return values.detach()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{name} is not a rectangular array ({error}): every example needs the same shape") from error
+    array = native(array, name)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def native(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """Return the array in this machine's byte order and with strides torch can follow.
+
+    Raises:
+        DataError: a type that torch has no counterpart for.
+    """
+    if array.dtype == object:
+        raise DataError(
+            f"{name} is an object array (dtype object, shape {array.shape}): make it numeric, with "
+            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array an example"
+        )
+    if array.dtype.kind == "c":
+        raise DataError(f"{name} is complex ({array.dtype}): pass real numbers, such as {name}.real")
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise DataError(
+            f"{name} has dtype {array.dtype}: only real numbers can be used, convert it to float32 or int64"
+        )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array) if any(stride < 0 for stride in array.strides) else array
+
+
+def input_type(dtype: torch.dtype, from_torch: bool) -> torch.dtype:
+    """Return the type inputs of `dtype` are fetched as."""
+    if dtype.is_floating_point:
+        return dtype if from_torch else torch.float32
+    return torch.int64 if dtype in (torch.int32, torch.int64) else torch.float32
+
+
+def target_type(dtype: torch.dtype, from_torch: bool) -> torch.dtype:
+    """Return the type targets of `dtype` are fetched as."""
+    return input_type(dtype, from_torch) if dtype.is_floating_point else torch.int64
+
+
+def byte_scale(dimensions: int) -> float:
+    """Return the factor for bytes in an array of so many dimensions: images go to 0..1, plain features stay."""
+    return 1 / 255 if dimensions >= 3 else 1.0
+
+
+def integer_range(y: Tensor) -> tuple[int, int] | None:
+    """Return the smallest and the largest target, None for floats or none at all."""
+    if y.is_floating_point() or y.numel() == 0:
+        return None
+    low, high = torch.aminmax(y)
+    return int(low), int(high)
+
+
+def require_lengths(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    """Refuse arrays that are not one row an example, the same number in both.
+
+    Raises:
+        DataError: single numbers, unequal lengths, no examples.
+    """
+    for name, shape in (("x", x_shape), ("y", y_shape)):
+        if not shape:
+            raise DataError(f"{name} is a single number: its first dimension must count the examples")
+    if x_shape[0] != y_shape[0]:
+        raise DataError(f"x has {x_shape[0]} examples and y has {y_shape[0]}: they must be as many")
+    if math.prod(x_shape) == 0:
+        raise DataError(f"the data are empty: x has shape {x_shape}, at least one example with one feature is needed")
+
+
+def require_finite(values: Tensor, name: str, where: str = "") -> None:
+    """Refuse NaN and infinite numbers.
+
+    Raises:
+        DataError: saying how many there are and in which row the first one is.
+    """
+    if not values.is_floating_point():
+        return
+    rows = values.reshape(len(values), -1)
+    # In pieces that fit a cache: the mask of a whole large array would be written to memory and read again.
+    rows_at_once = max(1, CHECK_AT_ONCE_BYTES // max(1, rows.shape[1] * rows.element_size()))
+    bad, first = 0, -1
+    for number, piece in enumerate(torch.split(rows, rows_at_once)):
+        finite = piece.isfinite()
+        if finite.all():
+            continue
+        if bad == 0:
+            first = number * rows_at_once + int(finite.all(1).logical_not().nonzero()[0])
+        bad += int(finite.logical_not().sum())
+    if bad:
+        raise DataError(
+            f"{name}{where} has {bad} NaN or infinite {'value' if bad == 1 else 'values'}, the first in row {first}: "
+            "remove those examples or fill the values in"
+        )

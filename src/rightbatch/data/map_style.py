@@ -1,0 +1,99 @@
+"""Map-style torch data sets: anything with a length whose items are (x, y)."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
+
+from ..errors import DataError
+from .arrays import TensorSource, array_source, require_finite
+from .source import Source
+
+
+class DatasetSource(Source):
+    """A map-style `Dataset`, its items collated into batches.
+
+    Types stay as the items have them, except that Python floats and NumPy float64 become float32 and integer targets
+    int64. Only the first item is read beforehand; the rest may be expensive or random.
+
+    Args:
+        dataset: with `__len__` and `__getitem__` (perhaps `__getitems__`) returning pairs (x, y) of tensors, arrays or
+            numbers.
+
+    Raises:
+        DataError: no length, no items, or items that are not such pairs.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        name = type(dataset).__name__
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+            raise DataError(f"{name} has no length or no items by number: only map-style data sets can be shuffled")
+        if len(dataset) == 0:
+            raise DataError(f"{name} is empty: at least one example is needed")
+        self._dataset, self._length = dataset, len(dataset)
+        self._fetch_many = getattr(dataset, "__getitems__", None)
+        try:
+            first = dataset[0]
+        except (LookupError, TypeError, NotImplementedError) as error:
+            raise DataError(f"item 0 of {name} cannot be had: {type(error).__name__}: {error}") from error
+        if not isinstance(first, (tuple, list)) or len(first) != 2:
+            given = f"{len(first)} values" if isinstance(first, (tuple, list)) else type(first).__name__
+            raise DataError(f"item 0 of {name} is {given}: items must be pairs (x, y)")
+        self._narrow = [not isinstance(part, Tensor) for part in first]
+        x, y = self._collate([first])
+        require_finite(x, "x", f" of item 0 of {name}")
+        self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
+        self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
+        names = getattr(dataset, "classes", None)
+        integers = not y.dtype.is_floating_point
+        self.y_range = (0, len(names) - 1) if integers and isinstance(names, (list, tuple)) and names else None
+        self.notes = (name,)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Collate x and y of the items at `indices`."""
+        rows = indices.tolist()
+        return self._collate(self._fetch_many(rows) if self._fetch_many else [self._dataset[row] for row in rows])
+
+    def _collate(self, items: list[Any]) -> tuple[Tensor, Tensor]:
+        try:
+            batch = default_collate(items)
+        except (TypeError, RuntimeError) as error:
+            raise DataError(
+                f"items of {type(self._dataset).__name__} cannot be put together: {error}. Each must be a pair of "
+                "tensors, arrays or numbers, of one shape throughout; a transform can make them so"
+            ) from error
+        for name, part in zip("xy", batch, strict=True):
+            if not isinstance(part, Tensor):
+                raise DataError(
+                    f"{name} of {type(self._dataset).__name__} is a {type(part).__name__}: each item must be a pair of "
+                    "tensors, arrays or numbers"
+                )
+        x, y = (
+            part.to(torch.float32) if narrow and part.dtype == torch.float64 else part
+            for part, narrow in zip(batch, self._narrow, strict=True)
+        )
+        return x, y.to(torch.int64) if not y.dtype.is_floating_point else y
+
+
+def dataset_source(dataset: Dataset[Any]) -> Source:
+    """Make a map-style data set a source; a `TensorDataset`, or a `Subset` of one, is unwrapped to its tensors.
+
+    Raises:
+        DataError: what DatasetSource and arrays refuse.
+    """
+    if isinstance(dataset, TensorDataset):
+        if len(dataset.tensors) != 2:
+            raise DataError(f"the TensorDataset holds {len(dataset.tensors)} tensors: exactly two are needed, x and y")
+        return array_source(*dataset.tensors)
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, (TensorDataset, Subset)) and len(dataset):
+        whole = dataset_source(dataset.dataset)
+        if isinstance(whole, TensorSource):
+            return whole.subset(torch.as_tensor(dataset.indices))
+    return DatasetSource(dataset)

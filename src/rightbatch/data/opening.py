@@ -1,0 +1,156 @@
+"""From whatever the caller has to a source: tensors, arrays, data sets, files, folders, built-in names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import DataError, MissingExtraError
+from .arrays import TensorSource, array_source
+from .idx import idx_sources
+from .map_style import dataset_source
+from .memory_map import MemoryMapSource, memory_map_source
+from .npz import npz_source
+from .source import Source
+from .split import hold_out
+from .synthetic import blobs, quadratic
+from .tables import PARQUET_SUFFIXES, Missing, Text, table_source
+
+BUILT_IN = ("digits", "blobs", "quadratic")
+TEST_FRACTION = 0.2
+FORMS = (
+    "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, a pair of .npy "
+    "files, a folder with x.npy and y.npy, or a folder of IDX files"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A data set by name: what to train on, and what to test on where the set has such a part."""
+
+    train: Source
+    test: Source | None
+    name: str
+
+
+def as_source(data: object, *, target: str | None = None, text: Text = "error", missing: Missing = "error") -> Source:
+    """Check data and make them a source.
+
+    Args:
+        data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
+            path of an `.npz`, CSV or Parquet file, of a folder with x.npy and y.npy, or of a folder of IDX files, of
+            which the training part is taken; or a source.
+        target: the key or the column to predict, for `.npz`, CSV and Parquet files.
+        text: for tables: "error", "drop" the columns, or "codes" to number their values.
+        missing: for tables: "error", "drop" the rows, or fill in the "mean".
+
+    Raises:
+        DataError: data that cannot be used, saying why and what to do.
+        MissingExtraError: a table, and pandas or pyarrow is not installed.
+    """
+    if isinstance(data, (str, PathLike)):
+        return _open(Path(fspath(data)), target, text, missing)[0]
+    if isinstance(data, (tuple, list)):
+        return _pair(data)
+    if isinstance(data, (Tensor, np.ndarray)):
+        raise DataError(f"a single array of shape {tuple(data.shape)} has no targets: pass a pair (x, y)")
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
+        return dataset_source(data)  # type: ignore[arg-type]
+    raise DataError(f"{type(data).__name__} cannot be used as data: pass {FORMS}")
+
+
+def load(
+    name: str | PathLike[str],
+    *,
+    target: str | None = None,
+    seed: int = 0,
+    text: Text = "error",
+    missing: Missing = "error",
+) -> Splits:
+    """Load a built-in data set by name, or any path that `as_source` reads.
+
+    Args:
+        name: "digits" (scikit-learn's, pixels scaled to 0..1), "blobs", "quadratic", or a path.
+        target: as for `as_source`.
+        seed: of the division of digits and blobs into four fifths to train on and one fifth to test on.
+        text: as for `as_source`.
+        missing: as for `as_source`.
+
+    Raises:
+        DataError: neither a built-in name nor an existing path, or data that cannot be used.
+        MissingExtraError: an optional package is not installed.
+    """
+    match name:
+        case "digits":
+            train, test = hold_out(_digits(), TEST_FRACTION, seed)
+            return Splits(train, test, "digits")
+        case "blobs":
+            train, test = hold_out(blobs(), TEST_FRACTION, seed)
+            return Splits(train, test, "blobs")
+        case "quadratic":
+            return Splits(quadratic().source, None, "quadratic")
+    path = Path(fspath(name))
+    if not path.exists():
+        raise DataError(
+            f"there is no data set {str(name)!r}: built in are {', '.join(BUILT_IN)}{_nearby(path, BUILT_IN)}"
+        )
+    return Splits(*_open(path, target, text, missing), path.resolve().name.split(".")[0])
+
+
+def _digits() -> TensorSource:
+    try:
+        datasets = import_module("sklearn.datasets")
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "demo", "the built-in data set 'digits'") from error
+    images, labels = datasets.load_digits(return_X_y=True)
+    return array_source(images.reshape(-1, 1, 8, 8) / 16, labels, ("pixels scaled to 0..1",))
+
+
+def _pair(data: tuple[Any, ...] | list[Any]) -> Source:
+    if len(data) != 2:
+        raise DataError(f"data were given as {len(data)} values: pass a pair (x, y)")
+    x, y = data
+    if isinstance(x, (str, PathLike)) and isinstance(y, (str, PathLike)):
+        return memory_map_source(Path(fspath(x)), Path(fspath(y)))
+    if isinstance(x, np.memmap):
+        return MemoryMapSource(x, np.asarray(y))
+    return array_source(x, y)
+
+
+def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple[Source, Source | None]:
+    """Open a path by what it is; the second source is the test part, where the format has one."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist{_nearby(path)}")
+    if path.is_dir():
+        if (path / "x.npy").exists() and (path / "y.npy").exists():
+            return memory_map_source(path / "x.npy", path / "y.npy"), None
+        if list(path.glob("train-images*")):
+            return idx_sources(path)
+        raise DataError(f"the folder {path} holds neither x.npy and y.npy nor train-images* and train-labels*")
+    kind = path.name.lower()
+    if kind.endswith(".npz"):
+        return npz_source(path, target), None
+    if kind.endswith((".csv", ".csv.gz", *PARQUET_SUFFIXES)):
+        return table_source(path, target, text, missing), None
+    if kind.endswith(".npy"):
+        raise DataError(f"{path} is a single array without targets: pass the pair of paths (x.npy, y.npy)")
+    if "-ubyte" in kind:
+        raise DataError(f"{path} is one of four IDX files: pass the folder {path.parent} that holds them")
+    raise DataError(f"{path} has no known format: pass {FORMS}")
+
+
+def _nearby(path: Path, names: tuple[str, ...] = ()) -> str:
+    """Return a suggestion: built-in names and files beside the path that are spelt like it."""
+    beside = {entry.name: str(entry) for entry in path.parent.iterdir()} if path.parent.is_dir() else {}
+    close = [*get_close_matches(path.name, names, 3), *(beside[n] for n in get_close_matches(path.name, beside, 3))]
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,184 @@
+"""The order examples are visited in, as a pure function of the seed, the epoch and the position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+Indices = NDArray[np.int64]
+
+ROUNDS = 8
+READ_AHEAD_SAMPLES = 4096
+NOTHING_KEPT: tuple[int, int, Indices] = (-1, 0, np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Maps positions of an epoch to indices of examples; every epoch visits each example exactly once.
+
+    Up to `permute_below` examples an epoch's permutation is drawn whole and kept while the epoch lasts. Beyond, a keyed
+    bijection computes any position on its own in constant memory. What is kept affects speed only, never the answer.
+
+    Args:
+        n: examples.
+        seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
+        shuffle: False visits the examples as they are stored.
+        permute_below: the largest n whose permutation is held in memory, 8 bytes an example.
+
+    Raises:
+        InputError: n, seed or permute_below out of range.
+    """
+
+    n: int
+    seed: int = 0
+    shuffle: bool = True
+    permute_below: int = 2**22
+    _kept: tuple[int, int, Indices] = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= 2**62:
+            raise InputError(f"an order needs between 1 and 2**62 examples, got n={self.n}")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
+        if self.permute_below < 0:
+            raise InputError(f"permute_below must be 0 or more, got {self.permute_below}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Order, (self.n, self.seed, self.shuffle, self.permute_below)
+
+    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the examples at positions start, ..., stop - 1 of an epoch.
+
+        Args:
+            epoch: 0 or more.
+            start: first position, 0 or more.
+            stop: one past the last position, at most n.
+
+        Returns:
+            int64 indices, shape (stop - start,), the caller's own.
+
+        Raises:
+            InputError: positions outside the epoch.
+        """
+        if not (epoch >= 0 and 0 <= start <= stop <= self.n):
+            raise InputError(
+                f"positions {start} to {stop} of epoch {epoch} do not exist: {self.n} examples, epochs from 0"
+            )
+        if not self.shuffle:
+            return np.arange(start, stop, dtype=np.int64)
+        kept_epoch, first, kept = self._kept
+        if epoch != kept_epoch or start < first or stop > first + len(kept):
+            if self.n <= self.permute_below:
+                first, kept = 0, permutation(self.n, self.seed, epoch)
+            else:
+                # The fixed cost of the vectorised rounds is spread over the small batches that follow.
+                first, last = start, min(self.n, max(stop, start + READ_AHEAD_SAMPLES))
+                kept = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
+            if len(kept) <= max(self.permute_below, READ_AHEAD_SAMPLES):
+                self._keep(epoch, first, kept)
+        return kept[start - first : stop - first].copy()
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return the examples at any positions of an epoch, in any sequence.
+
+        Args:
+            epoch: 0 or more.
+            positions: int64, each in 0, ..., n - 1.
+
+        Returns:
+            int64 indices, shaped as `positions`.
+
+        Raises:
+            InputError: positions outside the epoch.
+        """
+        if len(positions) and not (positions.min() >= 0 and positions.max() < self.n):
+            raise InputError(f"positions must lie in 0 to {self.n - 1}")
+        if not self.shuffle:
+            return positions.copy()
+        if self.n > self.permute_below:
+            return bijection(positions, self.n, self.seed, epoch)
+        kept_epoch, _, kept = self._kept
+        if kept_epoch != epoch:
+            kept = permutation(self.n, self.seed, epoch)
+            self._keep(epoch, 0, kept)
+        return kept[positions]
+
+    def _keep(self, epoch: int, first: int, kept: Indices) -> None:
+        object.__setattr__(self, "_kept", (epoch, first, kept))
+
+
+def permutation(n: int, seed: int, epoch: int) -> Indices:
+    """Draw a uniform permutation of 0, ..., n - 1 by sorting n random words.
+
+    Each word carries its own index in its low bits, so that sorting the words sorts the indices: 4 million take 0.09 s,
+    where shuffling takes 0.19 s and argsort 0.55 s (2 shared cores, NumPy 2.4). Only the raw stream of Philox is used,
+    so the order is the same in every NumPy release. Ties among the high bits, of which 2²² examples have two on
+    average, fall in order of index.
+
+    Reference: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox).
+    """
+    index_bits = np.uint64(2 ** (n - 1).bit_length() - 1)
+    words = generator(seed, epoch).random_raw(n)
+    words &= ~index_bits
+    words |= np.arange(n, dtype=np.uint64)
+    words.sort()
+    words &= index_bits
+    return words.view(np.int64)
+
+
+def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
+    """Send positions to indices one to one, each on its own: a Feistel network with cycle walking.
+
+    The network permutes 0, ..., 4ʷ - 1, the least power of 4 that is at least n. A result of n or more is sent through
+    again until it falls below n; as 4ʷ ≤ 4n that takes at most four walks on average, and following a permutation from
+    inside a range until it returns to the range is itself one to one.
+
+    Args:
+        positions: int64, each in 0, ..., n - 1.
+        n: examples, 1 to 2⁶².
+        seed: with `epoch`, the key.
+        epoch: with `seed`, the key.
+
+    Returns:
+        int64 indices, shaped as `positions`.
+
+    Reference: J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", 2002 (cycle walking, Feistel networks).
+    The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; made for uniformity, not for secrecy.
+    """
+    keys = generator(seed, epoch).random_raw(ROUNDS)
+    half_bits = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    values = encrypt(positions.astype(np.uint64), half_bits, keys)
+    outside = np.flatnonzero(values >= n)
+    while len(outside):
+        walked = encrypt(values[outside], half_bits, keys)
+        values[outside] = walked
+        outside = outside[walked >= n]
+    return values.view(np.int64)
+
+
+def encrypt(values: NDArray[np.uint64], half_bits: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Apply the balanced Feistel network: (left, right) becomes (right, left ⊕ F(right ⊕ key)), once for each key."""
+    left = values >> half_bits
+    right = values & ((np.uint64(1) << half_bits) - np.uint64(1))
+    to_high_bits = np.uint64(64) - half_bits
+    for key in keys:
+        mixed = right ^ key
+        mixed ^= mixed >> np.uint64(33)
+        mixed *= np.uint64(0xFF51AFD7ED558CCD)
+        mixed ^= mixed >> np.uint64(33)
+        mixed *= np.uint64(0xC4CEB9FE1A85EC53)
+        # The finaliser's last xor-shift leaves the high bits as they are, and those are the ones taken.
+        mixed >>= to_high_bits
+        mixed ^= left
+        left, right = right, mixed
+    return (left << half_bits) | right
+
+
+def generator(seed: int, epoch: int) -> np.random.Philox:
+    """Return the counter-based generator of one epoch."""
+    return np.random.Philox(key=np.array([seed, epoch], np.uint64))

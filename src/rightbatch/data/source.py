@@ -1,0 +1,61 @@
+"""What the training loop asks of data."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Examples that can be fetched by index, in any sequence.
+
+    Args:
+        x_shape: shape of one example's input.
+        x_dtype: type of the fetched inputs.
+        y_shape: shape of one example's target.
+        y_dtype: type of the fetched targets; integers mean classes.
+        y_range: smallest and largest integer target; None for floats, or where finding out would read everything.
+        notes: what was done to the data on the way in, in words.
+    """
+
+    x_shape: tuple[int, ...]
+    x_dtype: torch.dtype
+    y_shape: tuple[int, ...]
+    y_dtype: torch.dtype
+    y_range: tuple[int, int] | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and y of the examples at `indices` (int64, on the CPU), in that sequence."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """One more than the largest target, where targets are whole numbers from 0 and the largest is known."""
+        return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
+
+    def describe(self) -> str:
+        """One line for people: how many examples, their shapes and types, what was done to them."""
+        x, y = (str(dtype).removeprefix("torch.") for dtype in (self.x_dtype, self.y_dtype))
+        parts = [f"{len(self):,} examples", f"x {list(self.x_shape)} {x}", f"y {list(self.y_shape)} {y}"]
+        if self.classes is not None:
+            parts.append(f"{self.classes} classes")
+        return "; ".join([", ".join(parts), *self.notes])
+
+
+def require_trainable(source: Source) -> None:
+    """Refuse a source that nothing can be learnt or measured from.
+
+    Raises:
+        DataError: fewer than two examples.
+    """
+    if len(source) < 2:
+        given = "no examples" if len(source) == 0 else "a single example"
+        raise DataError(f"the data have {given}: training needs at least 2, as noise is a difference between examples")

@@ -1,0 +1,142 @@
+"""Batches as intervals of one line of positions: take n examples now, another n next."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .order import Order
+from .source import Source
+
+
+class Interval(NamedTuple):
+    """The positions start, ..., stop - 1 of one epoch: what a batch is, and what the ledger keeps."""
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def examples(self) -> int:
+        """How many examples the interval holds."""
+        return self.stop - self.start
+
+
+class BatchStream:
+    """A place in a source's order, from which batches of any size are taken.
+
+    Args:
+        source: the examples.
+        seed: keys the order, 0 to 2⁶⁴ - 1.
+        shuffle: False visits the examples as they are stored.
+        device: where fetched tensors go; None leaves them where the source keeps them.
+
+    Raises:
+        InputError: an empty source or a seed out of range.
+    """
+
+    def __init__(
+        self, source: Source, seed: int = 0, shuffle: bool = True, device: torch.device | str | None = None
+    ) -> None:
+        self.source = source
+        self.order = Order(len(source), seed, shuffle)
+        self.device = None if device is None else torch.device(device)
+        self._epoch = 0
+        self._position = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the next batch comes from."""
+        return self._epoch
+
+    @property
+    def position(self) -> int:
+        """Examples of this epoch already taken."""
+        return self._position
+
+    @property
+    def remaining(self) -> int:
+        """Examples left in this epoch, at least 1: the last one taken begins the next epoch."""
+        return self.order.n - self._position
+
+    def take(self, n: int) -> Interval:
+        """Advance by n examples, or by what the epoch has left if that is fewer.
+
+        Returns:
+            The interval passed over; `fetch` turns it into tensors, now or later.
+
+        Raises:
+            InputError: n is not a whole number of at least 1.
+        """
+        try:
+            n = index(n)
+        except TypeError:
+            raise InputError(f"a batch is a whole number of examples, got {n!r}") from None
+        if n < 1:
+            raise InputError(f"a batch has at least 1 example, got {n}")
+        start = self._position
+        stop = min(start + n, self.order.n)
+        taken = Interval(self._epoch, start, stop)
+        if stop == self.order.n:
+            self._epoch, self._position = self._epoch + 1, 0
+        else:
+            self._position = stop
+        return taken
+
+    def fetch(self, interval: Interval) -> tuple[Tensor, Tensor]:
+        """Return the examples of an interval, leaving the position alone.
+
+        Returns:
+            x of shape (examples, *x_shape) and y of shape (examples, *y_shape), on `device`.
+
+        Raises:
+            InputError: positions outside the epoch.
+        """
+        x, y = self.source.fetch(torch.from_numpy(self.order.indices(*interval)))
+        if self.device is None:
+            return x, y
+        return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+    def seek(self, epoch: int, position: int) -> None:
+        """Continue from a position of an epoch.
+
+        Raises:
+            InputError: a place that does not exist.
+        """
+        if not (epoch >= 0 and 0 <= position < self.order.n):
+            raise InputError(
+                f"cannot seek to position {position} of epoch {epoch}: positions run from 0 to {self.order.n - 1}, "
+                "epochs from 0"
+            )
+        self._epoch, self._position = epoch, position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place and what it is a place in, as plain numbers."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "seed": self.order.seed,
+            "n": self.order.n,
+            "shuffle": self.order.shuffle,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a saved place.
+
+        Raises:
+            InputError: the state belongs to another number of examples, seed or shuffling.
+        """
+        here = self.state_dict()
+        if missing := sorted(here.keys() - state.keys()):
+            raise InputError(f"the saved position of the data lacks {', '.join(missing)}")
+        for name in ("n", "seed", "shuffle"):
+            if state[name] != here[name]:
+                raise InputError(
+                    f"the saved position belongs to data with {name}={state[name]}, this stream has "
+                    f"{name}={here[name]}: use the same data and seed, or start anew"
+                )
+        self.seek(state["epoch"], state["position"])
