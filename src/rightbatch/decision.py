@@ -8,7 +8,7 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from .evidence import Measurement, Movement, NoiseEstimate, StepTime
 
@@ -34,6 +34,11 @@ class Decision:
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     action: Action | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stateless:
+    """The state of a rule that remembers nothing."""
 
 
 class Needs(Enum):
@@ -112,6 +117,7 @@ class Outcome:
     curvature: float = math.nan
 
 
+@runtime_checkable
 class SizeRule(Protocol):
     """A rule for the batch size: a frozen dataclass whose fields are its hyper-parameters.
 
@@ -136,18 +142,21 @@ class SizeRule(Protocol):
 Search = Generator[Trial, Outcome, tuple[Decision, Any]]
 
 
+@runtime_checkable
 class StepRule(Protocol):
     """A rule for the step size: a frozen dataclass whose fields are its hyper-parameters.
 
     `decide` is a generator: it yields trials, receives outcomes and returns the decision with the next state. A rule that
     searches moves along the plain gradient, so `searches` restricts it to SGD. `averages` asks the loop to train by
-    schedule-free averaging.
+    schedule-free averaging. A rule that `guards` is told of non-finite losses and itself says when to keep an iterate and
+    when to return to it; for the others the loop does both.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     searches: ClassVar[bool]
     averages: ClassVar[bool]
+    guards: ClassVar[bool]
 
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 
