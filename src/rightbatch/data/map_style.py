@@ -72,7 +72,7 @@ class DatasetSource(Source):
         for name, part in zip("xy", batch, strict=True):
             if not isinstance(part, Tensor):
                 raise DataError(
-                    f"{name} of {type(self._dataset).__name__} is a {type(part).__name__}: each item must be a pair of "
+                    f"{name} of {type(self._dataset).__name__} cannot be made a tensor: each item must be a pair of "
                     "tensors, arrays or numbers"
                 )
         x, y = (

@@ -36,7 +36,7 @@ def npz_source(path: Path, target: str | None = None) -> TensorSource:
         DataError: an unreadable archive, names that do not settle what is what, or what arrays in memory refuse.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays: Arrays = {key: archive[key] for key in _wanted(list(archive.keys()), target, path)}
     except DataError:
         raise

@@ -45,6 +45,8 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
         close = get_close_matches(target or "", columns, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise DataError(f"{path}: {asked}; the columns are {', '.join(columns)}{hint}")
+    if len(frame) == 0:
+        raise DataError(f"{path} is empty: it has the columns {', '.join(columns)} and no rows")
     features = frame.drop(columns=target)
     notes: list[str] = []
 

@@ -1,0 +1,129 @@
+"""Map-style data sets: unwrapped where they hold tensors, collated otherwise."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from rightbatch.data import BatchStream, as_source, hold_out
+from rightbatch.data.arrays import TensorSource
+from rightbatch.errors import DataError
+
+
+class Items(Dataset[Any]):
+    """The items of a list."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+class Batched(Items):
+    """Items given by the handful; one by one is an error after the first."""
+
+    def __getitem__(self, index: int) -> Any:
+        assert index == 0
+        return self.items[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self.items[index] for index in indices]
+
+
+@pytest.mark.parametrize("kind", [Items, Batched])
+def test_items_are_collated(kind: type[Items]) -> None:
+    source = as_source(kind([(np.full(3, number, np.float64), number % 2) for number in range(10)]))
+    x, y = source.fetch(torch.tensor([7, 2]))
+    assert x.tolist() == [[7] * 3, [2] * 3] and y.tolist() == [1, 0]
+    assert x.dtype == source.x_dtype == torch.float32 and y.dtype == source.y_dtype == torch.int64
+    assert (source.x_shape, source.y_shape, source.classes, len(source)) == ((3,), (), None, 10)
+    assert kind.__name__ in source.describe()
+
+
+def test_types_of_items() -> None:
+    source = as_source(Items([(torch.ones(2, dtype=torch.float64), 0.5)] * 3))
+    assert (source.x_dtype, source.y_dtype) == (torch.float64, torch.float32)
+    assert as_source(Items([(torch.ones(2), torch.tensor(True))] * 3)).fetch(torch.tensor([1]))[1].dtype == torch.int64
+
+
+def test_named_classes_are_counted() -> None:
+    items = Items([(torch.ones(2), 0)] * 3)
+    items.classes = ["cat", "dog"]  # type: ignore[attr-defined]
+    assert as_source(items).classes == 2
+
+
+def test_a_set_of_tensors_is_unwrapped() -> None:
+    whole = TensorDataset(torch.arange(20.0).reshape(10, 2), torch.arange(10))
+    for dataset, rows in (
+        (whole, range(10)),
+        (Subset(whole, [7, 3]), [7, 3]),
+        (Subset(Subset(whole, [7, 3]), [1]), [3]),
+    ):
+        source = as_source(dataset)
+        assert isinstance(source, TensorSource)
+        assert source.fetch(torch.arange(len(source)))[1].tolist() == list(rows)
+    assert not isinstance(as_source(Subset(Items([(1.0, 2)] * 3), [0])), TensorSource)
+
+
+def test_parts_of_a_data_set_are_views() -> None:
+    train, valid = hold_out(as_source(Items([(float(number), number) for number in range(30)])), 0.3, seed=2)
+    assert (len(train), len(valid)) == (21, 9) and "a part of 30 examples" in train.describe()
+    seen = []
+    for part in (train, valid):
+        stream = BatchStream(part, seed=2)
+        for size in (4, len(part)):
+            x, y = stream.fetch(stream.take(size))
+            assert x.tolist() == y.tolist()
+            seen += y.tolist()
+    assert sorted(seen) == list(range(30))
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.ones(2), 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Items([]), "Items is empty"),
+        (TensorDataset(torch.ones(3, 2)), "holds 1 tensors: exactly two"),
+        (TensorDataset(torch.ones(3, 2), torch.ones(3), torch.ones(3)), "holds 3 tensors"),
+        (TensorDataset(torch.ones(0, 2), torch.ones(0)), "empty"),
+        (Items([torch.ones(2)]), "item 0 of Items is Tensor: items must be pairs"),
+        (Items([(1.0, 2.0, 3.0)]), "item 0 of Items is 3 values"),
+        (Items([{"x": 1.0, "y": 2}]), "item 0 of Items is dict"),
+        (Items([(object(), 1)]), "cannot be put together"),
+        (Items([("text", 1)]), "x of Items cannot be made a tensor"),
+        (Items([(torch.tensor([1.0, torch.nan]), 1)]), "x of item 0 of Items has 1 NaN"),
+        (Dataset(), "Dataset cannot be used as data: pass"),
+        (Endless(), "Endless cannot be used as data: pass"),
+    ],
+)
+def test_refused(dataset: Dataset[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_source(dataset)
+
+
+def test_an_item_that_cannot_be_had() -> None:
+    class Keyed:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, key: str) -> int:
+            return {"a": 1}[key]
+
+    with pytest.raises(DataError, match="item 0 of Keyed cannot be had: KeyError"):
+        as_source(Keyed())
+
+
+def test_examples_of_unequal_shape_are_refused_when_they_meet() -> None:
+    source = as_source(Items([(torch.ones(2), 0), (torch.ones(3), 0)]))
+    with pytest.raises(DataError, match="of one shape throughout"):
+        source.fetch(torch.tensor([0, 1]))
