@@ -1,0 +1,122 @@
+"""Exact per-example gradient norms, taken during the ordinary backward pass."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, UnsupportedError
+from ..evidence import Measurement, StandardErrors
+from . import coverage
+from .layers import Kept, Rule
+from .taps import Pass, Taps, listed, per_example_sum
+
+
+class PerExampleNorms:
+    """Reads ‖c_i‖², c_i the contribution of example i to the gradient as computed, and leaves that computation alone.
+
+    Assumes that the first dimension of every layer's input counts the examples, and that the loss is a mean or sum of
+    terms of one example each. Nothing is registered on the model while disarmed.
+
+        norms = PerExampleNorms(model)
+        norms.arm(len(x))
+        loss(model(x), y).backward()
+        norms.disarm()
+        measurement = norms.measurement(squared_norm(p.grad for p in model.parameters()).item(), len(x))
+
+    | symbol | meaning |
+    |---|---|
+    | G = Σ c_i | the gradient of a mean loss over b examples |
+    | S = Σ ‖c_i‖² | what the hooks sum |
+    | V̂ = b²/(b-1) (S - ‖G‖²/b) | unbiased for the trace of the covariance of one example's gradient |
+    | ŝ = ‖G‖² - V̂/b | unbiased for the squared norm of the true gradient |
+
+    Reference: Goodfellow, "Efficient per-example gradient computations" (2015), extended to convolutions, embeddings
+    and normalisation; McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), for V and s.
+
+    Raises:
+        UnsupportedError: the model has parts without an exact rule; the message names them.
+    """
+
+    uncovered = staticmethod(coverage.uncovered)
+
+    def __init__(self, model: nn.Module) -> None:
+        self._taps: Taps[Tensor] = Taps(model, _norms2)
+        self._passes: list[Pass[Tensor]] = []
+
+    def arm(self, examples: int) -> None:
+        """Watch the next forward and backward pass, of one micro-batch of `examples`.
+
+        It adds to the micro-batches armed before, back to the last `disarm`.
+        """
+        if not self._taps.attached:
+            self._passes.clear()
+        self._passes.append(self._taps.begin(examples))
+
+    def disarm(self) -> None:
+        """Take every hook off the model and end the batch: it can still be read, until `arm` begins the next."""
+        self._taps.remove()
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._passes.clear()
+
+    def verify(self, loss: Tensor) -> None:
+        """Walk the graph of one loss and refuse parameters used twice, tied by function or in a penalty term.
+
+        Hooks on layers cannot see such uses. One walk, before the first backward pass, settles it for a model whose
+        forward pass does not change.
+
+        Raises:
+            UnsupportedError: naming the layers.
+        """
+        again = set(coverage.used_more_than_once(loss, (p for m in self._taps.layers for _, p in coverage.trained(m))))
+        problems = [
+            (self._taps.path(layer), f"its {name} also acts elsewhere: tied, used twice, or in a penalty term")
+            for layer in self._taps.layers
+            for name, parameter in coverage.trained(layer)
+            if parameter in again
+        ]
+        if problems:
+            raise UnsupportedError(f"no exact per-example gradient norms for this loss: {listed(problems)}")
+
+    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+        """The noise of the batch seen so far; a batch enlarged afterwards is armed again and read again.
+
+        Args:
+            gradient_norm2: ‖G‖² of the mean gradient, over all trainable parameters.
+            examples: b, the sum over the micro-batches armed.
+            scale: factor from the contributions as computed to those of G, such as 1/b if micro-batches were summed.
+
+        Returns:
+            The standard error of its variance is from the spread of ‖c_i‖² and takes G as known; the others are nan.
+
+        Raises:
+            InputError: fewer than 2 examples.
+            UnsupportedError: a layer was not seen exactly once in each pass, or not all examples were.
+        """
+        if examples < 2:
+            raise InputError(f"the variance of {examples} example is not defined; measure at least 2")
+        seen = sum(run.examples for run in self._passes)
+        if seen != examples:
+            raise UnsupportedError(f"{seen} of the batch's {examples} examples were armed; arm every micro-batch")
+        for run in self._passes:
+            self._taps.check(run)
+        norms2 = torch.cat([per_example_sum([norms2 for _, norms2 in run.seen]) for run in self._passes])
+        total, squares = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
+        b, scale2 = examples, scale * scale
+        unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient
+        variance = (unit * total - b * gradient_norm2) / (b - 1)
+        spread = unit * math.sqrt(max(squares - total * total / b, 0.0) / (b - 1) / b)
+        return Measurement(
+            examples=b,
+            gradient_norm2=gradient_norm2,
+            variance=variance,
+            signal=gradient_norm2 - variance / b,
+            standard_error=StandardErrors(spread, math.nan, math.nan),
+            method="per-example",
+        )
+
+
+def _norms2(layer: nn.Module, rule: Rule, kept: Kept, d: Tensor) -> Tensor:
+    return rule.norms2(layer, kept, d)
