@@ -1,0 +1,333 @@
+"""The command line. Flags are the fields of the dataclasses below; torch is imported once a command needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from datetime import datetime
+from functools import partial
+from io import TextIOWrapper
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import InputError, RightbatchError, RunFolderError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .data import Source
+
+DATA = {
+    "digits": "1,797 handwritten digits of 8 x 8 pixels, 10 classes",
+    "blobs": "1,000 points in the plane around 3 centres",
+    "quadratic": "a quadratic loss in 10 dimensions whose gradient noise is known",
+}
+OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
+    "sgd": ("SGD", {}),
+    "momentum": ("SGD", {"momentum": 0.9}),
+    "rmsprop": ("RMSprop", {}),
+    "adam": ("Adam", {}),
+    "adamw": ("AdamW", {}),
+}
+INTERRUPTED = 130
+
+
+def option(default: Any, help: str, **argument: Any) -> Any:
+    """A field that is a flag: its default, its help and what else `argparse` should know of it."""
+    return field(default=default, metadata={"help": help, **argument})
+
+
+def aim(text: str) -> tuple[str, float]:
+    """Read NAME=VALUE."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, as in valid_loss=0.3") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What both training and probing need to know."""
+
+    data: str = option("digits", f"{', '.join(DATA)}, or a path: .npz, .csv, .parquet, a folder of .npy or IDX files")
+    target: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
+    text: str = option("error", "text columns of a table", choices=("error", "drop", "codes"))
+    missing: str = option("error", "missing values of a table", choices=("error", "drop", "mean"))
+    model: str = option("mlp", "linear, mlp, cnn, or module:factory", metavar="NAME")
+    seed: int = option(0, "of the initial parameters, the parts held out and the order", type=int, metavar="N")
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps; left out, a GPU where there is one", metavar="NAME")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Problem):
+    """Measure and advise: which batch size, how wide the choice is, which step size."""
+
+    seconds: float = option(30.0, "to spend at most", type=float, metavar="S")
+    plot: str | None = option(None, "draw what was measured into this file", metavar="FILE")
+
+    def run(self) -> int:
+        """Probe and print the advice."""
+        from .probing import probe
+
+        source, _, _, model = _load(self)
+        advice = probe(model.to(_device(self.device)), source, seconds=self.seconds)
+        print(advice)
+        if self.plot is not None:
+            advice.plot(self.plot)
+            print(f"Drawn in {self.plot}")
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train(Problem):
+    """Train a model and write the run folder with its report."""
+
+    batch: str = option(
+        "auto", "auto, a number, or a rule such as sweet-spot or 'big-batch(theta=0.5)'", metavar="RULE"
+    )
+    step: str | None = option(
+        None,
+        "auto, a number, or a rule such as armijo or 'noise-scaled(learning_rate=0.1)'; left out, auto, or the "
+        "optimizer's own with --learning-rate",
+        metavar="RULE",
+    )
+    optimizer: str | None = option(
+        None, "of torch, beneath the step rule; left out, the one that suits it", choices=tuple(OPTIMIZERS)
+    )
+    learning_rate: float | None = option(None, "of --optimizer", type=float, metavar="RATE")
+    epochs: int | None = option(None, "passes over the data, at most", type=int, metavar="N")
+    seconds: float | None = option(None, "by the clock, at most", type=float, metavar="S")
+    until: Sequence[tuple[str, float]] | None = option(
+        None, "stop once reached: valid_loss=0.3, valid_accuracy=0.97", type=aim, nargs="+", metavar="NAME=VALUE"
+    )
+    patience: int | None = option(
+        None, "stop after N evaluations without a better validation loss", type=int, metavar="N"
+    )
+    valid: float = option(
+        0.1, "share of the training data held out to choose the iterate by; 0: none", type=float, metavar="SHARE"
+    )
+    eval_every: float = option(1.0, "epochs between evaluations", type=float, metavar="EPOCHS")
+    micro_batch: int | None = option(None, "most examples in one forward pass, to save memory", type=int, metavar="N")
+    run_dir: str | None = option(None, "folder to write; left out, runs/<date>-<time>-<data>-<model>", metavar="FOLDER")
+    resume: bool = option(False, "go on with the run in --run-dir")
+    quiet: bool = option(False, "no progress, only the result")
+
+    def run(self) -> int:
+        """Train, and print the result and where the report is."""
+        from .sizing import size_rule
+        from .stepping import step_rule
+
+        if self.resume and self.run_dir is None:
+            raise InputError("--resume needs --run-dir, the folder of the run to go on with.")
+        if self.learning_rate is not None and self.optimizer is None:
+            raise InputError("--learning-rate belongs to --optimizer; for a constant step size write --step RATE.")
+        batch = self.batch if self.batch == "auto" else size_rule(self.batch)
+        default_step = "auto" if self.learning_rate is None else None
+        step = default_step if self.step is None else self.step if self.step == "auto" else step_rule(self.step)
+
+        from .training import fit
+
+        train, test, name, model = _load(self)
+        run = fit(
+            model,
+            train,
+            valid=self.valid or None,
+            test=test,
+            batch=batch,
+            step=step,
+            optimizer=self._optimizer(),
+            epochs=self.epochs,
+            seconds=self.seconds,
+            target=dict(self.until) if self.until else None,
+            patience=self.patience,
+            eval_every=self.eval_every,
+            seed=self.seed,
+            device=_device(self.device),
+            micro_batch=self.micro_batch,
+            run_dir=self.run_dir or _new_folder(name, self.model),
+            resume=self.resume,
+            progress=False if self.quiet else None,
+        )
+        if self.quiet:
+            print(f"Stopped: {run.stopped}")
+            print(f"Run folder: {run.folder}")
+        return INTERRUPTED if run.stopped == "interrupted" else 0
+
+    def _optimizer(self) -> "Callable[[Any], torch.optim.Optimizer] | None":
+        if self.optimizer is None:
+            return None
+        import torch
+
+        name, settings = OPTIMIZERS[self.optimizer]
+        if self.learning_rate is not None:
+            settings = {**settings, "lr": self.learning_rate}
+        return partial(getattr(torch.optim, name), **settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Prove from a run's ledger that every example was consumed exactly once per epoch; exit code 1 if not."""
+
+    folder: str = field(metadata={"help": "the run folder", "metavar": "RUN", "positional": True})
+
+    def run(self) -> int:
+        """Read the ledger and print what it proves."""
+        from .record import RunFolder, verify_ledger
+
+        folder = RunFolder.open(self.folder)
+        samples = folder.read_config().get("train_samples")
+        if not isinstance(samples, int):
+            raise RunFolderError(f"{folder.config} does not say train_samples, the number of training examples.")
+        report = verify_ledger(folder.ledger, samples)
+        proved = report.ok and report.entries > 0
+        print(f"{self.folder}: {'proved' if proved else 'not proved'}: {report}")
+        return 0 if proved else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class List:
+    """List the built-in data, models, rules and optimizers."""
+
+    def run(self) -> int:
+        """Print each with one line."""
+        from .models import MODELS
+        from .sizing import SIZE_RULES
+        from .stepping import STEP_RULES
+
+        auto_batch = {"auto": "sweet-spot, within bounds that suit the step rule"}
+        auto_step = {"auto": "averaged-distance: nothing to tune"}
+        _print_section("data", DATA)
+        _print_section("model", {name: _summary(model) for name, model in MODELS.items()})
+        _print_section("batch", auto_batch | {name: _summary(rule) for name, rule in SIZE_RULES.items()})
+        _print_section("step", auto_step | {name: _summary(rule) for name, rule in STEP_RULES.items()})
+        _print_section(
+            "optimizer",
+            {
+                name: ", ".join([f"torch.optim.{cls}", *(f"{k} {v}" for k, v in settings.items())])
+                for name, (cls, settings) in OPTIMIZERS.items()
+            },
+        )
+        return 0
+
+
+Command = Probe | Train | Verify | List
+COMMANDS: dict[str, Callable[..., Command]] = {"probe": Probe, "train": Train, "list": List, "verify": Verify}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands, built from their fields."""
+    parser = Parser(
+        prog="rightbatch",
+        description="Mini-batch size and step size worked out from measured gradient noise and measured speed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rightbatch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary = _summary(command)
+        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        for item in fields(command):  # type: ignore[arg-type]  # every command is a dataclass
+            _add_argument(sub, item)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code.
+
+    0 is success, 1 a ledger that proves nothing, 2 an error, said in one sentence, 130 an interruption. An error that
+    is not Rightbatch's own is said in one sentence too; with RIGHTBATCH_TRACEBACK=1 in the environment it is raised.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters gets question marks, not an error
+    values = vars(build_parser().parse_args(arguments))
+    command = COMMANDS[values.pop("command")]
+    try:
+        code = command(**values).run()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("rightbatch: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `rightbatch list | head -1`; nothing more may be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RightbatchError as error:
+        print(f"rightbatch: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if os.environ.get("RIGHTBATCH_TRACEBACK"):
+            raise
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        print(f"rightbatch: {type(error).__name__}: {first_line} (RIGHTBATCH_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 2
+
+
+def _add_argument(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
+    argument: dict[str, Any] = dict(item.metadata)
+    if argument.pop("positional", False):
+        parser.add_argument(item.name, **argument)
+        return
+    if item.default is False:
+        argument["action"] = "store_true"
+    elif item.default is not None:
+        argument["help"] += f" (default: {item.default})"
+    parser.add_argument("--" + item.name.replace("_", "-"), default=item.default, **argument)
+
+
+def _load(problem: Problem) -> "tuple[Source, Source | None, str, torch.nn.Module]":
+    """Training data, test data where there are such, the data's name, and the model."""
+    from .data import load
+    from .models import build_model
+
+    splits = load(
+        problem.data,
+        target=problem.target,
+        seed=problem.seed,
+        text=problem.text,  # type: ignore[arg-type]  # argparse has checked the choice
+        missing=problem.missing,  # type: ignore[arg-type]
+    )
+    source = splits.train
+    outputs = prod(source.y_shape) if source.y_dtype.is_floating_point else source.classes
+    if outputs is None:
+        raise InputError(f"The classes of {problem.data} are not numbered from 0 ({source.describe()}); renumber them.")
+    return source, splits.test, splits.name, build_model(problem.model, source.x_shape, outputs, problem.seed)
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _new_folder(data: str, model: str) -> Path:
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{data}-{model.replace(':', '-')}"
+
+
+def _summary(described: Any) -> str:
+    return (described.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+
+def _print_section(flag: str, entries: dict[str, str]) -> None:
+    print(f"--{flag}")
+    for name, line in entries.items():
+        print(f"  {name:<20}{line}")

@@ -1,0 +1,150 @@
+"""The commands from end to end, on small data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rightbatch import cli
+from rightbatch.record import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*arguments: str) -> int:
+    return cli.main(["train", "--quiet", "--run-dir", "run", *arguments])
+
+
+def steps(folder: str = "run") -> list[dict[str, object]]:
+    events = Path(folder, "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, events) if event["kind"] == "step"]
+
+
+def test_train_then_verify_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--data", "digits", "--model", "mlp", "--epochs", "3") == 0
+    printed = capsys.readouterr()
+    assert "3 epochs" in printed.out
+    assert "run" in printed.out
+    assert printed.err == ""
+    folder = RunFolder.open("run")
+    for file in (folder.config, folder.events, folder.ledger, folder.checkpoint, folder.model, folder.report):
+        assert file.stat().st_size > 0, file.name
+    assert cli.main(["verify", "run"]) == 0
+    assert "proved: 3 complete epochs" in capsys.readouterr().out
+
+
+def test_a_ledger_that_lost_a_line_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--data", "blobs", "--model", "linear", "--batch", "32", "--epochs", "2") == 0
+    ledger = Path("run/ledger.txt")
+    lines = ledger.read_text().splitlines(keepends=True)
+    del lines[len(lines) // 2]
+    ledger.write_text("".join(lines))
+    capsys.readouterr()
+    assert cli.main(["verify", "run"]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--batch 64 --step 0.05",
+        "--batch big-batch(theta=0.5) --step armijo",
+        "--batch big-batch --step barzilai-borwein",
+        "--batch sweet-spot --step noise-scaled(learning_rate=0.1)",
+        "--batch 50 --optimizer momentum --learning-rate 0.02",
+        "--batch sweet-spot --optimizer adamw --learning-rate 0.003",
+        "--batch fixed(32) --step constant --optimizer rmsprop --learning-rate 0.003 --micro-batch 7",
+    ],
+)
+def test_rules_by_name_learn_blobs(flags: str) -> None:
+    assert train("--data", "blobs", "--model", "linear", "--epochs", "6", *flags.split()) == 0
+    losses = [float(str(step["train_loss"])) for step in steps()]
+    assert np.mean(losses[-5:]) < np.mean(losses[:2])
+    assert cli.main(["verify", "run"]) == 0
+
+
+def test_optimizers_own_rate_is_kept() -> None:
+    assert (
+        train("--data", "blobs", "--batch", "50", "--optimizer", "adam", "--learning-rate", "0.004", "--epochs", "1")
+        == 0
+    )
+    assert {step["learning_rate"] for step in steps()} == {0.004}
+
+
+def test_until_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--data", "blobs", "--model", "mlp", "--epochs", "100", "--until", "valid_accuracy=0.5") == 0
+    assert "valid_accuracy" in capsys.readouterr().out
+    assert float(str(steps()[-1]["epoch"])) < 100
+
+
+def test_without_validation() -> None:
+    assert train("--data", "blobs", "--valid", "0", "--batch", "100", "--epochs", "1") == 0
+    assert RunFolder.open("run").read_config()["train_samples"] == 800
+
+
+def test_table_with_a_target_column() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 3))
+    rows = np.column_stack([x, x @ [1.0, -2.0, 0.5]])
+    np.savetxt("table.csv", rows, delimiter=",", header="a,b,c,price", comments="")
+    assert train("--data", "table.csv", "--target", "price", "--model", "linear", "--epochs", "5") == 0
+    assert RunFolder.open("run").read_config()["train_samples"] == 270
+
+
+def test_own_model() -> None:
+    Path("own_net.py").write_text("from torch import nn\ndef net(outputs):\n    return nn.Linear(2, outputs)\n")
+    assert train("--data", "blobs", "--model", "own_net:net", "--epochs", "1") == 0
+
+
+def test_default_folder_is_named_for_the_run() -> None:
+    assert cli.main(["train", "--quiet", "--data", "blobs", "--model", "linear", "--epochs", "1"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.endswith("-blobs-linear")
+
+
+def test_existing_run_needs_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", "blobs", "--model", "linear", "--batch", "32", "--step", "0.1")
+    assert train(*flags, "--epochs", "1") == 0
+    capsys.readouterr()
+    assert train(*flags, "--epochs", "2") == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert train(*flags, "--epochs", "2", "--resume") == 0
+    capsys.readouterr()
+    assert cli.main(["verify", "run"]) == 0
+    assert "proved: 2 complete epochs" in capsys.readouterr().out
+
+
+def test_progress_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--data", "blobs", "--model", "linear", "--epochs", "2", "--run-dir", "run"]) == 0
+    printed = capsys.readouterr()
+    assert "report.html" in printed.out + printed.err
+
+
+def test_interruption_ends_a_run_cleanly() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    command = [sys.executable, "-m", "rightbatch", "train", "--data", "blobs", "--seconds", "60", "--run-dir", "run"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        ledger = Path("run/events.jsonl")
+        while process.poll() is None and not (ledger.exists() and b'"evaluation"' in ledger.read_bytes()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output.decode()
+    assert b"Traceback" not in output
+    assert Path("run/model.pt").exists()
+    assert cli.main(["verify", "run"]) == 0
+
+
+def test_probe_prints_and_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["probe", "--data", "blobs", "--model", "mlp", "--seconds", "2", "--plot", "probe.png"]) == 0
+    assert "probe.png" in capsys.readouterr().out
+    assert Path("probe.png").read_bytes().startswith(b"\x89PNG")
