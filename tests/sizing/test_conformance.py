@@ -11,7 +11,13 @@ from rightbatch.evidence import UNKNOWN, Measurement, NoiseEstimate, StepTime
 from rightbatch.rule_text import write_rule
 from rightbatch.sizing import SIZE_RULES, BigBatch, Fixed, SweetSpot, size_rule
 
-RULES: list[SizeRule] = [Fixed(16), BigBatch(), BigBatch(kappa=3, first=4, most=50), SweetSpot(), SweetSpot(floor=3, ceiling=8)]
+RULES: list[SizeRule] = [
+    Fixed(16),
+    BigBatch(),
+    BigBatch(kappa=3, first=4, most=50),
+    SweetSpot(),
+    SweetSpot(floor=3, ceiling=8),
+]
 N = 200
 
 

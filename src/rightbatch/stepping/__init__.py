@@ -1,1 +1,58 @@
-"""."""
+"""Rules for the step size.
+
+A new rule is one file here and its class in `STEP_RULES`.
+"""
+
+from numbers import Real
+from typing import Any
+
+from ..decision import StepRule
+from ..errors import InputError
+from ..rule_text import number_in, read_rule
+from .armijo import Armijo
+from .averaged_distance import AveragedDistance
+from .barzilai_borwein import BarzilaiBorwein
+from .constant import Constant
+from .noise_scaled import NoiseScaled
+from .range_test import RangeTest
+
+STEP_RULES: dict[str, type[StepRule]] = {
+    rule.name: rule for rule in (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
+}
+
+
+def step_rule(spec: Any) -> StepRule:
+    """The rule that `spec` means.
+
+    Args:
+        spec: None (the optimizer's own step size), a number, a name such as "armijo" or "armijo(c=0.3)", or a rule,
+            which is returned as it is.
+
+    Raises:
+        InputError: it means none; names the rules there are.
+    """
+    if spec is None:
+        return Constant()
+    if isinstance(spec, str):
+        number = number_in(spec)
+        if number is None:
+            return read_rule(spec, STEP_RULES, "step")
+        spec = number
+    if isinstance(spec, Real):
+        return Constant(spec if isinstance(spec, bool) else float(spec))  # Constant refuses a bool
+    if isinstance(spec, StepRule) and not isinstance(spec, type):
+        return spec
+    names = ", ".join(map(repr, STEP_RULES))
+    raise InputError(f"step={spec!r} is no step size and no rule for one: give a number, one of {names}, or a rule.")
+
+
+__all__ = [
+    "STEP_RULES",
+    "Armijo",
+    "AveragedDistance",
+    "BarzilaiBorwein",
+    "Constant",
+    "NoiseScaled",
+    "RangeTest",
+    "step_rule",
+]

@@ -1,0 +1,112 @@
+"""Big Batch's Barzilai-Borwein step: the curvature along the gradient, shortened by the noise."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from ..decision import Decision, Needs, Plan, Search, Situation
+from ..ranges import require_choice
+from .backtracking import Backtracking
+
+Weight = Literal["data", "noise"]
+
+
+@dataclass(frozen=True, slots=True)
+class BarzilaiBorweinState:
+    """The step size carried on."""
+
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarzilaiBorwein(Backtracking):
+    """Move the carried step towards α̃ = (1 - V̂/(b·‖g_B‖²))/ν, or 1/ν on all the data, and backtrack before and after.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | ν | outcome.curvature | ⟨Δx, Δg⟩/‖Δx‖² between x and x - α·g_B, both gradients on the current batch |
+    | V̂ | measurement.variance | unbiased trace of the per-example covariance |
+    | α | state.step | the carried step, after backtracking |
+    | w | weight | α <- (1 - w)·α + w·α̃ |
+
+    w = b/N ("data", as published) trusts the curvature as far as it has seen the data; on a stream or a very large
+    training set it freezes α, and w = b/(b + B_noise) ("noise") is the alternative. The step taken is the smoothed one,
+    backtracked once more.
+
+    α keeps its backtracked value where ν or α̃ are not positive and finite or the batch was not measured. Failing
+    searches and missing slopes are treated as in `Armijo`.
+
+    Args:
+        first: the first step size tried in a run.
+        c: share of the decrease promised by the slope that must be had.
+        factor: shortening per failed trial.
+        most_trials: after so many failures the search gives up.
+        rounding: relative rounding error granted to a loss, see `Backtracking`.
+        weight: "data" or "noise".
+
+    Raises:
+        InputError: a setting out of its range.
+
+    Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
+    arXiv 1610.05792), Algorithm 3; J. Barzilai, J. M. Borwein, "Two-Point Step Size Gradient Methods" (1988). The
+    curvature is taken at the trial point of the accepted step, before the step is made, so that each iteration moves
+    once. The weight "noise" and the guards on ν and α̃ are ours.
+    """
+
+    weight: Weight = "data"
+
+    name: ClassVar[str] = "barzilai-borwein"
+    needs: ClassVar[Needs] = Needs.NOISE
+    searches: ClassVar[bool] = True
+    averages: ClassVar[bool] = False
+    guards: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        Backtracking.__post_init__(self)
+        require_choice("BarzilaiBorwein.weight", self.weight, get_args(Weight))
+
+    def start(self, plan: Plan) -> tuple[Decision, BarzilaiBorweinState]:
+        """Begin at the first step size."""
+        reason = f"search for the step size from {self.first:g}, then follow the curvature"
+        return Decision(learning_rate=float(self.first), reason=reason), BarzilaiBorweinState(float(self.first))
+
+    def decide(self, now: Situation, state: BarzilaiBorweinState) -> Search:
+        """Backtrack, propose from the curvature found there, smooth, backtrack again."""
+        if not self.searchable(now):
+            return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
+        found = yield from self.search(now, state.step, gradient=True)
+        if found is None:
+            shortest = state.step * self.factor ** (self.most_trials - 1)
+            reason = (
+                f"none of {self.most_trials} steps from {state.step:.3g} to {shortest:.3g} lowered the batch's loss"
+            )
+            return Decision(learning_rate=shortest, reason=reason), BarzilaiBorweinState(state.step * self.factor)
+        step, curvature = found.step, found.outcome.curvature
+        proposal, weight = self._proposal(now, curvature), self._weight(now)
+        if not 0 < proposal < math.inf or weight <= 0:
+            reason = "keep: the curvature of this batch proposes no step"
+            return Decision(learning_rate=step, reason=reason), BarzilaiBorweinState(step)
+        evidence = {"curvature": curvature, "proposal": proposal, "weight": weight}
+        smoothed = (1 - weight) * step + weight * proposal
+        second = yield from self.search(now, smoothed)
+        reason = f"curvature {curvature:.3g} proposes a step of {proposal:.3g}, taken with weight {weight:.2g}"
+        if second is None:
+            reason += ", but no step from there lowered the loss of the batch"
+        else:
+            step = second.step
+        return Decision(learning_rate=step, reason=reason, evidence=evidence), BarzilaiBorweinState(step)
+
+    def _proposal(self, now: Situation, curvature: float) -> float:
+        if not 0 < curvature < math.inf:
+            return math.nan
+        if now.examples >= now.train_samples:
+            return 1 / curvature
+        if now.measurement is None:
+            return math.nan
+        return (1 - now.measurement.variance / (now.examples * now.gradient_norm2)) / curvature
+
+    def _weight(self, now: Situation) -> float:
+        if self.weight == "data":
+            return min(1.0, now.examples / now.train_samples)
+        return 0.0 if now.noise is None else now.examples / (now.examples + now.noise.noise_scale)
