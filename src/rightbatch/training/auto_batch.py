@@ -1,0 +1,603 @@
+"""Your own training loop with the batch and the step size worked out from what is measured; also the engine of `fit`.
+
+The loop asks for a micro-batch, computes its loss, hands it back and asks for a step. Everything a rule needs (more
+examples for the same step, the same examples again at a trial step, a return to an earlier iterate) happens by what is
+yielded next and by `step()` answering False, so that a plain loop of four lines runs every rule.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..data import BatchStream, Interval, as_source, require_trainable
+from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRule, StepRule, Trial
+from ..errors import InputError
+from ..evidence import NoiseEstimate
+from ..noise import squared_norm
+from ..sizing import Fixed
+from .averaging import ScheduleFree
+from .gathering import Gathering, cut
+from .guard import CUT, Guard
+from .noise_meter import NoiseMeter
+from .rules import require_compatible, resolve_batch, resolve_step
+from .search import LineSearch, random_state, set_random_state
+from .step_clock import StepClock
+
+LARGEST_FORWARD_SAMPLES = 4096
+LADDER_REFERENCE = 64
+WORTH_TELLING = 1.1
+
+
+class Observer(Protocol):
+    """Who is told what happens; `record`'s run folder is one."""
+
+    def decision(
+        self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision
+    ) -> None: ...
+
+    def consumed(self, step: int, intervals: list[Interval]) -> None: ...
+
+    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None: ...
+
+
+class AutoBatch:
+    """An iterable of micro-batches that knows when the gradient is good enough to step.
+
+        auto = rightbatch.AutoBatch(model, optimizer, train)
+        for x, y in auto:
+            loss = F.cross_entropy(model(x), y)
+            auto.backward(loss)
+            auto.step()
+
+    Gradients are set to None after every step, so there is no `zero_grad`. With `epochs=None` one `for` covers one
+    epoch, as with a DataLoader, and the next `for` the next; otherwise one `for` covers them all. A `for` left early
+    loses nothing: the next one begins with the first example that no step has used.
+
+    Args:
+        model: its trainable parameters are trained where they are.
+        optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
+            "auto", plain SGD otherwise. With step="auto" the optimizer's parameters are replaced by the averaging's
+            own.
+        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
+        batch: "auto", a number, the name of a rule or a rule.
+        step: None (the optimizer's learning rate is left alone), "auto", a number, the name of a rule or a rule.
+        micro_batch: most examples in one forward pass; memory only, it changes no result but by rounding.
+        seed: of the order of the examples.
+        epochs: see above.
+
+    Raises:
+        InputError: unusable data or settings.
+        UnsupportedError: rules, optimizer and model that do not go together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        train: Any,
+        batch: Any = "auto",
+        step: Any = None,
+        micro_batch: int | None = None,
+        seed: int = 0,
+        epochs: int | None = None,
+    ) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError("The model has no trainable parameters: none has requires_grad=True.")
+        if micro_batch is not None and (isinstance(micro_batch, bool) or micro_batch < 1):
+            raise InputError(f"micro_batch must be a positive number of examples, got {micro_batch!r}.")
+        if epochs is not None and not epochs > 0:
+            raise InputError(f"epochs must be positive, got {epochs!r}.")
+        self.step_rule: StepRule = resolve_step(step)
+        self.size_rule: SizeRule = resolve_batch(batch, self.step_rule)
+        require_compatible(self.size_rule, self.step_rule, optimizer)
+        source = as_source(train)
+        require_trainable(source)
+        if isinstance(self.size_rule, Fixed) and self.size_rule.examples > len(source):
+            raise InputError(
+                f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
+            )
+        self.model = model
+        self.train_samples = len(source)
+        self.epochs = epochs
+        self._device = parameters[0].device
+        self._stream = BatchStream(source, seed=seed, device=self._device)
+        self._parameters = parameters
+        self._observer: Observer | None = None
+        self._most_forward = micro_batch or LARGEST_FORWARD_SAMPLES
+        self._averaging = ScheduleFree(model, optimizer) if self.step_rule.averages else None
+        self.optimizer: torch.optim.Optimizer
+        if self._averaging is not None:
+            self.optimizer = self._averaging.optimizer
+        else:
+            self.optimizer = optimizer or torch.optim.SGD(parameters, lr=1e-2)
+        base = float(self.optimizer.param_groups[0]["lr"])
+        self._rate_ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
+        self._guard = Guard(model, self.optimizer, self._averaging, by_rule=self.step_rule.guards)
+        self.meter = NoiseMeter(model, parameters) if self.size_rule.measure_every > 0 else None
+        self.clock = StepClock()
+        self.steps = self.samples = 0
+        self.seconds = 0.0
+        self.stopped = ""
+        self.last: dict[str, Any] = {}
+
+        plan = Plan(
+            train_samples=self.train_samples,
+            parameter_count=sum(p.numel() for p in parameters),
+            parameter_norm=math.sqrt(float(squared_norm([p.detach() for p in parameters]))),
+            learning_rate=base,
+        )
+        size, self._size_state = self.size_rule.start(plan)
+        self._wanted = min(size.examples or 1, self.train_samples)
+        rate, self._step_state = self.step_rule.start(plan)
+        self.learning_rate = base
+        self._set_rate(rate.learning_rate)
+        self._opening = (size, rate)
+        self._told_rate = self.learning_rate or math.nan
+
+        self._gathering: Gathering | None = None
+        self._queue: deque[Interval] = deque()
+        self._awaiting: Interval | None = None
+        self._size_decision = Decision()
+        self._search: Search | None = None
+        self._line: LineSearch | None = None
+        self._mark_s = 0.0
+
+    # What a caller may look at.
+
+    @property
+    def batch_size(self) -> int:
+        """Examples the next step will average over, unless its gradient asks for more."""
+        return self._wanted
+
+    @property
+    def noise(self) -> NoiseEstimate | None:
+        """The gradient noise, smoothed over the run; None before the first measurement."""
+        return self.meter.noise if self.meter is not None else None
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.samples / self.train_samples
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the loss of the micro-batch last yielded will be differentiated; False for most trial steps."""
+        return self._line is None or self._line.trial.gradient
+
+    @property
+    def averages(self) -> bool:
+        """Whether the iterate to evaluate is another than the one being trained; see `averaged`."""
+        return self._averaging is not None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, the model holds the iterate to evaluate and to ship: the average, where the step rule averages."""
+        return self._averaging.averaged() if self._averaging is not None else nullcontext()
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(epoch, position) of the first example that no step has used."""
+        return self._gathering.origin if self._gathering is not None else (self._stream.epoch, self._stream.position)
+
+    def ship(self) -> None:
+        """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
+        self._abandon()
+        if self._averaging is not None:
+            self._averaging.ship()
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` the first decisions and, from now on, what happens."""
+        self._observer = observer
+        self._tell("batch", None, self._wanted, self._opening[0])
+        self._tell("step", None, self.learning_rate, self._opening[1])
+
+    # The loop.
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._abandon()
+        end = self._stream.epoch + 1 if self.epochs is None else self.epochs
+        while not self.stopped:
+            if self._gathering is None:
+                if self._stream.epoch >= end:
+                    return
+                self._begin()
+            if not self._queue:
+                raise InputError("Call auto.step() after every auto.backward(loss); it was left out.")
+            self._mark_s = perf_counter()
+            batch = self._next_micro_batch()
+            yield batch
+            if self._awaiting is not None:
+                raise InputError("The micro-batch yielded last was not given to auto.backward(loss).")
+
+    def backward(self, loss: Tensor) -> None:
+        """Differentiate the mean loss of the micro-batch just yielded, weighted by its share of the batch, and measure.
+
+        Raises:
+            InputError: no micro-batch is waiting, or the loss is not one number that depends on the model.
+        """
+        piece, gathering = self._awaiting, self._gathering
+        if piece is None or gathering is None:
+            raise InputError("auto.backward(loss) was called without a new micro-batch from the loop.")
+        self._check(loss)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            gathering.failed = gathering.failed or f"the loss became {value}"
+        elif self.needs_gradient and not gathering.failed:
+            weight = piece.examples / gathering.reference
+            measuring = self.meter if gathering.measured and self._line is None else None
+            if measuring is not None:
+                measuring.verify(loss)
+            (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+            if measuring is not None:
+                measuring.take(piece.examples, weight)
+        if self._line is None:
+            gathering.loss_sum += value * piece.examples
+            gathering.examples += piece.examples
+        else:
+            gathering.trial_loss_sum += value * piece.examples
+        self._awaiting = None
+        self._lap(gathering)
+
+    def step(self) -> bool:
+        """Take the step if the gradient is good enough; False while more micro-batches, or trials, are wanted first.
+
+        Raises:
+            InputError: the micro-batch last yielded was not given to `backward`.
+            DivergedError: non-finite numbers again and again, although the step size was cut.
+        """
+        gathering = self._gathering
+        if gathering is None or self._awaiting is not None:
+            raise InputError("auto.step() must follow auto.backward(loss).")
+        if self._queue:
+            return False
+        self._mark_s = perf_counter()
+        if self._line is not None:
+            line_outcome = self._outcome(gathering, self._line)
+            return self._advance(gathering, line_outcome)
+        return self._complete(gathering)
+
+    # Gathering a batch.
+
+    def _begin(self) -> None:
+        every = self.size_rule.measure_every
+        first = self.steps == 0 and self.size_rule.needs is Needs.NOISE_AND_TIME
+        measured = every > 0 and not first and (self.steps + every - 1) % every == 0
+        origin = (self._stream.epoch, self._stream.position)
+        if first:
+            self.clock.start_ladder(self.train_samples // 4, min(self._most_forward, self.train_samples // 8))
+            self._gathering = Gathering(origin, LADDER_REFERENCE, measured)
+            if self._climb(self._gathering):
+                return
+        intervals = self._draw(self._wanted)
+        self._gathering = Gathering(origin, sum(i.stop - i.start for i in intervals), measured)
+        self._enqueue(self._gathering, intervals)
+
+    def _draw(self, wanted: int) -> list[Interval]:
+        """Cut `wanted` examples off the stream.
+
+        A fixed batch is cut exactly, the last of the epoch being what is left. Other rules get between half and one
+        and a half of what they want, so that no step rests on a handful of leftovers: what would be left over is
+        taken along, and too small a rest is topped up from the next epoch, if there is one.
+        """
+        left = self._stream.remaining
+        if isinstance(self.size_rule, Fixed) or left >= 1.5 * wanted:
+            return [self._stream.take(wanted)]
+        tail = self._stream.take(left)
+        if left >= 0.5 * wanted or self._exhausted:
+            return [tail]
+        return [tail, *self._draw(wanted - left)]
+
+    @property
+    def _exhausted(self) -> bool:
+        return self.epochs is not None and self._stream.epoch >= self.epochs
+
+    def _enqueue(self, gathering: Gathering, intervals: list[Interval]) -> None:
+        groups = 1
+        if gathering.measured and self.meter is not None and not gathering.pieces:
+            groups = -(-self.meter.least_groups // len(intervals))
+        for interval in intervals:
+            size = interval.stop - interval.start
+            self._queue.extend(cut(interval, min(size, max(groups, -(-size // self._most_forward)))))
+        gathering.intervals.extend(intervals)
+
+    def _climb(self, gathering: Gathering) -> bool:
+        """Put the next micro-batch of the timing ladder in the queue; False once it is over."""
+        size = self.clock.climb(gathering.seconds)
+        gathering.seconds = 0.0
+        if size is None:
+            return False
+        self._enqueue(gathering, [self._stream.take(size)])
+        return True
+
+    def _next_micro_batch(self) -> tuple[Tensor, Tensor]:
+        gathering = self._gathering
+        assert gathering is not None
+        piece = self._queue.popleft()
+        if self._line is not None:
+            set_random_state(gathering.random[len(gathering.pieces) - len(self._queue) - 1], self._device)
+        else:
+            gathering.pieces.append(piece)
+            if self.step_rule.searches:
+                gathering.random.append(random_state(self._device))
+            if gathering.measured and self.meter is not None:
+                self.meter.arm(piece.stop - piece.start)
+        self._awaiting = piece
+        return self._stream.fetch(piece)
+
+    def _check(self, loss: Tensor) -> None:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
+        if self.needs_gradient and not loss.requires_grad:
+            raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
+
+    def _lap(self, gathering: Gathering) -> None:
+        now = perf_counter()
+        gathering.seconds += now - self._mark_s
+        self.seconds += now - self._mark_s
+        self._mark_s = now
+
+    def _abandon(self) -> None:
+        """Give back what an unfinished batch has drawn and leave the model as it was before it."""
+        if self._gathering is None:
+            return
+        if self._line is not None:
+            self._line.leave()
+        self._stream.seek(*self._gathering.origin)
+        self._finish()
+
+    def _finish(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self.meter is not None and self._gathering is not None and self._gathering.measured:
+            self.meter.disarm()
+        self._gathering = self._search = self._line = self._awaiting = None
+        self._queue.clear()
+        self.clock.abandon_ladder()
+
+    # A complete gradient: measure, decide, apply.
+
+    def _complete(self, gathering: Gathering) -> bool:
+        if not gathering.failed and self._climb(gathering):
+            return False
+        if self.meter is not None and gathering.measured:
+            self.meter.gather()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        scale = gathering.scale
+        norm2 = float(squared_norm(gradients)) * scale * scale if gradients else math.nan
+        if not gathering.failed and not math.isfinite(norm2):
+            gathering.failed = "the gradient is not finite"
+        measurement = None
+        if self.meter is not None and gathering.measured and not gathering.failed:
+            measurement = self.meter.measure(norm2, gathering.examples, scale)
+            if measurement is not None and not self.size_rule.enlarges_current:
+                self.meter.absorb(measurement, self.samples + gathering.examples)
+        now = Situation(
+            step=self.steps,
+            samples=self.samples,
+            examples=gathering.examples,
+            train_samples=self.train_samples,
+            loss=gathering.loss,
+            gradient_norm2=norm2,
+            learning_rate=self.learning_rate,
+            measurement=measurement,
+            noise=self.noise,
+            step_time=self.clock.fit() if self.size_rule.needs is Needs.NOISE_AND_TIME else None,
+            movement=self._averaging.movement if self._averaging is not None else None,
+            grew=gathering.grew,
+            wanted=self._wanted,
+        )
+        if gathering.failed:
+            return self._fail(gathering, now)
+        decision, state = self.size_rule.decide(now, self._size_state)
+        if self._enlarge(gathering, decision):
+            return False
+        self._size_decision, self._size_state = decision, state
+        if self.meter is not None and gathering.measured:
+            if measurement is not None and self.size_rule.enlarges_current:
+                self.meter.absorb(measurement, self.samples + gathering.examples)
+            self.meter.disarm()
+        if scale != 1.0:
+            torch._foreach_mul_(gradients, scale)
+        gathering.gradient_norm2 = norm2
+        self._search = self.step_rule.decide(now, self._step_state)
+        return self._advance(gathering, None)
+
+    def _enlarge(self, gathering: Gathering, decision: Decision) -> bool:
+        """Draw the examples the rule still wants for this very step; False if it wants none, or all have been drawn."""
+        wanted = min(decision.examples or 0, self.train_samples)
+        if not self.size_rule.enlarges_current or decision.action or wanted <= gathering.examples or self._exhausted:
+            return False
+        if self.meter is not None and gathering.measured:
+            self.meter.reopen()
+        gathering.grew = True
+        self._enqueue(gathering, self._draw(wanted - gathering.examples))
+        self._lap(gathering)
+        return True
+
+    def _outcome(self, gathering: Gathering, line: LineSearch) -> Outcome:
+        loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
+        gathering.failed = ""
+        return line.outcome(loss, gathering.scale)
+
+    def _advance(self, gathering: Gathering, outcome: Outcome | None) -> bool:
+        """Run the step rule to its next trial, or to its decision."""
+        assert self._search is not None
+        try:
+            trial: Trial = next(self._search) if outcome is None else self._search.send(outcome)
+        except StopIteration as end:
+            decision, self._step_state = end.value
+            if self._line is not None:
+                self._line.leave()
+                self._line = None
+            return self._apply(gathering, decision)
+        if self._line is None:
+            self._line = LineSearch(self.model, gathering.gradient_norm2)
+        self._line.move(trial)
+        gathering.trial_loss_sum = 0.0
+        self._queue.extend(gathering.pieces)
+        self._lap(gathering)
+        return False
+
+    def _apply(self, gathering: Gathering, decision: Decision) -> bool:
+        """Apply what the rules decided: the one place where anything is changed."""
+        if decision.action == "return":
+            self._guard.restore()
+        elif decision.action == "keep":
+            self._guard.keep(self.steps)
+        self._guard.before_step(self.steps, gathering.loss)
+        rate_before = self.learning_rate
+        self._set_rate(decision.learning_rate)
+        if decision.action or not 1 / WORTH_TELLING < self.learning_rate / self._told_rate < WORTH_TELLING:
+            self._tell("step", rate_before, self.learning_rate, decision)
+            self._told_rate = self.learning_rate or math.nan
+        size = self._size_decision
+        for decided in (size, decision):
+            if decided.action == "stop":
+                self.stopped = decided.reason
+        taken = decision.action != "return" and not self.stopped
+        if taken:
+            if self._averaging is not None:
+                self._averaging.step(gathering.examples, self.learning_rate)
+            else:
+                self.optimizer.step()
+        self._commit(gathering)
+        if size.examples is not None and not gathering.failed:
+            wanted = max(1, min(size.examples, self.train_samples))
+            if wanted != self._wanted:
+                self._tell("batch", self._wanted, wanted, size)
+            self._wanted = wanted
+        self._finish()
+        update_s = perf_counter() - self._mark_s
+        self._lap(gathering)
+        ordinary = not gathering.measured or self.size_rule.measure_every == 1
+        if self.steps > 1 and ordinary and taken:
+            self.clock.add(gathering.examples, gathering.seconds, update_s)
+        if taken:
+            self.last = self._row(gathering)
+        return taken
+
+    def _fail(self, gathering: Gathering, now: Situation) -> bool:
+        """The gradient is not to be trusted: take no step, go back to the last good state, cut the step size."""
+        if self.step_rule.guards:
+            self._search = self.step_rule.decide(now, self._step_state)
+            try:
+                next(self._search)
+            except StopIteration as end:
+                decision, self._step_state = end.value
+                self._set_rate(decision.learning_rate)
+        self._commit(gathering)
+        reason, step, samples = gathering.failed, self.steps, self.samples
+        self._finish()
+        self._guard.fail(step, reason, cut=not self.step_rule.guards)
+        if not self.step_rule.guards:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= CUT
+            self._set_rate(None)
+        if self._observer is not None:
+            self._observer.failure(step, samples, reason, self.learning_rate, self._guard.kept_step)
+        return False
+
+    def _commit(self, gathering: Gathering) -> None:
+        """The batch's examples are used up, whether or not they led to a step."""
+        self.steps += 1
+        self.samples += gathering.examples
+        if self._observer is not None:
+            self._observer.consumed(self.steps, gathering.intervals)
+
+    def _set_rate(self, learning_rate: float | None) -> None:
+        """Set the learning rate, keeping the ratios between parameter groups; None leaves it as it is."""
+        groups = self.optimizer.param_groups
+        if learning_rate is not None:
+            for group, ratio in zip(groups, self._rate_ratios, strict=True):
+                group["lr"] = learning_rate * ratio * self._guard.cut
+        self.learning_rate = float(groups[0]["lr"])
+
+    def _tell(self, what: str, old: float | None, new: float, decision: Decision) -> None:
+        if self._observer is not None and decision.reason:
+            self._observer.decision(self.steps, self.samples, what, old, new, decision)
+
+    def _row(self, gathering: Gathering) -> dict[str, Any]:
+        noise = self.noise
+        return {
+            "step": self.steps,
+            "samples": self.samples,
+            "epoch": self.samples / self.train_samples,
+            "seconds": self.seconds,
+            "batch_size": gathering.examples,
+            "learning_rate": self.learning_rate,
+            "train_loss": gathering.loss,
+            "gradient_norm": math.sqrt(gathering.gradient_norm2),
+            "noise_scale": noise.noise_scale if noise is not None else None,
+            "noise_low": noise.low if noise is not None else None,
+            "noise_high": noise.high if noise is not None else None,
+        }
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes with the model's own state to continue bit for bit; a batch half gathered is begun again.
+
+        Plain types and tensors only.
+        """
+        stream = {**self._stream.state_dict(), **dict(zip(("epoch", "position"), self.place, strict=True))}
+        return {
+            "rules": {"batch": self.size_rule.name, "step": self.step_rule.name},
+            "stream": stream,
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "wanted": self._wanted,
+            "size_state": asdict(self._size_state),
+            "step_state": asdict(self._step_state),
+            "optimizer": self.optimizer.state_dict() if self._averaging is None else None,
+            "averaging": self._averaging.state_dict() if self._averaging is not None else None,
+            "meter": self.meter.state_dict() if self.meter is not None else None,
+            "clock": self.clock.state_dict(),
+            "guard": self._guard.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`, the model's own state having been loaded already.
+
+        Raises:
+            InputError: the state is of other rules or other data.
+        """
+        rules = {"batch": self.size_rule.name, "step": self.step_rule.name}
+        if state["rules"] != rules:
+            raise InputError(f"The saved state is of the rules {state['rules']}, this run has {rules}.")
+        self._abandon()
+        self._stream.load_state_dict(state["stream"])
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
+        self._wanted = state["wanted"]
+        self._size_state = restored(self._size_state, state["size_state"])
+        self._step_state = restored(self._step_state, state["step_state"])
+        if self._averaging is not None:
+            self._averaging.load_state_dict(state["averaging"])
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.meter is not None and state["meter"] is not None:
+            self.meter.load_state_dict(state["meter"], self.samples)
+        self.clock.load_state_dict(state["clock"])
+        self._guard.load_state_dict(state["guard"])
+        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+
+
+_COUNTS = ("steps", "samples", "seconds", "stopped", "learning_rate")
+
+
+def restored(example: Any, fields: Mapping[str, Any]) -> Any:
+    """A state dataclass like `example` from the plain fields that `asdict` made of one; nested ones included."""
+    values = {}
+    for name, value in fields.items():
+        old = getattr(example, name)
+        values[name] = (
+            restored(old, value) if isinstance(value, dict) and hasattr(old, "__dataclass_fields__") else value
+        )
+    return replace(example, **values)

@@ -1,0 +1,182 @@
+"""Schedule-free averaging around any torch optimizer.
+
+Three sequences: z is what the optimizer steps, x is the weighted average that is evaluated and shipped, and gradients
+are taken at y between them. The model's parameters hold y while training and x while evaluating.
+
+    y_t = β x_t + (1 - β) z_t,      z_{t+1} = z_t - η_t d(∇f(y_t)),      x_{t+1} = x_t + (w_t / W_t)(z_{t+1} - x_t)
+
+with w_t = η_t² · b and W_t = Σ w. The optimizer supplies d and works on z, its own parameters being replaced.
+
+Reference: A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The Road Less Scheduled", 2024, eqs.
+(3)-(5).
+Differs: weights count the examples, since the batch changes.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..evidence import Movement
+
+MOVEMENT_EVERY_STEP_UNTIL = 64
+MOVEMENT_EVERY_STEPS = 8
+
+
+def adam_without_momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam as schedule-free averaging wants it: no first moment, for the average replaces it: β₁ = 0, β₂ = 0.99."""
+    # One fused kernel on one flat vector: 0.6 of the time of the default on a 120,000-weight network on a CPU.
+    return torch.optim.Adam(parameters, lr=0.0, betas=(0.0, 0.99), eps=1e-12, fused=True)
+
+
+class ScheduleFree:
+    """x, y and z of schedule-free averaging, each in one flat vector.
+
+    Args:
+        model: its trainable parameters are trained; on construction x = y = z = their values.
+        optimizer: stepped on z, its parameters being replaced by views of z; None for `adam_without_momentum`.
+        beta: β, the weight of the average in y.
+
+    Raises:
+        UnsupportedError: parameters of several dtypes or devices, or an optimizer over other parameters.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, beta: float = 0.9) -> None:
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        kinds = {(p.dtype, p.device) for p in self._parameters}
+        if len(kinds) != 1:
+            raise UnsupportedError(
+                "Schedule-free averaging (step='auto') needs all trainable parameters on one device and in one dtype, "
+                f"found {sorted(map(str, kinds))}; choose another step rule or convert the model."
+            )
+        self.beta = beta
+        sizes = [p.numel() for p in self._parameters]
+        self._x = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+        self._y = self._x.clone()
+        self._z = self._x.clone()
+        self._start = self._x.clone()
+        self._gradient = torch.zeros_like(self._x)
+        self._x_views = self._views(self._x, sizes)
+        self._y_views = self._views(self._y, sizes)
+        self.optimizer = self._adopt(optimizer, self._views(self._z, sizes), self._views(self._gradient, sizes))
+        self._weight_sum = 0.0
+        self._steps = 0
+        self._squared_directions = 0.0
+        self._direction2 = 0.0
+        self._distance_rms = 0.0
+        self._evaluating = False
+
+    def _views(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
+        return [v.view_as(p) for v, p in zip(torch.split(flat, sizes), self._parameters, strict=True)]
+
+    def _adopt(
+        self, optimizer: torch.optim.Optimizer | None, z_views: list[Tensor], gradient_views: list[Tensor]
+    ) -> torch.optim.Optimizer:
+        if optimizer is None:
+            flat = nn.Parameter(self._z)
+            flat.grad = self._gradient
+            return adam_without_momentum([flat])
+        fast = {}
+        for parameter, z, gradient in zip(self._parameters, z_views, gradient_views, strict=True):
+            fast[parameter] = nn.Parameter(z)
+            fast[parameter].grad = gradient
+        for group in optimizer.param_groups:
+            if any(p not in fast for p in group["params"] if p.requires_grad):
+                raise UnsupportedError("The optimizer holds parameters that are not trainable parameters of the model.")
+            group["params"] = [fast[p] for p in group["params"] if p.requires_grad]
+        for parameter in [p for p in optimizer.state if p in fast]:
+            optimizer.state[fast[parameter]] = optimizer.state.pop(parameter)
+        return optimizer
+
+    @property
+    def movement(self) -> Movement:
+        """How far the average has come; refreshed at every step at first, at every eighth later."""
+        return Movement(self._distance_rms, self._squared_directions, self._steps)
+
+    @torch.no_grad()
+    def step(self, examples: int, learning_rate: float) -> None:
+        """Step z with the gradients now in the parameters, move x, and put the new y into the model."""
+        torch.cat([_gradient_of(p).reshape(-1) for p in self._parameters], out=self._gradient)
+        refresh = self._steps < MOVEMENT_EVERY_STEP_UNTIL or self._steps % MOVEMENT_EVERY_STEPS == 0
+        before = self._z.clone() if refresh and learning_rate > 0 else None
+        self.optimizer.step()
+        if before is not None:
+            self._direction2 = _mean_square(before, self._z) / learning_rate**2
+        self._squared_directions += self._direction2
+        self._steps += 1
+        weight = learning_rate**2 * examples
+        self._weight_sum += weight
+        self._x.lerp_(self._z, weight / self._weight_sum if self._weight_sum > 0 else 1.0)
+        if refresh:
+            self._distance_rms = math.sqrt(_mean_square(self._x, self._start))
+        torch.lerp(self._z, self._x, self.beta, out=self._y)
+        torch._foreach_copy_(self._parameters, self._y_views)
+
+    @torch.no_grad()
+    def average(self) -> Tensor:
+        """A copy of x, flat."""
+        return self._x.clone()
+
+    @torch.no_grad()
+    def restart(self, average: Tensor) -> None:
+        """Begin again at x = y = z = `average`, with an empty optimizer."""
+        for flat in (self._x, self._y, self._z, self._start):
+            flat.copy_(average)
+        self.optimizer.state.clear()
+        self._weight_sum = self._squared_directions = self._direction2 = self._distance_rms = 0.0
+        self._steps = 0
+        torch._foreach_copy_(self._parameters, self._y_views)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model's parameters hold the average x."""
+        if self._evaluating:
+            yield
+            return
+        with torch.no_grad():
+            torch._foreach_copy_(self._parameters, self._x_views)
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+            with torch.no_grad():
+                torch._foreach_copy_(self._parameters, self._y_views)
+
+    @torch.no_grad()
+    def ship(self) -> None:
+        """Put the average into the model for good."""
+        torch._foreach_copy_(self._parameters, self._x_views)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on bit for bit, the optimizer included."""
+        vectors = {name: getattr(self, f"_{name}").clone() for name in ("x", "y", "z", "start")}
+        numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
+        return {**vectors, **numbers, "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`; the model's parameters are set to its y."""
+        for name in ("x", "y", "z", "start"):
+            getattr(self, f"_{name}").copy_(state[name])
+        for name in _NUMBERS:
+            setattr(self, f"_{name}", state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch._foreach_copy_(self._parameters, self._y_views)
+
+
+_NUMBERS = ("weight_sum", "steps", "squared_directions", "direction2", "distance_rms")
+
+
+def _mean_square(a: Tensor, b: Tensor) -> float:
+    """Mean squared difference; a difference and a dot product, half the time of torch.dist."""
+    difference = a - b
+    return float(torch.dot(difference, difference)) / max(1, difference.numel())
+
+
+def _gradient_of(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,75 @@
+"""Loss and accuracy of the iterate a run would ship."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Source
+from .losses import Loss
+
+CHUNK_SAMPLES = 1024
+BATCH_NORM_SAMPLES = 4096
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, every module is in evaluation mode and no gradient is recorded; modes are put back one by one."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluate(model: nn.Module, loss: Loss, source: Source, device: torch.device) -> dict[str, float]:
+    """Mean loss over all examples of `source`, and accuracy where targets are classes.
+
+    Returns:
+        {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
+    """
+    total = correct = 0.0
+    classifies = False
+    n = len(source)
+    with evaluating(model):
+        for start in range(0, n, CHUNK_SAMPLES):
+            indices = torch.arange(start, min(start + CHUNK_SAMPLES, n))
+            x, y = source.fetch(indices)
+            x, y = x.to(device), y.to(device)
+            output: Tensor = model(x)
+            total += float(loss(output, y)) * len(indices)
+            classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
+            if classifies:
+                correct += float((output.argmax(1) == y).sum())
+    result = {"loss": total / n}
+    if classifies:
+        result["accuracy"] = correct / n
+    return result
+
+
+def refresh_batch_norm(model: nn.Module, source: Source, device: torch.device) -> None:
+    """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
+
+    They were gathered at the iterates of training; an averaged iterate has others. Uses the first 4,096 examples.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    state = torch.get_rng_state()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over the batches
+    with torch.no_grad():
+        for start in range(0, min(len(source), BATCH_NORM_SAMPLES), CHUNK_SAMPLES):
+            indices = torch.arange(start, min(start + CHUNK_SAMPLES, len(source)))
+            if len(indices) > 1:
+                model(source.fetch(indices)[0].to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    torch.set_rng_state(state)

@@ -1,0 +1,406 @@
+"""Train a model in one call: our loop, on the same engine as yours."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Source, as_source, hold_out, require_trainable
+from ..errors import InputError, RightbatchError
+from ..record import RunFolder, read_events
+from ..report import Progress
+from .auto_batch import AutoBatch
+from .checkpoint import load_checkpoint, save_checkpoint
+from .evaluation import evaluate, refresh_batch_norm
+from .losses import Loss, default_loss, require_fitting
+from .recorder import Recorder, machine, now
+from .search import random_state, set_random_state
+from .stopping import Budget, Interruption
+
+ENDLESS = 2**31
+MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
+
+
+@dataclass(slots=True)
+class Run:
+    """What `fit` returns.
+
+    Args:
+        model: the model given, holding the best iterate by validation; without validation data, the last.
+        history: one dict per step and per evaluation, in order.
+        best: the evaluation `model` comes from; empty without validation data.
+        stopped: why the run ended, in words.
+        folder: the run folder, if there is one.
+        test: {"loss": ..., "accuracy": ...} of `model` on the test data, if there are any.
+    """
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    stopped: str
+    folder: Path | None
+    test: dict[str, float] | None = None
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    loss: Loss | None = None,
+    valid: Any = None,
+    batch: Any = "auto",
+    step: Any = "auto",
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
+    epochs: int | None = None,
+    seconds: float | None = None,
+    target: Mapping[str, float] | None = None,
+    eval_every: float = 1.0,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    *,
+    test: Any = None,
+    patience: int | None = None,
+) -> Run:
+    """Train `model`, the batch size and the step size being chosen from what is measured while training goes on.
+
+    Args:
+        model: trained in place.
+        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
+        loss: `loss(output, target)`, the mean over the examples; by default cross-entropy for integer targets, mean
+            squared error for floating-point ones.
+        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss is
+            returned.
+        batch: "auto", a number, the name of a rule or a rule.
+        step: "auto", a learning rate, the name of a rule, a rule, or None for the optimizer's own learning rate.
+        optimizer: a torch optimizer over the model's parameters, or a function from parameters to one. None:
+            schedule-free Adam where the step rule averages, as "auto" does, and plain SGD otherwise.
+        epochs: most passes over the data.
+        seconds: most seconds on the wall, evaluation included.
+        target: such as {"valid_loss": 0.3}; see `Budget` also for what holds when no budget is given.
+        eval_every: epochs between evaluations.
+        seed: of the order of the examples and of dropout; the caller's random numbers are left alone.
+        device: moved there first; None leaves the model where it is.
+        micro_batch: most examples in one forward pass; memory only.
+        run_dir: folder to write to: settings, events, ledger, checkpoint, report.
+        resume: go on with the run in `run_dir`, if there is one.
+        progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
+        test: like `train`; evaluated once, at the end.
+        patience: end after so many evaluations without a better validation loss.
+
+    Returns:
+        The run; Ctrl-C ends it early, cleanly, with everything written.
+
+    Raises:
+        InputError: unusable data, model, loss or settings; nothing has been changed then.
+        RunFolderError: `run_dir` cannot be used.
+        DivergedError: numbers kept becoming non-finite; everything up to then is written.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if not eval_every > 0:
+        raise InputError(f"eval_every must be a positive number of epochs, got {eval_every!r}.")
+    if resume and run_dir is None:
+        raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
+    source = as_source(train)
+    require_trainable(source)
+    valid_source, source = _validation(valid, source, seed)
+    test_source = None if test is None else as_source(test)
+    budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
+    loss = loss or default_loss(source)
+    if device is not None:
+        model.to(device)
+    require_fitting(model, loss, source)
+    for name, other in (("valid", valid_source), ("test", test_source)):
+        if other is not None:
+            require_fitting(model, loss, other, name)
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
+    auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS)
+    folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
+    recorder = Recorder(folder, Progress(progress))
+    cuda = [p.device for p in model.parameters() if p.is_cuda][:1]
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, recorder)
+        training.begin(seed, resume)
+        return training.run()
+
+
+class _Training:
+    """One call of `fit` under way."""
+
+    def __init__(
+        self,
+        auto: AutoBatch,
+        loss: Loss,
+        train: Source,
+        valid: Source | None,
+        test: Source | None,
+        budget: Budget,
+        eval_every: float,
+        recorder: Recorder,
+    ) -> None:
+        self.auto = auto
+        self.model = auto.model
+        self.loss = loss
+        self.train = train
+        self.valid = valid
+        self.test = test
+        self.budget = budget
+        self.eval_samples = max(1.0, eval_every * len(train))
+        self.recorder = recorder
+        self.device = next(auto.model.parameters()).device
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.best_state: dict[str, Tensor] = {}
+        self.worse_evaluations = 0
+        self.evaluated_step = -1
+        self.next_evaluation = self.eval_samples
+        self.wall_s = 0.0
+        self.resumed_wall_s = 0.0
+
+    def begin(self, seed: int, resume: bool) -> None:
+        """Announce the run, or take it up where its last checkpoint left it."""
+        folder = self.recorder.folder
+        if resume and folder is not None and folder.checkpoint.exists():
+            self._load(load_checkpoint(folder.checkpoint))
+        else:
+            if resume and folder is not None and folder.events.exists() and folder.events.stat().st_size:
+                self.recorder.resumed(0, 0, 0)  # killed before its first checkpoint: nothing of it counts
+            self._announce(seed)
+        self.recorder.progress.begin(
+            None if self.budget.epochs is None else self.budget.epochs * len(self.train),
+            self.budget.seconds,
+            f"{type(self.model).__name__}, {len(self.train):,} examples, {self.budget.describe()}",
+        )
+        self.auto.observe(self.recorder)
+
+    def run(self) -> Run:
+        """Train until something ends it; return the best iterate."""
+        stopped = ""
+        interruption = Interruption()
+        started_s = perf_counter()
+        self.model.train()
+        try:
+            with interruption.watched():
+                stopped = self._loop(interruption, started_s)
+                self.wall_s = self.resumed_wall_s + perf_counter() - started_s
+                if self.evaluated_step != self.auto.steps or not self.valid:
+                    self._evaluate()
+                self._checkpoint()
+        except RightbatchError as error:
+            self._close(str(error), None)
+            raise
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        self.auto.ship()
+        if self.best_state:
+            self.model.load_state_dict(self.best_state)
+        test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
+        folder = self.recorder.folder
+        if folder is not None:
+            save_checkpoint(folder.model, {"model": self.model.state_dict()})
+        self._close(stopped, test)
+        return Run(self.model, self.history, self.best, stopped, folder.path if folder is not None else None, test)
+
+    def _loop(self, interruption: Interruption, started_s: float) -> str:
+        auto, model, loss = self.auto, self.model, self.loss
+        limit_s = math.inf if self.budget.seconds is None else self.budget.seconds - self.resumed_wall_s
+        for x, y in auto:
+            with torch.set_grad_enabled(auto.needs_gradient):
+                value = loss(model(x), y)
+            auto.backward(value)
+            if auto.step():
+                row = auto.last
+                self.history.append(row)
+                self.recorder.step(row)
+                if auto.samples >= self.next_evaluation:
+                    self.wall_s = self.resumed_wall_s + perf_counter() - started_s
+                    reached = self._evaluate()
+                    self._checkpoint()
+                    if reached:
+                        return reached
+                if perf_counter() - started_s >= limit_s:
+                    return f"{self.budget.seconds:g} seconds are over"
+            if interruption.asked:
+                return "interrupted"
+        return auto.stopped or f"{self.budget.epochs} epochs are done"
+
+    def _evaluate(self) -> str:
+        """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
+        auto = self.auto
+        while self.next_evaluation <= auto.samples:
+            self.next_evaluation += self.eval_samples
+        self.evaluated_step = auto.steps
+        self.recorder.timing(auto.steps, auto.samples, auto.clock.points(), auto.clock.fit())
+        if self.valid is None:
+            return ""
+        with auto.averaged():
+            if auto.averages:
+                refresh_batch_norm(self.model, self.train, self.device)
+            found = evaluate(self.model, self.loss, self.valid, self.device)
+            row: dict[str, Any] = {
+                "step": auto.steps,
+                "samples": auto.samples,
+                "epoch": auto.epoch,
+                "seconds": auto.seconds,
+                "valid_loss": found["loss"],
+                "valid_accuracy": found.get("accuracy"),
+            }
+            best = not self.best or self._value(row) < self._value(self.best)
+            if best:
+                self.best = dict(row)
+                self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.worse_evaluations = 0 if best else self.worse_evaluations + 1
+        row["best"] = best
+        self.history.append(row)
+        self.recorder.evaluation(row)
+        reached = self.budget.reached({k: v for k, v in row.items() if v is not None})
+        if not reached and self.budget.patience is not None and self.worse_evaluations >= self.budget.patience:
+            reached = f"{self.worse_evaluations} evaluations brought no better validation loss"
+        return reached
+
+    def _value(self, row: Mapping[str, Any]) -> float:
+        """What the best iterate has least of: validation loss, or error where only an accuracy is the target."""
+        if self.budget.target and "valid_loss" not in self.budget.target:
+            return -float(row["valid_accuracy"])
+        value = float(row["valid_loss"])
+        return math.inf if math.isnan(value) else value
+
+    def _checkpoint(self) -> None:
+        folder = self.recorder.folder
+        if folder is None:
+            return
+        self.recorder.flush()
+        save_checkpoint(
+            folder.checkpoint,
+            {
+                "model": self.model.state_dict(),
+                "auto": self.auto.state_dict(),
+                "best": self.best,
+                "best_state": self.best_state,
+                "worse_evaluations": self.worse_evaluations,
+                "next_evaluation": self.next_evaluation,
+                "wall_s": self.wall_s,
+                "random": random_state(self.device),
+            },
+        )
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.auto.load_state_dict(state["auto"])
+        self.best = dict(state["best"])
+        self.best_state = {k: v.to(self.device) for k, v in state["best_state"].items()}
+        self.worse_evaluations = state["worse_evaluations"]
+        self.next_evaluation = state["next_evaluation"]
+        self.resumed_wall_s = self.wall_s = state["wall_s"]
+        self.evaluated_step = self.auto.steps
+        set_random_state(state["random"], self.device)
+        folder = self.recorder.folder
+        assert folder is not None
+        self.recorder.resumed(self.auto.steps, *self.auto.place)
+        self.recorder.flush()
+        kinds = ("step", "evaluation")
+        events = [e for e in read_events(folder.events) if e["kind"] in kinds and e["step"] <= self.auto.steps]
+        self.history = [{k: v for k, v in e.items() if k != "kind"} for e in _counted(events)]
+
+    def _announce(self, seed: int) -> None:
+        auto = self.auto
+        self.recorder.event(
+            "start",
+            version=version("rightbatch"),
+            time=now(),
+            machine=machine(self.device),
+            model=type(self.model).__name__,
+            parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            train_samples=len(self.train),
+            valid_samples=None if self.valid is None else len(self.valid),
+            batch=repr(auto.size_rule),
+            step_rule=repr(auto.step_rule),
+            optimizer=type(auto.optimizer).__name__,
+            seed=seed,
+            budget=self.budget.describe(),
+            noise=None if auto.meter is None else {"method": auto.meter.method},
+        )
+
+    def _close(self, stopped: str, test: Mapping[str, float] | None) -> None:
+        auto = self.auto
+        self.recorder.event(
+            "stop",
+            reason=stopped,
+            step=auto.steps,
+            samples=auto.samples,
+            epoch=auto.epoch,
+            seconds=auto.seconds,
+            best=self.best,
+            test=test,
+        )
+        self.recorder.close(_summary(stopped, self.best, test))
+
+
+def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | None) -> str:
+    parts = [stopped]
+    if best:
+        accuracy = f", accuracy {best['valid_accuracy']:.4f}" if best["valid_accuracy"] is not None else ""
+        parts.append(f"best validation loss {best['valid_loss']:.4f}{accuracy} at epoch {best['epoch']:.2f}")
+    if test:
+        accuracy = f", accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
+        parts.append(f"test loss {test['loss']:.4f}{accuracy}")
+    return "; ".join(parts)
+
+
+def _counted(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what a later resume made void: a step number that comes again replaces all from there on."""
+    counted: list[dict[str, Any]] = []
+    for event in events:
+        while counted and event["kind"] == "step" and counted[-1]["step"] >= event["step"]:
+            counted.pop()
+        counted.append(event)
+    return counted
+
+
+def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, Source]:
+    """The validation data and what is left to train on."""
+    if valid is None:
+        return None, train
+    if isinstance(valid, float):
+        if not 0 < valid < 1:
+            raise InputError(f"valid as a fraction of train must lie between 0 and 1, got {valid}.")
+        rest, held_out = hold_out(train, valid, seed)
+        require_trainable(rest)
+        return held_out, rest
+    source = as_source(valid)
+    if len(source) == 0:
+        raise InputError("valid holds no examples.")
+    return source, train
+
+
+def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> dict[str, Any]:
+    return {
+        "model": type(auto.model).__name__,
+        "train_samples": auto.train_samples,
+        "batch": repr(auto.size_rule),
+        "step": repr(auto.step_rule),
+        "optimizer": type(auto.optimizer).__name__,
+        "seed": seed,
+        "budget": budget.describe(),
+        "eval_every": eval_every,
+    }
+
+
+def _folder(run_dir: str | os.PathLike[str] | None, resume: bool, config: Mapping[str, Any]) -> RunFolder | None:
+    if run_dir is None:
+        return None
+    if resume and RunFolder(Path(run_dir)).holds_run:
+        return RunFolder.open(run_dir, writable=True)
+    return RunFolder.create(run_dir, config)

@@ -1,0 +1,138 @@
+"""What a run tells: to its folder, if it has one, and to the terminal."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from ..data import Interval
+from ..decision import Decision
+from ..errors import MissingExtraError
+from ..evidence import StepTime
+from ..record import EventLog, Ledger, RunFolder
+from ..report import Progress, write_report
+
+
+class Recorder:
+    """The observer of a run.
+
+    Args:
+        folder: where to write; None writes nothing.
+        progress: the terminal's view.
+    """
+
+    def __init__(self, folder: RunFolder | None, progress: Progress) -> None:
+        self.folder = folder
+        self.progress = progress
+        self._events = EventLog(folder.events) if folder is not None else None
+        self._ledger = Ledger(folder.ledger) if folder is not None else None
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event."""
+        if self._events is not None:
+            self._events.append(kind, **fields)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """A step was taken."""
+        if self._events is not None:
+            self._events.append("step", **row)
+        self.progress.step(row)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """An evaluation was made."""
+        self.event("evaluation", **row)
+        self.progress.evaluation(row)
+
+    def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
+        """A rule decided something worth telling."""
+        reason, evidence = decision.reason, dict(decision.evidence)
+        self.event(
+            "decision", step=step, samples=samples, what=what, old=old, new=new, reason=reason, evidence=evidence
+        )
+        self.progress.note(reason)
+
+    def consumed(self, step: int, intervals: list[Interval]) -> None:
+        """Examples were used up."""
+        if self._ledger is not None:
+            for interval in intervals:
+                self._ledger.append(step, *interval)
+
+    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
+        """A step was not taken."""
+        self.event(
+            "failure",
+            step=step,
+            samples=samples,
+            reason=reason,
+            learning_rate=learning_rate,
+            restored_step=restored_step,
+        )
+        self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a smaller step size")
+
+    def timing(self, step: int, samples: int, points: list[tuple[int, float, int]], fit: StepTime | None) -> None:
+        """The seconds of a step were fitted anew."""
+        if fit is not None:
+            self.event(
+                "timing",
+                step=step,
+                samples=samples,
+                points=[list(point) for point in points],
+                fixed_s=fit.fixed_s,
+                per_example_s=fit.per_example_s,
+                half_performance=fit.half_performance,
+                standard_error=fit.standard_error,
+            )
+
+    def resumed(self, step: int, epoch: int, position: int) -> None:
+        """The run goes on from what it was after `step`."""
+        self.event("resume", step=step)
+        if self._ledger is not None:
+            self._ledger.rewind(step, epoch, position)
+
+    def flush(self) -> None:
+        """Everything told so far reaches the disk's owner."""
+        for file in (self._events, self._ledger):
+            if file is not None:
+                file.flush()
+
+    def close(self, text: str) -> None:
+        """End the run: close the files, write the report, say where it is."""
+        for file in (self._events, self._ledger):
+            if file is not None:
+                file.close()
+        if self.folder is not None:
+            try:
+                text += f"; report: {write_report(self.folder.path)}"
+            except MissingExtraError as error:
+                text += f"; {error}"
+        self.progress.end(text)
+
+
+def machine(device: torch.device) -> Mapping[str, Any]:
+    """What the numbers of a run depend on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }
+
+
+def now() -> str:
+    """The present time, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,47 @@
+"""From what a caller writes ("auto", 128, "armijo", a rule) to rules that fit each other and the optimizer."""
+
+import torch
+
+from ..decision import Needs, SizeRule, StepRule
+from ..errors import InputError, UnsupportedError
+from ..sizing import SweetSpot, size_rule
+from ..stepping import AveragedDistance, Constant, step_rule
+
+# Averaging removes most of the gradient noise, so the noise measured at the gradient point asks for too small a
+# batch; and time to target is flat around the optimum: three to eight half-performance batches cost at most a quarter
+# anywhere.
+SWEET_SPOT_WHEN_AVERAGING = SweetSpot(floor=3.0, ceiling=8.0)
+
+
+def resolve_step(step: object) -> StepRule:
+    """The step rule meant: "auto" is `AveragedDistance`, None leaves the optimizer's own learning rate alone."""
+    if step is None:
+        return Constant()
+    if step == "auto":
+        return AveragedDistance()
+    return step_rule(step)
+
+
+def resolve_batch(batch: object, step: StepRule) -> SizeRule:
+    """The batch rule meant: "auto" is `SweetSpot`, with the bounds that suit averaging where `step` averages."""
+    if batch == "auto":
+        return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
+    return size_rule(batch)
+
+
+def require_compatible(size: SizeRule, step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
+    """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
+    if step.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
+        raise UnsupportedError(
+            f"The step rule '{step.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "
+            "direction; use torch.optim.SGD (momentum allowed) or another step rule."
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
+    if step.needs is not Needs.NOISE and step.needs is not Needs.NOISE_AND_TIME:
+        return
+    if size.measure_every == 0:
+        raise InputError(
+            f"The step rule '{step.name}' needs {step.needs.value}, but the batch rule '{size.name}' measures nothing; "
+            "write batch=sizing.Fixed(examples, measure_every=1) or choose a batch rule that measures."
+        )

@@ -1,0 +1,81 @@
+"""Evaluating trial steps of a line search on the current batch, leaving no trace.
+
+A step rule yields `Trial`s; the loop evaluates the very same micro-batches again at x - step·g_B, with the random
+numbers of the first pass (dropout and augmentation must not change between trials) and with buffers put back
+afterwards.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..decision import Outcome, Trial
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """The state of torch's random generators that a forward pass on `device` may use."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Put back what `random_state` returned."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+class LineSearch:
+    """The model moved along its batch gradient g_B and back.
+
+    Args:
+        model: its parameters hold x and their gradients g_B, complete and finite.
+        gradient_norm2: ‖g_B‖².
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, gradient_norm2: float) -> None:
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.grad is not None]
+        self._origin = [p.detach().clone() for p in self._parameters]
+        self._direction: list[Tensor] = [p.grad for p in self._parameters if p.grad is not None]
+        self._buffers = [(b, b.clone()) for b in model.buffers()]
+        self._device = self._parameters[0].device
+        self._random = random_state(self._device)
+        self._gradient_norm2 = gradient_norm2
+        self.trial = Trial(0.0)
+
+    @torch.no_grad()
+    def move(self, trial: Trial) -> None:
+        """Put the model at x - trial.step · g_B, with no gradients."""
+        self.trial = trial
+        torch._foreach_copy_(self._parameters, self._origin)
+        torch._foreach_add_(self._parameters, self._direction, alpha=-trial.step)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def outcome(self, loss: float, scale: float) -> Outcome:
+        """What the rule asked for; gradients gathered at the trial point count `scale` times.
+
+        ν = ⟨Δx, Δg⟩/‖Δx‖² with Δx = -step·g_B is (‖g_B‖² - ⟨g_B, g'⟩)/(step·‖g_B‖²).
+        """
+        if not self.trial.gradient or self.trial.step == 0 or not math.isfinite(loss):
+            return Outcome(loss)
+        dot = 0.0
+        for parameter, direction in zip(self._parameters, self._direction, strict=True):
+            if parameter.grad is not None:
+                dot += float((parameter.grad * direction).sum()) * scale
+        return Outcome(loss, (self._gradient_norm2 - dot) / (self.trial.step * self._gradient_norm2))
+
+    @torch.no_grad()
+    def leave(self) -> None:
+        """Put parameters, gradients, buffers and random numbers back as they were before the first trial."""
+        torch._foreach_copy_(self._parameters, self._origin)
+        for parameter, direction in zip(self._parameters, self._direction, strict=True):
+            parameter.grad = direction
+        for buffer, kept in self._buffers:
+            buffer.copy_(kept)
+        set_random_state(self._random, self._device)

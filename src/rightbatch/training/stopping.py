@@ -1,0 +1,119 @@
+"""When a run ends: budgets, a target reached, validation that no longer improves, Ctrl-C."""
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from ..errors import InputError
+
+TARGETS = ("valid_loss", "valid_accuracy")
+DEFAULT_PATIENCE = 5
+MOST_EPOCHS_BY_DEFAULT = 100
+EPOCHS_WITHOUT_VALIDATION = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may spend and what it aims at; whichever is met first ends it.
+
+    Args:
+        epochs: passes over the data, a whole number.
+        seconds: by the clock on the wall, evaluation included.
+        target: such as {"valid_loss": 0.3}; a loss is reached from above, an accuracy from below.
+        patience: evaluations without a better validation loss.
+
+    Raises:
+        InputError: a number is not positive, or a target names something that is not measured.
+    """
+
+    epochs: int | None = None
+    seconds: float | None = None
+    target: Mapping[str, float] | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "seconds", "patience"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not value > 0):
+                raise InputError(f"{name} must be positive, got {value!r}.")
+        if self.epochs is not None and int(self.epochs) != self.epochs:
+            raise InputError(f"epochs must be a whole number, got {self.epochs!r}.")
+        for name, value in (self.target or {}).items():
+            if name not in TARGETS or not math.isfinite(value):
+                raise InputError(f"target knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
+
+    @classmethod
+    def of(
+        cls,
+        epochs: int | None,
+        seconds: float | None,
+        target: Mapping[str, float] | None,
+        patience: int | None,
+        validates: bool,
+    ) -> "Budget":
+        """The budget meant by the arguments of `fit`.
+
+        Where nothing at all is said, a run with validation data ends when five evaluations bring no better loss,
+        after 100 epochs at the latest; without validation data it makes 10 epochs.
+        """
+        if target and not validates:
+            raise InputError(
+                "A target is checked on validation data: give valid=, a pair of arrays or a fraction of train."
+            )
+        if patience is not None and not validates:
+            raise InputError("patience counts evaluations on validation data: give valid=.")
+        if epochs is None and seconds is None and target is None and patience is None:
+            if validates:
+                return cls(epochs=MOST_EPOCHS_BY_DEFAULT, patience=DEFAULT_PATIENCE)
+            return cls(epochs=EPOCHS_WITHOUT_VALIDATION)
+        return cls(epochs, seconds, target, patience)
+
+    def describe(self) -> str:
+        """The budget in words."""
+        parts = []
+        if self.epochs is not None:
+            parts.append(f"{self.epochs} epochs")
+        if self.seconds is not None:
+            parts.append(f"{self.seconds:g} seconds")
+        parts += [f"{name} {value:g}" for name, value in (self.target or {}).items()]
+        if self.patience is not None:
+            parts.append(f"{self.patience} evaluations without a better validation loss")
+        return " or ".join(parts) if parts else "until interrupted"
+
+    def reached(self, metrics: Mapping[str, float]) -> str:
+        """Which target an evaluation has reached, in words; empty if none."""
+        for name, aim in (self.target or {}).items():
+            value = metrics.get(name, math.nan)
+            if (value <= aim) if name.endswith("loss") else (value >= aim):
+                return f"target reached: {name} {value:.4g}"
+        return ""
+
+
+class Interruption:
+    """Ctrl-C, remembered until the step under way is done; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within, the first Ctrl-C only sets `asked`; outside the main thread nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
