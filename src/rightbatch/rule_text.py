@@ -70,7 +70,7 @@ def write_rule(rule: Any) -> str:
     settings = [
         f"{field.name}={value!r}"
         for field in _fields(type(rule))
-        if (value := getattr(rule, field.name)) != field.default or _required(field)
+        if (value := getattr(rule, field.name)) != _default(field)
     ]
     return f"{rule.name}({', '.join(settings)})" if settings else str(rule.name)
 
@@ -90,6 +90,10 @@ def _literals(text: str, settings: str, kind: str) -> tuple[list[Any], list[tupl
 
 def _fields(rule: type[Any]) -> list[Field[Any]]:
     return [field for field in fields(rule) if field.init]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _required(field: Field[Any]) -> bool:

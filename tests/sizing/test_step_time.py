@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rightbatch.errors import InputError
@@ -143,6 +143,7 @@ def test_leaves_out_broken_times_and_refuses_broken_sizes() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example([(1, 6.0), (2, 10.0), (5, 1e-7)])
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(1e-7, 1e4)), max_size=40))
 def test_whatever_the_times_the_fit_is_sensible(points: list[tuple[int, float]]) -> None:
     fit = timed(points).fit()

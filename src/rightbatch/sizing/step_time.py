@@ -134,27 +134,22 @@ def _fit(centres: list[Centre]) -> StepTime | None:
     smallest, largest = min(c.examples for c in centres), max(c.examples for c in centres)
     if largest < LEAST_RANGE * smallest:
         return None
-    # Least squares for 1 = t0·p + t1·q with p = 1/t, q = b/t.
-    pp = pq = qq = p_sum = q_sum = 0.0
-    for examples, seconds, _, weight in centres:
-        p, q = 1 / seconds, examples / seconds
-        pp += weight * p * p
-        pq += weight * p * q
-        qq += weight * q * q
-        p_sum += weight * p
-        q_sum += weight * q
-    determinant = pp * qq - pq * pq
-    t0 = (qq * p_sum - pq * q_sum) / determinant
-    t1 = (pp * q_sum - pq * p_sum) / determinant
+    # Σ w·((t0 + t1·b)/t - 1)² is a straight-line fit with weights w/t²; centring it leaves nothing to cancel.
+    points = [(c.examples, c.seconds, c.weight / c.seconds**2) for c in centres]
+    total = sum(w for _, _, w in points)
+    middle, level = sum(w * b for b, _, w in points) / total, sum(w * t for _, t, w in points) / total
+    leverage = sum(w * (b - middle) ** 2 for b, _, w in points)
+    t1 = sum(w * (b - middle) * (t - level) for b, t, w in points) / leverage
+    t0 = level - t1 * middle
     most = float(MOST_HALF_PERFORMANCE * largest)
     if t1 <= 0 or not 1 <= t0 / t1 <= most:
         # The error is a convex quadratic, so its least value within the limits lies on the limit crossed: t0 = n·t1.
         limit = 1.0 if t0 < t1 else most
-        t1 = (limit * p_sum + q_sum) / (limit * limit * pp + 2 * limit * pq + qq)
+        t1 = sum(w * (limit + b) * t for b, t, w in points) / sum(w * (limit + b) ** 2 for b, _, w in points)
         t0 = limit * t1
     half = t0 / t1
-    residual2 = sum(c.weight * ((t0 + t1 * c.examples) / c.seconds - 1) ** 2 for c in centres)
+    residual2 = sum(w * (t0 + t1 * b - t) ** 2 for b, t, w in points)
     # The weights claim a variance of 1 per residual; this counts as one residual, so that no exact fit is certain.
     variance = (residual2 + 1) / (len(centres) - 1)
-    error2 = variance * (qq + 2 * half * pq + half * half * pp) / determinant / t1**2
+    error2 = variance * (1 / total + (half + middle) ** 2 / leverage) / t1**2
     return StepTime(t0, t1, half, math.sqrt(error2), len(centres), smallest, largest)
