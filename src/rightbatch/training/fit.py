@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
 from ..errors import InputError, RightbatchError
 from ..record import RunFolder, read_events
@@ -318,7 +318,7 @@ class _Training:
         auto = self.auto
         self.recorder.event(
             "start",
-            version=version("rightbatch"),
+            version=__version__,
             time=now(),
             machine=machine(self.device),
             model=type(self.model).__name__,
