@@ -1,0 +1,287 @@
+"""The report of a run: one HTML file that needs nothing else, made from the run folder alone."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from ..errors import RunFolderError
+from ..record import History, RunFolder, read_history
+from .story import Moment, clock, tell
+from .stylesheet import STYLESHEET
+from .summary import Fact, details, headline, last_noise, measurements, step_time, words
+from .words import number, times
+
+# Of decisions merged into one sentence this many are listed.
+_PARTS = 12
+
+_TOPICS = {
+    "start": "Start",
+    "batch": "Batch size",
+    "step": "Learning rate",
+    "run": "Run",
+    "failure": "Failure",
+    "best": "Best",
+    "resume": "Resumed",
+    "stop": "End",
+}
+
+_ABOUT_LOSS = (
+    "The faint line is the training loss of single batches, the strong one its running mean; lower is better. "
+    "Against examples you see what was learned from the data, against seconds what that cost, against epochs how "
+    "often the data were gone through."
+)
+_ABOUT_VALIDATION = "Orange is the model judged on data it never trained on, which is what counts."
+_ABOUT_CHOICES = (
+    "The batch size is how many examples one step averages over, the learning rate how far a step goes; dots mark"
+    " decisions that changed them by a tenth or more."
+)
+_ABOUT_NOISE = (
+    "The noise scale is the batch size at which the noise in the gradient is as large as the gradient itself: "
+    "well below it more examples pay in full, well above it they add little."
+)
+_ABOUT_HALF = (
+    "The half-performance batch n½ is where half of a step's time goes into its fixed costs: well below it larger"
+    " batches are nearly free."
+)
+_ABOUT_BETWEEN = "On this scale the sweet spot lies halfway between the two."
+_ABOUT_STEP_TIME = (
+    "Dots are measured steps, larger where more were timed; the line is a fixed cost plus a cost per example. As "
+    "long as the line is flat, a larger batch is nearly free."
+)
+_ABOUT_SWEET_SPOT = (
+    "The right-hand curve multiplies this by the number of steps needed at each batch size. Its lowest point is "
+    "the sweet spot, {} examples by the last measurements; within the blue range a run takes at most 10 % longer."
+)
+_ABOUT_FAILURES = (
+    "The last was step {}: {}. Each time the last good state was restored and the learning rate was cut; red "
+    "lines in the figures show where."
+)
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a run folder, from its config.json and events.jsonl only.
+
+    The run may be empty, still going on, or interrupted; the page shows what there is.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunFolderError: the folder holds no run, cannot be written, or its event log is damaged.
+        MissingExtraError: matplotlib is not installed.
+    """
+    run = RunFolder.open(folder)
+    history = read_history(run.events) if run.events.exists() else History()
+    page = _page(history, run)
+    unfinished = run.report.with_name("report.html.new")
+    try:
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
+        unfinished.replace(run.report)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from error
+    return run.report
+
+
+def _page(history: History, run: RunFolder) -> str:
+    start = history.start
+    title = str(start.get("model") or "A run")
+    trained = f" trained on {start['train_samples']:,} examples" if start.get("train_samples") else ""
+    about = [f"Rightbatch {start.get('version') or ''}".strip(), _date(start.get("time")), run.path.resolve().name]
+    sections = [
+        _failures(history),
+        _tiles(history),
+        _learning(history),
+        _choices(history),
+        _step_time(history),
+        _story(history),
+        _section("What was measured, and how", _facts(measurements(history))),
+        _section("The run in full", _facts(details(history)) + _settings(run)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} · Rightbatch</title><style>{STYLESHEET}</style></head><body><main>"
+        f"<header><h1>{escape(title + trained)}</h1>"
+        f'<div class="muted">{escape(" · ".join(part for part in about if part))}</div></header>'
+        + "\n".join(sections)
+        + "<footer>Made from config.json and events.jsonl of the run folder.</footer></main></body></html>\n"
+    )
+
+
+def _failures(history: History) -> str:
+    if not history.failures:
+        return ""
+    last = history.failures[-1]
+    reason = escape(str(last.get("reason") or "no reason was given"))
+    title = times(len(history.failures), "step") + " could not be taken"
+    return _section(title, f"<p>{_ABOUT_FAILURES.format(number(last['step']), reason)}</p>", kind="alert")
+
+
+def _tiles(history: History) -> str:
+    facts = headline(history)
+    if not facts:
+        return _section("Nothing to draw yet", "<p>No step of this run has been recorded.</p>")
+    return '<section class="tiles">' + "".join(map(_tile, facts)) + "</section>"
+
+
+def _learning(history: History) -> str:
+    """Loss and accuracy, behind three tabs that work without a script."""
+    from .drawing import inline_svg
+    from .figures import PROGRESS, accuracy_figure, evaluated, loss_figure
+
+    if not history.steps["step"] and not history.evaluations:
+        return ""
+    accurate = len(evaluated(history, "samples", "valid_accuracy")[1]) > 0
+    tabs, panels = "", ""
+    for progress, label in PROGRESS.items():
+        name = f'id="by-{progress}"' + (" checked" if not tabs else "")
+        tabs += f'<input type="radio" name="progress" {name}><label for="by-{progress}">{label}</label>'
+        figures = _figure(
+            inline_svg(loss_figure(history, progress, wide=not accurate), f"Loss against {label}"),
+            "" if accurate else "wide",
+        )
+        if accurate:
+            figures += _figure(inline_svg(accuracy_figure(history, progress), f"Accuracy against {label}"))
+        panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Against {label}</h3>{figures}</div>'
+    return _section(
+        "How well it learned",
+        _explained(_ABOUT_LOSS, _ABOUT_VALIDATION if history.evaluations else ""),
+        f'<div class="tabs">{tabs}{panels}</div>',
+    )
+
+
+def _choices(history: History) -> str:
+    from .drawing import inline_svg
+    from .figures import course_figure
+
+    if not history.steps["step"]:
+        return ""
+    noise, timed = not math.isnan(last_noise(history)[0]), bool(history.timings)
+    figure = inline_svg(course_figure(history), "Batch size, noise scale and learning rate over the run")
+    return _section(
+        "What was chosen",
+        _explained(
+            _ABOUT_CHOICES,
+            _ABOUT_NOISE if noise else "",
+            _ABOUT_HALF if timed else "",
+            _ABOUT_BETWEEN if noise and timed else "",
+        ),
+        _figure(figure, "wide"),
+    )
+
+
+def _step_time(history: History) -> str:
+    from .drawing import inline_svg
+    from .figures import step_time_figure
+
+    event = history.timings[-1] if history.timings else {}
+    if not event.get("points"):
+        return ""
+    fit, noise = step_time(event), last_noise(history)[0]
+    spot = (
+        math.sqrt(noise * fit.half_performance) if fit and 0 < noise < math.inf and fit.half_performance > 0 else None
+    )
+    figure = step_time_figure(event["points"], fit, noise_scale=noise if spot else None, sweet_spot=spot)
+    return _section(
+        "What a step costs",
+        _explained(_ABOUT_STEP_TIME, _ABOUT_SWEET_SPOT.format(number(round(spot))) if spot else ""),
+        _figure(inline_svg(figure, "Seconds of a step against batch size"), "wide" if spot else "narrow"),
+    )
+
+
+def _story(history: History) -> str:
+    moments = tell(history)
+    if not moments:
+        return ""
+    count = len(history.decisions)
+    merged = any(len(moment.events) > 1 for moment in moments)
+    return _section(
+        "What was decided, and why",
+        _explained(f"{times(count, 'decision')} in all; many small ones in a row are told as one." if merged else ""),
+        '<ol class="story">' + "".join(_moment(moment, history) for moment in moments) + "</ol>",
+    )
+
+
+def _moment(moment: Moment, history: History) -> str:
+    last = f"–{moment.last_step:,}" if moment.last_step > moment.step else ""
+    told = (f"step {moment.step:,}{last}", f"{number(moment.samples)} examples", clock(history, moment.samples))
+    when = "".join(f"<span>{text}</span>" for text in told)
+    evidence = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in (moment.evidence or {}).items())
+    grey = "".join(f'<p class="reason">{escape(line)}</p>' for line in (moment.reason, evidence) if line)
+    return (
+        f'<li class="{moment.topic}"><div class="when">{"" if moment.topic == "start" else when}</div>'
+        f'<div class="what"><span class="topic">{_TOPICS[moment.topic]}</span>'
+        f"<strong>{escape(moment.text)}</strong>{grey}{_parts(moment)}</div></li>"
+    )
+
+
+def _parts(moment: Moment) -> str:
+    """What was merged into one sentence, evenly picked where it is much."""
+    events = moment.events
+    if len(events) < 2:
+        return ""
+    last, kept = len(events) - 1, min(_PARTS, len(events))
+    shown = [events[round(i * last / (kept - 1))] for i in range(kept)]
+    title = f"{kept} of these {len(events):,}" if kept < len(events) else f"these {kept}"
+    rows = []
+    for event in shown:
+        rate = event.get("learning_rate")
+        change = f"learning rate {number(rate)}" if rate is not None else ""
+        if "new" in event:
+            change = " → ".join(words(event[key]) for key in ("old", "new") if event.get(key) is not None)
+        rows.append(
+            f"<tr><td>{event['step']:,}</td><td>{escape(change)}</td><td>{escape(str(event.get('reason')))}</td></tr>"
+        )
+    table = "<table><tr><th>step</th><th>change</th><th>reason</th></tr>" + "".join(rows) + "</table>"
+    return f'<details><summary>{title}</summary><div class="scroll">{table}</div></details>'
+
+
+def _settings(run: RunFolder) -> str:
+    config = run.read_config()
+    if not config:
+        return ""
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    return f"<details><summary>all settings</summary><pre>{escape(text)}</pre></details>"
+
+
+def _date(time: object) -> str:
+    """An ISO time as people write it; anything else as it is."""
+    try:
+        moment = datetime.fromisoformat(str(time))
+        return f"{moment.day} {moment:%B %Y, %H:%M %Z}".strip()
+    except ValueError:
+        return str(time or "")
+
+
+def _section(title: str, *parts: str, kind: str = "") -> str:
+    return f'<section class="{kind}"><h2>{title}</h2>{"".join(parts)}</section>'
+
+
+def _explained(*sentences: str) -> str:
+    text = " ".join(sentence for sentence in sentences if sentence)
+    return f'<p class="muted">{text}</p>' if text else ""
+
+
+def _figure(svg: str, kind: str = "") -> str:
+    return f'<figure class="{kind}">{svg}</figure>'
+
+
+def _tile(fact: Fact) -> str:
+    name, value, remark = map(escape, fact)
+    return f'<div class="tile"><b>{value}</b><span>{name}</span><small>{remark}</small></div>'
+
+
+def _facts(facts: Iterable[Fact]) -> str:
+    def rows() -> Iterator[str]:
+        for name, value, remark in facts:
+            small = f"<small>{escape(remark)}</small>" if remark else ""
+            yield f"<dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd>"
+
+    return f"<dl>{''.join(rows())}</dl>"

@@ -1,0 +1,215 @@
+"""The decisions of a run as a story: hundreds of events told in a few dozen sentences."""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Literal
+
+from ..record import History
+from ..record.events import Event
+from .words import duration, number, percent, times
+
+Topic = Literal["start", "batch", "step", "run", "failure", "best", "resume", "stop"]
+
+# Up to this many decisions on one thing are told one by one, more of them as at most so many moves.
+_MOST = 10
+_NAMES = {"batch": "Batch size", "step": "Learning rate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One sentence of the story.
+
+    Args:
+        samples: when it began, in examples consumed.
+        step: the step it began at.
+        topic: what it is about.
+        text: the sentence.
+        reason: why, in the words of the rule; may be empty.
+        evidence: the numbers the last of its decisions rests on.
+        events: the decisions or failures told in it.
+        last_step: the step it ended at, where it is a stretch.
+    """
+
+    samples: float
+    step: int
+    topic: Topic
+    text: str
+    reason: str = ""
+    evidence: dict[str, float] | None = None
+    events: tuple[Event, ...] = ()
+    last_step: int = 0
+
+
+def tell(history: History) -> list[Moment]:
+    """The run from start to stop, in order, decisions of the same kind merged where there are many."""
+    moments: list[Moment] = []
+    if history.start:
+        moments.append(Moment(0, 0, "start", "Training began.", _beginning(history.start)))
+    for what in ("batch", "step"):
+        moments += _decisions(what, [event for event in history.decisions if event.get("what") == what])
+    moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
+    moments += _failures(history.failures)
+    moments += [_best(event) for event in history.evaluations if event.get("best")][-1:]
+    for event in history.resumes:
+        step = event["step"]
+        at = bisect_right(history.steps["step"], step) - 1
+        samples = history.steps["samples"][at] if at >= 0 else 0.0
+        moments.append(Moment(samples, step, "resume", f"The run was resumed from its checkpoint at step {step:,}."))
+    moments.sort(key=lambda moment: moment.samples)
+    if stop := history.stop:
+        text = f"The run ended: {stop.get('reason') or 'no reason was given'}."
+        moments.append(Moment(stop.get("samples", 0), stop.get("step", 0), "stop", text))
+    return moments
+
+
+def _beginning(start: Event) -> str:
+    parameters = start.get("parameters")
+    model = f"{start.get('model', 'a model')}" + (f" with {parameters:,} parameters" if parameters else "")
+    train = f" on {start['train_samples']:,} examples" if start.get("train_samples") else ""
+    rules = [f"{name}: {start[key]}" for key, name in _RULES if start.get(key)]
+    return f"{model}{train}. " + "; ".join(rules)
+
+
+_RULES = (("batch", "batch"), ("step_rule", "step"), ("optimizer", "optimizer"))
+
+
+def _best(event: Event) -> Moment:
+    accuracy = event.get("valid_accuracy")
+    also = f", accuracy {percent(accuracy)}" if accuracy is not None else ""
+    return Moment(
+        event["samples"], event["step"], "best", f"Best validation: loss {number(event['valid_loss'], 4)}{also}."
+    )
+
+
+def _decisions(what: Literal["batch", "step"], events: list[Event]) -> Iterator[Moment]:
+    numbers = all(_positive(event.get(key)) for event in events for key in ("old", "new"))
+    if not events:
+        return
+    if not numbers:
+        for group in _alike(events) if len(events) > _MOST else [[event] for event in events]:
+            yield _one(what, group)
+        return
+    if len(events) <= _MOST:
+        for unchanged, neighbours in groupby(events, lambda event: abs(event["new"] / event["old"] - 1) < 0.05):
+            if unchanged:
+                yield _move(what, list(neighbours), small=True)
+            else:
+                yield from (_one(what, [event]) for event in neighbours)
+        return
+    levels = [math.log(events[0]["old"]), *(math.log(event["new"]) for event in events)]
+    threshold = math.log(1.25)
+    while len(pivots := _turns(levels, threshold)) - 1 > _MOST:
+        threshold *= 1.3
+    # A single large change is told by itself, not as part of the move it belongs to.
+    changes = sorted(((abs(after - before), i) for i, (before, after) in enumerate(pairwise(levels))), reverse=True)
+    jumps = [i for change, i in changes[: _MOST // 2] if change > math.log(1.5)]
+    pivots = sorted({*pivots, *jumps, *(i + 1 for i in jumps)})
+    for begin, end in pairwise(pivots):
+        yield _move(what, events[begin:end], abs(levels[end] - levels[begin]) < math.log(1.25))
+
+
+def _one(what: Literal["batch", "step"], events: Sequence[Event]) -> Moment:
+    last = events[-1]
+    old, new = events[0].get("old"), last.get("new")
+    many = f" in {len(events):,} decisions" if len(events) > 1 else ""
+    text = (
+        f"{_NAMES[what]} {_value(old)} → {_value(new)}{many}."
+        if _value(old)
+        else f"{_NAMES[what]} {_value(new)}{many}."
+    )
+    return _moment(what, text, events)
+
+
+def _move(what: Literal["batch", "step"], events: Sequence[Event], small: bool) -> Moment:
+    """One stretch between two turning points, or one along which nothing much changed."""
+    first, last = events[0]["old"], events[-1]["new"]
+    count = times(len(events), "decision")
+    if len(events) == 1 and not small:
+        return _one(what, events)
+    if small:
+        values = [first, *(event["new"] for event in events)]
+        low, high = _value(min(values)), _value(max(values))
+        text = f"{_NAMES[what]} stayed " + (f"at {low}" if low == high else f"between {low} and {high}")
+    else:
+        text = f"{_NAMES[what]} {'grew' if last > first else 'fell'} from {_value(first)} to {_value(last)}"
+    return _moment(what, f"{text} {'over' if small else 'in'} {count}.", events)
+
+
+def _runs(events: list[Event]) -> Iterator[Moment]:
+    groups = [[event] for event in events] if len(events) <= 2 * _MOST else _alike(events)
+    for group in groups:
+        last = group[-1]
+        new = _value(last.get("new"))
+        many = f" ({times(len(group), 'time')})" if len(group) > 1 else ""
+        yield _moment("run", (f"{new[:1].upper()}{new[1:]}" if new else "The run was changed") + many + ".", group)
+
+
+def _failures(events: list[Event]) -> Iterator[Moment]:
+    groups = [[event] for event in events] if len(events) <= _MOST else _alike(events)
+    for group in groups:
+        last = group[-1]
+        what = f"Step {last['step']:,}" if len(group) == 1 else f"{times(len(group), 'step')} up to {last['step']:,}"
+        back = (
+            f" Went back to the state of step {last['restored_step']:,}"
+            if last.get("restored_step") is not None
+            else ""
+        )
+        rate = f"learning rate cut to {number(last['learning_rate'])}" if last.get("learning_rate") is not None else ""
+        after = f"{back}, {rate}." if back and rate else f"{back or ' ' + rate.capitalize()}." if back or rate else ""
+        yield _moment("failure", f"{what} could not be taken.{after}", group)
+
+
+def _moment(topic: Topic, text: str, events: Sequence[Event]) -> Moment:
+    last = events[-1]
+    evidence = {k: v for k, v in (last.get("evidence") or {}).items() if isinstance(v, (int, float))}
+    reason = str(last.get("reason") or "")
+    first = events[0]
+    return Moment(first["samples"], first["step"], topic, text, reason, evidence, tuple(events), last["step"])
+
+
+def _alike(events: list[Event]) -> list[list[Event]]:
+    """Neighbours that give the same reason, its numbers apart."""
+    return [
+        list(group) for _, group in groupby(events, lambda event: re.sub(r"[-\d.,e+]+", "#", str(event.get("reason"))))
+    ]
+
+
+def _turns(levels: Sequence[float], threshold: float) -> list[int]:
+    """Indices of the turning points of a line, both ends included; a reversal smaller than `threshold` is no turn."""
+    pivots = [0]
+    low = high = extreme = 0
+    direction = 0
+    for index, level in enumerate(levels):
+        if direction == 0:
+            low = index if level < levels[low] else low
+            high = index if level > levels[high] else high
+            if levels[high] - levels[low] > threshold:
+                direction, extreme = (1, high) if high > low else (-1, low)
+                pivots += [min(low, high)] if min(low, high) > 0 else []
+        elif direction * (level - levels[extreme]) >= 0:
+            extreme = index
+        elif direction * (levels[extreme] - level) > threshold:
+            pivots.append(extreme)
+            direction, extreme = -direction, index
+    ends = [index for index in (extreme, len(levels) - 1) if index > pivots[-1]]
+    return pivots + sorted(set(ends))
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return ""
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def clock(history: History, samples: float) -> str:
+    """The training time at which `samples` examples had been consumed."""
+    at = bisect_right(history.steps["samples"], samples) - 1
+    return duration(history.steps["seconds"][at]) if at >= 0 else duration(0.0)

@@ -1,0 +1,180 @@
+"""The run in one look, and what was measured how: rows of words for the page."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..evidence import StepTime
+from ..record import History
+from ..record.events import Event
+from .words import NOTHING, duration, number, percent, times
+
+
+class Fact(NamedTuple):
+    """A name, its value, and a remark that may be empty."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+def headline(history: History) -> list[Fact]:
+    """The few numbers people look for first."""
+    steps, stop = history.steps, history.stop
+    facts = []
+    best = best_evaluation(history)
+    if best.get("valid_accuracy") is not None:
+        facts.append(Fact("best validation accuracy", percent(best["valid_accuracy"]), _at(best)))
+    if best.get("valid_loss") is not None:
+        facts.append(Fact("best validation loss", number(best["valid_loss"], 4), _at(best)))
+    facts += [Fact(f"test {name}", value, "of the model returned") for name, value in _scores(stop.get("test") or {})]
+    if steps["step"]:
+        whole = steps["seconds"][-1]
+        share = f"{number(steps['samples'][-1] / whole)} examples a second" if whole > 0 else ""
+        facts.append(Fact("training time", duration(whole), share))
+        epochs = f"{number(steps['epoch'][-1])} epochs, {times(int(steps['step'][-1]), 'step')}"
+        facts.append(Fact("examples", number(steps["samples"][-1]), epochs))
+        facts.append(Fact("batch size at the end", number(steps["batch_size"][-1]), _range(steps["batch_size"])))
+    return facts
+
+
+def details(history: History) -> list[Fact]:
+    """Everything else about how the run went and what it ran on."""
+    start, stop, steps = history.start, history.stop, history.steps
+    facts = [
+        Fact("Ended", str(stop["reason"]) if stop.get("reason") else "not yet, or it was interrupted without a word")
+    ]
+    if steps["step"]:
+        facts.append(
+            Fact("Learning rate at the end", number(steps["learning_rate"][-1]), _range(steps["learning_rate"]))
+        )
+        known = [loss for loss in steps["train_loss"][-200:] if math.isfinite(loss)]
+        facts.append(Fact("Training loss, last batch", number(known[-1] if known else None, 4)))
+    parameters = start.get("parameters")
+    facts.append(
+        Fact("Model", str(start.get("model") or NOTHING), times(parameters, "parameter") if parameters else "")
+    )
+    valid = start.get("valid_samples")
+    facts.append(
+        Fact(
+            "Examples",
+            f"{number(start.get('train_samples'))} to train on",
+            f"{valid:,} to validate on" if valid else "",
+        )
+    )
+    for key, name in (
+        ("batch", "Batch rule"),
+        ("step_rule", "Step rule"),
+        ("optimizer", "Optimizer"),
+        ("budget", "Budget"),
+    ):
+        if start.get(key):
+            facts.append(Fact(name, words(start[key])))
+    facts.append(Fact("Seed", str(start.get("seed", NOTHING))))
+    if history.failures:
+        facts.append(Fact("Failures", times(len(history.failures), "step") + " could not be taken"))
+    machine = start.get("machine") or {}
+    parts = [str(machine[key]) for key in ("device", "cpu", "platform") if machine.get(key)]
+    if machine.get("cores"):
+        parts.append(times(int(machine["cores"]), "core"))
+    versions = [
+        f"{name} {machine[key]}" for key, name in (("torch", "torch"), ("python", "Python")) if machine.get(key)
+    ]
+    facts.append(Fact("Machine", ", ".join(parts) or NOTHING, ", ".join(versions)))
+    return facts
+
+
+def measurements(history: History) -> list[Fact]:
+    """What was measured, how often and with what result."""
+    return [
+        Fact("Gradient noise", _noise_measured(history)),
+        Fact("Seconds per step", _time_measured(history)),
+        Fact("Validation", _validated(history)),
+    ]
+
+
+def _noise_measured(history: History) -> str:
+    steps = history.steps
+    measured = sum(not math.isnan(noise) for noise in steps["noise_scale"])
+    if not measured:
+        return "Not measured in this run."
+    how = history.start.get("noise") or {}
+    method = f" by {how['method']}" if how.get("method") else ""
+    scale, low, high = last_noise(history)
+    result = f"At the end the noise scale was {number(scale)} examples (90 % band {number(low)} to {number(high)})."
+    return f"Known at {measured:,} of {times(len(steps['step']), 'step')}{method}. {result} {how.get('reason') or ''}"
+
+
+def _time_measured(history: History) -> str:
+    if not history.timings:
+        return "Not fitted in this run."
+    event = history.timings[-1]
+    points = event.get("points") or []
+    timed = int(sum(point[2] for point in points if len(point) > 2))
+    source = f"Taken from {times(timed, 'step')} of the run at {times(len(points), 'batch size')}."
+    fit = step_time(event)
+    if fit is None:
+        return f"{source} That was too little to fit a line to."
+    return (
+        f"{source} A step takes {duration(fit.fixed_s)} plus {duration(fit.per_example_s)} for each example; the "
+        f"half-performance batch n½ is {number(fit.half_performance)} ± {number(fit.standard_error)} examples."
+    )
+
+
+def _validated(history: History) -> str:
+    if not history.evaluations:
+        return "No validation data in this run."
+    valid = history.start.get("valid_samples")
+    count = times(len(history.evaluations), "time") + (f" on {valid:,} examples" if valid else "")
+    return f"{count}; the time it takes is not counted as training time."
+
+
+def best_evaluation(history: History) -> Event:
+    """The evaluation the run called its best; empty if there is none."""
+    marked = [event for event in history.evaluations if event.get("best")]
+    known = [event for event in history.evaluations if math.isfinite(event.get("valid_loss") or math.nan)]
+    return marked[-1] if marked else min(known, key=lambda event: float(event["valid_loss"]), default={})
+
+
+def last_noise(history: History) -> tuple[float, float, float]:
+    """The last noise scale known, with the bounds of its 90 % band; nan if there is none."""
+    columns = (history.steps["noise_scale"], history.steps["noise_low"], history.steps["noise_high"])
+    rows = zip(*(reversed(column) for column in columns), strict=True)
+    return next((row for row in rows if not math.isnan(row[0])), (math.nan, math.nan, math.nan))
+
+
+def step_time(event: Event) -> StepTime | None:
+    """The line fitted in a timing event, if there is one."""
+    sizes = [int(point[0]) for point in event.get("points") or []]
+    fixed, each, half, error = (
+        math.nan if event.get(key) is None else float(event[key])
+        for key in ("fixed_s", "per_example_s", "half_performance", "standard_error")
+    )
+    if not sizes or not math.isfinite(fixed + each + half):
+        return None
+    return StepTime(fixed, each, half, error, len(sizes), min(sizes), max(sizes))
+
+
+def words(value: object) -> str:
+    """A setting in words: mappings as name value pairs without what is not set."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(item)}" for key, item in value.items() if item is not None) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(words, value))
+    return number(value, 6) if isinstance(value, float) else str(value)
+
+
+def _scores(scores: Event) -> list[tuple[str, str]]:
+    named = [(str(key).removeprefix("test_"), value) for key, value in scores.items() if isinstance(value, float)]
+    return [(name, percent(value) if "accuracy" in name else number(value, 4)) for name, value in named]
+
+
+def _at(event: Event) -> str:
+    return f"at epoch {number(event.get('epoch'))}, {duration(event.get('seconds'))}"
+
+
+def _range(values: Iterable[float]) -> str:
+    known = [value for value in values if math.isfinite(value)]
+    if not known or min(known) == max(known):
+        return "throughout"
+    return f"{number(min(known))} to {number(max(known))} over the run"

@@ -1,0 +1,261 @@
+"""The live view of a run: a small table on a terminal, plain lines elsewhere, or nothing."""
+
+import atexit
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from .words import duration, number, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_LIVE_S = 0.2
+_PLAIN_S = 5.0
+
+
+class _View(Protocol):
+    interval_s: float
+
+    def show(self, progress: "Progress", evaluated: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Progress:
+    """Shows how a run is going.
+
+    Args:
+        mode: False shows nothing. True and None show a live table where the stream is a terminal, and plain lines, one
+            every few seconds and one at each evaluation, where it is not or where rich is not installed.
+        stream: where to, standard error if not given.
+    """
+
+    def __init__(self, mode: bool | None = None, stream: TextIO | None = None) -> None:
+        self.title = ""
+        self.total_samples: int | None = None
+        self.total_s: float | None = None
+        self.row: Mapping[str, Any] = {}
+        self.evaluated: Mapping[str, Any] = {}
+        self.best: Mapping[str, Any] = {}
+        self.reason = ""
+        self._stream = sys.stderr if stream is None else stream
+        self._wanted = mode is not False
+        self._view: _View | None = None
+        self._due = math.inf
+        self._began = (0.0, 0.0)
+
+    def begin(self, total_samples: int | None, total_s: float | None, title: str) -> None:
+        """Start showing.
+
+        Args:
+            total_samples: examples after which the run ends, if that is known.
+            total_s: seconds of training after which it ends, if that is known.
+            title: what is being trained.
+        """
+        self.total_samples, self.total_s, self.title = total_samples, total_s, title
+        if self._wanted:
+            self._view = _choose(self._stream)
+            self._began = (time.monotonic(), math.nan)
+            self._due = 0.0
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Take the fields of a step event; shown at most five times a second."""
+        self.row = row
+        if time.monotonic() >= self._due:
+            self._show(False)
+
+    def note(self, text: str) -> None:
+        """Remember the reason of the last decision."""
+        self.reason = text
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """Take the fields of an evaluation event and show them at once."""
+        self.evaluated = row
+        if row.get("best"):
+            self.best = row
+        if self._view is not None:
+            self._show(True)
+
+    def end(self, text: str) -> None:
+        """Stop showing, leave the last state on the screen and say how it ended; more calls change nothing."""
+        view, self._view, self._due = self._view, None, math.inf
+        if view is not None:
+            view.show(self, False)
+            view.close()
+            print(text, file=self._stream, flush=True)
+
+    @property
+    def share(self) -> float:
+        """How much of the budget is used, 0 to 1; nan while that cannot be told."""
+        shares = []
+        if self.total_samples:
+            shares.append(self.row.get("samples", 0) / self.total_samples)
+        if self.total_s:
+            shares.append(self.row.get("seconds", 0.0) / self.total_s)
+        return min(1.0, max(shares)) if shares else math.nan
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the budget is used, at the pace since `begin`, evaluations included; nan while unknown."""
+        began_s, began_share = self._began
+        share = self.share
+        if math.isnan(began_share):
+            return math.nan
+        gained = share - began_share
+        return (time.monotonic() - began_s) * (1 - share) / gained if gained > 0 else math.nan
+
+    def _show(self, evaluated: bool) -> None:
+        now = time.monotonic()
+        if math.isnan(self._began[1]) and self.row:
+            # A resumed run begins with part of its budget used; the pace counts from there.
+            self._began = (self._began[0], self.share if self.row.get("step", 0) > 1 else 0.0)
+        if self._view is not None:
+            self._view.show(self, evaluated)
+            self._due = now + self._view.interval_s
+
+
+def _choose(stream: TextIO) -> _View:
+    if stream.isatty() and os.environ.get("TERM") != "dumb":
+        try:
+            return _Table(stream)
+        except ImportError:
+            pass
+    return _Lines(stream)
+
+
+def _loss(row: Mapping[str, Any], name: str) -> str:
+    return number(row.get(name), 4)
+
+
+class _Lines:
+    """One plain line every few seconds."""
+
+    interval_s = _PLAIN_S
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._titled = False
+        self._told = ""
+
+    def show(self, progress: Progress, evaluated: bool) -> None:
+        if not self._titled:
+            self._titled = True
+            print(progress.title, file=self._stream)
+        row = progress.row
+        if not row and not evaluated:
+            return
+        parts = [] if math.isnan(progress.share) else [f"{100 * progress.share:3.0f} %"]
+        source = progress.evaluated if evaluated else row
+        parts += [
+            f"{duration(source.get('seconds')):>8}",
+            f"epoch {source.get('epoch', 0.0):.2f}",
+            f"step {source.get('step', 0):,}",
+        ]
+        if row:
+            parts += [f"loss {_loss(row, 'train_loss')}", f"batch {number(row.get('batch_size'))}"]
+            parts += [f"noise scale {number(row['noise_scale'])}"] if row.get("noise_scale") is not None else []
+            parts += [f"learning rate {number(row.get('learning_rate'))}"]
+        if evaluated:
+            parts += [f"valid loss {_loss(source, 'valid_loss')}"]
+            parts += (
+                [f"accuracy {percent(source['valid_accuracy'])}"] if source.get("valid_accuracy") is not None else []
+            )
+            parts += ["best so far"] if source.get("best") else []
+        elif progress.reason and progress.reason != self._told:
+            self._told = progress.reason
+            parts += [progress.reason]
+        print(" | ".join(parts), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Table:
+    """A small table that is redrawn in place."""
+
+    interval_s = _LIVE_S
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream)
+        # What the program prints meanwhile appears above the table, but only where both go to the same terminal.
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._live.start()
+        atexit.register(self._live.stop)  # the cursor comes back even if nobody calls `end`
+
+    def show(self, progress: Progress, evaluated: bool) -> None:
+        self._live.update(table(progress, self._console.width), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+        atexit.unregister(self._live.stop)
+
+
+def table(progress: Progress, width: int) -> "RenderableType":
+    """The live view as a rich renderable for a terminal of `width` columns."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    row, share = progress.row, progress.share
+    head = Table.grid(padding=(0, 2, 0, 0))
+    time_s = duration(row.get("seconds", 0.0))
+    if math.isnan(share):
+        head.add_row(Text(progress.title, style="bold", overflow="ellipsis", no_wrap=True), Text(time_s))
+    else:
+        left = progress.left_s
+        ends = f"{100 * share:.0f} %" + ("" if math.isnan(left) else f"  {duration(left)} left")
+        bar = ProgressBar(total=1.0, completed=share, width=max(6, min(30, width // 3)))
+        head.add_row(
+            Text(progress.title, style="bold", overflow="ellipsis", no_wrap=True), bar, Text(ends, no_wrap=True)
+        )
+
+    cells = list(_cells(progress))
+    columns = max(1, min(3, width // 27))
+    body = Table.grid(padding=(0, 1, 0, 0))
+    for _ in range(columns):
+        body.add_column(style="dim", no_wrap=True)
+        body.add_column(no_wrap=True, min_width=min(13, max(4, width // columns - 15)))
+    for begin in range(0, len(cells), columns):
+        chunk = cells[begin : begin + columns]
+        body.add_row(*(part for cell in chunk for part in cell))
+    parts: list[RenderableType] = [head, body]
+    if progress.reason:
+        parts.append(Text(progress.reason, style="italic dim", overflow="ellipsis", no_wrap=True))
+    return Group(*parts)
+
+
+def _cells(progress: Progress) -> list[tuple[str, str]]:
+    row, valid, best = progress.row, progress.evaluated, progress.best
+    seconds = row.get("seconds") or 0.0
+    pace = f"{number(row['samples'] / seconds)}/s" if seconds > 0 and "samples" in row else "–"
+    cells = [("loss", _loss(row, "train_loss"))]
+    if valid:
+        cells.append(("valid loss", _loss(valid, "valid_loss")))
+        if valid.get("valid_accuracy") is not None:
+            cells.append(("accuracy", percent(valid["valid_accuracy"])))
+        if best:
+            cells.append(("best loss", _loss(best, "valid_loss")))
+    low, high = row.get("noise_low"), row.get("noise_high")
+    band = f" ({number(low, 2)}–{number(high, 2)})" if low is not None and high is not None else ""
+    return [
+        *cells,
+        ("batch size", number(row.get("batch_size"))),
+        ("noise scale", number(row.get("noise_scale")) + band),
+        ("learning rate", number(row.get("learning_rate"))),
+        ("examples", number(row.get("samples"))),
+        ("epoch", f"{row.get('epoch', 0.0):.2f}"),
+        ("pace", pace),
+    ]
