@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def untouched(model: nn.Module) -> Iterator[None]:
     """Within it a model may be run in its own mode; its buffers and torch's random states are as before afterwards."""
     saved = [
-        (module, name, buffer, buffer._version, buffer.clone())
+        (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -22,9 +22,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
-            for module, name, buffer, version, copy in saved:
+            for module, name, buffer, copy in saved:
                 module._buffers[name] = buffer
-                if buffer._version != version:
+                if not torch.equal(buffer, copy):
                     buffer.copy_(copy)
 
 

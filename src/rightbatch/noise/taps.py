@@ -100,6 +100,8 @@ class Taps(Generic[Seen]):
         rule, path, observe = RULES[type(layer)], self._paths[layer], self._observe
 
         def after_forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if torch.compiler.is_compiling():  # a compiled layer is not seen; the count of what was seen then refuses
+                return
             node = output.grad_fn
             if node is None:  # no_grad, evaluation, outer pass of a reentrant checkpoint
                 return
