@@ -1,6 +1,7 @@
 """From events to columns; what a resume makes void is left out."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,4 +61,6 @@ def test_neither_torch_nor_numpy_nor_matplotlib_is_imported() -> None:
         "import sys, rightbatch.record, rightbatch.report;"
         "print([name for name in ('torch', 'numpy', 'matplotlib', 'rich') if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[]\n"

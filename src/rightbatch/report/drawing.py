@@ -122,7 +122,8 @@ def inline_svg(figure: "Figure", description: str) -> str:
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # matplotlib's own style rules would hold for the whole page; the page's style sheet has them for figures.
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]+"', svg)
     opening = f'<svg {view.group() if view else ""} role="img" aria-label="{html.escape(description)}">'
     svg = opening + svg[svg.index(">") + 1 :]

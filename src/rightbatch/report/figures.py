@@ -147,7 +147,7 @@ def step_time_figure(
     from matplotlib.ticker import FuncFormatter
 
     points = [point for point in points if point[0] > 0 and math.isfinite(point[1]) and point[1] > 0]
-    fitted = fit is not None and fit.fixed_s + fit.per_example_s > 0
+    fitted = fit is not None and fit.fixed_s >= 0 and fit.per_example_s > 0
     both = fitted and noise_scale is not None and math.isfinite(noise_scale) and noise_scale > 0
     figure = Figure(figsize=(10.8 if both else 6.8, 4.0), layout="constrained")
     axes = figure.add_subplot(1, 2, 1) if both else figure.add_subplot()
@@ -172,8 +172,9 @@ def step_time_figure(
         axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     log_axis(axes, "x", low, high, base=2)
-    _finish(axes, "batch size (examples)", "seconds per step")
-    axes.legend(**_ABOVE)
+    _finish(axes, "batch size (examples)", "seconds per step", legend=False)
+    if points:
+        axes.legend(**_ABOVE)
     panels = [axes]
     if both and fit is not None and noise_scale is not None:
         cost = (1 + noise_scale / grid) * (fit.fixed_s + fit.per_example_s * grid)

@@ -47,6 +47,7 @@ section { background: var(--paper); border: 1px solid var(--grid); border-radius
 .alert { border-color: var(--red); border-left-width: 5px; }
 figure { margin: 14px 0 0; overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure.wide svg { min-width: 720px; }
 figure.narrow { max-width: 720px; }
 figure svg text { font-family: inherit !important; }
@@ -99,7 +100,7 @@ footer { color: var(--muted); font-size: 13.5px; padding: 4px 2px; }
 @media print {
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .tabs > label, details { display: none; }
   .panel { display: grid !important; break-inside: avoid; } .panel > h3 { display: block; }
-  figure, li, .tile, dt, dd { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
+  figure, li, .tile, dt, dd, p { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
   section { padding: 14px 18px; } .pair { grid-template-columns: 1fr 1fr; }
   figure.wide svg { min-width: 0; }
 }

@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from .words import duration, number, percent
+from .words import NOTHING, duration, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,7 +27,7 @@ class _View(Protocol):
 
 
 class Progress:
-    """Shows how a run is going.
+    """Shows how a run is going. `end` belongs into a `finally`, so that an interrupted run gives the terminal back.
 
     Args:
         mode: False shows nothing. True and None show a live table where the stream is a terminal, and plain lines, one
@@ -84,9 +85,11 @@ class Progress:
         """Stop showing, leave the last state on the screen and say how it ended; more calls change nothing."""
         view, self._view, self._due = self._view, None, math.inf
         if view is not None:
-            view.show(self, False)
-            view.close()
-            print(text, file=self._stream, flush=True)
+            with suppress(OSError, ValueError):
+                view.show(self, False)
+                view.close()
+                if text:
+                    _say(self._stream, text)
 
     @property
     def share(self) -> float:
@@ -114,8 +117,11 @@ class Progress:
             # A resumed run begins with part of its budget used; the pace counts from there.
             self._began = (self._began[0], self.share if self.row.get("step", 0) > 1 else 0.0)
         if self._view is not None:
-            self._view.show(self, evaluated)
-            self._due = now + self._view.interval_s
+            try:
+                self._view.show(self, evaluated)
+                self._due = now + self._view.interval_s
+            except (OSError, ValueError):  # a pipe or window that has been closed must not end the run
+                self._view, self._due = None, math.inf
 
 
 def _choose(stream: TextIO) -> _View:
@@ -131,6 +137,12 @@ def _loss(row: Mapping[str, Any], name: str) -> str:
     return number(row.get(name), 4)
 
 
+def _say(stream: TextIO, text: str) -> None:
+    """Print a line; letters the stream cannot write are replaced."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
 class _Lines:
     """One plain line every few seconds."""
 
@@ -144,7 +156,7 @@ class _Lines:
     def show(self, progress: Progress, evaluated: bool) -> None:
         if not self._titled:
             self._titled = True
-            print(progress.title, file=self._stream)
+            _say(self._stream, progress.title)
         row = progress.row
         if not row and not evaluated:
             return
@@ -168,7 +180,7 @@ class _Lines:
         elif progress.reason and progress.reason != self._told:
             self._told = progress.reason
             parts += [progress.reason]
-        print(" | ".join(parts), file=self._stream, flush=True)
+        _say(self._stream, " | ".join(parts))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -209,20 +221,23 @@ def table(progress: Progress, width: int) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    row, share = progress.row, progress.share
-    head = Table.grid(padding=(0, 2, 0, 0))
-    time_s = duration(row.get("seconds", 0.0))
+    share = progress.share
+    title = Text(progress.title, style="bold", overflow="ellipsis", no_wrap=True)
+    parts: list[RenderableType] = []
     if math.isnan(share):
-        head.add_row(Text(progress.title, style="bold", overflow="ellipsis", no_wrap=True), Text(time_s))
+        head: list[RenderableType] = [title, Text(duration(progress.row.get("seconds", 0.0)), no_wrap=True)]
     else:
         left = progress.left_s
-        ends = f"{100 * share:.0f} %" + ("" if math.isnan(left) else f"  {duration(left)} left")
+        known = "" if math.isnan(left) else f"  {duration(round(left) if left >= 10 else left)} left"
         bar = ProgressBar(total=1.0, completed=share, width=max(6, min(30, width // 3)))
-        head.add_row(
-            Text(progress.title, style="bold", overflow="ellipsis", no_wrap=True), bar, Text(ends, no_wrap=True)
-        )
+        head = [title, bar, Text(f"{100 * share:.0f} %{known}", no_wrap=True)]
+        if width < 70:
+            parts.append(head.pop(0))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_row(*head)
+    parts.append(grid)
 
-    cells = list(_cells(progress))
+    cells = _cells(progress)
     columns = max(1, min(3, width // 27))
     body = Table.grid(padding=(0, 1, 0, 0))
     for _ in range(columns):
@@ -231,7 +246,7 @@ def table(progress: Progress, width: int) -> "RenderableType":
     for begin in range(0, len(cells), columns):
         chunk = cells[begin : begin + columns]
         body.add_row(*(part for cell in chunk for part in cell))
-    parts: list[RenderableType] = [head, body]
+    parts.append(body)
     if progress.reason:
         parts.append(Text(progress.reason, style="italic dim", overflow="ellipsis", no_wrap=True))
     return Group(*parts)
@@ -240,22 +255,20 @@ def table(progress: Progress, width: int) -> "RenderableType":
 def _cells(progress: Progress) -> list[tuple[str, str]]:
     row, valid, best = progress.row, progress.evaluated, progress.best
     seconds = row.get("seconds") or 0.0
-    pace = f"{number(row['samples'] / seconds)}/s" if seconds > 0 and "samples" in row else "–"
-    cells = [("loss", _loss(row, "train_loss"))]
-    if valid:
-        cells.append(("valid loss", _loss(valid, "valid_loss")))
-        if valid.get("valid_accuracy") is not None:
-            cells.append(("accuracy", percent(valid["valid_accuracy"])))
-        if best:
-            cells.append(("best loss", _loss(best, "valid_loss")))
     low, high = row.get("noise_low"), row.get("noise_high")
-    band = f" ({number(low, 2)}–{number(high, 2)})" if low is not None and high is not None else ""
+    band = f" ({number(low, 2)} to {number(high, 2)})" if low is not None and high is not None else ""
+    judged = [("valid loss", _loss(valid, "valid_loss"))] if valid else []
+    if valid and valid.get("valid_accuracy") is not None:
+        judged.append(("accuracy", percent(valid["valid_accuracy"])))
+    elif best:
+        judged.append(("best loss", _loss(best, "valid_loss")))
     return [
-        *cells,
+        ("loss", _loss(row, "train_loss")),
+        *judged,
         ("batch size", number(row.get("batch_size"))),
-        ("noise scale", number(row.get("noise_scale")) + band),
         ("learning rate", number(row.get("learning_rate"))),
+        ("noise scale", number(row.get("noise_scale")) + band),
         ("examples", number(row.get("samples"))),
         ("epoch", f"{row.get('epoch', 0.0):.2f}"),
-        ("pace", pace),
+        ("pace", f"{number(row['samples'] / seconds)}/s" if seconds > 0 else NOTHING),
     ]
