@@ -84,8 +84,9 @@ class NoiseScale:
         else:
             # Σw x²/Σw underestimates the variance of x by 1 - 1/n_eff, and that of the mean is 1/n_eff of it
             vv, ss, vs = (c / self._weight / (effective - 1.0) for c in self._scatter)
-            relative2 = vv / v**2 + ss / s**2 - 2 * vs / (v * s) if s > 0 and v != 0 else math.inf
-            spread = abs(scale) * math.sqrt(max(relative2, 0.0)) if math.isfinite(scale) else math.inf
+            # of first order: the variance of v - R s, over s²
+            square = vv - 2 * scale * vs + scale * scale * ss if math.isfinite(scale) else math.inf
+            spread = math.sqrt(max(square, 0.0)) / s if math.isfinite(square) else math.inf
             error = StandardErrors(math.sqrt(vv), math.sqrt(ss), spread)
             low, high = fieller(v, s, vv, ss, vs, t_quantile(round(effective - 1.0, 2)))
         return NoiseEstimate(v, s, scale, low, high, error, self._measurements, samples - self._samples)
