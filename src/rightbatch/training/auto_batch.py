@@ -310,9 +310,9 @@ class AutoBatch:
     def _climb(self, gathering: Gathering) -> bool:
         """Put the next micro-batch of the timing ladder in the queue; False once it is over."""
         size = self.clock.climb(gathering.seconds)
-        gathering.seconds = 0.0
         if size is None:
             return False
+        gathering.seconds = 0.0
         self._enqueue(gathering, [self._stream.take(size)])
         return True
 
