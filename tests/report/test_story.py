@@ -53,6 +53,12 @@ def test_few_decisions_that_change_nothing_are_told_together() -> None:
     assert texts(history) == ["Batch size stayed between 64 and 65 over 3 decisions.", "Batch size 64 → 128."]
 
 
+def test_the_first_choice_has_nothing_before_it() -> None:
+    first = {"step": 0, "samples": 0, "what": "batch", "old": None, "new": 16, "reason": "given"}
+    history = History(decisions=[first, *decisions([round(16 * 1.02**i) for i in range(250)])])
+    assert texts(history) == ["Batch size 16.", "Batch size grew from 16 to 2,216 in 249 decisions."]
+
+
 def test_a_steady_rise_is_one_sentence() -> None:
     history = History(decisions=decisions([round(16 * 1.02**i) for i in range(250)]))
     (moment,) = tell(history)

@@ -40,6 +40,7 @@ STYLE: Any = {  # matplotlib's stubs name every key
     "axes.linewidth": 1.0,
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.dpi": 150,
     "figure.facecolor": PAPER,
     "font.family": "sans-serif",
     "font.size": 10,
@@ -51,7 +52,6 @@ STYLE: Any = {  # matplotlib's stubs name every key
     "legend.labelcolor": INK,
     "lines.solid_capstyle": "round",
     "lines.solid_joinstyle": "round",
-    "savefig.dpi": 150,
     "svg.fonttype": "none",
     "text.color": INK,
     "xtick.color": MUTED,
@@ -61,6 +61,9 @@ STYLE: Any = {  # matplotlib's stubs name every key
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
 }
+
+# A legend in one row above the axes.
+ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "ncols": 6, "borderaxespad": 0.2}
 
 Arguments = ParamSpec("Arguments")
 
@@ -106,6 +109,19 @@ def linear_axis(axes: "Axes", which: str, ticks: int = 6) -> None:
     axis: Axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def finish(axes: "Axes", x: str, y: str, legend: bool = True) -> None:
+    """Name the axes and clear away what carries no numbers; a legend where there is something to name."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if axes.get_xscale() == "linear":
+        linear_axis(axes, "x", ticks=7)
+    axes.grid(axis="x", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(labelcolor=MUTED)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
 
 
 def inline_svg(figure: "Figure", description: str) -> str:

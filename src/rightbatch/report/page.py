@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
+from . import captions
 from .story import Moment, clock, tell
 from .stylesheet import STYLESHEET
 from .summary import Fact, details, headline, last_noise, measurements, step_time, words
@@ -28,38 +29,6 @@ _TOPICS = {
     "resume": "Resumed",
     "stop": "End",
 }
-
-_ABOUT_LOSS = (
-    "The faint line is the training loss of single batches, the strong one its running mean; lower is better. "
-    "Against examples you see what was learned from the data, against seconds what that cost, against epochs how "
-    "often the data were gone through."
-)
-_ABOUT_VALIDATION = "Orange is the model judged on data it never trained on, which is what counts."
-_ABOUT_CHOICES = (
-    "The batch size is how many examples one step averages over, the learning rate how far a step goes; dots mark"
-    " decisions that changed them by a tenth or more."
-)
-_ABOUT_NOISE = (
-    "The noise scale is the batch size at which the noise in the gradient is as large as the gradient itself: "
-    "well below it more examples pay in full, well above it they add little."
-)
-_ABOUT_HALF = (
-    "The half-performance batch n½ is where half of a step's time goes into its fixed costs: well below it larger"
-    " batches are nearly free."
-)
-_ABOUT_BETWEEN = "On this scale the sweet spot lies halfway between the two."
-_ABOUT_STEP_TIME = (
-    "Dots are measured steps, larger where more were timed; the line is a fixed cost plus a cost per example. As "
-    "long as the line is flat, a larger batch is nearly free."
-)
-_ABOUT_SWEET_SPOT = (
-    "The right-hand curve multiplies this by the number of steps needed at each batch size. Its lowest point is "
-    "the sweet spot, {} examples by the last measurements; within the blue range a run takes at most 10 % longer."
-)
-_ABOUT_FAILURES = (
-    "The last was step {}: {}. Each time the last good state was restored and the learning rate was cut; red "
-    "lines in the figures show where."
-)
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -121,7 +90,7 @@ def _failures(history: History) -> str:
     last = history.failures[-1]
     reason = escape(str(last.get("reason") or "no reason was given"))
     title = times(len(history.failures), "step") + " could not be taken"
-    return _section(title, f"<p>{_ABOUT_FAILURES.format(number(last['step']), reason)}</p>", kind="alert")
+    return _section(title, f"<p>{captions.FAILURES.format(number(last['step']), reason)}</p>", kind="alert")
 
 
 def _tiles(history: History) -> str:
@@ -133,8 +102,8 @@ def _tiles(history: History) -> str:
 
 def _learning(history: History) -> str:
     """Loss and accuracy, behind three tabs that work without a script."""
+    from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure
     from .drawing import inline_svg
-    from .figures import PROGRESS, accuracy_figure, evaluated, loss_figure
 
     if not history.steps["step"] and not history.evaluations:
         return ""
@@ -152,14 +121,14 @@ def _learning(history: History) -> str:
         panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Against {label}</h3>{figures}</div>'
     return _section(
         "How well it learned",
-        _explained(_ABOUT_LOSS, _ABOUT_VALIDATION if history.evaluations else ""),
+        _explained(captions.LOSS, captions.VALIDATION if history.evaluations else ""),
         f'<div class="tabs">{tabs}{panels}</div>',
     )
 
 
 def _choices(history: History) -> str:
+    from .curves import course_figure
     from .drawing import inline_svg
-    from .figures import course_figure
 
     if not history.steps["step"]:
         return ""
@@ -168,10 +137,10 @@ def _choices(history: History) -> str:
     return _section(
         "What was chosen",
         _explained(
-            _ABOUT_CHOICES,
-            _ABOUT_NOISE if noise else "",
-            _ABOUT_HALF if timed else "",
-            _ABOUT_BETWEEN if noise and timed else "",
+            captions.CHOICES,
+            captions.NOISE if noise else "",
+            captions.HALF if timed else "",
+            captions.BETWEEN if noise and timed else "",
         ),
         _figure(figure, "wide"),
     )
@@ -191,7 +160,7 @@ def _step_time(history: History) -> str:
     figure = step_time_figure(event["points"], fit, noise_scale=noise if spot else None, sweet_spot=spot)
     return _section(
         "What a step costs",
-        _explained(_ABOUT_STEP_TIME, _ABOUT_SWEET_SPOT.format(number(round(spot))) if spot else ""),
+        _explained(captions.STEP_TIME, captions.SWEET_SPOT.format(number(round(spot))) if spot else ""),
         _figure(inline_svg(figure, "Seconds of a step against batch size"), "wide" if spot else "narrow"),
     )
 

@@ -86,6 +86,9 @@ def _best(event: Event) -> Moment:
 
 
 def _decisions(what: Literal["batch", "step"], events: list[Event]) -> Iterator[Moment]:
+    if events and events[0].get("old") is None:  # where the run began from
+        yield _one(what, events[:1])
+        events = events[1:]
     numbers = all(_positive(event.get(key)) for event in events for key in ("old", "new"))
     if not events:
         return

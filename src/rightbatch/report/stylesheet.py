@@ -40,8 +40,8 @@ section { background: var(--paper); border: 1px solid var(--grid); border-radius
 .tiles { display: flex; flex-wrap: wrap; gap: 1px; padding: 0; overflow: hidden; background: var(--grid); }
 .tile { flex: 1 1 142px; background: var(--paper); padding: 18px 18px; }
 .tile span::first-letter { text-transform: uppercase; }
-.tile b { display: block; font-size: 26px; line-height: 1.25; font-weight: 650; letter-spacing: -0.02em;
-  font-variant-numeric: tabular-nums; }
+.tile b { display: block; white-space: nowrap; font-size: 25px; line-height: 1.25; font-weight: 650;
+  letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
 .tile span { display: block; font-size: 13.5px; }
 .tile small { display: block; font-size: 12.5px; line-height: 1.4; color: var(--muted); margin-top: 2px; }
 .alert { border-color: var(--red); border-left-width: 5px; }
