@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rightbatch.record import EventLog, read_history
+from rightbatch.record import EventLog, counted_events, read_history
 
 
 def step(log: EventLog, number: int, loss: float, noise: float | None = None) -> None:
@@ -48,6 +48,23 @@ def test_a_resume_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> Non
     assert [event["new"] for event in history.decisions] == [16]
     assert not history.stop and len(history.resumes) == 1
     assert history.start["model"] == "mlp"
+
+
+def test_after_two_resumes_every_step_counts_once(tmp_path: Path) -> None:
+    """Run to 6, back to 3, on to 5, back to 4, on to 6: steps 1 to 3 of the first, 4 of the second, 5 and 6 of the third."""
+    with EventLog(tmp_path / "events.jsonl") as log:
+        for branch, (first, last) in enumerate([(1, 6), (4, 5), (5, 6)]):
+            if branch:
+                log.append("resume", step=first - 1)
+            for number in range(first, last + 1):
+                step(log, number, float(branch))
+            log.append("stop", reason="interrupted", step=last)
+    events = counted_events(tmp_path / "events.jsonl")
+    steps = [(event["step"], event["train_loss"]) for event in events if event["kind"] == "step"]
+    assert steps == [(1, 0.0), (2, 0.0), (3, 0.0), (4, 1.0), (5, 2.0), (6, 2.0)]
+    assert sum(event["kind"] == "stop" for event in events) == 1
+    columns = read_history(tmp_path / "events.jsonl").steps
+    assert steps == list(zip(columns["step"], columns["train_loss"], strict=True))
 
 
 def test_nothing_happened(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from .events import EventLog, iterate_events, read_events
 from .folder import RunFolder
-from .history import History, read_history
+from .history import History, counted_events, read_history
 from .ledger import Irregularity, Ledger, LedgerReport, verify_ledger
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Ledger",
     "LedgerReport",
     "RunFolder",
+    "counted_events",
     "iterate_events",
     "read_events",
     "read_history",

@@ -83,3 +83,17 @@ def read_history(path: str | os.PathLike[str]) -> History:
             history.stop.clear()
             history.stop.update(event)
     return history
+
+
+def counted_events(path: str | os.PathLike[str]) -> list[Event]:
+    """The events of a log that count: at each resume those of later steps, and the stop before it, are left out.
+
+    Raises:
+        RunFolderError: as `read_events`.
+    """
+    counted: list[Event] = []
+    for event in iterate_events(path):
+        if event["kind"] == "resume":
+            counted = [e for e in counted if e["kind"] != "stop" and e.get("step", 0) <= event["step"]]
+        counted.append(event)
+    return counted
