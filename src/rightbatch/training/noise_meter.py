@@ -26,6 +26,7 @@ class NoiseMeter:
     def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
         self._parameters = parameters
         self._exact: PerExampleNorms | None = None
+        self._obstacle = ""
         self._groups = MicroBatchNorms()
         self._verified = False
         self._set_aside: list[Tensor | None] = []
@@ -40,6 +41,7 @@ class NoiseMeter:
 
     def _fall_back(self, reason: str) -> None:
         self._exact = None
+        self._obstacle = reason
         self.method = f"the gradients of {GROUPS} micro-batches, because {reason}"
 
     @property
@@ -101,7 +103,10 @@ class NoiseMeter:
                 return self._exact.measurement(gradient_norm2, examples, scale)
             return self._groups.measurement(gradient_norm2, examples)
         except UnsupportedError as error:
-            self._give_up(str(error))
+            if self._exact is not None:
+                self._give_up(str(error))
+                # Should the batch still be enlarged, what it holds by now is its first micro-batch.
+                self._groups.add(examples, gradient_norm2)
             return None
 
     def absorb(self, measurement: Measurement, samples: int) -> None:
@@ -110,9 +115,8 @@ class NoiseMeter:
         self.noise = self._tracker.estimate(samples)
 
     def _give_up(self, reason: str) -> None:
-        if self._exact is not None:
-            self.disarm()
-            self._fall_back(reason)
+        self.disarm()
+        self._fall_back(reason)
 
     def disarm(self) -> None:
         """Forget the current batch and leave no hooks behind."""
@@ -122,10 +126,12 @@ class NoiseMeter:
         self._set_aside = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages."""
-        return {"tracker": self._tracker.state_dict()}
+        """The averages, and why exact norms were given up, if they were."""
+        return {"tracker": self._tracker.state_dict(), "obstacle": self._obstacle}
 
     def load_state_dict(self, state: Mapping[str, Any], samples: int) -> None:
         """Go on from `state`."""
         self._tracker.load_state_dict(state["tracker"])
+        if state["obstacle"] and self._exact is not None:
+            self._give_up(state["obstacle"])
         self.noise = self._tracker.estimate(samples)
