@@ -13,6 +13,7 @@ from .errors import (
     MissingExtraError,
     RightbatchError,
     RunFolderError,
+    TraceError,
     UnsupportedError,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "MissingExtraError",
     "RightbatchError",
     "RunFolderError",
+    "TraceError",
     "UnsupportedError",
     "__version__",
     "data",

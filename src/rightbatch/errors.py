@@ -5,6 +5,7 @@
     │   └── DataError                the examples themselves: shapes, types, missing values, formats
     ├── UnsupportedError (TypeError) the quantity asked for is not defined, or not available, for this model or rule
     ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
+    ├── TraceError (RuntimeError)     probing found something changed that it must leave as it was
     ├── DivergedError (ArithmeticError)  training kept producing non-finite numbers and was stopped
     └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
 
@@ -30,6 +31,10 @@ class UnsupportedError(RightbatchError, TypeError):
 
 class RunFolderError(RightbatchError, OSError):
     """The run folder cannot be written, or already holds a run."""
+
+
+class TraceError(RightbatchError, RuntimeError):
+    """Something that probing must leave as it was has been changed while it ran."""
 
 
 class DivergedError(RightbatchError, ArithmeticError):

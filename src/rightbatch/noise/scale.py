@@ -20,15 +20,15 @@ class NoiseScale:
 
     Args:
         decay: weight of the past per measurement; (1 + decay)/(1 - decay) measurements count in the long run: 19 at
-        0.9.
+            0.9; all of them, alike, at 1, which suits measurements at the same parameters.
 
     Reference: McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), appendix A.1, for the
     separate averages; Fieller, "Some problems in interval estimation" (1954), for the interval of a ratio.
     """
 
     def __init__(self, decay: float = 0.9) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise InputError(f"decay={decay} was given; it must be at least 0 and below 1")
+        if not 0.0 <= decay <= 1.0:
+            raise InputError(f"decay={decay} was given; it must be at least 0 and at most 1")
         self.decay = decay
         self._measurements = 0
         self._samples = 0
