@@ -303,8 +303,9 @@ class AutoBatch:
         if gathering.measured and self.meter is not None and not gathering.pieces:
             groups = -(-self.meter.least_groups // len(intervals))
         for interval in intervals:
-            size = interval.stop - interval.start
-            self._queue.extend(cut(interval, min(size, max(groups, -(-size // self._most_forward)))))
+            # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
+            least = min(groups, interval.examples // 2)
+            self._queue.extend(cut(interval, max(least, -(-interval.examples // self._most_forward))))
         gathering.intervals.extend(intervals)
 
     def _climb(self, gathering: Gathering) -> bool:
