@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from rightbatch import AutoBatch
 from rightbatch.data import Interval
 from rightbatch.decision import Decision
-from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,7 +48,7 @@ class Witness:
         return ends[-1] if ends else 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def watch() -> Callable[[AutoBatch], Witness]:
     """Put a witness on a loop."""
 
@@ -59,7 +60,7 @@ def watch() -> Callable[[AutoBatch], Witness]:
     return begin
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive() -> Callable[..., list[float]]:
     """Run the plain loop, for so many steps or to its end; return the losses of the steps taken."""
 
@@ -89,7 +90,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def identical() -> Callable[[Any, Any], bool]:
     """Compare nested states bit for bit."""
     return same

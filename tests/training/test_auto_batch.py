@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from rightbatch import AutoBatch
 from rightbatch.data import Order, Source, load
 from rightbatch.decision import Decision, Needs, Plan, Situation, Stateless
@@ -16,7 +19,6 @@ from rightbatch.evidence import Measurement
 from rightbatch.models import build_model
 from rightbatch.noise import reference_measurement
 from rightbatch.sizing import BigBatch, Fixed
-from torch import Tensor, nn
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +265,7 @@ def grouped_variance(model: nn.Module, x: Tensor, y: Tensor, n: int, seed: int, 
     """(Σ m_j ‖g_j‖² - b ‖ḡ‖²)/(J - 1) over the pieces the loop forms: four of the first ten, then each growth."""
     marks = [0, 2, 5, 7, 10, *(size for size in (37, 64) if size <= examples)]
     total, whole = 0.0, torch.zeros(0, dtype=torch.float64)
-    for a, b in zip(marks[:-1], marks[1:], strict=True):
+    for a, b in pairwise(marks):
         indices = torch.from_numpy(Order(n, seed).indices(0, a, b))
         gradients = torch.autograd.grad(F.cross_entropy(model(x[indices]), y[indices]), list(model.parameters()))
         g = torch.cat([part.reshape(-1) for part in gradients])
@@ -302,22 +304,14 @@ def test_hooks_are_gone_between_steps(digits: Source) -> None:
 
 def test_parameter_groups_keep_the_ratios_of_their_learning_rates(digits: Source, drive: Any) -> None:
     model = build_model("mlp", digits.x_shape, 10)
-    layers = [m for m in model if isinstance(m, nn.Linear)]
-    groups = [
-        {"params": list(layer.parameters()), "lr": lr} for layer, lr in zip(layers, (0.1, 0.02, 0.3), strict=True)
-    ]
-    auto = AutoBatch(model, torch.optim.SGD(groups), digits, 32, 0.5)
-    drive(auto, steps=3)
-    rates = [group["lr"] for group in auto.optimizer.param_groups]
-    assert rates == pytest.approx([0.5, 0.1, 1.5])
-    assert auto.learning_rate == auto.last["learning_rate"] == pytest.approx(0.5)
-
-    untouched = [
-        {"params": list(layer.parameters()), "lr": lr} for layer, lr in zip(layers, (0.1, 0.02, 0.3), strict=True)
-    ]
-    auto = AutoBatch(model, torch.optim.SGD(untouched), digits, 32, None)
-    drive(auto, steps=3)
-    assert [group["lr"] for group in auto.optimizer.param_groups] == [0.1, 0.02, 0.3]
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    for step, expected in ((0.5, [0.5, 0.1, 1.5]), (None, [0.1, 0.02, 0.3])):
+        rates = zip(layers, (0.1, 0.02, 0.3), strict=True)
+        optimizer = torch.optim.SGD([{"params": list(layer.parameters()), "lr": lr} for layer, lr in rates])
+        auto = AutoBatch(model, optimizer, digits, 32, step)
+        drive(auto, steps=3)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+        assert auto.learning_rate == auto.last["learning_rate"] == pytest.approx(expected[0])
 
 
 def test_a_schedule_on_the_optimizer_is_left_alone(digits: Source) -> None:

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from rightbatch import AutoBatch
 from rightbatch.data import Order, blobs, quadratic
 from rightbatch.decision import Decision, Needs, Outcome, Plan, Search, Situation, Stateless, Trial
 from rightbatch.sizing import BigBatch, Fixed
 from rightbatch.stepping import Armijo, BarzilaiBorwein
-from torch import Tensor, nn
 
 N = 90
 
@@ -63,7 +64,7 @@ def test_trials_leave_no_trace(name: str, micro_batch: int | None) -> None:
         assert trials > 0 and trials % len(pieces) == 0
         after = torch.get_rng_state()
         torch.set_rng_state(random)
-        for a, b in pieces:
+        for a, _ in pieces:
             before(a)
         assert torch.equal(torch.get_rng_state(), after)
         for mine, theirs in zip(model.buffers(), before.buffers(), strict=True):
@@ -194,11 +195,9 @@ def test_leaving_in_the_middle_of_a_search_puts_the_model_back() -> None:
     model = noisy_network()
     auto = AutoBatch(model, None, data(), 32, Asking((Trial(5.0), Trial(9.0, gradient=True))))
     before = deepcopy(model)
-    seen = 0
-    for x, y in auto:
+    for seen, (x, y) in enumerate(auto, 1):
         auto.backward(F.cross_entropy(model(x), y))
         assert not auto.step()
-        seen += 1
         if seen == 2:
             break
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
