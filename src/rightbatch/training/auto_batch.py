@@ -9,9 +9,9 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,15 @@ from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRu
 from ..errors import InputError
 from ..evidence import NoiseEstimate
 from ..noise import squared_norm
+from ..ranges import require_whole
+from ..rule_text import write_rule
 from ..sizing import Fixed
 from .averaging import ScheduleFree
 from .gathering import Gathering, cut
 from .guard import CUT, Guard
 from .noise_meter import NoiseMeter
+from .observer import Observer
+from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_step
 from .search import LineSearch, random_state, set_random_state
 from .step_clock import StepClock
@@ -33,18 +37,6 @@ from .step_clock import StepClock
 LARGEST_FORWARD_SAMPLES = 4096
 LADDER_REFERENCE = 64
 WORTH_TELLING = 1.1
-
-
-class Observer(Protocol):
-    """Who is told what happens; `record`'s run folder is one."""
-
-    def decision(
-        self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision
-    ) -> None: ...
-
-    def consumed(self, step: int, intervals: list[Interval]) -> None: ...
-
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None: ...
 
 
 class AutoBatch:
@@ -91,13 +83,13 @@ class AutoBatch:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InputError("The model has no trainable parameters: none has requires_grad=True.")
-        if micro_batch is not None and (isinstance(micro_batch, bool) or micro_batch < 1):
-            raise InputError(f"micro_batch must be a positive number of examples, got {micro_batch!r}.")
-        if epochs is not None and not epochs > 0:
-            raise InputError(f"epochs must be positive, got {epochs!r}.")
+        for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
+            if value is not None:
+                require_whole(name, value, least=1)
         self.step_rule: StepRule = resolve_step(step)
         self.size_rule: SizeRule = resolve_batch(batch, self.step_rule)
         require_compatible(self.size_rule, self.step_rule, optimizer)
+        self._rules = {"batch": write_rule(self.size_rule), "step": write_rule(self.step_rule)}
         source = as_source(train)
         require_trainable(source)
         if isinstance(self.size_rule, Fixed) and self.size_rule.examples > len(source):
@@ -193,8 +185,10 @@ class AutoBatch:
             self._averaging.ship()
 
     def observe(self, observer: Observer) -> None:
-        """Tell `observer` the first decisions and, from now on, what happens."""
+        """Tell `observer` from now on what happens; before the first step also the first decisions."""
         self._observer = observer
+        if self.steps:
+            return
         self._tell("batch", None, self._wanted, self._opening[0])
         self._tell("step", None, self.learning_rate, self._opening[1])
 
@@ -267,6 +261,8 @@ class AutoBatch:
 
     def _begin(self) -> None:
         every = self.size_rule.measure_every
+        if self._guard.kept_step < 0:
+            self._guard.keep(self.steps)
         first = self.steps == 0 and self.size_rule.needs is Needs.NOISE_AND_TIME
         measured = every > 0 and not first and (self.steps + every - 1) % every == 0
         origin = (self._stream.epoch, self._stream.position)
@@ -497,13 +493,15 @@ class AutoBatch:
         self._commit(gathering)
         reason, step, samples = gathering.failed, self.steps, self.samples
         self._finish()
-        self._guard.fail(step, reason, cut=not self.step_rule.guards)
+        diverged = self._guard.fail(step, reason, cut=not self.step_rule.guards)
         if not self.step_rule.guards:
             for group in self.optimizer.param_groups:
                 group["lr"] *= CUT
             self._set_rate(None)
         if self._observer is not None:
             self._observer.failure(step, samples, reason, self.learning_rate, self._guard.kept_step)
+        if diverged is not None:
+            raise diverged
         return False
 
     def _commit(self, gathering: Gathering) -> None:
@@ -547,10 +545,18 @@ class AutoBatch:
         """All that goes with the model's own state to continue bit for bit; a batch half gathered is begun again.
 
         Plain types and tensors only.
+
+        Raises:
+            InputError: in the midst of a line search, while the model is at a trial point.
         """
+        if self._line is not None:
+            raise InputError(
+                "auto.state_dict() was called during a line search, while the model is at a trial point: call it when "
+                "auto.step() has returned True."
+            )
         stream = {**self._stream.state_dict(), **dict(zip(("epoch", "position"), self.place, strict=True))}
         return {
-            "rules": {"batch": self.size_rule.name, "step": self.step_rule.name},
+            "rules": self._rules,
             "stream": stream,
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "wanted": self._wanted,
@@ -569,10 +575,10 @@ class AutoBatch:
         Raises:
             InputError: the state is of other rules or other data.
         """
-        rules = {"batch": self.size_rule.name, "step": self.step_rule.name}
-        if state["rules"] != rules:
-            raise InputError(f"The saved state is of the rules {state['rules']}, this run has {rules}.")
-        self._abandon()
+        if state["rules"] != self._rules:
+            saved, given = (" and ".join(rules.values()) for rules in (state["rules"], self._rules))
+            raise InputError(f"The saved state is of {saved}, this run has {given}: give the same, or start anew.")
+        self._finish()
         self._stream.load_state_dict(state["stream"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
@@ -588,17 +594,7 @@ class AutoBatch:
         self.clock.load_state_dict(state["clock"])
         self._guard.load_state_dict(state["guard"])
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        self._told_rate = self.learning_rate or math.nan
 
 
 _COUNTS = ("steps", "samples", "seconds", "stopped", "learning_rate")
-
-
-def restored(example: Any, fields: Mapping[str, Any]) -> Any:
-    """A state dataclass like `example` from the plain fields that `asdict` made of one; nested ones included."""
-    values = {}
-    for name, value in fields.items():
-        old = getattr(example, name)
-        values[name] = (
-            restored(old, value) if isinstance(value, dict) and hasattr(old, "__dataclass_fields__") else value
-        )
-    return replace(example, **values)

@@ -45,9 +45,7 @@ class Guard:
         return self._kept.step
 
     def before_step(self, step: int, loss: float) -> None:
-        """Keep the present state where it is due; `loss`, which is finite, was measured at it."""
-        if self._kept.step < 0:
-            self._kept.keep(step)
+        """Keep the present state again where it is due; `loss`, which is finite, was measured at it."""
         self._good_steps += 1
         if self._good_steps >= KEEP_EVERY_STEPS:
             self._failures = 0
@@ -66,26 +64,26 @@ class Guard:
         """Go back to the state last kept, no failure having happened."""
         self._kept.restore()
 
-    def fail(self, step: int, reason: str, cut: bool) -> None:
+    def fail(self, step: int, reason: str, cut: bool) -> DivergedError | None:
         """Go back to the state last kept; with `cut` also halve all step sizes from now on.
 
-        Raises:
-            DivergedError: this was one failure too many.
+        Returns:
+            The error to end the run with, if this was one failure too many.
         """
         self._failures += 1
         self._good_steps = 0
         self._smooth_loss = math.nan
-        if self._kept.step >= 0:
-            self._kept.restore()
+        self._kept.restore()
+        if cut:
+            self.cut *= CUT
         if self._failures >= MOST_FAILURES:
-            raise DivergedError(
+            return DivergedError(
                 f"Training was stopped at step {step}: {reason}, {self._failures} times in a row, though the step "
                 "size was cut each time. The model holds its last good state. Look for bad values in the data (inputs "
                 "far from zero mean and unit scale, targets out of range), for a loss that takes the logarithm or a "
                 "root of zero, or begin with a smaller learning rate."
             )
-        if cut:
-            self.cut *= CUT
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs."""

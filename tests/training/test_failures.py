@@ -1,0 +1,245 @@
+"""Numbers that stop being finite: no step, back to what was kept, half the step size, and an end if it goes on."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rightbatch import AutoBatch, DivergedError
+from rightbatch.data import blobs
+from rightbatch.sizing import BigBatch, Fixed
+from rightbatch.training.guard import KEEP_EVERY_STEPS, MOST_FAILURES
+
+N = 120
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def spoiling(model: nn.Module, kind: str, calls: Callable[[int], bool]) -> Loss:
+    """Cross-entropy, spoilt at the calls (from 0) that `calls` says."""
+    number = count()
+    parameter = next(model.parameters())
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        value = F.cross_entropy(output, target)
+        if not calls(next(number)):
+            return value
+        if kind == "gradient":  # the value stays, the derivative of the root at zero is infinite
+            return value + (parameter * 0).square().sum().sqrt()
+        return value * {"nan": float("nan"), "inf": float("inf")}[kind]
+
+    return loss
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return deepcopy(model.state_dict())
+
+
+def unchanged(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("micro_batch", [None, 7])
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+@pytest.mark.parametrize("size", ["fixed", "measured", "big-batch"])
+def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_batch: int | None, watch: Any) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    rule = {"fixed": Fixed(20), "measured": Fixed(20, measure_every=1), "big-batch": BigBatch(first=20, kappa=0.1)}
+    auto = AutoBatch(model, optimizer, blobs(N), rule[size], None, micro_batch, epochs=2)
+    witness = watch(auto)
+    kept = snapshot(model)
+    bad: set[int] = set()
+    loss = spoiling(model, kind, lambda call: call in bad)
+    failed_at, spoilt = None, False
+    for call, (x, y) in enumerate(auto):
+        if auto.steps == 3 and not spoilt:
+            bad.add(call)
+            spoilt = True
+        value = loss(model(x), y)
+        auto.backward(value)
+        before = auto.steps
+        if not auto.step() and auto.steps > before:
+            assert failed_at is None
+            failed_at = auto.steps
+            assert unchanged(model, kept), "the state kept before the first step"
+            assert not optimizer.state_dict()["state"]
+            assert all(p.grad is None for p in model.parameters())
+            assert auto.learning_rate == optimizer.param_groups[0]["lr"] == 0.1
+    assert failed_at == 4
+    ((step, samples, reason, rate, restored),) = witness.failures
+    assert (step, rate, restored) == (4, 0.1, 0)
+    assert reason == {"gradient": "the gradient is not finite"}.get(kind, f"the loss became {kind}")
+    assert samples == sum(i.examples for s, intervals in witness.steps if s <= 4 for i in intervals)
+    assert witness.consumed_up_to(N) == auto.samples == 2 * N
+    assert all(torch.isfinite(v).all() for v in model.state_dict().values())
+
+
+@pytest.mark.parametrize("step", [None, 0.4, "armijo", "noise-scaled(learning_rate=0.4)", "auto"])
+def test_a_failure_in_the_very_first_batch(step: Any, watch: Any) -> None:
+    """Nothing but BatchNorm's statistics has changed by then, and these go back too."""
+    model = network()
+    auto = AutoBatch(model, None, blobs(N), Fixed(20, measure_every=1), step)
+    witness = watch(auto)
+    state, rate = snapshot(model), auto.learning_rate
+    for x, y in auto:
+        auto.backward(F.cross_entropy(model(x * float("nan")), y))
+        if not auto.step() and auto.steps:
+            break
+    assert unchanged(model, state)
+    assert len(witness.failures) == 1 and witness.failures[0][4] == 0
+    assert step == "auto" or auto.learning_rate == 0.5 * rate
+
+
+def test_the_cut_holds_for_what_the_rule_decides_later(drive: Any) -> None:
+    model = network()
+    auto = AutoBatch(model, None, blobs(N), Fixed(20, measure_every=1), "noise-scaled(learning_rate=0.4)", epochs=3)
+    drive(auto, spoiling(model, "nan", lambda call: call == 4))
+    assert auto.noise is not None
+    size = auto.last["batch_size"]
+    assert auto.learning_rate == pytest.approx(0.5 * 0.4 / (1 + auto.noise.noise_scale / size), rel=0.011)
+
+
+def test_every_parameter_group_is_cut(drive: Any) -> None:
+    model = network()
+    groups = [{"params": [p], "lr": 0.1 * k} for k, p in enumerate(model.parameters(), 1)]
+    auto = AutoBatch(model, torch.optim.SGD(groups), blobs(N), 20, None)
+    drive(auto, spoiling(model, "nan", lambda call: call == 2))
+    assert [group["lr"] for group in auto.optimizer.param_groups] == pytest.approx(
+        [0.05 * k for k in range(1, len(groups) + 1)]
+    )
+
+
+def test_the_state_kept_is_renewed_while_the_loss_is_well(watch: Any) -> None:
+    """A failure after 130 steps goes back to step 100, optimizer state included, not to the beginning."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    auto = AutoBatch(model, optimizer, blobs(N), 20, None, epochs=30)
+    witness = watch(auto)
+    loss = spoiling(model, "gradient", lambda call: call == 130)
+    kept: list[tuple[Tensor, ...]] = []
+    for x, y in auto:
+        value = loss(model(x), y)
+        auto.backward(value)
+        if auto.steps == KEEP_EVERY_STEPS:
+            parameters = [p for p in model.parameters()]
+            kept = [(p.detach().clone(), optimizer.state[p]["momentum_buffer"].clone()) for p in parameters]
+        if not auto.step():
+            break
+    assert witness.failures == [(131, 131 * 20, "the gradient is not finite", 0.025, KEEP_EVERY_STEPS)]
+    for p, (weight, momentum) in zip(model.parameters(), kept, strict=True):
+        assert torch.equal(p, weight)
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], momentum)
+
+
+def test_a_state_is_not_kept_while_the_loss_runs_away(watch: Any) -> None:
+    model = nn.Linear(2, 3)
+    auto = AutoBatch(model, None, blobs(N), 20, 1e-3, epochs=60)
+    witness = watch(auto)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        value = F.cross_entropy(output, target)
+        if auto.steps > 90:
+            value = value + 10.0 * (auto.steps - 90)
+        return value * float("nan") if auto.steps == 250 else value
+
+    for x, y in auto:
+        auto.backward(loss(model(x), y))
+        if not auto.step():
+            break
+    assert witness.failures[0][4] == 0
+
+
+@pytest.mark.parametrize("step", [0.1, "armijo", "auto"])
+@pytest.mark.parametrize("kind", ["nan", "gradient"])
+def test_failing_again_and_again_ends_the_run(kind: str, step: Any, watch: Any) -> None:
+    model = network()
+    auto = AutoBatch(model, None, blobs(N), 20, step, epochs=20)
+    witness = watch(auto)
+    loss = spoiling(model, kind, lambda call: auto.steps >= 15)
+    with pytest.raises(DivergedError, match="not taken|5 times in a row") as caught:
+        for x, y in auto:
+            auto.backward(loss(model(x), y))
+            auto.step()
+    message = str(caught.value)
+    assert f"step {15 + MOST_FAILURES}" in message
+    assert "holds its last good state" in message and "smaller learning rate" in message
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert [step for step, *_ in witness.failures] == [16, 17, 18, 19, 20], "the last one is told too"
+    if step != "auto":
+        assert auto.learning_rate <= witness.failures[0][3] / 2 ** (MOST_FAILURES - 1)
+    assert witness.consumed_up_to(N) == auto.samples
+
+
+def test_failures_far_apart_do_not_add_up(drive: Any, watch: Any) -> None:
+    model = network()
+    auto = AutoBatch(model, None, blobs(N), 20, 0.1, epochs=120)
+    witness = watch(auto)
+    drive(auto, spoiling(model, "nan", lambda call: call % 110 == 109))
+    assert len(witness.failures) == 6 > MOST_FAILURES
+    assert auto.learning_rate == 0.1 * 0.5**6
+
+
+@pytest.mark.parametrize("kind", ["nan", "gradient"])
+def test_auto_goes_back_to_the_average_it_kept(kind: str, watch: Any) -> None:
+    """During averaging: x = y = z = the kept average, the optimizer empty, the step a fraction of half the prior."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+    auto = AutoBatch(model, None, blobs(N), 20, "auto", epochs=60)
+    witness = watch(auto)
+    kept: dict[int, Tensor] = {}
+    begun = 0  # the step at which the range test was over
+    loss = spoiling(model, kind, lambda call: begun > 0 and auto.steps == begun + 130)
+    for x, y in auto:
+        auto.backward(loss(model(x), y))
+        if auto.step():
+            with auto.averaged():
+                kept[auto.steps] = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+            continue
+        if not begun:
+            begun = auto.steps
+        else:
+            break
+    ((step, _, reason, rate, restored),) = witness.failures
+    assert step == begun + 131
+    assert reason == {"nan": "the loss became nan", "gradient": "the gradient is not finite"}[kind]
+    assert begun < restored < step
+    weights = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert torch.equal(weights, kept[restored])
+    with auto.averaged():
+        assert torch.equal(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), kept[restored])
+    assert auto.learning_rate == rate
+    assert not auto.optimizer.state_dict()["state"]
+
+
+def test_a_return_is_no_step(watch: Any) -> None:
+    """The range test of "auto" ends by going back to its best iterate; the examples of that batch are used up."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+    auto = AutoBatch(model, None, blobs(N), 20, "auto", epochs=60)
+    witness = watch(auto)
+    averages: dict[int, Tensor] = {0: torch.cat([p.detach().reshape(-1) for p in model.parameters()])}
+    losses: dict[int, float] = {}
+    for x, y in auto:
+        value = F.cross_entropy(model(x), y)
+        losses[auto.steps] = value.item()
+        auto.backward(value)
+        if not auto.step():
+            break
+        with auto.averaged():
+            averages[auto.steps] = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert not witness.failures
+    weights = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    (best,) = [step for step, average in averages.items() if torch.equal(average, weights)]
+    reference = 5
+    assert losses[best] == min(loss for step, loss in losses.items() if reference <= step < auto.steps - 1)
+    ended = [decision for _, what, _, _, decision in witness.decisions if what == "step" and decision.action]
+    assert ended[-1].action == "return" and "range test over" in ended[-1].reason
+    assert auto.samples == 20 * auto.steps
