@@ -47,7 +47,7 @@ def data64(n: int = 64) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_a_fixed_batch_is_the_plain_loop_bit_for_bit(digits: Source, name: str) -> None:
-    epochs, batch, seed = 2, 32, 5
+    epochs, batch, seed = 2, 128, 5
     x, y = everything(digits)
     order = Order(len(x), seed)
     plain = build_model(name, digits.x_shape, 10)

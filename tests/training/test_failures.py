@@ -166,7 +166,7 @@ def test_failing_again_and_again_ends_the_run(kind: str, step: Any, watch: Any) 
     auto = AutoBatch(model, None, blobs(N), 20, step, epochs=20)
     witness = watch(auto)
     loss = spoiling(model, kind, lambda call: auto.steps >= 15)
-    with pytest.raises(DivergedError, match="not taken|5 times in a row") as caught:
+    with pytest.raises(DivergedError, match="5 times in a row") as caught:
         for x, y in auto:
             auto.backward(loss(model(x), y))
             auto.step()
