@@ -61,8 +61,8 @@ class Measurement:
 class NoiseEstimate:
     """The smoothed noise: averages of V̂ and ŝ taken separately, then divided.
 
-    `low` and `high` bound the noise scale with 90 % confidence; `high` is infinite while the signal is not told from zero.
-    `age_samples` is how many examples have been consumed since the last measurement that went into it.
+    `low` and `high` bound the noise scale with 90 % confidence; `high` is infinite while the signal is not told from
+    zero. `age_samples` is how many examples have been consumed since the last measurement that went into it.
     """
 
     variance: float
@@ -79,8 +79,8 @@ class NoiseEstimate:
 class StepTime:
     """Seconds of one step against its examples: t(b) = fixed_s + per_example_s · b (Hockney's t0 and t1).
 
-    `half_performance` is n½ = t0/t1 in examples, `standard_error` belongs to it, `sizes` counts the distinct batch sizes
-    that were timed and `smallest` and `largest` bound them.
+    `half_performance` is n½ = t0/t1 in examples, `standard_error` belongs to it, `sizes` counts the distinct batch
+    sizes that were timed and `smallest` and `largest` bound them.
     """
 
     fixed_s: float

@@ -145,9 +145,8 @@ def _noise_scale(noise: NoiseEstimate | None) -> float:
 
 def _account(noise: NoiseEstimate | None, scale: float, half: float, examples: int) -> tuple[str, dict[str, float]]:
     if noise is None or not scale > 0:
-        reason = (
-            f"half-performance batch {half:.0f} and no noise estimate yet: {examples} examples are worth their time"
-        )
+        known = "no noise estimate yet" if noise is None else "a noise scale not yet told from zero"
+        reason = f"half-performance batch {half:.0f} and {known}: {examples} examples are worth their time"
         return reason, {"half_performance": half}
     spot = math.sqrt(scale * half)
     evidence = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
 from ..errors import InputError, RightbatchError
-from ..record import RunFolder, read_events
+from ..record import RunFolder, counted_events
 from ..report import Progress
 from .auto_batch import AutoBatch
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -310,9 +310,8 @@ class _Training:
         assert folder is not None
         self.recorder.resumed(self.auto.steps, *self.auto.place)
         self.recorder.flush()
-        kinds = ("step", "evaluation")
-        events = [e for e in read_events(folder.events) if e["kind"] in kinds and e["step"] <= self.auto.steps]
-        self.history = [{k: v for k, v in e.items() if k != "kind"} for e in _counted(events)]
+        counted = [e for e in counted_events(folder.events) if e["kind"] in ("step", "evaluation")]
+        self.history = [{k: v for k, v in event.items() if k != "kind"} for event in counted]
 
     def _announce(self, seed: int) -> None:
         auto = self.auto
@@ -357,16 +356,6 @@ def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | 
         accuracy = f", accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
         parts.append(f"test loss {test['loss']:.4f}{accuracy}")
     return "; ".join(parts)
-
-
-def _counted(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what a later resume made void: a step number that comes again replaces all from there on."""
-    counted: list[dict[str, Any]] = []
-    for event in events:
-        while counted and event["kind"] == "step" and counted[-1]["step"] >= event["step"]:
-            counted.pop()
-        counted.append(event)
-    return counted
 
 
 def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, Source]:
