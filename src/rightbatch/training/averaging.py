@@ -30,7 +30,8 @@ MOVEMENT_EVERY_STEPS = 8
 def adam_without_momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam as schedule-free averaging wants it: no first moment, for the average replaces it: β₁ = 0, β₂ = 0.99."""
     # One fused kernel on one flat vector: 0.6 of the time of the default on a 120,000-weight network on a CPU.
-    return torch.optim.Adam(parameters, lr=0.0, betas=(0.0, 0.99), eps=1e-12, fused=True)
+    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
+    return torch.optim.Adam(parameters, lr=0.0, betas=(0.0, 0.99), eps=1e-12, fused=fused)
 
 
 class ScheduleFree:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
-from ..errors import InputError, RightbatchError
+from ..errors import InputError
 from ..record import RunFolder, counted_events
 from ..report import Progress
 from .auto_batch import AutoBatch
@@ -132,7 +132,11 @@ def fit(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, recorder)
-        training.begin(seed, resume)
+        try:
+            training.begin(seed, resume)
+        except BaseException:
+            recorder.release()
+            raise
         return training.run()
 
 
@@ -198,8 +202,8 @@ class _Training:
                 if self.evaluated_step != self.auto.steps or not self.valid:
                     self._evaluate()
                 self._checkpoint()
-        except RightbatchError as error:
-            self._close(str(error), None)
+        except Exception as error:
+            self._close(f"{type(error).__name__}: {error}", None)
             raise
         except KeyboardInterrupt:
             stopped = "interrupted"

@@ -99,11 +99,15 @@ class Recorder:
             if file is not None:
                 file.flush()
 
-    def close(self, text: str) -> None:
-        """End the run: close the files, write the report, say where it is."""
+    def release(self) -> None:
+        """Close the files."""
         for file in (self._events, self._ledger):
             if file is not None:
                 file.close()
+
+    def close(self, text: str) -> None:
+        """End the run: close the files, write the report, say where it is."""
+        self.release()
         if self.folder is not None:
             try:
                 text += f"; report: {write_report(self.folder.path)}"
