@@ -26,7 +26,9 @@ def write_page(path: Path, about: str, lines: list[str], marker: str) -> None:
     """Replace the part of a page between `<!-- marker -->` and `<!-- /marker -->` by a table; the prose around it stays."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     table = "\n".join([begin, *lines, "", machine(), end])
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# {path.stem}\n\n{about.strip()}\n\n{begin}\n{end}\n"
+    text = (
+        path.read_text(encoding="utf-8") if path.exists() else f"# {path.stem}\n\n{about.strip()}\n\n{begin}\n{end}\n"
+    )
     head, rest = text.split(begin, 1)
     path.write_text(head + table + rest.split(end, 1)[1], encoding="utf-8")
 

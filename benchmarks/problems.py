@@ -36,10 +36,13 @@ class Problem:
         """Mean loss of `model` on the data to check on."""
         n = len(self.check_x)
         with torch.no_grad():
-            return sum(
-                float(self.loss(model(self.check_x[i : i + 8192]), self.check_y[i : i + 8192])) * min(8192, n - i)
-                for i in range(0, n, 8192)
-            ) / n
+            return (
+                sum(
+                    float(self.loss(model(self.check_x[i : i + 8192]), self.check_y[i : i + 8192])) * min(8192, n - i)
+                    for i in range(0, n, 8192)
+                )
+                / n
+            )
 
 
 def logistic(name: str, path: Path, epochs: int) -> Problem:
@@ -63,7 +66,11 @@ def _optimum(x: Tensor, y: Tensor) -> float:
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=3000, history_size=50, tolerance_grad=1e-10, tolerance_change=0,
+        model.parameters(),
+        max_iter=3000,
+        history_size=50,
+        tolerance_grad=1e-10,
+        tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
 

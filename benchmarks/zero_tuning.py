@@ -139,9 +139,7 @@ def automatic(problem: Problem, seed: int, limit: float, step: object = "auto", 
     """Rightbatch with nothing said."""
     model = problem.make(seed)
     watch = Stopwatch(limit=limit)
-    auto = rightbatch.AutoBatch(
-        model, None, (problem.x, problem.y), batch=batch, step=step, seed=seed, epochs=10**6
-    )
+    auto = rightbatch.AutoBatch(model, None, (problem.x, problem.y), batch=batch, step=step, seed=seed, epochs=10**6)
 
     def check() -> float:
         with auto.averaged():
@@ -231,7 +229,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/zero_tuning.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = ["| problem | target | method | seconds | examples | ratio to best tuned | reached |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| problem | target | method | seconds | examples | ratio to best tuned | reached |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for problem in problems(options.problems):
         rows = compare(problem, options.seeds)
         print("\n".join(rows), flush=True)

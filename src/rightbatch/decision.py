@@ -1,7 +1,7 @@
 """What a rule is: frozen hyper-parameters, a small state passed in and returned, decisions with reasons.
 
-A rule does no I/O, reads no clock, prints nothing and touches no tensor. `training` owns the loop: it hands a `Situation`
-to the rules and applies the `Decision` they return.
+A rule does no I/O, reads no clock, prints nothing and touches no tensor. `training` owns the loop: it hands a
+`Situation` to the rules and applies the `Decision` they return.
 """
 
 import math
@@ -25,8 +25,8 @@ class Decision:
         learning_rate: the step size wanted; None leaves it to others.
         reason: one plain sentence, for people.
         evidence: the numbers it rests on.
-        action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last kept and
-            forgets averages and optimizer state; "stop" ends the run, reason saying why.
+        action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last
+            kept and forgets averages and optimizer state; "stop" ends the run, reason saying why.
     """
 
     examples: int | None = None
@@ -103,7 +103,8 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A request of a step rule: evaluate the loss of the current batch at x - step·g_B; with `gradient`, its gradient too."""
+    """A request of a step rule: evaluate the loss of the current batch at x - step·g_B; with `gradient`, its gradient
+    too."""
 
     step: float
     gradient: bool = False
@@ -111,7 +112,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between x and that point on the same batch."""
+    """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between x and that point on the same
+    batch."""
 
     loss: float
     curvature: float = math.nan
@@ -122,9 +124,9 @@ class SizeRule(Protocol):
     """A rule for the batch size: a frozen dataclass whose fields are its hyper-parameters.
 
     `decide` is asked once the gradient of the current batch is complete. If `enlarges_current` is set and the decision
-    wants more examples than the batch has, the loop draws the missing ones at the same parameters, keeps what was drawn and
-    asks again; otherwise the decision holds from the next batch on. `measure_every` is how often, in steps, the rule wants
-    a measurement (0: never).
+    wants more examples than the batch has, the loop draws the missing ones at the same parameters, keeps what was
+    drawn and asks again; otherwise the decision holds from the next batch on. `measure_every` is how often, in steps,
+    the rule wants a measurement (0: never).
     """
 
     name: ClassVar[str]
@@ -146,10 +148,10 @@ Search = Generator[Trial, Outcome, tuple[Decision, Any]]
 class StepRule(Protocol):
     """A rule for the step size: a frozen dataclass whose fields are its hyper-parameters.
 
-    `decide` is a generator: it yields trials, receives outcomes and returns the decision with the next state. A rule that
-    searches moves along the plain gradient, so `searches` restricts it to SGD. `averages` asks the loop to train by
-    schedule-free averaging. A rule that `guards` is told of non-finite losses and itself says when to keep an iterate and
-    when to return to it; for the others the loop does both.
+    `decide` is a generator: it yields trials, receives outcomes and returns the decision with the next state. A rule
+    that searches moves along the plain gradient, so `searches` restricts it to SGD. `averages` asks the loop to train
+    by schedule-free averaging. A rule that `guards` is told of non-finite losses and itself says when to keep an
+    iterate and when to return to it; for the others the loop does both.
     """
 
     name: ClassVar[str]

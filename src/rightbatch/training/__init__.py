@@ -1,7 +1,7 @@
 """The loop: yours (`AutoBatch`) and ours (`fit`), on one engine."""
 
 from .auto_batch import AutoBatch
-from .fit import Run, fit
+from .fitting import Run, fit
 from .observer import Observer
 
 __all__ = ["AutoBatch", "Observer", "Run", "fit"]

@@ -20,9 +20,10 @@ Ladder = Generator[int, float, list[tuple[int, float]]]
 def ladder(most_samples: int, most_size: int) -> Ladder:
     """Yield micro-batch sizes and receive their seconds; return (size, seconds) points.
 
-    It doubles from 4 and ends when a micro-batch takes 3.5 times as long as the quickest, which puts the half-performance
-    batch well inside the sizes tried, when `most_size` is reached, or when `most_samples` examples are drawn. Sizes are
-    repeated up to three times while the repeats cost less than 5 % of the time so far (of 0.1 s at the start).
+    It doubles from 4 and ends when a micro-batch takes 3.5 times as long as the quickest, which puts the
+    half-performance batch well inside the sizes tried, when `most_size` is reached, or when `most_samples` examples
+    are drawn. Sizes are repeated up to three times while the repeats cost less than 5 % of the time so far (of 0.1 s
+    at the start).
     """
     elapsed_s, drawn = 0.0, 0
     points: list[tuple[int, float]] = []
