@@ -17,8 +17,8 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 class Problem:
     """A model and its data, in memory.
 
-    `x`, `y` are trained on and `check_x`, `check_y` evaluated on: the training set itself for convex problems, whose optimum
-    is known, held-out data for networks. `floor` is the least loss there is, 0 where it is unknown.
+    `x`, `y` are trained on and `check_x`, `check_y` evaluated on: the training set itself for convex problems, whose
+    optimum is known, held-out data for networks. `floor` is the least loss there is, 0 where it is unknown.
     """
 
     name: str

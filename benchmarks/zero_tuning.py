@@ -1,10 +1,10 @@
 """Time to a target with nothing tuned, beside the best of tuned grids: `python benchmarks/zero_tuning.py [--write]`.
 
-For every problem the tuned methods run once over their 3 x 3 grids (batch size x learning rate, cosine to zero over a fixed
-number of epochs). The hard target is what the best of these 18 runs had reached after 70 % of its time (for convex problems
-1.4 times its final distance to the known optimum), the easy target after 30 % (20 times the hard distance). Of each grid
-the cell that reached the target soonest is then run again, in turn with the methods that have nothing to tune, over three
-seeds. Seconds are processor seconds of one thread, evaluation left out, everything else in.
+For every problem the tuned methods run once over their 3 x 3 grids (batch size x learning rate, cosine to zero over a
+fixed number of epochs). The hard target is what the best of these 18 runs had reached after 70 % of its time (for
+convex problems 1.4 times its final distance to the known optimum), the easy target after 30 % (20 times the hard
+distance). Of each grid the cell that reached the target soonest is then run again, in turn with the methods that have
+nothing to tune, over three seeds. Seconds are processor seconds of one thread, evaluation left out, everything else in.
 """
 
 import argparse
@@ -183,7 +183,8 @@ def compare(problem: Problem, seeds: int) -> list[str]:
     aims, limit = targets(problem, best), LONGEST * best.points[-1][0]
     chosen = {
         name: {
-            kind: min((c for c in grid if c.kind == kind), key=lambda c, a=aim: grid[c].reached(a))  # type: ignore[misc]
+            kind: min((c for c in grid if c.kind == kind), key=lambda c, a=aim: grid[c].reached(a))  # type:
+                ignore[misc]
             for kind in rates
         }
         for name, aim in aims.items()

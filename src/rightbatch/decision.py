@@ -104,7 +104,8 @@ class Situation:
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A request of a step rule: evaluate the loss of the current batch at x - step·g_B; with `gradient`, its gradient
-    too."""
+    too.
+    """
 
     step: float
     gradient: bool = False
@@ -113,7 +114,8 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between x and that point on the same
-    batch."""
+    batch.
+    """
 
     loss: float
     curvature: float = math.nan
