@@ -1,0 +1,78 @@
+"""From noise scale and half-performance batch to a batch size and the range in which the choice hardly matters.
+
+Reaching a target takes about S·(1 + B_noise/B) steps, and a step t0 + t1·B seconds, together proportional to
+
+    T(B) = (1 + B_noise/B)·(n½ + B),    least at B* = sqrt(B_noise·n½)
+
+| symbol | argument | meaning |
+|---|---|---|
+| B_noise | noise_scale | noise scale tr Σ/‖g‖² in examples |
+| n½ | half_performance | the batch at which half of the peak speed is reached |
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+
+from ..evidence import NoiseEstimate
+
+WORTH_IT_ANYHOW = 3.0  # in n½: a batch at three quarters of the peak speed
+TOLERANCE = 1.1
+SIGNIFICANT_BITS = 4
+
+
+def usable_noise(noise: NoiseEstimate) -> float:
+    """The noise scale to reckon with: what it is at least where no signal is told from zero; 0 if not even that."""
+    return max(0.0, noise.noise_scale if noise.high < math.inf else noise.low)
+
+
+def relative_time(noise_scale: float, half_performance: float, examples: float) -> float:
+    """T(B), the time to the same result up to a factor."""
+    return (1 + noise_scale / examples) * (half_performance + examples)
+
+
+def sweet_spot(noise_scale: float, half_performance: float) -> float:
+    """B*."""
+    return math.sqrt(noise_scale * half_performance)
+
+
+def range_within(noise_scale: float, half_performance: float, best: float) -> tuple[float, float]:
+    """Between which sizes T(B) <= 1.1·T(best): the roots of B² - (1.1·T(best) - B_noise - n½)·B + B_noise·n½ = 0."""
+    half_b = (TOLERANCE * relative_time(noise_scale, half_performance, best) - noise_scale - half_performance) / 2
+    product = noise_scale * half_performance
+    upper = half_b + math.sqrt(max(0.0, half_b * half_b - product))
+    return product / upper, upper
+
+
+def rounded(examples: float) -> int:
+    """To the nearest number with four significant bits, at most 6 % away: 208, not 203."""
+    unit = 1 << max(0, math.floor(math.log2(max(1.0, examples))) + 1 - SIGNIFICANT_BITS)
+    return max(1, round(examples / unit) * unit)
+
+
+def choose(noise: NoiseEstimate, half_performance: float, smallest: int, largest: int) -> tuple[int, int, int]:
+    """The batch size wanted and the range within 10 % of its time, all within `smallest` and `largest`.
+
+    Where nothing is known of the noise, the size at which three quarters of the peak speed is reached.
+
+    Returns:
+        (size, low, high).
+    """
+    scale = usable_noise(noise)
+    if scale == 0 and noise.high > 0:
+        scale = WORTH_IT_ANYHOW**2 * half_performance
+    size = min(max(rounded(sweet_spot(scale, half_performance)), smallest), largest)
+    low, high = range_within(scale, half_performance, size)
+    return size, min(max(math.ceil(low), smallest), size), max(min(math.floor(high), largest), size)
+
+
+def settle(wanted: tuple[int, int, int], tried: list[int]) -> tuple[int, int, int]:
+    """The wanted size and range cut to sizes that were run: the nearest size, the widest range inside the wanted one.
+
+    Args:
+        wanted: (size, low, high).
+        tried: the sizes run, ascending.
+    """
+    size = min(tried, key=lambda examples: abs(math.log(examples / wanted[0])))
+    low = tried[min(bisect_left(tried, wanted[1]), len(tried) - 1)]
+    high = tried[max(bisect_right(tried, wanted[2]) - 1, 0)]
+    return size, min(low, size), max(high, size)

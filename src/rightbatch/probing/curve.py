@@ -1,0 +1,178 @@
+"""Seconds of a step against its examples, every point really run."""
+
+import random
+from collections.abc import Iterable
+from itertools import takewhile
+from statistics import median_low
+
+from ..errors import InputError
+from ..evidence import StepTime
+from ..sizing import StepTimer
+from ..sizing.step_time import WINDOW
+from .budget import Budget
+from .memory import Memory
+from .steps import Steps
+
+FIRST_WARM_UP_RUNS = 3  # the first steps of a process also set up libraries and the optimizer's state
+LEAST_REPEATS = 3
+LAST_STEP = 1.2  # the whole data set is worth a size of its own if that much larger than the last power of two
+
+
+class Curve:
+    """Times steps of growing size until data, memory or time run out, then all sizes again and again in mixed order.
+
+    The first run of a size warms up and is not counted. Repeats visit the sizes in a new random order every round, so
+    that a machine that becomes slower or faster meanwhile favours no size.
+
+    Args:
+        steps: what is timed.
+        budget: nothing is started that is not predicted to end within it.
+        seed: of the order of the repeats.
+    """
+
+    def __init__(self, steps: Steps, budget: Budget, seed: int) -> None:
+        self._steps = steps
+        self._budget = budget
+        self._random = random.Random(seed)
+        self._warm_s: dict[int, float] = {}
+        self._times_s: dict[int, list[float]] = {}
+        self._grid: list[int] = []
+        self._memory = Memory(steps.device)
+        self.limited_by = ""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that were timed, smallest first."""
+        return sorted(size for size, times in self._times_s.items() if times)
+
+    @property
+    def warmed_up(self) -> list[int]:
+        """The batch sizes that were run at least once, smallest first."""
+        return sorted(self._warm_s)
+
+    def points(self) -> tuple[tuple[int, float, int], ...]:
+        """(examples, median seconds, how often timed) of every size."""
+        return tuple((size, median_low(times), len(times)) for size in self.sizes if (times := self._times_s[size]))
+
+    def expected_s(self, size: int) -> float:
+        """What a step of `size` is expected to take; for a size not yet run, at most proportionally more."""
+        if self._times_s.get(size):
+            return median_low(self._times_s[size])
+        if size in self._warm_s:
+            return self._warm_s[size]
+        smaller = [tried for tried in self._warm_s if tried < size]
+        if smaller:
+            return self.expected_s(max(smaller)) * size / max(smaller)
+        return self.expected_s(min(self._warm_s)) if self._warm_s else 0.0
+
+    def climb(self, share: float) -> None:
+        """Run 1, 2, 4, ... examples, and last the whole data set, once each; `limited_by` then says what ended it.
+
+        Raises:
+            InputError: not even the smallest batch fits into memory.
+        """
+        first = self._first_size()
+        self._grid = _grid(first, self._steps.train_samples)
+        self._memory = Memory(self._steps.device)
+        # To be of use a size must run once to warm up and three times more, and so must all before it.
+        self._go_on(share, runs=2 * (1 + LEAST_REPEATS), time_at_once=False)
+
+    def climb_further(self) -> None:
+        """Spend what is left of the budget on larger sizes still, each run twice; what was fitted before stays."""
+        if self.limited_by == "time":
+            self._go_on(1.0, runs=2, time_at_once=True)
+
+    def repeat(self, sizes: Iterable[int], share: float, most: int = WINDOW) -> None:
+        """Time every size `most` times, or as often as its part of the time left allows, but at least three times."""
+        order = list(sizes)
+        fair_s = self._budget.left_s(share) / max(1, len(order))
+        ran = True
+        while ran:
+            ran = False
+            self._random.shuffle(order)
+            for size in list(order):
+                if size not in self._warm_s and not (
+                    self._budget.allows(2 * self.expected_s(size), share) and self._warm_up(size)
+                ):
+                    order.remove(size)
+                    continue
+                if size not in self._times_s:
+                    continue
+                times, expected_s = self._times_s[size], self.expected_s(size)
+                enough = len(times) >= LEAST_REPEATS and sum(times) + expected_s > fair_s
+                if enough or len(times) >= most or not self._budget.allows(expected_s, share):
+                    continue
+                seconds = self._timed(size)
+                if seconds is None:
+                    self._discard_from(size)
+                    order = [smaller for smaller in order if smaller < size]
+                    continue
+                times.append(seconds)
+                ran = True
+
+    def fit(self) -> StepTime | None:
+        """The line through the medians; None while fewer than three sizes over a range of four were timed."""
+        timer = StepTimer()
+        for size in self.sizes:
+            for seconds in self._times_s[size]:
+                timer.add(size, seconds)
+        return timer.fit()
+
+    def _go_on(self, share: float, runs: int, time_at_once: bool) -> None:
+        while self._grid:
+            size = self._grid[0]
+            if not self._budget.allows(runs * self.expected_s(size), share):
+                self.limited_by = "time"
+                return
+            if not self._memory.allows(max(self._warm_s), size) or not self._warm_up(size):
+                self.limited_by = "memory"
+                return
+            self._grid.pop(0)
+            if time_at_once:
+                self.repeat([size], share, most=1)
+        self.limited_by = "data"
+
+    def _discard_from(self, size: int) -> None:
+        """Forget sizes that did not always fit: none of them is to be recommended."""
+        for larger in [tried for tried in self._times_s if tried >= size]:
+            del self._times_s[larger]
+        self.limited_by = "memory"
+
+    def _first_size(self) -> int:
+        """1, or 2 where the model cannot be trained on one example, as with BatchNorm."""
+        try:
+            fits = self._warm_up(1, FIRST_WARM_UP_RUNS)
+            size = 1
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            self._steps.clear()
+            fits = self._warm_up(2, FIRST_WARM_UP_RUNS)
+            size = 2
+        if not fits:
+            raise InputError(
+                f"Memory runs out at a training step on {size} example{'s' * (size > 1)}: the smallest batch does not "
+                f"fit on {self._steps.device}. Make the model smaller, or free memory."
+            )
+        return size
+
+    def _warm_up(self, size: int, runs: int = 1) -> bool:
+        for _ in range(runs):
+            seconds = self._timed(size)
+            if seconds is None:
+                return False
+            self._warm_s[size] = seconds
+            if not self._budget.allows(seconds):
+                break
+        self._times_s[size] = []
+        return True
+
+    def _timed(self, size: int) -> float | None:
+        start_s = self._budget.clock()
+        return self._budget.clock() - start_s if self._steps.fits(size) else None
+
+
+def _grid(first: int, most: int) -> list[int]:
+    """What follows `first`: doubled again and again, and `most` if it is well above the last of these."""
+    sizes = list(takewhile(lambda size: size <= most, (first << k for k in range(most.bit_length()))))
+    return sizes[1:] + ([most] if most >= LAST_STEP * sizes[-1] else [])

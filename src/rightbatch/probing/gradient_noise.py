@@ -1,0 +1,119 @@
+"""The noise scale at the parameters given, from many independent batches."""
+
+import math
+
+from ..errors import DataError
+from ..evidence import Measurement, NoiseEstimate
+from ..noise import NoiseScale, squared_norm
+from ..training.noise_meter import NoiseMeter
+from .budget import Budget
+from .memory import is_out_of_memory, release
+from .steps import Steps, require_finite
+
+BATCHES = 24  # Student's t is then within 5 % of the normal quantile
+LEAST_BATCHES = 2
+ENOUGH_BATCHES = 8
+LEAST_SAMPLES = 8  # of a batch, or of each of its micro-batches where these are compared
+PRECISE = 0.05  # relative half-width of the interval at which to stop
+MEASURING_COST = 2.0  # a measured step over a plain one, until the first was timed
+MOST_FAILURES = 8
+
+
+class NoiseProbe:
+    """Averages V̂ and ŝ over disjoint batches of one pass over the data, in plain means.
+
+    Disjoint batches are independent draws, so that their scatter gives the interval; a second pass would only seem to
+    narrow it. About 24 batches as large as time and data allow: ŝ is the less noisy the larger its batch, but an
+    interval needs a number of them.
+
+    Args:
+        steps: the model, in training mode, and the data.
+        most_forward: most examples in one forward pass.
+    """
+
+    def __init__(self, steps: Steps, most_forward: int) -> None:
+        self._steps = steps
+        self._most_forward = most_forward
+        self._meter = NoiseMeter(steps.model, steps.parameters)
+        self._tracker = NoiseScale(decay=1.0)
+        self.examples = 0
+        self.batches = 0
+
+    @property
+    def method(self) -> str:
+        """How the noise was measured, in words."""
+        return f"{self._meter.method}; {self.batches} batches of {self.examples}"
+
+    def run(self, budget: Budget, share: float, fixed_s: float, per_example_s: float) -> NoiseEstimate | None:
+        """Measure until the interval is narrow, or data or time are used up.
+
+        Args:
+            budget: nothing is started that is not predicted to end before `share` of it is spent.
+            share: see there.
+            fixed_s: seconds of a plain step whatever its size.
+            per_example_s: seconds of a plain step for each example.
+
+        Returns:
+            The noise; None if there was no time for two batches.
+
+        Raises:
+            DataError: too few examples for two batches.
+            InputError: loss or gradient are not finite.
+        """
+        epoch = drawn = failures = 0
+        expected_s = 0.0
+        while failures < MOST_FAILURES:
+            if self.batches == 0:
+                # Nothing measured yet, or the first attempt failed: begin with all of the data.
+                epoch, drawn = epoch + 1, 0
+                self._steps.begin_epoch(epoch)
+                affordable = max(0.0, budget.left_s(share)) / (MEASURING_COST * per_example_s)
+                self.examples = self._size(min(affordable, self._steps.train_samples))
+                passes = max(self._meter.least_groups, math.ceil(self.examples / self._most_forward))
+                expected_s = MEASURING_COST * (passes * fixed_s + self.examples * per_example_s)
+            if drawn + self.examples > self._steps.train_samples or not budget.allows(expected_s, share):
+                break
+            start_s = budget.clock()
+            measurement = self._measure()
+            drawn += self.examples
+            if measurement is None:
+                failures += 1
+                continue
+            expected_s = budget.clock() - start_s
+            self._tracker.update(measurement, drawn)
+            self.batches += 1
+            estimate = self._tracker.estimate(drawn)
+            if estimate is not None and self.batches >= ENOUGH_BATCHES and _precise(estimate):
+                break
+        return self._tracker.estimate(drawn) if self.batches >= LEAST_BATCHES else None
+
+    def _size(self, affordable: float) -> int:
+        groups, n = self._meter.least_groups, self._steps.train_samples
+        least = 2 * groups
+        if n < LEAST_BATCHES * least:
+            raise DataError(
+                f"There are {n} examples; measuring the noise takes at least {LEAST_BATCHES * least} for this model "
+                f"({self._meter.method})."
+            )
+        return max(least, min(max(LEAST_SAMPLES * groups, int(affordable) // BATCHES), n // LEAST_BATCHES))
+
+    def _measure(self) -> Measurement | None:
+        """One batch; None if memory ran out, or exact norms proved impossible: the next attempt is then another."""
+        try:
+            require_finite(self._steps.gradient(self.examples, self._meter, self._most_forward))
+            norm2 = float(squared_norm([p.grad for p in self._steps.parameters]))
+            require_finite(norm2)
+            return self._meter.measure(norm2, self.examples, 1.0)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._most_forward == 1:
+                raise
+        finally:
+            self._meter.disarm()
+            self._steps.clear()
+        release(self._steps.device)
+        self._most_forward = -(-self._most_forward // 2)
+        return None
+
+
+def _precise(noise: NoiseEstimate) -> bool:
+    return noise.high - noise.low <= 2 * PRECISE * noise.noise_scale and math.isfinite(noise.noise_scale)

@@ -1,0 +1,208 @@
+"""Leaving no trace: everything a training step can change is noted before, put back after, and compared.
+
+What running a model changes in the ordinary way (parameters, gradients, buffers, modes, attributes, random numbers) is
+put back without a word. What nobody should change in passing (hooks, submodules, which parameters are trained,
+process-wide settings) is put back too, and reported as an error: the measurements then were not those of one model.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import TraceError
+from ..noise.isolation import random_state, set_random_state
+from ..training.stopping import Interruption
+
+REGISTRIES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
+CHANGED_BY_RUNNING = ("_buffers",)  # a module may put new tensors in their place
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing to be found as it was.
+
+    Args:
+        name: for people.
+        read: returns its present value, such that it keeps when the thing changes.
+        write: puts back what `read` returned.
+        quiet: running a model changes it in the ordinary way.
+    """
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    quiet: bool = True
+
+
+@contextmanager
+def leaving_no_trace(model: nn.Module, data: object) -> Iterator[None]:
+    """Within, the model may be trained; afterwards it, the random numbers and the data set are as before.
+
+    Seen are parameters, gradients, buffers, hooks, submodules, modes and attributes of every module, attributes of
+    `data`, generators of random numbers among these and the global ones of torch, NumPy and Python, and torch's
+    default type, threads and gradient mode. Not seen is what a hook or a module keeps inside a list or an object of
+    its own. Ctrl-C while things are put back waits until that is done.
+
+    Raises:
+        TraceError: something changed that running a model does not change, or that could not be put back.
+    """
+    parts = list(_parts(model, data))
+    before = [part.read() for part in parts]
+    try:
+        yield
+    except BaseException as error:
+        problem = _put_back(parts, before)
+        if problem:
+            error.add_note(problem)
+        raise
+    problem = _put_back(parts, before)
+    if problem:
+        raise TraceError(problem)
+
+
+def _put_back(parts: list[Part], before: list[Any]) -> str:
+    """Put everything back, compare again, and say what should not have been."""
+    interruption = Interruption()
+    with interruption.watched():
+        changed, stuck = [], []
+        for part, value in zip(parts, before, strict=True):
+            if not _same(part.read(), value):
+                if not part.quiet:
+                    changed.append(part.name)
+                with suppress(RuntimeError):  # a tensor of another shape by now: found in the comparison below
+                    part.write(value)
+        stuck = [part.name for part, value in zip(parts, before, strict=True) if not _same(part.read(), value)]
+    if interruption.asked:
+        raise KeyboardInterrupt
+    if stuck:
+        return f"Probing could not put back {_listed(stuck)}: make the model anew before training it."
+    if changed:
+        return (
+            f"Running the model changed {_listed(changed)}. It was put back, but what was measured is not one model's: "
+            "remove the hook or the line in forward that does it, then probe again."
+        )
+    return ""
+
+
+def _parts(model: nn.Module, data: object) -> Iterator[Part]:
+    for path, module in model.named_modules():
+        name = f"'{path}'" if path else "the model"
+        for registry in REGISTRIES:
+            contents = vars(module).get(registry)
+            if contents is not None:
+                quiet = registry in CHANGED_BY_RUNNING
+                label = f"{registry.strip('_').replace('_', ' ')} of {name}"
+                yield Part(label, partial(dict, contents), partial(_refill, contents), quiet)
+        yield from _attributes(module, name)
+    if hasattr(data, "__dict__") and not isinstance(data, Tensor | np.ndarray):
+        yield from _attributes(data, "the data")
+    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        yield Part(f"the values of '{path}'", partial(_copy, tensor), partial(_assign, tensor))
+    for path, parameter in model.named_parameters():
+        yield Part(f"the gradient of '{path}'", partial(_gradient, parameter), partial(_set_gradient, parameter))
+        trained = f"requires_grad of '{path}'"
+        yield Part(trained, partial(getattr, parameter, "requires_grad"), parameter.requires_grad_, quiet=False)
+        for kind in TENSOR_HOOKS:
+            label = f"hooks on '{path}'"
+            yield Part(label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False)
+    yield Part("torch's random state", partial(random_state, model), partial(set_random_state, model))
+    yield Part("NumPy's random state", np.random.get_state, np.random.set_state)
+    yield Part("Python's random state", random.getstate, random.setstate)
+    yield Part("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)
+    yield Part("torch's number of threads", torch.get_num_threads, torch.set_num_threads, quiet=False)
+    yield Part("torch's gradient mode", torch.is_grad_enabled, _set_grad_mode, quiet=False)
+
+
+def _attributes(owner: object, name: str) -> Iterator[Part]:
+    """The attributes of an object, its registries left out, and the states of generators among them."""
+    present = vars(owner)
+
+    def read() -> dict[str, Any]:
+        return {key: value for key, value in present.items() if key not in REGISTRIES}
+
+    def write(saved: dict[str, Any]) -> None:
+        for key in read().keys() - saved.keys():
+            del present[key]
+        present.update(saved)
+
+    yield Part(f"attributes of {name}", read, write)
+    for key, value in present.items():
+        if isinstance(value, torch.Generator):
+            yield Part(f"generator {key} of {name}", value.get_state, value.set_state)
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            yield Part(f"generator {key} of {name}", partial(getattr, bits, "state"), partial(setattr, bits, "state"))
+
+
+def _refill(contents: dict[str, Any], saved: dict[str, Any]) -> None:
+    contents.clear()  # the very same dict: handles of hooks refer to it
+    contents.update(saved)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)  # memory of an accelerator is what is being measured
+
+
+@torch.no_grad()
+def _assign(tensor: Tensor, saved: Tensor) -> None:
+    tensor.copy_(saved)
+
+
+def _gradient(parameter: nn.Parameter) -> dict[str, Any]:
+    gradient = parameter.grad
+    return {"tensor": gradient, "version": None if gradient is None else gradient._version}
+
+
+def _set_gradient(parameter: nn.Parameter, saved: dict[str, Any]) -> None:
+    parameter.grad = saved["tensor"]
+
+
+def _hooks(parameter: nn.Parameter, kind: str) -> dict[int, Any]:
+    return dict(getattr(parameter, kind, None) or {})
+
+
+def _set_hooks(parameter: nn.Parameter, kind: str, saved: dict[str, Any]) -> None:
+    hooks = getattr(parameter, kind)
+    _refill(hooks if hooks is not None else {}, saved)
+
+
+def _set_grad_mode(enabled: bool) -> None:
+    torch.set_grad_enabled(enabled)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two readings agree: tensors and arrays bit for bit, what a dict holds by identity or plain value."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bits(a), _bits(b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(a[key] is b[key] or _same_plain(a[key], b[key]) for key in a)
+    return a is b or _same_plain(a, b)
+
+
+def _same_plain(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):  # the state of a NumPy generator
+        return _same(a, b)
+    return isinstance(a, int | float | str | bytes) and (a == b or (a != a and b != b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes: NaN is then equal to itself, and 0 is not equal to -0."""
+    return tensor.reshape(-1).contiguous().view(torch.uint8)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
