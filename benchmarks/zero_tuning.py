@@ -19,7 +19,6 @@ import schedulefree
 import torch
 from markdown import machine, write_page
 from problems import Problem, problems
-from torch import nn
 
 import rightbatch
 
@@ -181,14 +180,11 @@ def compare(problem: Problem, seeds: int) -> list[str]:
         grid[cell] = tuned(problem, cell.kind, cell.batch, cell.rate, 0)
     best = min(grid.values(), key=lambda curve: curve.final if math.isfinite(curve.final) else math.inf)
     aims, limit = targets(problem, best), LONGEST * best.points[-1][0]
-    chosen = {
-        name: {
-            kind: min((c for c in grid if c.kind == kind), key=lambda c, a=aim: grid[c].reached(a))  # type:
-                ignore[misc]
-            for kind in rates
-        }
-        for name, aim in aims.items()
-    }
+
+    def soonest(kind: str, aim: float) -> Cell:
+        return min((cell for cell in grid if cell.kind == kind), key=lambda cell: grid[cell].reached(aim))
+
+    chosen = {name: {kind: soonest(kind, aim) for kind in rates} for name, aim in aims.items()}
     cells = sorted({c for by_kind in chosen.values() for c in by_kind.values()}, key=str)
     runs: dict[object, list[Curve]] = {}
     for seed in range(seeds):

@@ -103,9 +103,7 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A request of a step rule: evaluate the loss of the current batch at x - step·g_B; with `gradient`, its gradient
-    too.
-    """
+    """A request of a step rule: the loss of the current batch at x - step·g_B; with `gradient`, its gradient too."""
 
     step: float
     gradient: bool = False
@@ -113,9 +111,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between x and that point on the same
-    batch.
-    """
+    """The answer: the loss there and, where asked for, ν = ⟨Δx, Δg⟩/‖Δx‖² between here and there, same batch."""
 
     loss: float
     curvature: float = math.nan

@@ -110,7 +110,7 @@ class Advice:
         if self.noise_high < math.inf:
             return (
                 f"{number(self.noise_scale)} examples ({number(self.noise_low)} to {number(self.noise_high)} "
-                "with 90 % confidence)"
+                "with 90 % confidence) at these parameters"
             )
         if self.noise_low > 0:
             return f"at least {number(self.noise_low)} examples (90 % confidence); it could not be told from infinity"

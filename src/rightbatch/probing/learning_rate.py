@@ -20,10 +20,10 @@ GUESS = "the learning rate is a guess: in the range test the loss fell by little
 
 
 def suggest_learning_rate(steps: Steps, examples: int, expected_s: float, budget: Budget) -> tuple[float | None, str]:
-    """Run the range test at a batch size, from and back to the present parameters, and double the step size that did most of the work.
+    """Run the range test at a batch size, from the present parameters and back to them, and suggest η_r = 2 η_80.
 
-    This is η_r = 2 η_80, around which `step="auto"` works. A single test scatters with the order of the examples; of
-    up to three, in different orders from the same start, the median is taken.
+    η_80 is the step size by which 80 % of the drop was made; around η_r `step="auto"` works. A single test scatters
+    with the order of the examples: of up to three, in different orders, the median is taken.
 
     Args:
         steps: the model and the data.

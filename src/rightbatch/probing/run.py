@@ -45,7 +45,8 @@ def probe(
     Steps like those of `fit` are timed over batch sizes 1, 2, 4, ..., the noise scale is measured at the parameters
     given, and the sweet spot, the range within 10 % of its time and a learning rate follow. The model is where it was
     before, and as it was: parameters, gradients, buffers, hooks, modes, random numbers and the data set's attributes
-    are noted before, put back after and compared.
+    are noted before, put back after and compared. The noise scale mostly grows as training goes on, and the sweet spot
+    with its root: an untrained model's is a beginning.
 
         advice = rightbatch.probe(model, (x, y))
         print(advice)
