@@ -30,7 +30,7 @@ from .guard import CUT, Guard
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .rule_state import restored
-from .rules import require_compatible, resolve_batch, resolve_step
+from .rules import require_compatible, resolve_batch, resolve_step, trainable
 from .search import LineSearch, random_state, set_random_state
 from .step_clock import StepClock
 
@@ -80,9 +80,7 @@ class AutoBatch:
         seed: int = 0,
         epochs: int | None = None,
     ) -> None:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise InputError("The model has no trainable parameters: none has requires_grad=True.")
+        parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
                 require_whole(name, value, least=1)

@@ -21,6 +21,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
 from .recorder import Recorder, machine, now
+from .rules import trainable
 from .search import random_state, set_random_state
 from .stopping import Budget, Interruption
 
@@ -117,6 +118,12 @@ def fit(
     test_source = None if test is None else as_source(test)
     budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
     loss = loss or default_loss(source)
+    parameters = trainable(model)
+    if valid_source is not None and "valid_accuracy" in (target or {}) and not _has_classes(valid_source):
+        raise InputError(
+            f"valid_accuracy cannot be a target: the targets are {valid_source.y_dtype} of shape "
+            f"{valid_source.y_shape}, accuracy needs one integer class an example. Use valid_loss."
+        )
     if device is not None:
         model.to(device)
     require_fitting(model, loss, source)
@@ -124,7 +131,7 @@ def fit(
         if other is not None:
             require_fitting(model, loss, other, name)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
+        optimizer = optimizer(parameters)
     auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS)
     folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
     recorder = Recorder(folder, Progress(progress))
@@ -210,6 +217,8 @@ class _Training:
         self.auto.ship()
         if self.best_state:
             self.model.load_state_dict(self.best_state)
+        elif self.auto.averages:
+            refresh_batch_norm(self.model, self.train, self.device)
         test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
         folder = self.recorder.folder
         if folder is not None:
@@ -221,6 +230,7 @@ class _Training:
         auto, model, loss = self.auto, self.model, self.loss
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds - self.resumed_wall_s
         for x, y in auto:
+            steps = auto.steps
             with torch.set_grad_enabled(auto.needs_gradient):
                 value = loss(model(x), y)
             auto.backward(value)
@@ -236,7 +246,8 @@ class _Training:
                         return reached
                 if perf_counter() - started_s >= limit_s:
                     return f"{self.budget.seconds:g} seconds are over"
-            if interruption.asked:
+            # Only between two steps: in the midst of one the model may be at a trial point.
+            if interruption.asked and auto.steps > steps:
                 return "interrupted"
         return auto.stopped or f"{self.budget.epochs} epochs are done"
 
@@ -301,7 +312,10 @@ class _Training:
         )
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise InputError(f"The run to go on with is of another model: {' '.join(str(error).split())}") from error
         self.auto.load_state_dict(state["auto"])
         self.best = dict(state["best"])
         self.best_state = {k: v.to(self.device) for k, v in state["best_state"].items()}
@@ -376,6 +390,10 @@ def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, So
     if len(source) == 0:
         raise InputError("valid holds no examples.")
     return source, train
+
+
+def _has_classes(source: Source) -> bool:
+    return not source.y_dtype.is_floating_point and not source.y_shape
 
 
 def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> dict[str, Any]:

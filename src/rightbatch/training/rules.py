@@ -1,6 +1,7 @@
 """From what a caller writes ("auto", 128, "armijo", a rule) to rules that fit each other and the optimizer."""
 
 import torch
+from torch import nn
 
 from ..decision import Needs, SizeRule, StepRule
 from ..errors import InputError, UnsupportedError
@@ -27,6 +28,18 @@ def resolve_batch(batch: object, step: StepRule) -> SizeRule:
     if batch == "auto":
         return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
     return size_rule(batch)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters to be trained.
+
+    Raises:
+        InputError: there are none.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError("The model has no trainable parameters: none has requires_grad=True.")
+    return parameters
 
 
 def require_compatible(size: SizeRule, step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
