@@ -37,12 +37,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         RunFolderError: it cannot be read, is damaged or of another format.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises many kinds for damaged files; all mean the same to the caller.
         raise RunFolderError(
             f"cannot read the checkpoint {path}: it is damaged or not a checkpoint ({error})"
         ) from error
+    if not isinstance(state, dict):
+        raise RunFolderError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     if state.get("format") != FORMAT:
         raise RunFolderError(f"the checkpoint {path} has format {state.get('format')}, this version reads {FORMAT}")
     return state

@@ -1,0 +1,110 @@
+"""Evaluation: exact means, and nothing changed by looking."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rightbatch.data import Source, as_source
+from rightbatch.training.evaluation import BATCH_NORM_SAMPLES, CHUNK_SAMPLES, evaluate, evaluating, refresh_batch_norm
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4)).double()
+
+
+def classification(n: int) -> Source:
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 3, dtype=torch.float64, generator=generator)
+    return as_source((x, torch.randint(0, 4, (n,), generator=generator)))
+
+
+def whole(source: Source) -> tuple[Tensor, Tensor]:
+    return source.fetch(torch.arange(len(source)))
+
+
+@pytest.mark.parametrize("n", [1, 7, CHUNK_SAMPLES, CHUNK_SAMPLES + 1, 2 * CHUNK_SAMPLES + 300])
+def test_means_over_all_examples_whatever_the_chunks(n: int) -> None:
+    model, source = network(), classification(n)
+    found = evaluate(model, F.cross_entropy, source, CPU)
+    x, y = whole(source)
+    with torch.no_grad():
+        output = deepcopy(model).eval()(x)
+    assert found["loss"] == pytest.approx(F.cross_entropy(output, y).item(), rel=1e-12)
+    assert found["accuracy"] == int((output.argmax(1) == y).sum()) / n
+
+
+def test_no_accuracy_without_classes() -> None:
+    x = torch.randn(9, 3, dtype=torch.float64)
+    model = nn.Linear(3, 2).double()
+    found = evaluate(model, F.mse_loss, as_source((x, torch.zeros(9, 2, dtype=torch.float64))), CPU)
+    assert found == {"loss": pytest.approx(model(x).square().mean().item())}
+    sequences = as_source((torch.randn(9, 3, dtype=torch.float64), torch.zeros(9, 2, dtype=torch.int64)))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square().mean()
+
+    assert set(evaluate(model, loss, sequences, CPU)) == {"loss"}
+
+
+def test_looking_changes_nothing() -> None:
+    model, source = network().train(), classification(50)
+    model[1].eval()
+    before, random = deepcopy(model.state_dict()), torch.get_rng_state()
+    evaluate(model, F.cross_entropy, source, CPU)
+    assert [m.training for m in model] == [True, False, True, True] and model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(m.training for m in model.modules())
+        assert not torch.is_grad_enabled()
+        _ = 1 / 0
+    assert [m.training for m in model] == [True, False, True, True] and torch.is_grad_enabled()
+
+
+def test_batch_norm_is_refreshed_to_the_statistics_of_the_data() -> None:
+    model, source = network(), classification(300)
+    x, _ = whole(source)
+    for _ in range(3):
+        model(torch.randn(8, 3, dtype=torch.float64) * 9)
+    momentum = model[1].momentum
+    random = torch.get_rng_state()
+    refresh_batch_norm(model, source, CPU)
+    hidden = model[0](x).detach()
+    torch.testing.assert_close(model[1].running_mean, hidden.mean(0))
+    torch.testing.assert_close(model[1].running_var, hidden.var(0))
+    assert model[1].momentum == momentum
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_batch_norm_averages_its_chunks() -> None:
+    """Of more data the plain average over chunks of 1,024, and of the first 4,096 examples only."""
+    model, source = network(), classification(BATCH_NORM_SAMPLES + 700)
+    refresh_batch_norm(model, source, CPU)
+    hidden = model[0](whole(source)[0][:BATCH_NORM_SAMPLES]).detach()
+    torch.testing.assert_close(model[1].running_mean, hidden.mean(0))
+    torch.testing.assert_close(
+        model[1].running_var, torch.stack([c.var(0) for c in hidden.split(CHUNK_SAMPLES)]).mean(0)
+    )
+
+
+def test_a_single_example_left_over_is_left_out() -> None:
+    model, source = network(), classification(CHUNK_SAMPLES + 1)
+    refresh_batch_norm(model, source, CPU)
+    hidden = model[0](whole(source)[0][:CHUNK_SAMPLES]).detach()
+    torch.testing.assert_close(model[1].running_mean, hidden.mean(0))
+
+
+def test_layers_that_keep_no_statistics_or_are_frozen_are_left_alone() -> None:
+    model, source = network(), classification(60)
+    model[1].eval()
+    before = deepcopy(model.state_dict())
+    refresh_batch_norm(model, source, CPU)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    untracked = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).double()
+    refresh_batch_norm(untracked, source, CPU)

@@ -1,0 +1,110 @@
+"""What a run may spend, what it aims at, and Ctrl-C."""
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from rightbatch import InputError
+from rightbatch.training.stopping import (
+    DEFAULT_PATIENCE,
+    EPOCHS_WITHOUT_VALIDATION,
+    MOST_EPOCHS_BY_DEFAULT,
+    Budget,
+    Interruption,
+)
+
+
+def of(validates: bool = True, **given: Any) -> Budget:
+    return Budget.of(
+        given.get("epochs"), given.get("seconds"), given.get("target"), given.get("patience"), validates
+    )  # fmt: skip
+
+
+def test_defaults_hold_only_where_nothing_is_said() -> None:
+    assert of(True) == Budget(epochs=MOST_EPOCHS_BY_DEFAULT, patience=DEFAULT_PATIENCE)
+    assert of(False) == Budget(epochs=EPOCHS_WITHOUT_VALIDATION)
+    assert of(True, epochs=3) == Budget(epochs=3)
+    assert of(False, seconds=3.0) == Budget(seconds=3.0)
+    assert of(True, patience=2) == Budget(patience=2)
+    assert of(True, target={"valid_loss": 0.1}) == Budget(target={"valid_loss": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"epochs": -2}, "epochs must be positive"),
+        ({"epochs": True}, "epochs must be positive, got True"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"seconds": 0.0}, "seconds must be positive"),
+        ({"seconds": math.nan}, "seconds must be positive, got nan"),
+        ({"patience": 0}, "patience must be positive"),
+        ({"target": {"accuracy": 0.9}}, "target knows valid_loss and valid_accuracy .*got 'accuracy': 0.9"),
+        ({"target": {"valid_loss": math.nan}}, "with a finite value"),
+    ],
+)
+def test_refusals(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        of(True, **given)
+
+
+def test_targets_and_patience_need_validation() -> None:
+    with pytest.raises(InputError, match="checked on validation data: give valid="):
+        of(False, target={"valid_loss": 0.1})
+    with pytest.raises(InputError, match="counts evaluations on validation data: give valid="):
+        of(False, patience=3)
+
+
+@pytest.mark.parametrize(
+    ("target", "metrics", "reached"),
+    [
+        ({"valid_loss": 0.5}, {"valid_loss": 0.5}, "target reached: valid_loss 0.5"),
+        ({"valid_loss": 0.5}, {"valid_loss": 0.51}, ""),
+        ({"valid_accuracy": 0.9}, {"valid_loss": 0.0, "valid_accuracy": 0.89}, ""),
+        ({"valid_accuracy": 0.9}, {"valid_accuracy": 0.9}, "target reached: valid_accuracy 0.9"),
+        ({"valid_loss": 0.1, "valid_accuracy": 0.9}, {"valid_loss": 0.3, "valid_accuracy": 0.95}, "valid_accuracy"),
+        ({"valid_loss": 0.5}, {"valid_loss": math.nan}, ""),
+        ({"valid_accuracy": 0.5}, {"valid_loss": 0.1}, ""),
+        (None, {"valid_loss": 0.0}, ""),
+    ],
+)
+def test_reached(target: Mapping[str, float] | None, metrics: Mapping[str, float], reached: str) -> None:
+    found = Budget(target=target).reached(metrics)
+    assert reached in found and bool(found) == bool(reached)
+
+
+def test_in_words() -> None:
+    budget = Budget(3, 60.0, {"valid_loss": 0.25}, 4)
+    expected = "3 epochs or 60 seconds or valid_loss 0.25 or 4 evaluations without a better validation loss"
+    assert budget.describe() == expected
+    assert Budget().describe() == "until interrupted"
+
+
+def test_the_first_interruption_is_remembered_and_the_second_comes_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    interruption = Interruption()
+    with pytest.raises(KeyboardInterrupt), interruption.watched():
+        assert not interruption.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second should have raised")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_nothing_is_touched() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with Interruption().watched():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
