@@ -58,7 +58,7 @@ def choose(noise: NoiseEstimate, half_performance: float, smallest: int, largest
         (size, low, high).
     """
     scale = usable_noise(noise)
-    if scale == 0 and noise.high > 0:
+    if scale == 0 and noise.high == math.inf:
         scale = WORTH_IT_ANYHOW**2 * half_performance
     size = min(max(rounded(sweet_spot(scale, half_performance)), smallest), largest)
     low, high = range_within(scale, half_performance, size)

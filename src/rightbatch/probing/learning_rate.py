@@ -1,6 +1,7 @@
 """A learning rate for schedule-free Adam, by the range test with which the automatic rule begins."""
 
 import math
+from dataclasses import replace
 from statistics import median_low
 
 from torch import Tensor
@@ -9,64 +10,72 @@ from ..decision import Plan
 from ..noise import squared_norm
 from ..stepping import AveragedDistance
 from .budget import Budget
+from .curve import Curve
 from .steps import Steps
 
 TESTS = 3
 OVER_PROGRESS = 2.0  # η_r over η_80, as in the automatic rule
-STANDS_OUT = 4.0  # a drop, over the noise of one batch's loss, as in the test itself
+LEAST_WATCHED = 64
+LEAST_DROP, STANDS_OUT = 0.01, 4.0  # of the loss; over its noise, of dropout for instance
 NO_TIME = "no learning rate: the time was up before the end of a range test"
-NO_DROP = "no learning rate: no step size of the range test lowered the loss"
-GUESS = "the learning rate is a guess: in the range test the loss fell by little more than its noise"
+NO_DROP = "no learning rate: no step size of the range test lowered the loss by 1 % and more than its noise"
 
 
-def suggest_learning_rate(steps: Steps, examples: int, expected_s: float, budget: Budget) -> tuple[float | None, str]:
+def suggest_learning_rate(steps: Steps, curve: Curve, examples: int, budget: Budget) -> tuple[float | None, str]:
     """Run the range test at a batch size, from the present parameters and back to them, and suggest η_r = 2 η_80.
 
-    η_80 is the step size by which 80 % of the drop was made; around η_r `step="auto"` works. A single test scatters
-    with the order of the examples: of up to three, in different orders, the median is taken.
+    η_80 is the step size by which 80 % of the drop was made; around η_r `step="auto"` works. Differs from there: the
+    loss watched is that of the same examples throughout, at least twice a batch, so that it is free of the noise of
+    drawing them. A single test scatters with the order of the batches: of up to three the median is taken.
 
     Args:
         steps: the model and the data.
+        curve: tells how long steps take.
         examples: of every step.
-        expected_s: seconds of such a step.
         budget: a test is given up where its time ends.
 
     Returns:
-        The learning rate, None where none can be told, and what to say about it, empty if nothing.
+        The learning rate, None where none can be told, and then why.
     """
     start = steps.averaging.average()
+    watched = min(max(2 * examples, LEAST_WATCHED), curve.sizes[-1])
+    expected_s = curve.expected_s(examples) + curve.expected_s(watched)
     found = []
     for epoch in range(TESTS):
-        rate, stands_out = _range_test(steps, examples, expected_s, budget, start, epoch)
-        if rate is None:  # out of time
+        begun_s = budget.spent_s
+        rate = _range_test(steps, examples, watched, expected_s, budget, start, epoch)
+        if rate is None:
             break
-        found.append((rate, stands_out))
+        found.append(rate)
+        if not budget.allows(budget.spent_s - begun_s):
+            break
     steps.averaging.restart(start)
-    rates = [rate for rate, _ in found if rate > 0]
-    if not rates:
+    rates = [rate for rate in found if rate > 0]
+    if 2 * len(rates) <= len(found):
         return None, NO_DROP if found else NO_TIME
-    doubtful = sum(not stands_out for _, stands_out in found)
-    return OVER_PROGRESS * median_low(rates), GUESS if 2 * doubtful > len(found) else ""
+    return OVER_PROGRESS * median_low(rates), ""
 
 
 def _range_test(
-    steps: Steps, examples: int, expected_s: float, budget: Budget, start: Tensor, epoch: int
-) -> tuple[float | None, bool]:
-    """One test from `start`: (η_80, whether the loss fell visibly); 0 if it did not fall, None if time ended it."""
+    steps: Steps, examples: int, watched: int, expected_s: float, budget: Budget, start: Tensor, epoch: int
+) -> float | None:
+    """η_80 of one test from `start`; 0 if the loss did not fall, None if the time ended first."""
     steps.averaging.restart(start)
     steps.begin_epoch(epoch)
+    loss_of_watched = steps.loss_on(watched)
     rule = AveragedDistance()
     plan = Plan(steps.train_samples, start.numel(), math.sqrt(float(squared_norm([start]))))
-    test, now, noise = rule.test, rule.start(plan)[1].test, 0.0
+    # Fine steps throughout: the coarse beginning saves time but may pass over a narrow range.
+    test = replace(rule.test, coarse_factor=rule.test.factor)
+    now, noise = rule.start(plan)[1].test, 0.0
     while not now.finished:
         if not budget.allows(expected_s):
-            return None, False
-        loss = steps.gradient(examples)
-        now = test.observe(now, loss)
+            return None
+        now = test.observe(now, loss_of_watched())
         if now.seen <= test.reference_steps:
-            noise = test.spread(now)  # from then on it also holds the blow-up
-        if math.isfinite(loss):
+            noise = test.spread(now)
+        if math.isfinite(steps.gradient(examples)):
             steps.update(examples, now.step_size)
         steps.clear()
     drop = test.base(now) - now.lowest
-    return test.progress_at(now) if drop > 0 else 0.0, drop >= STANDS_OUT * noise
+    return test.progress_at(now) if drop > max(LEAST_DROP * abs(test.base(now)), STANDS_OUT * noise) else 0.0

@@ -116,7 +116,7 @@ class _Probe:
         wanted = choose(noise, time.half_performance, sizes[0], sizes[-1])
         self._curve.repeat([size for size in {*wanted} if size not in sizes], CHECKS_UNTIL, CHECKS)
         size, low, high = settle(wanted, self._curve.sizes)
-        rate, note = suggest_learning_rate(self._steps, size, self._curve.expected_s(size), self._budget)
+        rate, note = suggest_learning_rate(self._steps, self._curve, size, self._budget)
         self._curve.climb_further()
         notes = [_noise_note(noise, size), self._line_note(time, size), note]
         return Advice(

@@ -1,6 +1,7 @@
 """Real training steps of any size: fetch, forward, backward and the update that `fit` makes."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -95,6 +96,17 @@ class Steps:
         if meter is not None:
             meter.gather()
         return total / examples
+
+    def loss_on(self, examples: int) -> Callable[[], float]:
+        """Fetch `examples` examples, and return what tells their mean loss at the parameters of the moment."""
+        self.begin_epoch(self._epoch)
+        x, y = self._stream.fetch(self._stream.take(min(examples, self._most_forward)))
+
+        def loss() -> float:
+            with torch.no_grad():
+                return float(self._loss(self.model(x), y))
+
+        return loss
 
     def update(self, examples: int, learning_rate: float) -> None:
         """Move the parameters along the gradient they hold, that of `examples` examples."""
