@@ -141,7 +141,7 @@ def by_hooks(model: nn.Module, x: Tensor, y: Tensor, reduction: str = "mean"):
     Squared(reduction)(model(x), y).backward()
     norms.disarm()
     scale = 1.0 if reduction == "mean" else 1.0 / B
-    return norms.measurement(squared_norm(p.grad for p in model.parameters()).item() * scale**2, B, scale)
+    return norms.measurement(squared_norm(p.grad for p in model.parameters()) * scale**2, B, scale)
 
 
 def norms_spread(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -187,6 +187,8 @@ def test_squared_norm_keeps_its_digits_on_large_tensors() -> None:
     # float32 sums of 4·10^6 equal terms in one go lose about four digits; 1e-6 leaves room for rounding of the rows
     big = torch.rand(4096, 1024)
     exact = big.double().square().sum().item()
-    assert squared_norm([big, None]).item() == pytest.approx(exact, rel=1e-6)
-    assert squared_norm([torch.tensor(3.0), torch.tensor([4.0])]).item() == 25.0
-    assert squared_norm([]).item() == 0.0
+    assert squared_norm([big, None]) == pytest.approx(exact, rel=1e-6)
+    assert squared_norm([big.view(-1)]) == pytest.approx(exact, rel=1e-6)
+    assert squared_norm([torch.full((10,), 300.0, dtype=torch.float16)]) == 9e5  # squares beyond half precision
+    assert squared_norm([torch.tensor(3.0), torch.tensor([4.0])]) == 25.0
+    assert squared_norm([]) == 0.0

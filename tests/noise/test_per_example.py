@@ -26,7 +26,7 @@ def batch(examples: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def gradient_norm2(model: nn.Module) -> float:
-    return squared_norm(p.grad for p in model.parameters()).item()
+    return squared_norm(p.grad for p in model.parameters())
 
 
 def hooks_on(model: nn.Module) -> int:

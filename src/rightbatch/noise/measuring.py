@@ -104,7 +104,7 @@ def _by_taps(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: lis
     p = per_example_sum(inner).cpu().double() * b
     if not drew:
         _check_first(model, loss, x, y, n)
-    return jackknife(n, p, squared_norm(gradients).item(), "all examples in one backward pass")
+    return jackknife(n, p, squared_norm(gradients), "all examples in one backward pass")
 
 
 def _check_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norms2: Tensor) -> None:

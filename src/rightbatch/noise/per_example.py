@@ -22,7 +22,7 @@ class PerExampleNorms:
         norms.arm(len(x))
         loss(model(x), y).backward()
         norms.disarm()
-        measurement = norms.measurement(squared_norm(p.grad for p in model.parameters()).item(), len(x))
+        measurement = norms.measurement(squared_norm(p.grad for p in model.parameters()), len(x))
 
     | symbol | meaning |
     |---|---|
