@@ -20,7 +20,7 @@ def noise(scale: float, low: float | None = None, high: float | None = None) -> 
 
 
 def step_time(half: float) -> StepTime:
-    return StepTime(half * 1e-5, 1e-5, half, 0.1 * half, sizes=6, smallest=4, largest=512)
+    return StepTime(half * 1e-5, 1e-5, half, 0.1 * half, sizes=6, smallest=4, largest=8192)
 
 
 def situation(
@@ -98,6 +98,13 @@ def test_a_new_size_stays_for_a_while_and_then_at_most_doubles() -> None:
         assert decision.examples is None and "just changed" in decision.reason
     decision, state = rule.decide(situation(11, noise(50_000), 50), state)
     assert decision.examples == 200 and "1581; within the limits, 200" in decision.reason
+
+
+def test_no_size_is_chosen_further_than_twice_from_those_timed() -> None:
+    now = situation(0, noise(1e9), 1000.0)
+    timed = replace(step_time(1000.0), largest=300)
+    decision, _ = SweetSpot().decide(replace(now, step_time=timed), SweetSpotState(32))
+    assert decision.examples == 600
 
 
 def test_limits_by_examples_come_before_limits_by_time() -> None:

@@ -10,6 +10,7 @@ from ..evidence import NoiseEstimate
 from ..ranges import require_number, require_whole
 
 LEAST_SENSIBLE = 8
+BEYOND_TIMED = 2.0  # caches and memory bend the line: no size is chosen further from those really timed
 DWELLING = Decision(reason="hold: the batch size has just changed")
 UNTIMED = Decision(reason="hold: too few batch sizes have been timed")
 UNMEASURED = Decision(reason="hold: the gradient noise is not known yet")
@@ -39,7 +40,8 @@ class SweetSpot:
     | n½ | step_time.half_performance | t0/t1: the batch at which half of the hardware's peak speed is reached |
 
     B* is held within floor·n½ and ceiling·n½, the range in which a wrong noise estimate costs little, and then, with
-    precedence, within `least` and `most` examples and `most_share` of the data. The size moves only when B* leaves
+    precedence, within `least` and `most` examples and `most_share` of the data; nor does it exceed twice the largest
+    size timed, the line being known no further. The size moves only when B* leaves
     (b/change, b·change), then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
 
     Thin evidence: without a step time it holds. Without a noise estimate floor·n½ is taken where floor >= 1, which
@@ -116,7 +118,7 @@ class SweetSpot:
             spot = self.floor * half
         else:
             return UNMEASURED, state
-        target = min(max(spot, self.floor * half), self.ceiling * half)
+        target = min(max(spot, self.floor * half), self.ceiling * half, BEYOND_TIMED * now.step_time.largest)
         if b <= target * self.change and target <= b * self.change:
             return SETTLED, state
         if state.moved:

@@ -25,7 +25,7 @@ from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
 from .averaging import ScheduleFree
-from .gathering import Gathering, cut
+from .gathering import Gathering, cut, cut_into
 from .guard import CUT, Guard
 from .noise_meter import NoiseMeter
 from .observer import Observer
@@ -33,6 +33,7 @@ from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_step, trainable
 from .search import LineSearch, random_state, set_random_state
 from .step_clock import StepClock
+from .supply import Supply
 
 LARGEST_FORWARD_SAMPLES = 4096
 LADDER_REFERENCE = 64
@@ -99,6 +100,7 @@ class AutoBatch:
         self.epochs = epochs
         self._device = parameters[0].device
         self._stream = BatchStream(source, seed=seed, device=self._device)
+        self._supply = Supply(self._stream, epochs, exact=isinstance(self.size_rule, Fixed))
         self._parameters = parameters
         self._observer: Observer | None = None
         self._most_forward = micro_batch or LARGEST_FORWARD_SAMPLES
@@ -235,6 +237,8 @@ class AutoBatch:
         else:
             gathering.trial_loss_sum += value * piece.examples
         self._awaiting = None
+        if gathering.compared and self._line is None:
+            gathering.times_s.append((piece.examples, perf_counter() - self._mark_s))
         self._lap(gathering)
 
     def step(self) -> bool:
@@ -269,28 +273,16 @@ class AutoBatch:
             self._gathering = Gathering(origin, LADDER_REFERENCE, measured)
             if self._climb(self._gathering):
                 return
-        intervals = self._draw(self._wanted)
-        self._gathering = Gathering(origin, sum(i.stop - i.start for i in intervals), measured)
+        intervals = self._supply.draw(self._wanted)
+        self._gathering = Gathering(origin, sum(i.examples for i in intervals), measured)
+        if not measured and len(intervals) == 1 and intervals[0].examples <= self._most_forward:
+            sizes = self.clock.cut(self.steps, intervals[0].examples)
+            if sizes is not None:
+                self._gathering.compared = True
+                self._gathering.intervals.extend(intervals)
+                self._queue.extend(cut_into(intervals[0], sizes))
+                return
         self._enqueue(self._gathering, intervals)
-
-    def _draw(self, wanted: int) -> list[Interval]:
-        """Cut `wanted` examples off the stream.
-
-        A fixed batch is cut exactly, the last of the epoch being what is left. Other rules get between half and one
-        and a half of what they want, so that no step rests on a handful of leftovers: what would be left over is
-        taken along, and too small a rest is topped up from the next epoch, if there is one.
-        """
-        left = self._stream.remaining
-        if isinstance(self.size_rule, Fixed) or left >= 1.5 * wanted:
-            return [self._stream.take(wanted)]
-        tail = self._stream.take(left)
-        if left >= 0.5 * wanted or self._exhausted:
-            return [tail]
-        return [tail, *self._draw(wanted - left)]
-
-    @property
-    def _exhausted(self) -> bool:
-        return self.epochs is not None and self._stream.epoch >= self.epochs
 
     def _enqueue(self, gathering: Gathering, intervals: list[Interval]) -> None:
         groups = 1
@@ -408,12 +400,17 @@ class AutoBatch:
     def _enlarge(self, gathering: Gathering, decision: Decision) -> bool:
         """Draw the examples the rule still wants for this very step; False if it wants none, or all have been drawn."""
         wanted = min(decision.examples or 0, self.train_samples)
-        if not self.size_rule.enlarges_current or decision.action or wanted <= gathering.examples or self._exhausted:
+        if (
+            not self.size_rule.enlarges_current
+            or decision.action
+            or wanted <= gathering.examples
+            or self._supply.exhausted
+        ):
             return False
         if self.meter is not None and gathering.measured:
             self.meter.reopen()
         gathering.grew = True
-        self._enqueue(gathering, self._draw(wanted - gathering.examples))
+        self._enqueue(gathering, self._supply.draw(wanted - gathering.examples))
         self._lap(gathering)
         return True
 
@@ -473,7 +470,9 @@ class AutoBatch:
         update_s = perf_counter() - self._mark_s
         self._lap(gathering)
         ordinary = not gathering.measured or self.size_rule.measure_every == 1
-        if self.steps > 1 and ordinary and taken:
+        if gathering.compared:
+            self.clock.compare(gathering.times_s, update_s)
+        elif self.steps > 1 and ordinary and taken:
             self.clock.add(gathering.examples, gathering.seconds, update_s)
         if taken:
             self.last = self._row(gathering)

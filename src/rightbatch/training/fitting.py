@@ -257,7 +257,7 @@ class _Training:
         while self.next_evaluation <= auto.samples:
             self.next_evaluation += self.eval_samples
         self.evaluated_step = auto.steps
-        self.recorder.timing(auto.steps, auto.samples, auto.clock.points(), auto.clock.fit())
+        self.recorder.timing(auto.steps, auto.samples, auto.clock.points(), auto.clock.present())
         if self.valid is None:
             return ""
         with auto.averaged():

@@ -1,8 +1,9 @@
 """One batch while it is being gathered: what it has consumed and what its micro-batches have said."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from torch import Tensor
 
@@ -21,11 +22,14 @@ class Gathering:
         origin: (epoch, position) of the first example, to go back to if the batch is abandoned.
         reference: examples the weights refer to; the batch size planned.
         measured: whether the noise is measured on this batch.
+        compared: whether its micro-batches are cut to be timed against each other.
     """
 
     origin: tuple[int, int]
     reference: int
     measured: bool
+    compared: bool = False
+    times_s: list[tuple[int, float]] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
     pieces: list[Interval] = field(default_factory=list)
     random: list[list[Tensor]] = field(default_factory=list)
@@ -52,4 +56,10 @@ def cut(interval: Interval, count: int) -> list[Interval]:
     """Cut an interval into `count` pieces whose sizes differ by one at most."""
     size = interval.examples
     marks = [interval.start + size * i // count for i in range(count + 1)]
+    return [Interval(interval.epoch, a, b) for a, b in pairwise(marks)]
+
+
+def cut_into(interval: Interval, sizes: Sequence[int]) -> list[Interval]:
+    """Cut an interval into pieces of the given sizes, which add up to it."""
+    marks = accumulate(sizes, initial=interval.start)
     return [Interval(interval.epoch, a, b) for a, b in pairwise(marks)]
