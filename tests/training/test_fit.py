@@ -384,6 +384,25 @@ def test_a_run_that_broke_off_goes_on(call: int, no_report: None, tmp_path: Path
     assert ledger.ok and ledger.complete_epochs == 4 and ledger.rewound_entries > 0
 
 
+def test_patience_counts_on_after_a_resume(no_report: None, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"valid": valid_data(), "step": 30.0, "patience": 3, "eval_every": 0.4}
+    straight = quiet(network(), **settings)
+    second_worse = evaluations(straight)[-2]["step"]
+    taken = iter(range(10**6))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and next(taken) == second_worse:
+            raise ValueError("broken off")
+        return F.cross_entropy(output, target)
+
+    with pytest.raises(ValueError, match="broken off"):
+        quiet(network(), loss=loss, run_dir=tmp_path, **settings)
+    resumed = quiet(network(), run_dir=tmp_path, resume=True, **settings)
+    assert resumed.stopped == straight.stopped == "3 evaluations brought no better validation loss"
+    assert untimed(resumed.history) == untimed(straight.history)
+    assert torch.equal(weights(resumed.model), weights(straight.model))
+
+
 def test_resume_begins_a_run_where_there_is_none(no_report: None, tmp_path: Path) -> None:
     run = quiet(network(), epochs=1, run_dir=tmp_path / "new", resume=True)
     assert run.stopped == "1 epochs are done" and (tmp_path / "new" / "model.pt").exists()
@@ -465,14 +484,15 @@ def test_an_interruption_ends_the_run_cleanly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("batch", "step", "micro_batch", "trial"),
-    [(30, 0.1, 7, False), (30, "auto", None, False), ("big-batch", "armijo", None, True), (30, "armijo", 7, True)],
+    [(30, 0.1, 7, False), (30, "auto", 7, False), ("big-batch", "armijo", 7, True), (30, "armijo", 7, True)],
 )
 def test_a_run_interrupted_in_the_midst_of_a_step_goes_on_bit_for_bit(
-    batch: Any, step: Any, micro_batch: int | None, trial: bool, no_report: None, tmp_path: Path
+    batch: Any, step: Any, micro_batch: int, trial: bool, no_report: None, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"batch": batch, "step": step, "micro_batch": micro_batch, "epochs": 3}
     straight = quiet(network(), **settings)
-    loss = interrupting(lambda call, gradient: call > 9 and gradient != trial)
+    # Five micro-batches a step: this is the second of a trial, or of the second step.
+    loss = interrupting(lambda call, gradient: call > 6 and gradient != trial)
     first = quiet(network(), loss=loss, run_dir=tmp_path, **settings)
     assert first.stopped == "interrupted" and 0 < len(first.history) < len(straight.history)
     resumed = quiet(network(), run_dir=tmp_path, resume=True, **settings)
