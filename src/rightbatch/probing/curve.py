@@ -8,13 +8,15 @@ from statistics import median_low
 from ..errors import InputError
 from ..evidence import StepTime
 from ..sizing import StepTimer
-from ..sizing.step_time import WINDOW
+from ..sizing.step_time import LEAST_SIZES, WINDOW
 from .budget import Budget
 from .memory import Memory
 from .steps import Steps
 
 FIRST_WARM_UP_RUNS = 3  # the first steps of a process also set up libraries and the optimizer's state
+QUICK_S = 0.1  # such steps are repeated even if the time is up: what a probe would need can then be said
 LEAST_REPEATS = 3
+MANY = 10**9
 LAST_STEP = 1.2  # the whole data set is worth a size of its own if that much larger than the last power of two
 
 
@@ -38,7 +40,13 @@ class Curve:
         self._times_s: dict[int, list[float]] = {}
         self._grid: list[int] = []
         self._memory = Memory(steps.device)
-        self.limited_by = ""
+        self._ended_by = ""
+
+    @property
+    def limited_by(self) -> str:
+        """Why no larger size was timed: "data", "memory" or "time"."""
+        untimed = self._ended_by == "data" and self.sizes[-1:] != self.warmed_up[-1:]
+        return "time" if untimed else self._ended_by
 
     @property
     def sizes(self) -> list[int]:
@@ -66,7 +74,7 @@ class Curve:
         return self.expected_s(min(self._warm_s)) if self._warm_s else 0.0
 
     def climb(self, share: float) -> None:
-        """Run 1, 2, 4, ... examples, and last the whole data set, once each; `limited_by` then says what ended it.
+        """Run 1, 2, 4, ... examples, and last the whole data set, once each, until something ends it.
 
         Raises:
             InputError: not even the smallest batch fits into memory.
@@ -74,8 +82,11 @@ class Curve:
         first = self._first_size()
         self._grid = _grid(first, self._steps.train_samples)
         self._memory = Memory(self._steps.device)
-        # To be of use a size must run once to warm up and three times more, and so must all before it.
-        self._go_on(share, runs=2 * (1 + LEAST_REPEATS), time_at_once=False)
+        # A size must run once to warm up and then be timed, and so must all before it: twice its time. Nothing can be
+        # told without three sizes; more of them must leave time to repeat all.
+        self._go_on(share, runs=4, sizes=LEAST_SIZES)
+        if not self._ended_by:
+            self._go_on(share, runs=2 * (1 + LEAST_REPEATS))
 
     def climb_further(self) -> None:
         """Spend what is left of the budget on larger sizes still, each run twice; what was fitted before stays."""
@@ -118,25 +129,27 @@ class Curve:
                 timer.add(size, seconds)
         return timer.fit()
 
-    def _go_on(self, share: float, runs: int, time_at_once: bool) -> None:
-        while self._grid:
+    def _go_on(self, share: float, runs: int, sizes: int = MANY, time_at_once: bool = False) -> None:
+        """Run larger sizes until there are `sizes`, or data, memory or time for so many runs of the next are gone."""
+        while self._grid and len(self._warm_s) < sizes:
             size = self._grid[0]
             if not self._budget.allows(runs * self.expected_s(size), share):
-                self.limited_by = "time"
+                self._ended_by = "time"
                 return
             if not self._memory.allows(max(self._warm_s), size) or not self._warm_up(size):
-                self.limited_by = "memory"
+                self._ended_by = "memory"
                 return
             self._grid.pop(0)
             if time_at_once:
                 self.repeat([size], share, most=1)
-        self.limited_by = "data"
+        if not self._grid:
+            self._ended_by = "data"
 
     def _discard_from(self, size: int) -> None:
         """Forget sizes that did not always fit: none of them is to be recommended."""
         for larger in [tried for tried in self._times_s if tried >= size]:
             del self._times_s[larger]
-        self.limited_by = "memory"
+        self._ended_by = "memory"
 
     def _first_size(self) -> int:
         """1, or 2 where the model cannot be trained on one example, as with BatchNorm."""
@@ -162,7 +175,7 @@ class Curve:
             if seconds is None:
                 return False
             self._warm_s[size] = seconds
-            if not self._budget.allows(seconds):
+            if seconds > QUICK_S and not self._budget.allows(seconds):
                 break
         self._times_s[size] = []
         return True

@@ -57,7 +57,8 @@ def probe(
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         loss: `loss(output, target)`, the mean over the examples; by default cross-entropy for integer targets, mean
             squared error for floating-point ones.
-        seconds: most seconds on the wall. Only the very first step cannot be predicted, and may take longer.
+        seconds: most seconds on the wall. Not counted is what torch takes to load its optimizers, a second or two once
+            a process; and the very first step cannot be predicted, so that it may end too late.
         seed: of the order of the examples and of dropout.
         micro_batch: most examples in one forward pass; None measures batches passed at once.
 
@@ -69,6 +70,8 @@ def probe(
         UnsupportedError: parameters of several types or on several devices.
         TraceError: something changed that running a model does not change, such as its hooks.
     """
+    _require_model(model)
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # the first optimizer of a process loads a thousand modules
     return _probe(model, train, loss, seconds, seed, micro_batch, perf_counter)
 
 
