@@ -18,7 +18,7 @@ from rightbatch.decision import Decision, Needs, Plan, Situation, Stateless
 from rightbatch.evidence import Measurement
 from rightbatch.models import build_model
 from rightbatch.noise import reference_measurement
-from rightbatch.sizing import BigBatch, Fixed
+from rightbatch.sizing import BigBatch, Fixed, SweetSpot
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +367,30 @@ def test_groups_compared_hold_two_examples_at_least(drive: Any) -> None:
         auto.step()
     assert sizes == [8, 8, 8, 8, 2, 3]
     assert auto.noise is not None and auto.noise.measurements == 2
+
+
+@pytest.mark.parametrize("micro_batch", [None, 9])
+@pytest.mark.parametrize(
+    "rule",
+    [SweetSpot(first=32, least=32, most=40, measure_every=5), BigBatch(kappa=0.5, first=16), Fixed(37)],
+    ids=repr,
+)
+def test_replaying_the_ledger_gives_the_same_weights(
+    rule: Any, micro_batch: int | None, watch: Any, drive: Any
+) -> None:
+    """However a step was timed, measured, enlarged or cut: it was one of SGD on the mean over what the ledger says."""
+    n, seed, rate = 1200, 2, 0.3
+    x, y = data64(n)
+    model, replayed = mlp64(), mlp64()
+    auto = AutoBatch(model, None, (x, y), rule, rate, micro_batch, seed, epochs=1)
+    witness = watch(auto)
+    drive(auto)
+    assert witness.consumed_up_to(n) == n
+    order = Order(n, seed)
+    for _, intervals in witness.steps:
+        rows = torch.cat([torch.from_numpy(order.indices(*interval)) for interval in intervals])
+        gradients = torch.autograd.grad(F.cross_entropy(replayed(x[rows]), y[rows]), list(replayed.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(replayed.parameters(), gradients, strict=True):
+                parameter -= rate * gradient
+    torch.testing.assert_close(flat(model), flat(replayed), rtol=1e-11, atol=1e-12)
