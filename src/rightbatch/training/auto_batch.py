@@ -378,14 +378,17 @@ class AutoBatch:
             noise=self.noise,
             step_time=self.clock.fit() if self.size_rule.needs is Needs.NOISE_AND_TIME else None,
             movement=self._averaging.movement if self._averaging is not None else None,
-            grew=gathering.grew,
+            grew=gathering.growth is not None,
             wanted=self._wanted,
         )
         if gathering.failed:
             return self._fail(gathering, now)
-        decision, state = self.size_rule.decide(now, self._size_state)
-        if self._enlarge(gathering, decision):
+        carried = self._size_state if gathering.size_state is None else gathering.size_state
+        decision, state = self.size_rule.decide(now, carried)
+        if self._enlarge(gathering, decision, state):
             return False
+        if decision.examples is None and not decision.action and gathering.growth is not None:
+            decision = gathering.growth  # the size the batch has grown to is carried on
         self._size_decision, self._size_state = decision, state
         if self.meter is not None and gathering.measured:
             if measurement is not None and self.size_rule.enlarges_current:
@@ -397,20 +400,18 @@ class AutoBatch:
         self._search = self.step_rule.decide(now, self._step_state)
         return self._advance(gathering, None)
 
-    def _enlarge(self, gathering: Gathering, decision: Decision) -> bool:
-        """Draw the examples the rule still wants for this very step; False if it wants none, or all have been drawn."""
+    def _enlarge(self, gathering: Gathering, decision: Decision, state: Any) -> bool:
+        """Draw the examples the rule still wants for this very step; False if it wants none, or there are none."""
         wanted = min(decision.examples or 0, self.train_samples)
-        if (
-            not self.size_rule.enlarges_current
-            or decision.action
-            or wanted <= gathering.examples
-            or self._supply.exhausted
-        ):
+        if not self.size_rule.enlarges_current or decision.action or wanted <= gathering.examples:
+            return False
+        intervals = self._supply.draw(wanted, gathering.examples)
+        if not intervals:
             return False
         if self.meter is not None and gathering.measured:
             self.meter.reopen()
-        gathering.grew = True
-        self._enqueue(gathering, self._supply.draw(wanted - gathering.examples))
+        gathering.growth, gathering.size_state = decision, state
+        self._enqueue(gathering, intervals)
         self._lap(gathering)
         return True
 

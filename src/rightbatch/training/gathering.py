@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from typing import Any
 
 from torch import Tensor
 
 from ..data import Interval
+from ..decision import Decision
 
 
 @dataclass(slots=True)
@@ -23,6 +25,8 @@ class Gathering:
         reference: examples the weights refer to; the batch size planned.
         measured: whether the noise is measured on this batch.
         compared: whether its micro-batches are cut to be timed against each other.
+        growth: the last decision that enlarged it.
+        size_state: the batch rule's state after that decision; it becomes the run's once the batch is complete.
     """
 
     origin: tuple[int, int]
@@ -38,7 +42,8 @@ class Gathering:
     trial_loss_sum: float = 0.0
     gradient_norm2: float = math.nan
     seconds: float = 0.0
-    grew: bool = False
+    growth: Decision | None = None
+    size_state: Any = None
     failed: str = ""
 
     @property

@@ -22,17 +22,27 @@ class Supply:
         """Whether no example is left."""
         return self._epochs is not None and self._stream.epoch >= self._epochs
 
-    def draw(self, wanted: int) -> list[Interval]:
-        """Cut `wanted` examples off the stream.
+    def draw(self, wanted: int, held: int = 0) -> list[Interval]:
+        """Cut off the stream what a batch of `wanted` examples, of which it holds `held`, still lacks.
 
         A batch that is not cut exactly gets between half and one and a half of what is wanted, so that no step rests
         on a handful of leftovers: what would be left over of an epoch is taken along, and too small a rest is topped
         up from the next epoch, if there is one.
+
+        Where more than half of the data are wanted, a batch that has reached the end of an epoch is not enlarged, and
+        what tops up a rest is the whole next epoch. From then on batches end with the epochs: a batch of all the data
+        holds each example once, its gradient is free of noise.
+
+        Returns:
+            Intervals; none where a batch is not to be enlarged or no example is left.
         """
-        left = self._stream.remaining
-        if self._exact or left >= 1.5 * wanted:
-            return [self._stream.take(wanted)]
+        n, left, missing = self._stream.order.n, self._stream.remaining, wanted - held
+        most_of_all = wanted > n / 2
+        if self.exhausted or (held and most_of_all and self._stream.position == 0):
+            return []
+        if self._exact or left >= missing + 0.5 * wanted:
+            return [self._stream.take(missing)]
         tail = self._stream.take(left)
-        if left >= 0.5 * wanted or self.exhausted:
+        if held + left >= 0.5 * wanted or self.exhausted:
             return [tail]
-        return [tail, *self.draw(wanted - left)]
+        return [tail, *self.draw(n if most_of_all else missing - left)]
