@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 
+MOST_BROKEN = 3
+
 
 @dataclass(frozen=True, slots=True)
 class RangeState:
@@ -34,6 +36,7 @@ class RangeState:
     previous: float = math.nan
     squared_changes: float = 0.0
     squared_losses: float = 0.0
+    broken: int = 0
     improved: bool = False
     finished: bool = False
 
@@ -50,7 +53,7 @@ class RangeTest:
     """
 
     reference_steps: int = 5
-    coarse_factor: float = 3.0
+    coarse_factor: float = 2.0
     factor: float = 1.4
     most_steps: int = 200
 
@@ -74,7 +77,11 @@ class RangeTest:
         if state.finished:
             return state
         if not math.isfinite(loss):
-            return replace(state, finished=True, improved=False)
+            # Before any progress a broken loss is the fault of its batch; step sizes that tiny do not break anything.
+            broken = state.broken + 1
+            return replace(state, broken=broken, finished=self._visible(state) or broken >= MOST_BROKEN, improved=False)
+        # Before this loss is taken in: a jump must not hide in the noise that it would itself be taken for.
+        spread = self.spread(state)
         seen = state.seen + 1
         change = 0.0 if math.isnan(state.previous) else loss - state.previous
         state = replace(state, seen=seen, previous=loss, squared_changes=state.squared_changes + change * change)
@@ -85,21 +92,18 @@ class RangeTest:
         improved = loss < state.lowest
         lowest = min(state.lowest, loss)
         trace = (*state.trace, (state.step_size, loss))
-        base, spread = self.base(state), self.spread(state)
+        base = self.base(state)
         drop = base - lowest
         refused = loss > base + max(0.5 * abs(base), 6 * spread)
         turned = drop > max(0.05 * abs(base), 4 * spread) and loss > lowest + max(0.5 * drop, 4 * spread)
         finished = refused or turned or seen >= self.most_steps
-        visible = drop > max(0.01 * abs(base), 2 * spread)
-        growth = 1.0 if finished else self.factor if visible else self.coarse_factor
-        return replace(
-            state,
-            trace=trace,
-            lowest=lowest,
-            improved=improved and not finished,
-            finished=finished,
-            step_size=state.step_size * growth,
-        )
+        after = replace(state, trace=trace, lowest=lowest, improved=improved and not finished, finished=finished)
+        growth = 1.0 if finished else self.factor if self._visible(after) else self.coarse_factor
+        return replace(after, step_size=state.step_size * growth)
+
+    def _visible(self, state: RangeState) -> bool:
+        base = self.base(state)
+        return base - state.lowest > max(0.01 * abs(base), 2 * self.spread(state))
 
     def base(self, state: RangeState) -> float:
         """l0, the mean loss of the reference steps."""

@@ -152,7 +152,7 @@ class AutoBatch:
     @property
     def noise(self) -> NoiseEstimate | None:
         """The gradient noise, smoothed over the run; None before the first measurement."""
-        return self.meter.noise if self.meter is not None else None
+        return self.meter.estimate(self.samples) if self.meter is not None else None
 
     @property
     def epoch(self) -> float:
@@ -205,8 +205,7 @@ class AutoBatch:
             if not self._queue:
                 raise InputError("Call auto.step() after every auto.backward(loss); it was left out.")
             self._mark_s = perf_counter()
-            batch = self._next_micro_batch()
-            yield batch
+            yield self._next_micro_batch()
             if self._awaiting is not None:
                 raise InputError("The micro-batch yielded last was not given to auto.backward(loss).")
 
@@ -224,6 +223,8 @@ class AutoBatch:
         if not math.isfinite(value):
             gathering.failed = gathering.failed or f"the loss became {value}"
         elif self.needs_gradient and not gathering.failed:
+            if self._line is None and gathering.witness is not None and gathering.witness.grad is None:
+                raise InputError("Gradients were cleared in the midst of a batch: leave out zero_grad, step() does it.")
             weight = piece.examples / gathering.reference
             measuring = self.meter if gathering.measured and self._line is None else None
             if measuring is not None:
@@ -231,6 +232,8 @@ class AutoBatch:
             (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
             if measuring is not None:
                 measuring.take(piece.examples, weight)
+            elif self._queue and gathering.witness is None:
+                gathering.witness = next((p for p in self._parameters if p.grad is not None), None)
         if self._line is None:
             gathering.loss_sum += value * piece.examples
             gathering.examples += piece.examples
@@ -255,8 +258,7 @@ class AutoBatch:
             return False
         self._mark_s = perf_counter()
         if self._line is not None:
-            line_outcome = self._outcome(gathering, self._line)
-            return self._advance(gathering, line_outcome)
+            return self._advance(gathering, self._outcome(gathering, self._line))
         return self._complete(gathering)
 
     # Gathering a batch.
@@ -375,7 +377,7 @@ class AutoBatch:
             gradient_norm2=norm2,
             learning_rate=self.learning_rate,
             measurement=measurement,
-            noise=self.noise,
+            noise=self.meter.noise if self.meter is not None else None,
             step_time=self.clock.fit() if self.size_rule.needs is Needs.NOISE_AND_TIME else None,
             movement=self._averaging.movement if self._averaging is not None else None,
             grew=gathering.growth is not None,
@@ -522,7 +524,7 @@ class AutoBatch:
             self._observer.decision(self.steps, self.samples, what, old, new, decision)
 
     def _row(self, gathering: Gathering) -> dict[str, Any]:
-        noise = self.noise
+        noise = self.meter.noise if self.meter is not None else None
         return {
             "step": self.steps,
             "samples": self.samples,

@@ -63,7 +63,10 @@ class ScheduleFree:
         self._gradient = torch.zeros_like(self._x)
         self._x_views = self._views(self._x, sizes)
         self._y_views = self._views(self._y, sizes)
-        self.optimizer = self._adopt(optimizer, self._views(self._z, sizes), self._views(self._gradient, sizes))
+        self._given = optimizer
+        self._fast: list[nn.Parameter] = []
+        self._fast_gradients: list[Tensor] = []
+        self.optimizer = self._adopt(optimizer, sizes)
         self._weight_sum = 0.0
         self._steps = 0
         self._squared_directions = 0.0
@@ -74,23 +77,17 @@ class ScheduleFree:
     def _views(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
         return [v.view_as(p) for v, p in zip(torch.split(flat, sizes), self._parameters, strict=True)]
 
-    def _adopt(
-        self, optimizer: torch.optim.Optimizer | None, z_views: list[Tensor], gradient_views: list[Tensor]
-    ) -> torch.optim.Optimizer:
+    def _adopt(self, optimizer: torch.optim.Optimizer | None, sizes: list[int]) -> torch.optim.Optimizer:
+        """Give the optimizer z to step: its own if none was given, else the one given, group by group."""
         if optimizer is None:
-            flat = nn.Parameter(self._z)
-            flat.grad = self._gradient
-            return adam_without_momentum([flat])
-        fast = {}
-        for parameter, z, gradient in zip(self._parameters, z_views, gradient_views, strict=True):
-            fast[parameter] = nn.Parameter(z)
-            fast[parameter].grad = gradient
-        for group in optimizer.param_groups:
-            if any(p not in fast for p in group["params"] if p.requires_grad):
-                raise UnsupportedError("The optimizer holds parameters that are not trainable parameters of the model.")
-            group["params"] = [fast[p] for p in group["params"] if p.requires_grad]
-        for parameter in [p for p in optimizer.state if p in fast]:
-            optimizer.state[fast[parameter]] = optimizer.state.pop(parameter)
+            self._fast, self._fast_gradients = [nn.Parameter(self._z)], [self._gradient]
+            return adam_without_momentum(self._fast)
+        known = set(self._parameters)
+        if any(p.requires_grad and p not in known for group in optimizer.param_groups for p in group["params"]):
+            raise UnsupportedError("The optimizer holds parameters that are not trainable parameters of the model.")
+        self._fast = [nn.Parameter(z) for z in self._views(self._z, sizes)]
+        self._fast_gradients = self._views(self._gradient, sizes)
+        _exchange(optimizer, dict(zip(self._parameters, self._fast, strict=True)))
         return optimizer
 
     @property
@@ -103,6 +100,8 @@ class ScheduleFree:
         """Step z with the gradients now in the parameters, move x, and put the new y into the model."""
         torch.cat([_gradient_of(p).reshape(-1) for p in self._parameters], out=self._gradient)
         refresh = self._steps < MOVEMENT_EVERY_STEP_UNTIL or self._steps % MOVEMENT_EVERY_STEPS == 0
+        for fast, gradient in zip(self._fast, self._fast_gradients, strict=True):
+            fast.grad = gradient
         before = self._z.clone() if refresh and learning_rate > 0 else None
         self.optimizer.step()
         if before is not None:
@@ -150,8 +149,11 @@ class ScheduleFree:
 
     @torch.no_grad()
     def ship(self) -> None:
-        """Put the average into the model for good."""
+        """Put the average into the model for good, and its parameters back into the optimizer that was given."""
         torch._foreach_copy_(self._parameters, self._x_views)
+        if self._given is not None:
+            _exchange(self._given, dict(zip(self._fast, self._parameters, strict=True)))
+            self._given = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on bit for bit, the optimizer included."""
@@ -177,6 +179,14 @@ def _mean_square(a: Tensor, b: Tensor) -> float:
     """Mean squared difference; a difference and a dot product, half the time of torch.dist."""
     difference = a - b
     return float(torch.dot(difference, difference)) / max(1, difference.numel())
+
+
+def _exchange(optimizer: torch.optim.Optimizer, new: Mapping[Any, Any]) -> None:
+    """Let an optimizer step other parameters in place of its own, with the state it has for them."""
+    for group in optimizer.param_groups:
+        group["params"] = [new[p] for p in group["params"] if p in new]
+    for parameter in [p for p in optimizer.state if p in new]:
+        optimizer.state[new[parameter]] = optimizer.state.pop(parameter)
 
 
 def _gradient_of(parameter: Tensor) -> Tensor:

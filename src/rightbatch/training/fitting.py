@@ -133,7 +133,11 @@ def fit(
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(parameters)
     auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS)
-    folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
+    try:
+        folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
+    except BaseException:
+        auto.ship()
+        raise
     recorder = Recorder(folder, Progress(progress))
     cuda = [p.device for p in model.parameters() if p.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):
@@ -143,6 +147,7 @@ def fit(
             training.begin(seed, resume)
         except BaseException:
             recorder.release()
+            auto.ship()
             raise
         return training.run()
 
@@ -201,6 +206,7 @@ class _Training:
         stopped = ""
         interruption = Interruption()
         started_s = perf_counter()
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.train()
         try:
             with interruption.watched():
@@ -210,6 +216,7 @@ class _Training:
                     self._evaluate()
                 self._checkpoint()
         except Exception as error:
+            self.auto.ship()
             self._close(f"{type(error).__name__}: {error}", None)
             raise
         except KeyboardInterrupt:
@@ -219,6 +226,8 @@ class _Training:
             self.model.load_state_dict(self.best_state)
         elif self.auto.averages:
             refresh_batch_norm(self.model, self.train, self.device)
+        for module, training in modes:
+            module.training = training
         test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
         folder = self.recorder.folder
         if folder is not None:

@@ -33,6 +33,7 @@ class Gathering:
     reference: int
     measured: bool
     compared: bool = False
+    witness: Tensor | None = None
     times_s: list[tuple[int, float]] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
     pieces: list[Interval] = field(default_factory=list)

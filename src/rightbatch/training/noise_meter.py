@@ -118,6 +118,10 @@ class NoiseMeter:
         self.disarm()
         self._fall_back(reason)
 
+    def estimate(self, samples: int) -> NoiseEstimate | None:
+        """`noise`, knowing how old it is once `samples` examples have been consumed."""
+        return self._tracker.estimate(samples)
+
     def disarm(self) -> None:
         """Forget the current batch and leave no hooks behind."""
         if self._exact is not None:

@@ -49,6 +49,13 @@ def require_compatible(size: SizeRule, step: StepRule, optimizer: torch.optim.Op
             f"The step rule '{step.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "
             "direction; use torch.optim.SGD (momentum allowed) or another step rule."
         )
+    if step.searches and optimizer is not None:
+        groups = optimizer.param_groups
+        if any(group["maximize"] or group["lr"] != groups[0]["lr"] for group in groups):
+            raise UnsupportedError(
+                f"The step rule '{step.name}' tries one step along the gradient for all parameters; give the optimizer "
+                "one learning rate for all its groups, and no maximize, or choose another step rule."
+            )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
     if step.needs is not Needs.NOISE and step.needs is not Needs.NOISE_AND_TIME:

@@ -25,7 +25,8 @@ class Supply:
     def draw(self, wanted: int, held: int = 0) -> list[Interval]:
         """Cut off the stream what a batch of `wanted` examples, of which it holds `held`, still lacks.
 
-        A batch that is not cut exactly gets between half and one and a half of what is wanted, so that no step rests
+        A batch cut exactly ends an epoch with what is left of it, and takes a single example that would be left
+        along. One that is not cut exactly gets between half and one and a half of what is wanted, so that no step rests
         on a handful of leftovers: what would be left over of an epoch is taken along, and too small a rest is topped
         up from the next epoch, if there is one.
 
@@ -41,7 +42,9 @@ class Supply:
         if self.exhausted or (held and most_of_all and self._stream.position == 0):
             return []
         if self._exact or left >= missing + 0.5 * wanted:
-            return [self._stream.take(missing)]
+            # A single example is taken along or doubled: BatchNorm cannot take one alone.
+            alone = (missing == 1 and held > 0) or (left == missing + 1 and missing > 1)
+            return [self._stream.take(missing + alone)]
         tail = self._stream.take(left)
         if held + left >= 0.5 * wanted or self.exhausted:
             return [tail]
