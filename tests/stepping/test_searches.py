@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,13 +124,14 @@ def test_rounding_of_the_loss_does_not_cut_the_step() -> None:
     assert len(search(Armijo(rounding=0.0), now, ArmijoState(1.0), lambda _: one_bit_up)[2]) == 30
 
 
-def test_barzilai_borwein_finds_one_over_the_curvature_on_all_the_data() -> None:
+def test_barzilai_borwein_steps_by_one_over_the_curvature_met_before() -> None:
     now, answer = parabola(curvature=8.0, examples=N)
     decision, state, trials = search(BarzilaiBorwein(), now, BarzilaiBorweinState(1.0), answer)
-    assert decision.learning_rate == state.step == pytest.approx(1 / 8)
-    assert [trial.gradient for trial in trials] == [True] * 4 + [False]
-    # From far too small a step as well, which backtracking alone never lengthens.
-    assert search(BarzilaiBorwein(), now, BarzilaiBorweinState(1e-4), answer)[1].step == pytest.approx(1 / 8)
+    assert decision.learning_rate == 1 / 8 and state.step == pytest.approx(1 / 8)
+    assert [trial.gradient for trial in trials] == [True] * 4
+    # From far too small a step as well, which backtracking alone never lengthens; the new one is for the next batch.
+    decision, state, _ = search(BarzilaiBorwein(), now, BarzilaiBorweinState(1e-4), answer)
+    assert decision.learning_rate == 1e-4 and state.step == pytest.approx(1 / 8)
 
 
 def noisy(now: Situation, share: float, scale: float = math.inf) -> Situation:
@@ -145,23 +147,41 @@ def test_barzilai_borwein_agrees_with_the_formula() -> None:
     alpha, share, b = 0.1, 0.4, 300
     expected = (1 - b / N) * alpha + (b / N) * (1 - share) / 2.0
     decision, state, trials = search(BarzilaiBorwein(), noisy(now, share), BarzilaiBorweinState(alpha), answer)
-    assert decision.learning_rate == state.step == pytest.approx(expected)
+    assert decision.learning_rate == alpha and state.step == pytest.approx(expected)
     assert decision.evidence["proposal"] == pytest.approx(0.3) and decision.evidence["curvature"] == 2.0
-    assert len(trials) == 2
+    assert len(trials) == 1
     by_noise = (1 - 300 / 400) * alpha + (300 / 400) * (1 - share) / 2.0
     _, state, _ = search(BarzilaiBorwein(weight="noise"), noisy(now, share, 100.0), BarzilaiBorweinState(alpha), answer)
     assert state.step == pytest.approx(by_noise)
 
 
-def test_barzilai_borwein_backtracks_again_from_its_proposal() -> None:
+def test_barzilai_borwein_backtracks_from_what_it_proposed() -> None:
     now, answer = parabola(curvature=2.0, examples=N)
-    too_flat = 0.01  # a curvature that proposes a step of 100
+    decision, state, trials = search(BarzilaiBorwein(), now, BarzilaiBorweinState(100.0), answer)
+    assert trials[0].step == 100 and decision.learning_rate == 100 / 128
+    assert state.step == pytest.approx(1 / 2)
 
-    def misled(trial: Trial) -> Outcome:
-        return replace(answer(trial), curvature=too_flat)
 
-    decision, _, trials = search(BarzilaiBorwein(), now, BarzilaiBorweinState(0.1), misled)
-    assert trials[1].step == pytest.approx(100) and decision.learning_rate == pytest.approx(100 / 128)
+def test_barzilai_borwein_on_all_the_data_leaves_steepest_descent_behind() -> None:
+    # Eigenvalues 1..200 from the worst start: steepest descent with exact steps, which is what 1/ν along the gradient it
+    # was measured on amounts to, takes 1497 iterations to this accuracy; the delayed step takes 152.
+    eigenvalues = np.linspace(1.0, 200.0, 20)
+    x = 1 / eigenvalues
+    rule, state = BarzilaiBorwein(rounding=0.0), BarzilaiBorweinState(1.0)
+    first = np.linalg.norm(eigenvalues * x)
+    for step in range(1000):
+        g = eigenvalues * x
+        if np.linalg.norm(g) <= 1e-7 * first:
+            break
+        now = Situation(step, 0, N, N, float(eigenvalues @ x**2) / 2, float(g @ g), 0.1)
+
+        def answer(trial: Trial, x: Any = x, g: Any = g) -> Outcome:
+            return Outcome(float(eigenvalues @ (x - trial.step * g) ** 2) / 2, float(g @ (eigenvalues * g) / (g @ g)))
+
+        decision, state, _ = search(rule, now, state, answer)
+        assert decision.learning_rate is not None
+        x = x - decision.learning_rate * g
+    assert step < 200
 
 
 @pytest.mark.parametrize("curvature", [0.0, -1.0, math.nan, math.inf])

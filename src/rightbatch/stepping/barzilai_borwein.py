@@ -20,18 +20,20 @@ class BarzilaiBorweinState:
 
 @dataclass(frozen=True, slots=True)
 class BarzilaiBorwein(Backtracking):
-    """Move the carried step towards α̃ = (1 - V̂/(b·‖g_B‖²))/ν, or 1/ν on all the data, and backtrack before and after.
+    """Backtrack from the carried step, then move it towards α̃ = (1 - V̂/(b·‖g_B‖²))/ν, or 1/ν on all the data.
 
     | symbol | argument | meaning |
     |---|---|---|
     | ν | outcome.curvature | ⟨Δx, Δg⟩/‖Δx‖² between x and x - α·g_B, both gradients on the current batch |
     | V̂ | measurement.variance | unbiased trace of the per-example covariance |
-    | α | state.step | the carried step, after backtracking |
-    | w | weight | α <- (1 - w)·α + w·α̃ |
+    | α | state.step | the carried step; backtracked, it is taken |
+    | w | weight | α <- (1 - w)·α + w·α̃, for the next step |
 
     w = b/N ("data", as published) trusts the curvature as far as it has seen the data; on a stream or a very large
-    training set it freezes α, and w = b/(b + B_noise) ("noise") is the alternative. The step taken is the smoothed one,
-    backtracked once more.
+    training set it freezes α, and w = b/(b + B_noise) ("noise") is the alternative.
+
+    The curvature met along one gradient sets the step along the next one. That delay is the point of the method: with
+    1/ν along the very gradient it was measured on, this would be steepest descent, which zigzags.
 
     α keeps its backtracked value where ν or α̃ are not positive and finite or the batch was not measured. Failing
     searches and missing slopes are treated as in `Armijo`.
@@ -49,8 +51,8 @@ class BarzilaiBorwein(Backtracking):
 
     Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
     arXiv 1610.05792), Algorithm 3; J. Barzilai, J. M. Borwein, "Two-Point Step Size Gradient Methods" (1988). The
-    curvature is taken at the trial point of the accepted step, before the step is made, so that each iteration moves
-    once. The weight "noise" and the guards on ν and α̃ are ours.
+    second backtracking, of the new step, is the one the next batch does for itself. The weight "noise" and the guards
+    on ν and α̃ are ours.
     """
 
     weight: Weight = "data"
@@ -72,7 +74,7 @@ class BarzilaiBorwein(Backtracking):
         return Decision(learning_rate=float(self.first), reason=reason), BarzilaiBorweinState(float(self.first))
 
     def decide(self, now: Situation, state: BarzilaiBorweinState) -> Search:
-        """Backtrack, propose from the curvature found there, smooth, backtrack again."""
+        """Backtrack to the step to take; its curvature, smoothed, proposes the one to try next."""
         if not self.searchable(now):
             return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
         found = yield from self.search(now, state.step, gradient=True)
@@ -87,15 +89,13 @@ class BarzilaiBorwein(Backtracking):
         if not 0 < proposal < math.inf or weight <= 0:
             reason = "keep: the curvature of this batch proposes no step"
             return Decision(learning_rate=step, reason=reason), BarzilaiBorweinState(step)
-        evidence = {"curvature": curvature, "proposal": proposal, "weight": weight}
         smoothed = (1 - weight) * step + weight * proposal
-        second = yield from self.search(now, smoothed)
-        reason = f"curvature {curvature:.3g} proposes a step of {proposal:.3g}, taken with weight {weight:.2g}"
-        if second is None:
-            reason += ", but no step from there lowered the loss of the batch"
-        else:
-            step = second.step
-        return Decision(learning_rate=step, reason=reason, evidence=evidence), BarzilaiBorweinState(step)
+        evidence = {"curvature": curvature, "proposal": proposal, "weight": weight, "next": smoothed}
+        reason = (
+            f"step of {step:.3g}; the curvature there, {curvature:.3g}, proposes {proposal:.3g}, which counts "
+            f"{weight:.2g} in the next"
+        )
+        return Decision(learning_rate=step, reason=reason, evidence=evidence), BarzilaiBorweinState(smoothed)
 
     def _proposal(self, now: Situation, curvature: float) -> float:
         if not 0 < curvature < math.inf:
