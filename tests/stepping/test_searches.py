@@ -163,8 +163,8 @@ def test_barzilai_borwein_backtracks_from_what_it_proposed() -> None:
 
 
 def test_barzilai_borwein_on_all_the_data_leaves_steepest_descent_behind() -> None:
-    # Eigenvalues 1..200 from the worst start: steepest descent with exact steps, which is what 1/ν along the gradient it
-    # was measured on amounts to, takes 1497 iterations to this accuracy; the delayed step takes 152.
+    # Eigenvalues 1..200 from the worst start: steepest descent with exact steps, that is with 1/ν along the gradient it
+    # was measured on, takes 1497 iterations to this accuracy; the delayed step takes 152.
     eigenvalues = np.linspace(1.0, 200.0, 20)
     x = 1 / eigenvalues
     rule, state = BarzilaiBorwein(rounding=0.0), BarzilaiBorweinState(1.0)
