@@ -145,14 +145,25 @@ def noisy(now: Situation, share: float, scale: float = math.inf) -> Situation:
 def test_barzilai_borwein_agrees_with_the_formula() -> None:
     now, answer = parabola(curvature=2.0, examples=300)
     alpha, share, b = 0.1, 0.4, 300
-    expected = (1 - b / N) * alpha + (b / N) * (1 - share) / 2.0
+    proposal = (1 - share * (1 - b / N)) / 2.0
+    expected = (1 - b / N) * alpha + (b / N) * proposal
     decision, state, trials = search(BarzilaiBorwein(), noisy(now, share), BarzilaiBorweinState(alpha), answer)
     assert decision.learning_rate == alpha and state.step == pytest.approx(expected)
-    assert decision.evidence["proposal"] == pytest.approx(0.3) and decision.evidence["curvature"] == 2.0
+    assert decision.evidence["proposal"] == pytest.approx(proposal) and decision.evidence["curvature"] == 2.0
     assert len(trials) == 1
-    by_noise = (1 - 300 / 400) * alpha + (300 / 400) * (1 - share) / 2.0
+    by_noise = (1 - 300 / 400) * alpha + (300 / 400) * proposal
     _, state, _ = search(BarzilaiBorwein(weight="noise"), noisy(now, share, 100.0), BarzilaiBorweinState(alpha), answer)
     assert state.step == pytest.approx(by_noise)
+
+
+def test_barzilai_borwein_proposes_more_the_more_of_the_data_is_in_the_batch() -> None:
+    proposals = []
+    for b in (500, 900, 999, N):
+        now, answer = parabola(curvature=2.0, examples=b)
+        proposals.append(search(BarzilaiBorwein(), noisy(now, 0.99), BarzilaiBorweinState(0.1), answer)[0].evidence)
+    found = [evidence["proposal"] for evidence in proposals]
+    assert found == sorted(found) and found[0] > 0.25
+    assert found[-2] == pytest.approx(found[-1], rel=2e-3) and found[-1] == pytest.approx(1 / 2)
 
 
 def test_barzilai_borwein_backtracks_from_what_it_proposed() -> None:

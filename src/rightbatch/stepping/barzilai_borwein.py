@@ -20,7 +20,7 @@ class BarzilaiBorweinState:
 
 @dataclass(frozen=True, slots=True)
 class BarzilaiBorwein(Backtracking):
-    """Backtrack from the carried step, then move it towards α̃ = (1 - V̂/(b·‖g_B‖²))/ν, or 1/ν on all the data.
+    """Backtrack from the carried step, then move it towards α̃ = (1 - V̂/b·(1 - b/N)/‖g_B‖²)/ν.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -51,8 +51,9 @@ class BarzilaiBorwein(Backtracking):
 
     Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
     arXiv 1610.05792), Algorithm 3; J. Barzilai, J. M. Borwein, "Two-Point Step Size Gradient Methods" (1988). The
-    second backtracking, of the new step, is the one the next batch does for itself. The weight "noise" and the guards
-    on ν and α̃ are ours.
+    second backtracking, of the new step, is the one the next batch does for itself. Ours are the weight "noise", the
+    guards on ν and α̃, and the finite-population factor (1 - b/N), as in `BigBatch`: without it α̃ is cut to nothing by
+    noise that a batch of half the data has no longer, and leaps to the 1/ν of the paper on all of it.
     """
 
     weight: Weight = "data"
@@ -104,7 +105,8 @@ class BarzilaiBorwein(Backtracking):
             return 1 / curvature
         if now.measurement is None:
             return math.nan
-        return (1 - now.measurement.variance / (now.examples * now.gradient_norm2)) / curvature
+        noise = now.measurement.variance / now.examples * (1 - now.examples / now.train_samples)
+        return (1 - noise / now.gradient_norm2) / curvature
 
     def _weight(self, now: Situation) -> float:
         if self.weight == "data":
