@@ -4,7 +4,8 @@ For every problem the tuned methods run once over their 3 x 3 grids (batch size 
 fixed number of epochs). The hard target is what the best of these 18 runs had reached after 70 % of its time (for
 convex problems 1.4 times its final distance to the known optimum), the easy target after 30 % (20 times the hard
 distance). Of each grid the two cells that reached the target soonest are then run again, in turn with the methods that
-have nothing to tune, over three seeds, and the better is shown. Seconds are processor seconds of one thread, evaluation left out, everything else in.
+have nothing to tune, over three seeds, and the better is shown. Seconds are processor seconds of one thread,
+evaluation left out, everything else in.
 """
 
 import argparse
@@ -184,9 +185,11 @@ def compare(problem: Problem, seeds: int) -> list[str]:
 
     def candidates(kind: str) -> list[Cell]:
         """Of one grid, the cells that reached each target soonest."""
-        of_kind = [cell for cell in grid if cell.kind == kind]
-        chosen = [sorted(of_kind, key=lambda c, a=aim: grid[c].reached(a))[:AGAIN] for aim in aims.values()]  # type: ignore[misc]
-        return sorted({cell for cells in chosen for cell in cells}, key=str)
+        chosen: set[Cell] = set()
+        for aim in aims.values():
+            soonest = sorted((grid[c].reached(aim), str(c), c) for c in grid if c.kind == kind)[:AGAIN]
+            chosen |= {cell for *_, cell in soonest}
+        return sorted(chosen, key=str)
 
     cells = {kind: candidates(kind) for kind in rates}
     runs: dict[object, list[Curve]] = {}
@@ -198,7 +201,9 @@ def compare(problem: Problem, seeds: int) -> list[str]:
             runs.setdefault(f"free-{kind}", []).append(schedule_free(problem, kind, seed, limit))
     rows = []
     for name, aim in aims.items():
-        best_cells = {kind: min(cells[kind], key=lambda c, a=aim: _medians(runs[c], a)) for kind in rates}  # type: ignore[misc]
+        best_cells = {}
+        for kind in rates:
+            best_cells[kind] = min((_medians(runs[c], aim), str(c), c) for c in cells[kind])[-1]
         entries: list[tuple[str, list[Curve]]] = [("**Rightbatch, nothing tuned**", runs["auto"])]
         entries += [(str(best_cells[kind]), runs[best_cells[kind]]) for kind in rates]
         entries += [("Schedule-Free SGD, defaults, batch 128", runs["free-sgd"])]

@@ -1,29 +1,81 @@
 """Which parts of a model allow exact per-example gradient norms, and why the others do not."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from .convolution import CONVOLUTION
-from .layers import EMBEDDING, LINEAR, Rule
-from .normalization import GROUP_NORM, LAYER_NORM
+from .attention import frozen_apart, projects
+from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
+from .embedding import EMBEDDING, EMBEDDING_BAG
+from .layers import BILINEAR, LINEAR, PRELU, Rule
+from .normalization import CHANNEL_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
+from .recurrent import inexact
 
 # Exact types: a subclass may compute something else in its forward.
 RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LINEAR,
+    nn.Bilinear: BILINEAR,
+    nn.Conv1d: CONVOLUTION,
     nn.Conv2d: CONVOLUTION,
+    nn.Conv3d: CONVOLUTION,
+    nn.ConvTranspose1d: TRANSPOSED_CONVOLUTION,
+    nn.ConvTranspose2d: TRANSPOSED_CONVOLUTION,
+    nn.ConvTranspose3d: TRANSPOSED_CONVOLUTION,
     nn.Embedding: EMBEDDING,
+    nn.EmbeddingBag: EMBEDDING_BAG,
     nn.LayerNorm: LAYER_NORM,
+    nn.RMSNorm: RMS_NORM,
     nn.GroupNorm: GROUP_NORM,
+    nn.InstanceNorm1d: CHANNEL_NORM,
+    nn.InstanceNorm2d: CHANNEL_NORM,
+    nn.InstanceNorm3d: CHANNEL_NORM,
+    nn.BatchNorm1d: CHANNEL_NORM,  # by fixed statistics: with those of the batch it is refused
+    nn.BatchNorm2d: CHANNEL_NORM,
+    nn.BatchNorm3d: CHANNEL_NORM,
+    nn.PReLU: PRELU,
 }
+STACKS = (
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
 ROOT = "the model itself"
+
+
+def owned(model: nn.Module) -> dict[nn.Module, dict[str, nn.Parameter]]:
+    """The modules that act by trainable parameters of their own, with these by name."""
+    found: dict[nn.Module, dict[str, nn.Parameter]] = {}
+    borrowed = set()
+    for module in model.modules():
+        own = dict(trained(module))
+        if isinstance(module, nn.MultiheadAttention):  # its output layer is not called, only read
+            borrowed.add(module.out_proj)
+            own |= {f"out_proj.{name}": parameter for name, parameter in trained(module.out_proj)}
+        if own and module not in borrowed:
+            found[module] = own
+    return found
 
 
 def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The trainable parameters a module owns, its children left out."""
     return [(name, p) for name, p in module.named_parameters(recurse=False) if p.requires_grad]
+
+
+def positions_first(model: nn.Module) -> set[nn.Module]:
+    """The modules that see (positions, examples, features): those of stock transformers that are not `batch_first`."""
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention) and not module.batch_first:
+            found.add(module)
+        elif isinstance(module, STACKS):
+            inner = list(module.modules())
+            if any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in inner):
+                found.update(inner)
+    return found
 
 
 def coupled(model: nn.Module) -> list[tuple[str, str]]:
@@ -42,7 +94,7 @@ def couples(module: nn.Module) -> bool:
 
 
 def uncovered(model: nn.Module) -> list[tuple[str, str]]:
-    """Everything that stands against exact per-example gradient norms of a model.
+    """Everything that is known beforehand to stand against exact per-example gradient norms of a model.
 
     Args:
         model: the model, in the mode it will be trained in.
@@ -50,58 +102,29 @@ def uncovered(model: nn.Module) -> list[tuple[str, str]]:
     Returns:
         (module path, reason) of each obstacle; empty if there is none.
     """
-    found = coupled(model)
-    owners: defaultdict[nn.Parameter, list[str]] = defaultdict(list)
-    for path, module in model.named_modules():
-        for name, parameter in trained(module):
-            owners[parameter].append(f"{path}.{name}" if path else name)
-        if not couples(module):
-            found += [(path or ROOT, reason) for reason in _obstacles(module)]
-    for names in owners.values():
-        if len(names) > 1:
-            path = names[-1].rpartition(".")[0] or ROOT
-            found.append((path, f"its parameter is shared: {' and '.join(names)} are one tensor"))
-    return found
+    paths = {module: path or ROOT for path, module in model.named_modules()}
+    return coupled(model) + [
+        (paths[module], reason)
+        for module, own in owned(model).items()
+        if not couples(module)
+        for reason in _obstacles(module, own)
+    ]
 
 
-def _obstacles(module: nn.Module) -> Iterator[str]:
-    names = [name for name, _ in trained(module)]
-    if not names:
-        return
-    if type(module) not in RULES:
-        yield f"{type(module).__name__} with its own {', '.join(names)} is not among {supported()}"
-    elif not {*names} <= {"weight", "bias"}:
-        yield f"its parameters are computed from {', '.join(names)} (weight or spectral normalisation?)"
-    elif "forward" in vars(module):
+def _obstacles(module: nn.Module, own: dict[str, nn.Parameter]) -> Iterator[str]:
+    if "forward" in vars(module):
         yield "its forward has been replaced"
-    elif isinstance(module, nn.Embedding) and module.sparse:
+    elif is_parametrized(module) or isinstance(module, ParametrizationList):
+        yield "its parameters are computed from others (weight or spectral normalisation?)"
+    elif isinstance(module, (nn.ParameterList, nn.ParameterDict)):
+        yield f"{type(module).__name__} is used by another module: make its parameters attributes of that module"
+    elif type(module) in RULES and not {*own} <= {"weight", "bias"}:
+        yield f"its parameters are computed from {', '.join(own)} (weight or spectral normalisation?)"
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         yield "its gradients are sparse"
-    elif isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
         yield "scale_grad_by_freq divides gradients by counts over the batch, which couples the examples"
-
-
-def supported() -> str:
-    """The supported layers, in words."""
-    return ", ".join(kind.__name__ for kind in RULES)
-
-
-def used_more_than_once(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Parameters that the loss reaches on more than one way: tied by function, used twice, or in a penalty term.
-
-    Their gradient is not that of one layer, and the sum of the layers' norms is not theirs. Walks the graph once.
-    """
-    uses: Counter[nn.Parameter] = Counter()
-    seen = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        for after, _ in node.next_functions:
-            variable = getattr(after, "variable", None)
-            if variable is None:
-                waiting.append(after)
-            else:
-                uses[variable] += 1
-    return [p for p in parameters if uses[p] > 1]
+    elif projects(module) and isinstance(module, nn.MultiheadAttention) and frozen_apart(module):
+        yield "a bias is trained whose weight is frozen"
+    elif reason := inexact(module):
+        yield reason

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UnsupportedError
-from .gradient_norm import row_norms2, sum_dtype
+from .gradient_norm import row_norms2
 
-Kept = tuple[Tensor, ...]
+Kept = tuple[Any, ...]
 CHUNK_FLOATS = 1 << 20
 FULL_PRECISION = (torch.float32, torch.float64)
 
@@ -24,14 +24,15 @@ class Rule(NamedTuple):
     """The rule of one layer type.
 
     Args:
-        keep: (input, autograd node of the output) -> what the backward pass needs, the input first; called in the
-        forward. norms2: (layer, kept, d) -> ‖c_i‖² over the layer's trainable parameters, shape (b,). apply: (layer,
-        input, weight, bias) -> the layer's output with those parameters in place of its own.
+        keep: (layer, its inputs, output) -> what the backward pass needs, the input first, all tensors with one row for
+            each example; called in the forward pass.
+        norms2: (layer, kept, d) -> ‖c_i‖² over the layer's trainable parameters, shape (b,).
+        apply: (layer, kept, weight, bias) -> the layer's output with those parameters in place of its own.
     """
 
-    keep: Callable[[Tensor, Any], Kept]
+    keep: Callable[[Any, tuple[Any, ...], Tensor], Kept]
     norms2: Callable[[Any, Kept, Tensor], Tensor]
-    apply: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+    apply: Callable[[Any, Kept, Tensor, Tensor | None], Tensor]
 
 
 def trains(parameter: Tensor | None) -> bool:
@@ -39,9 +40,9 @@ def trains(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def keep_input(value: Tensor, node: object) -> Kept:
+def keep_input(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
     """The input alone."""
-    return (value.detach(),)
+    return (inputs[0].detach(),)
 
 
 def widened(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,30 +57,6 @@ def spans(examples: int, floats_each: int) -> Iterator[slice]:
     """Cut a batch so that `floats_each` intermediate numbers per example stay within the cache."""
     size = max(1, CHUNK_FLOATS // max(1, floats_each))
     return (slice(start, start + size) for start in range(0, examples, size))
-
-
-def products(layer: nn.Module, rule: Rule, kept: Kept, d: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """⟨c_i, G⟩ for every example, without per-example gradients.
-
-    The layer is linear in its parameters θ, so Σ_t d_it · layer(a_it; θ = G) is the inner product of c_i with G.
-
-    Args:
-        layer: the layer.
-        rule: its rule.
-        kept: what its rule kept.
-        d: gradient at its output, shape (b, ...).
-        weight: G of its weight, None if frozen.
-        bias: G of its bias, None if frozen or absent.
-
-    Returns:
-        Shape (b,).
-    """
-    a = kept[0]
-    own: Tensor = layer.weight  # type: ignore[assignment]
-    weight = torch.zeros_like(own) if weight is None else weight
-    a = a.to(weight.dtype) if a.is_floating_point() else a
-    output = rule.apply(layer, a, weight.detach(), None if bias is None else bias.detach())
-    return (output * d).flatten(1).sum(1, dtype=sum_dtype(d.device))
 
 
 def linear_norms2(layer: nn.Linear, kept: Kept, d: Tensor) -> Tensor:
@@ -120,32 +97,49 @@ def linear_norms2(layer: nn.Linear, kept: Kept, d: Tensor) -> Tensor:
     return norms2.add_(row_norms2(d.sum(1))) if bias else norms2
 
 
-def embedding_norms2(layer: nn.Embedding, kept: Kept, d: Tensor) -> Tensor:
-    """Per-example squared gradient norms of an embedding table: Σ_v ‖Σ_{t: id_it = v} d_it‖².
-
-    Equal tokens of one example share a row of a table with b·T rows, which the framework's own kernel fills.
+def bilinear_norms2(layer: nn.Bilinear, kept: Kept, d: Tensor) -> Tensor:
+    """Per-example squared gradient norms of a bilinear layer: Σ_ts (⟨a_t, a_s⟩ ⟨e_t, e_s⟩ + 1) ⟨d_t, d_s⟩.
 
     Args:
-        layer: the embedding.
-        kept: token ids, shape (b, ...).
-        d: gradient at the output, shape (b, ..., dimensions).
+        layer: the layer.
+        kept: both inputs a and e, shapes (b, ..., q) and (b, ..., r); t and s run over the positions.
+        d: gradient at the output, shape (b, ..., p).
     """
-    ids, d = kept[0], d.to(torch.promote_types(d.dtype, torch.float32))
-    if ids.ndim < 1:
-        raise UnsupportedError("its input is a single token id, without a dimension for the examples")
-    b = len(ids)
-    ids, d = ids.reshape(b, -1), d.reshape(b, ids[0].numel(), -1)
-    if layer.padding_idx is not None:  # its row receives no gradient
-        d = d.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0)
-    positions = ids.shape[1]
-    if positions == 1:
-        return row_norms2(d)
-    # position of the token among the example's sorted ones: the same for equal tokens, and below T
-    rows = torch.searchsorted(ids.sort(1).values, ids)
-    rows = rows.add_(torch.arange(b, device=ids.device).mul_(positions).unsqueeze(1))
-    table = torch.ops.aten.embedding_dense_backward(d, rows, b * positions, -1, False)
-    return row_norms2(table.view(b, positions, -1))
+    a, d = widened(kept[0], d)
+    e = kept[1].to(a.dtype)
+    if a.ndim < 2:
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the examples")
+    a, e, d = (t.reshape(len(t), -1, t.shape[-1]) for t in (a, e, d))
+    parts = []
+    for span in spans(len(a), a.shape[1] ** 2):
+        gram = torch.bmm(d[span], d[span].mT)
+        inputs = torch.bmm(a[span], a[span].mT).mul_(torch.bmm(e[span], e[span].mT))
+        if not trains(layer.weight):
+            inputs.zero_()
+        parts.append((inputs.add_(1) if trains(layer.bias) else inputs).mul_(gram).sum((1, 2)))
+    return torch.cat(parts)
 
 
-LINEAR = Rule(keep_input, linear_norms2, lambda layer, a, weight, bias: F.linear(a, weight, bias))
-EMBEDDING = Rule(keep_input, embedding_norms2, lambda layer, a, weight, bias: F.embedding(a, weight))
+def prelu_norms2(layer: nn.PReLU, kept: Kept, d: Tensor) -> Tensor:
+    """‖Σ_t min(a_it, 0) d_it‖² for each example, summed within each channel that has a slope of its own.
+
+    Args:
+        layer: the layer.
+        kept: input, shape (b, channels, ...).
+        d: gradient at the output, of the input's shape.
+    """
+    a, d = widened(kept[0], d)
+    slopes = layer.num_parameters
+    return row_norms2(a.clamp(max=0).mul_(d).reshape(len(a), slopes, -1).sum(2))
+
+
+def keep_both(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+    """Both inputs."""
+    return inputs[0].detach(), inputs[1].detach()
+
+
+LINEAR = Rule(keep_input, linear_norms2, lambda layer, kept, weight, bias: F.linear(kept[0], weight, bias))
+BILINEAR = Rule(
+    keep_both, bilinear_norms2, lambda layer, kept, weight, bias: F.bilinear(kept[0], kept[1], weight, bias)
+)
+PRELU = Rule(keep_input, prelu_norms2, lambda layer, kept, weight, bias: F.prelu(kept[0], weight))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
-from .coverage import coupled, trained, used_more_than_once
+from .coverage import coupled
 from .gradient_norm import squared_norm
 from .isolation import random_state, set_random_state, untouched
 from .jackknife import jackknife
-from .layers import Kept, Rule, products
 from .micro_batch import MicroBatchNorms
 from .reference import Loss, example_gradients, flat
+from .sharing import norms2_of
 from .taps import Taps, listed, per_example_sum
 
 METHODS = ("auto", "per-example", "micro-batch")
@@ -77,31 +77,22 @@ def _measured(
 
 def _by_taps(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: list[nn.Parameter]) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
-    taps: Taps[tuple[Rule, Kept, Tensor]] = Taps(model, lambda layer, rule, kept, d: (rule, kept, d))
+    taps = Taps(model, keep=True)
     before = random_state(model)
     run = taps.begin(len(x))
     try:
         value = _loss(model, loss, x, y)
         taps.remove()
-        again = used_more_than_once(value, parameters)
-        if again:
-            names = [name for name, p in model.named_parameters() if any(p is q for q in again)]
-            raise UnsupportedError(f"{', '.join(names)} act in more than one place: tied, used twice, or in a penalty")
+        taps.verify(value)
         drew = not all(map(torch.equal, before, random_state(model)))
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     finally:
         taps.remove()
     taps.check(run)
-    of = dict(zip(parameters, gradients, strict=True))
-    b = len(x)
-    norms2, inner = [], []
-    for index, (rule, kept, d) in run.seen:
-        layer = taps.layers[index]
-        own = {name: of[parameter] for name, parameter in trained(layer)}
-        norms2.append(rule.norms2(layer, kept, d))
-        inner.append(products(layer, rule, kept, d, own.get("weight"), own.get("bias")))
-    n = per_example_sum(norms2).cpu().double() * b * b
-    p = per_example_sum(inner).cpu().double() * b
+    b, uses = len(x), taps.uses(run)
+    of: dict[Tensor, Tensor | None] = dict(zip(parameters, gradients, strict=True))
+    n = per_example_sum(norms2_of(uses)).cpu().double() * b * b
+    p = per_example_sum([use.products(of) for use in uses]).cpu().double() * b
     if not drew:
         _check_first(model, loss, x, y, n)
     return jackknife(n, p, squared_norm(gradients), "all examples in one backward pass")

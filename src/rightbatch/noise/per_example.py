@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
 from . import coverage
-from .layers import Kept, Rule
-from .taps import Pass, Taps, listed, per_example_sum
+from .taps import Pass, Taps
 
 
 class PerExampleNorms:
@@ -41,8 +40,8 @@ class PerExampleNorms:
     uncovered = staticmethod(coverage.uncovered)
 
     def __init__(self, model: nn.Module) -> None:
-        self._taps: Taps[Tensor] = Taps(model, _norms2)
-        self._passes: list[Pass[Tensor]] = []
+        self._taps = Taps(model)
+        self._passes: list[Pass] = []
 
     def arm(self, examples: int) -> None:
         """Watch the next forward and backward pass, of one micro-batch of `examples`.
@@ -62,23 +61,15 @@ class PerExampleNorms:
         self._passes.clear()
 
     def verify(self, loss: Tensor) -> None:
-        """Walk the graph of one loss and refuse parameters used twice, tied by function or in a penalty term.
+        """Walk the graph of one loss and refuse parameters that act otherwise than in their layers.
 
-        Hooks on layers cannot see such uses. One walk, before the first backward pass, settles it for a model whose
-        forward pass does not change.
+        Such are weights tied by a function call and penalty terms: hooks on layers cannot see them. One walk, between
+        the forward pass armed for and its backward pass, settles it for a model whose forward pass does not change.
 
         Raises:
             UnsupportedError: naming the layers.
         """
-        again = set(coverage.used_more_than_once(loss, (p for m in self._taps.layers for _, p in coverage.trained(m))))
-        problems = [
-            (self._taps.path(layer), f"its {name} also acts elsewhere: tied, used twice, or in a penalty term")
-            for layer in self._taps.layers
-            for name, parameter in coverage.trained(layer)
-            if parameter in again
-        ]
-        if problems:
-            raise UnsupportedError(f"no exact per-example gradient norms for this loss: {listed(problems)}")
+        self._taps.verify(loss)
 
     def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far; a batch enlarged afterwards is armed again and read again.
@@ -93,7 +84,7 @@ class PerExampleNorms:
 
         Raises:
             InputError: fewer than 2 examples.
-            UnsupportedError: a layer was not seen exactly once in each pass, or not all examples were.
+            UnsupportedError: a layer was not seen in some pass, or not all examples were.
         """
         if examples < 2:
             raise InputError(f"the variance of {examples} example is not defined; measure at least 2")
@@ -102,7 +93,7 @@ class PerExampleNorms:
             raise UnsupportedError(f"{seen} of the batch's {examples} examples were armed; arm every micro-batch")
         for run in self._passes:
             self._taps.check(run)
-        norms2 = torch.cat([per_example_sum([norms2 for _, norms2 in run.seen]) for run in self._passes])
+        norms2 = torch.cat([self._taps.norms2(run) for run in self._passes])
         total, squares = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
         b, scale2 = examples, scale * scale
         unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient
@@ -116,7 +107,3 @@ class PerExampleNorms:
             standard_error=StandardErrors(spread, math.nan, math.nan),
             method="per-example",
         )
-
-
-def _norms2(layer: nn.Module, rule: Rule, kept: Kept, d: Tensor) -> Tensor:
-    return rule.norms2(layer, kept, d)

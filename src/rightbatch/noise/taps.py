@@ -1,67 +1,103 @@
 """Hooks that see each layer's input and output gradient in the ordinary backward pass, and touch nothing."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UnsupportedError
-from .coverage import ROOT, RULES, couples, trained, uncovered
+from .attention import projects, sites
+from .calls import CallUse, running_again, versions
+from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
 from .gradient_norm import sum_dtype
-from .layers import Kept, Rule
+from .graph import mark, nodes_of, reached
+from .layers import Rule
+from .recurrent import RecurrentUse, recurrent
+from .sharing import norms2_of
+from .uses import LayerUse, Use
 
-Seen = TypeVar("Seen")
 
+class Pass:
+    """What was seen in one forward and backward pass.
 
-class Pass(Generic[Seen]):
-    """What was seen in one forward and backward pass."""
+    Args:
+        examples: b.
+    """
 
     def __init__(self, examples: int) -> None:
         self.examples = examples
-        self.seen: list[tuple[int, Seen]] = []
+        self.norms2: list[Tensor] = []
+        self.uses: list[tuple[int, Use]] = []
         self.problems: list[tuple[str, str]] = []
+        self.reached: set[int] = set()
+        self._read: set[tuple[int, int]] = set()
+        self._calls: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+
+    def called(self, index: int) -> None:
+        """A layer is in the graph once more; a call within the backward pass may repeat an earlier one."""
+        self._calls[torch._C._current_graph_task_id() != -1][index] += 1
+
+    def took(self, index: int, part: int, use: Use, keep: bool) -> bool:
+        """Note a use; False if it is a further one of a layer whose first has been read already."""
+        self.reached.add(index)
+        if keep or (self._calls[0][index] or self._calls[1][index]) > 1:
+            self.uses.append((index, use))
+        elif (index, part) in self._read:
+            return False
+        else:
+            self._read.add((index, part))
+            self.norms2.append(use.norms2())
+        return True
 
 
-class Taps(Generic[Seen]):
-    """Watches every layer of a model that has trainable parameters.
+class Taps:
+    """Watches every module of a model that has trainable parameters of its own.
 
     Args:
-        model: every layer with trainable parameters must be a supported one.
-        observe: (layer, rule, kept, d) -> what to note, called in the backward pass of each layer.
+        model: without obstacles to exact per-example norms.
+        keep: keep every use instead of reducing it to its norms in the backward pass.
 
     Raises:
         UnsupportedError: naming what stands against exactness.
     """
 
-    def __init__(self, model: nn.Module, observe: Callable[[nn.Module, Rule, Kept, Tensor], Seen]) -> None:
+    def __init__(self, model: nn.Module, keep: bool = False) -> None:
         obstacles = uncovered(model)
         if obstacles:
             raise UnsupportedError(f"no exact per-example gradient norms for this model: {listed(obstacles)}")
-        self._observe = observe
-        self._paths = {module: path or ROOT for path, module in model.named_modules() if trained(module)}
-        self.layers = list(self._paths)
+        self._paths = {module: path or ROOT for path, module in model.named_modules()}
+        self._own = owned(model)
+        self.layers = list(self._own)
+        users = Counter(p for own in self._own.values() for p in own.values())
+        self._keep = [keep or any(users[p] > 1 for p in own.values()) for own in self._own.values()]
+        self._second = positions_first(model)
         self._parameters = list(model.parameters())
         self._trainable = [p.requires_grad for p in self._parameters]
         self._normalising = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self._once = list(range(len(self.layers)))
         self._handles: list[RemovableHandle] = []
-        self._pass: Pass[Seen] = Pass(0)
+        self._pass = Pass(0)
 
     @property
     def attached(self) -> bool:
         """Whether the hooks are on the model."""
         return bool(self._handles)
 
-    def begin(self, examples: int) -> Pass[Seen]:
+    def begin(self, examples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
         if not self._handles:
             for index, layer in enumerate(self.layers):
                 # prepended: a hook of the user's may replace the output
-                self._handles.append(layer.register_forward_hook(self._forward_hook(index, layer), prepend=True))
+                hook = self._forward_hook(index, layer)
+                self._handles.append(layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
         self._pass = Pass(examples)
         return self._pass
 
@@ -71,24 +107,44 @@ class Taps(Generic[Seen]):
             handle.remove()
         self._handles.clear()
 
-    def path(self, layer: nn.Module) -> str:
-        """Where a layer stands in the model."""
-        return self._paths[layer]
+    def verify(self, loss: Tensor) -> None:
+        """Refuse parameters that act otherwise than in their layers: by function, or in a penalty term.
 
-    def check(self, run: Pass[Seen]) -> None:
-        """Refuse a pass in which not every layer was seen exactly once, with one row for each example.
+        Args:
+            loss: of a forward pass since `begin`, before its backward pass.
+
+        Raises:
+            UnsupportedError: naming the layers.
+        """
+        problems = []
+        # within a module that is run again as a whole the other layers are its own business
+        whole = [index for index, layer in enumerate(self.layers) if not has_rule(layer)]
+        simple = [index for index in range(len(self.layers)) if index not in whole]
+        for around in ([simple] if simple else []) + [[index] for index in whole]:
+            elsewhere = reached(loss, set(around))
+            for index in around:
+                layer = self.layers[index]
+                problems += [
+                    (self._paths[layer], f"its {name} also acts elsewhere: by function, or in a penalty term")
+                    for name, parameter in self._own[layer].items()
+                    if parameter in elsewhere
+                ]
+        if problems:
+            raise UnsupportedError(f"no exact per-example gradient norms for this loss: {listed(problems)}")
+
+    def check(self, run: Pass) -> None:
+        """Refuse a pass in which not every layer was seen, with one row for each example.
 
         Raises:
             UnsupportedError: naming the layers and what was seen of them.
         """
         problems = list(run.problems)
-        if not problems and sorted(index for index, _ in run.seen) != self._once:
-            counts = Counter(index for index, _ in run.seen)
-            for index, layer in enumerate(self.layers):
-                if counts[index] == 0:
-                    problems.append((self._paths[layer], "took no part in the backward pass (unused, or compiled?)"))
-                elif counts[index] > 1:
-                    problems.append((self._paths[layer], f"was used {counts[index]} times in one forward pass"))
+        if not problems and len(run.reached) < len(self.layers):
+            problems += [
+                (self._paths[layer], "took no part in the backward pass (unused, or compiled?)")
+                for index, layer in enumerate(self.layers)
+                if index not in run.reached
+            ]
         if [p.requires_grad for p in self._parameters] != self._trainable:
             problems.append((ROOT, "parameters were frozen or unfrozen since the measurement was set up"))
         if any(map(couples, self._normalising)):
@@ -96,41 +152,144 @@ class Taps(Generic[Seen]):
         if problems:
             raise UnsupportedError(f"per-example gradient norms cannot be read from this pass: {listed(problems)}")
 
-    def _forward_hook(self, index: int, layer: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        rule, path, observe = RULES[type(layer)], self._paths[layer], self._observe
+    def uses(self, run: Pass) -> list[Use]:
+        """The uses kept in a pass, taken apart.
 
-        def after_forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if torch.compiler.is_compiling():  # a compiled layer is not seen; the count of what was seen then refuses
-                return
-            node = output.grad_fn
-            if node is None:  # no_grad, evaluation, outer pass of a reentrant checkpoint
-                return
+        Raises:
+            UnsupportedError: naming the module that cannot be.
+        """
+        parts: list[Use] = []
+        for index, use in run.uses:
+            try:
+                parts += use.parts()
+            except UnsupportedError as error:
+                raise UnsupportedError(f"'{self._paths[self.layers[index]]}': {error}") from error
+        return parts
+
+    def norms2(self, run: Pass) -> Tensor:
+        """‖c_i‖² of a checked pass, shape (b,)."""
+        if run.uses:
+            run.norms2 += norms2_of(self.uses(run))
+            run.uses = []
+        return per_example_sum(run.norms2)
+
+    def _forward_hook(self, index: int, layer: nn.Module) -> Callable[..., Any]:
+        rule, path = RULES.get(type(layer)), self._paths[layer]
+
+        def after_forward(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            # a compiled layer is not seen; the count of what was seen then refuses
+            if torch.compiler.is_compiling() or running_again():
+                return None
+            nodes = nodes_of(output)
+            if not nodes:  # no_grad, evaluation, outer pass of a reentrant checkpoint
+                return None
             run = self._pass
-            if not inputs:
-                run.problems.append((path, "was called with its input as a keyword"))
+            run.called(index)
+            try:
+                if rule is not None:
+                    inputs = inspect.signature(layer.forward).bind(*args, **kwargs).args if kwargs else args
+                    mark(nodes, index, nodes_of(inputs))
+                    self._watch(run, index, layer, rule, inputs, output)
+                elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
+                    mark(nodes, index, nodes_of((args, kwargs)))
+                    for part, site in enumerate(sites(layer, (args, kwargs), output, run.examples)):
+                        self._on_backward(run, index, part, site.node, 0, partial(site.use, run.examples))
+                else:
+                    return self._watch_call(run, index, layer, args, kwargs, output)
+            except UnsupportedError as error:
+                run.problems.append((path, str(error)))
+            return None
+
+        return after_forward
+
+    def _watch(self, run: Pass, index: int, layer: nn.Module, rule: Rule, inputs: Any, output: Tensor) -> None:
+        kept = rule.keep(layer, inputs, output)
+        second = layer in self._second
+
+        def use(d: Tensor) -> Use:
+            rows = kept
+            if second:
+                rows = tuple(value.transpose(0, 1) if isinstance(value, Tensor) else value for value in kept)
+                d = d.transpose(0, 1)
+            if rows[0].ndim == 0 or len(rows[0]) != run.examples or len(d) != run.examples:
+                shape, order = tuple(kept[0].shape), "second" if second else "first"
+                raise UnsupportedError(f"has input of shape {shape}, not {run.examples} examples {order}")
+            return LayerUse(layer, rule, rows, d)
+
+        node = output.grad_fn
+        assert node is not None
+        self._on_backward(run, index, 0, node, output.output_nr, use)
+
+    def _on_backward(
+        self, run: Pass, index: int, part: int, node: Node, result: int, use: Callable[[Tensor], Use]
+    ) -> None:
+        cell = [use]  # emptied when fired, else the input lives as long as the graph
+        path, keep = self._paths[self.layers[index]], self._keep[index]
+
+        def before_backward(gradients: Sequence[Tensor | None]) -> None:
+            d = gradients[result]
+            if d is None:
                 return
-            cell = [rule.keep(inputs[0], node)]  # emptied when fired, else the input lives as long as the graph
+            if not cell:
+                run.problems.append((path, "was reached by a second backward pass through the same graph"))
+                return
+            try:
+                if not run.took(index, part, cell.pop()(d.detach()), keep):
+                    run.problems.append((path, "was used in several parts of the backward pass (checkpoints?)"))
+            except UnsupportedError as error:
+                run.problems.append((path, str(error)))
+
+        node.register_prehook(before_backward)
+
+    def _watch_call(
+        self, run: Pass, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """A module to be run again; its results become views, apart from what it computes of them itself."""
+        if recurrent(layer) and any(isinstance(value, PackedSequence) for value in (*args, *kwargs.values())):
+            raise UnsupportedError("was called with a packed sequence: pass a padded tensor")
+        output = tree_map_only(Tensor, lambda t: t.view_as(t) if t.grad_fn is not None else t, output)
+        flat = tree_flatten(output)[0]
+        leaves, structure = tree_flatten((args, kwargs))
+        mark(nodes_of(output), index, nodes_of(leaves))
+        use = (RecurrentUse if recurrent(layer) else CallUse)(
+            module=layer,
+            own=self._own[layer],
+            leaves=[leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves],
+            structure=structure,
+            outputs=[leaf.detach().clone() if isinstance(leaf, Tensor) else None for leaf in flat],
+            d=[None] * len(flat),
+            dimension=int(layer in self._second),
+            examples=run.examples,
+            versions=versions(layer),
+        )
+        path = self._paths[layer]
+        fired: set[int] = set()
+
+        def watch(k: int, node: Node) -> None:
+            cell = [use]
 
             def before_backward(gradients: Sequence[Tensor | None]) -> None:
-                d = gradients[0]
-                if d is None:
-                    return
                 if not cell:
                     run.problems.append((path, "was reached by a second backward pass through the same graph"))
                     return
-                kept = cell.pop()
-                if kept[0].ndim == 0 or len(kept[0]) != run.examples or len(d) != run.examples:
-                    shape = tuple(kept[0].shape)
-                    run.problems.append((path, f"has input of shape {shape}, not {run.examples} examples first"))
-                    return
-                try:
-                    run.seen.append((index, observe(layer, rule, kept, d.detach())))
-                except UnsupportedError as error:
-                    run.problems.append((path, str(error)))
+                held = cell.pop()
+                if gradients[0] is not None:
+                    held.d[k] = gradients[0].detach()
+                    if not fired:
+                        run.took(index, 0, held, True)
+                    fired.add(k)
 
             node.register_prehook(before_backward)
 
-        return after_forward
+        for k, value in enumerate(flat):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                watch(k, value.grad_fn)
+        return output
+
+
+def has_rule(layer: nn.Module) -> bool:
+    """Whether a layer is seen through its own hooks alone, without being run again."""
+    return type(layer) in RULES or projects(layer) or recurrent(layer)
 
 
 def listed(problems: Sequence[tuple[str, str]]) -> str:

@@ -46,7 +46,7 @@ class AveragedDistanceState:
 
 @dataclass(frozen=True, slots=True)
 class AveragedDistance:
-    """The step-size rule behind `step="auto"`.
+    """Range test, then averaging with a step from the distance the average has travelled; what "auto" means.
 
     Args:
         scale: κ.
