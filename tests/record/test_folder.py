@@ -30,7 +30,7 @@ def test_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "events.jsonl", "checkpoint.pt"])
 def test_a_folder_with_a_run_is_not_taken(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("kept")
-    with pytest.raises(RunFolderError, match="already holds a run; pass resume=True or choose another folder"):
+    with pytest.raises(RunFolderError, match="already holds a run; resume it"):
         RunFolder.create(tmp_path, {})
     assert (tmp_path / name).read_text() == "kept"
 

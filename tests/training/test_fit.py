@@ -324,7 +324,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_existing_run_is_not_touched(no_report: None, tmp_path: Path) -> None:
     quiet(network(), epochs=1, run_dir=tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match="already holds a run; pass resume=True or choose another"):
+    with pytest.raises(RunFolderError, match="already holds a run; resume it"):
         quiet(network(), epochs=1, run_dir=tmp_path)
     assert contents(tmp_path) == before
 

@@ -37,7 +37,9 @@ class RunFolder:
         folder = cls(Path(path))
         folder._require_writable()
         if folder.holds_run:
-            raise RunFolderError(f"{folder.path} already holds a run; resume it (resume=True, --resume) or choose another folder")
+            raise RunFolderError(
+                f"{folder.path} already holds a run; resume it (resume=True, --resume) or choose another folder"
+            )
         # Written aside and renamed, so that the settings are there whole or not at all.
         unfinished = folder.path / "config.json.new"
         try:
