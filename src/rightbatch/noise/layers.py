@@ -133,6 +133,12 @@ def prelu_norms2(layer: nn.PReLU, kept: Kept, d: Tensor) -> Tensor:
     return row_norms2(a.clamp(max=0).mul_(d).reshape(len(a), slopes, -1).sum(2))
 
 
+def _slopes(layer: nn.PReLU, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The part of the output that is linear in the slopes."""
+    a: Tensor = kept[0].clamp(max=0)
+    return a * (weight if layer.num_parameters == 1 else weight.view(-1, *(1,) * (a.ndim - 2)))
+
+
 def keep_both(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
     """Both inputs."""
     return inputs[0].detach(), inputs[1].detach()
@@ -142,4 +148,4 @@ LINEAR = Rule(keep_input, linear_norms2, lambda layer, kept, weight, bias: F.lin
 BILINEAR = Rule(
     keep_both, bilinear_norms2, lambda layer, kept, weight, bias: F.bilinear(kept[0], kept[1], weight, bias)
 )
-PRELU = Rule(keep_input, prelu_norms2, lambda layer, kept, weight, bias: F.prelu(kept[0], weight))
+PRELU = Rule(keep_input, prelu_norms2, _slopes)

@@ -187,7 +187,7 @@ class Taps:
             run.called(index)
             try:
                 if rule is not None:
-                    inputs = inspect.signature(layer.forward).bind(*args, **kwargs).args if kwargs else args
+                    inputs = _positional(layer, args, kwargs) if kwargs else args
                     mark(nodes, index, nodes_of(inputs))
                     self._watch(run, index, layer, rule, inputs, output)
                 elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
@@ -285,6 +285,13 @@ class Taps:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 watch(k, value.grad_fn)
         return output
+
+
+def _positional(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments of a call in the order of the forward's signature."""
+    bound = inspect.signature(layer.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.args
 
 
 def has_rule(layer: nn.Module) -> bool:
