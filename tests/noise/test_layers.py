@@ -1,7 +1,9 @@
 """Every layer rule against one backward pass per example."""
 
+import importlib.util
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,74 +13,17 @@ from torch import Tensor, nn
 from rightbatch.noise import PerExampleNorms, measure, per_example_gradients, reference_measurement, squared_norm
 
 # torch itself warns of the copy that "same" padding of an even kernel takes
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-B, TOKENS = 7, 11
-CONV_MAPS = {"small map": 4, "large map": 9}  # on both sides of the choice between Gram and formed gradients
-
-
-def images(channels: int, side: int) -> Callable[[], Tensor]:
-    return lambda: torch.randn(B, channels, side, side)
-
-
-def tokens(*shape: int) -> Callable[[], Tensor]:
-    return lambda: torch.randint(0, TOKENS, (B, *shape))
-
-
-def frozen(module: nn.Module, *names: str) -> nn.Module:
-    for name in names:
-        module.get_parameter(name).requires_grad_(False)
-    return module
-
-
-LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "linear": (lambda: nn.Linear(5, 4), lambda: torch.randn(B, 5)),
-    "linear, no bias": (lambda: nn.Linear(5, 4, bias=False), lambda: torch.randn(B, 5)),
-    "linear, weight frozen": (lambda: frozen(nn.Linear(5, 4), "weight"), lambda: torch.randn(B, 5)),
-    "linear, bias frozen": (lambda: frozen(nn.Linear(5, 4), "bias"), lambda: torch.randn(B, 5)),
-    "linear, 3-D, formed": (lambda: nn.Linear(5, 4), lambda: torch.randn(B, 6, 5)),
-    "linear, 3-D, Gram": (lambda: nn.Linear(20, 30), lambda: torch.randn(B, 3, 20)),
-    "linear, 3-D, Gram, no bias": (lambda: nn.Linear(20, 30, bias=False), lambda: torch.randn(B, 3, 20)),
-    "linear, 3-D, weight frozen": (lambda: frozen(nn.Linear(5, 4), "weight"), lambda: torch.randn(B, 6, 5)),
-    "linear, 3-D, one position": (lambda: nn.Linear(5, 4), lambda: torch.randn(B, 1, 5)),
-    "linear, 4-D": (lambda: nn.Linear(5, 4), lambda: torch.randn(B, 2, 3, 5)),
-    "linear, strided input": (lambda: nn.Linear(5, 4), lambda: torch.randn(5, 6, B).permute(2, 1, 0)),
-    "embedding": (lambda: nn.Embedding(TOKENS, 3), tokens(6)),
-    "embedding, one token": (lambda: nn.Embedding(TOKENS, 3), tokens()),
-    "embedding, all tokens equal": (lambda: nn.Embedding(TOKENS, 3), lambda: torch.full((B, 6), 2)),
-    "embedding, padding": (lambda: nn.Embedding(TOKENS, 3, padding_idx=0), lambda: torch.randint(0, 3, (B, 6))),
-    "embedding, one token, padding": (lambda: nn.Embedding(TOKENS, 3, padding_idx=1), lambda: torch.arange(B) % 3),
-    "embedding, 3-D ids": (lambda: nn.Embedding(TOKENS, 3), tokens(2, 4)),
-    "layer norm": (lambda: nn.LayerNorm(5), lambda: torch.randn(B, 5)),
-    "layer norm, positions": (lambda: nn.LayerNorm(5), lambda: torch.randn(B, 4, 5)),
-    "layer norm, two dimensions": (lambda: nn.LayerNorm((4, 5)), lambda: torch.randn(B, 3, 4, 5)),
-    "layer norm, no bias": (lambda: nn.LayerNorm(5, bias=False), lambda: torch.randn(B, 4, 5)),
-    "layer norm, weight frozen": (lambda: frozen(nn.LayerNorm(5), "weight"), lambda: torch.randn(B, 4, 5)),
-    "group norm": (lambda: nn.GroupNorm(2, 6), images(6, 4)),
-    "group norm, one group": (lambda: nn.GroupNorm(1, 6), lambda: torch.randn(B, 6, 5)),
-    "group norm, no positions": (lambda: nn.GroupNorm(2, 6), lambda: torch.randn(B, 6)),
-    "group norm, bias frozen": (lambda: frozen(nn.GroupNorm(3, 6), "bias"), images(6, 4)),
-    "conv, 1x1": (lambda: nn.Conv2d(3, 5, 1), images(3, 4)),
-    "conv, rectangle": (lambda: nn.Conv2d(3, 4, (3, 2), (1, 2), (2, 0), (1, 2)), lambda: torch.randn(B, 3, 7, 8)),
-    "conv, same": (lambda: nn.Conv2d(3, 4, 4, padding="same"), images(3, 6)),
-    "conv, valid": (lambda: nn.Conv2d(3, 4, 3, padding="valid"), images(3, 6)),
-    "conv, reflect": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), images(3, 6)),
-    "conv, circular": (lambda: nn.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="circular"), images(3, 6)),
-    "conv, depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), images(4, 6)),
-    "conv, bias frozen": (lambda: frozen(nn.Conv2d(3, 4, 3), "bias"), images(3, 6)),
-    "conv, weight frozen": (lambda: frozen(nn.Conv2d(3, 4, 3), "weight"), images(3, 6)),
-    "conv, channels last": (
-        lambda: nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last),
-        lambda: torch.randn(B, 3, 6, 6).to(memory_format=torch.channels_last),
-    ),
-}
-for where, side in CONV_MAPS.items():
-    LAYERS |= {
-        f"conv, padding, {where}": (lambda: nn.Conv2d(16, 24, 3, padding=1), images(16, side)),
-        f"conv, no bias, {where}": (lambda: nn.Conv2d(16, 24, 3, bias=False), images(16, side)),
-        f"conv, stride, {where}": (lambda: nn.Conv2d(16, 24, 3, stride=2, padding=1), images(16, side)),
-        f"conv, dilation, {where}": (lambda: nn.Conv2d(16, 24, 3, dilation=2, padding=2), images(16, side)),
-        f"conv, groups, {where}": (lambda: nn.Conv2d(16, 24, 3, groups=2), images(16, side)),
-    }
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor is True"),
+]
+spec = importlib.util.spec_from_file_location(
+    "noise_cases", Path(__file__).resolve().parents[2] / "benchmarks" / "noise_cases.py"
+)
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+B, TOKENS, Squared, built = cases.B, cases.TOKENS, cases.Squared, cases.built
+LAYERS = {f"{layer}, {setting}": case for layer, group in cases.CASES.items() for setting, case in group.items()}
 
 
 class Block(nn.Module):
@@ -110,29 +55,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 5)),
         lambda: torch.randn(B, 6),
     ),
-    "transformer block": (Block, tokens(5)),
+    "transformer block": (Block, cases.ids(5)),
 }
-
-
-class Squared(nn.Module):
-    """Each example's loss is a fixed random quadratic of its own output, so that no gradient is zero by symmetry."""
-
-    def __init__(self, reduction: str) -> None:
-        super().__init__()
-        self.reduction = reduction
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        each = (output.flatten(1).sin() * target.view(-1, 1) + output.flatten(1).square()).sum(1)
-        return each.mean() if self.reduction == "mean" else each.sum()
-
-
-def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(1)
-    make, given = (LAYERS | NETWORKS)[name]
-    model, x, y = make().to(dtype), given(), torch.randn(B).to(dtype)
-    for parameter in model.parameters():  # no ones and zeros, as normalisation layers start with
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return model, x.to(dtype) if x.is_floating_point() else x, y
 
 
 def by_hooks(model: nn.Module, x: Tensor, y: Tensor, reduction: str = "mean"):
@@ -151,7 +75,7 @@ def norms_spread(model: nn.Module, x: Tensor, y: Tensor) -> float:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
 def test_hooks_agree_with_one_backward_pass_per_example(name: str, reduction: str) -> None:
-    model, x, y = built(name)
+    model, x, y = built((LAYERS | NETWORKS)[name])
     exact = reference_measurement(model, Squared("mean"), x, y)
     found = by_hooks(model, x, y, reduction)
     assert found.gradient_norm2 == pytest.approx(exact.gradient_norm2, rel=1e-10)
@@ -163,9 +87,9 @@ def test_hooks_agree_with_one_backward_pass_per_example(name: str, reduction: st
 
 @pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
 def test_hooks_in_float32(name: str) -> None:
-    model, x, y = built(name)
+    model, x, y = built((LAYERS | NETWORKS)[name])
     exact = reference_measurement(model, Squared("mean"), x, y)
-    single, _, _ = built(name, torch.float32)
+    single, _, _ = built((LAYERS | NETWORKS)[name], torch.float32)
     single.load_state_dict(model.state_dict())
     found = by_hooks(single, x.float() if x.is_floating_point() else x, y.float())
     assert found.variance == pytest.approx(exact.variance, rel=1e-4)
@@ -174,7 +98,7 @@ def test_hooks_in_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
 def test_measure_has_the_reference_and_its_jackknife(name: str) -> None:
-    model, x, y = built(name)
+    model, x, y = built((LAYERS | NETWORKS)[name])
     exact = reference_measurement(model, Squared("mean"), x, y)
     found = measure(model, Squared("mean"), x, y, method="per-example")
     assert found.reason == "all examples in one backward pass"

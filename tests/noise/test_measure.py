@@ -37,6 +37,16 @@ class Twice(nn.Module):
         return self.head(self.layer(self.layer(x).tanh()))
 
 
+@pytest.mark.parametrize("make", [Recurrent, Twice])
+def test_recurrent_and_reused_layers_take_one_backward_pass(make: type[nn.Module]) -> None:
+    model, (x, y) = make().double(), batch()
+    found = measure(model, F.cross_entropy, x.double(), y)
+    exact = reference_measurement(model, F.cross_entropy, x.double(), y)
+    assert found.reason == "all examples in one backward pass"
+    assert found.variance == pytest.approx(exact.variance, rel=1e-10)
+    assert found.standard_error == pytest.approx(exact.standard_error, rel=1e-8)
+
+
 class Centred(nn.Module):
     """Couples its examples without a BatchNorm."""
 
@@ -61,7 +71,15 @@ class PositionsFirst(nn.Module):
         return self.head(self.layer(x.unsqueeze(0) * steps).tanh().sum(0))
 
 
-@pytest.mark.parametrize("make", [Recurrent, Twice, PositionsFirst])
+class Packed(Recurrent):
+    """Its sequences are packed, which hides the examples' dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x.unsqueeze(1), torch.ones(len(x)).long(), batch_first=True)
+        return self.head(self.cell(packed)[1][0])
+
+
+@pytest.mark.parametrize("make", [Packed, PositionsFirst])
 def test_unsupported_models_take_a_backward_pass_per_example(make: type[nn.Module]) -> None:
     model, (x, y) = make().double(), batch()
     found = measure(model, F.cross_entropy, x.double(), y)

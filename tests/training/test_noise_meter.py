@@ -24,12 +24,14 @@ def network(*between: nn.Module) -> nn.Sequential:
 
 
 class Scale(nn.Module):
+    """A list of parameters is no module that hooks could watch."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.factor = nn.Parameter(torch.ones(6))
+        self.factors = nn.ParameterList([torch.ones(6)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor
+        return x * self.factors[0]
 
 
 class TiedByUse(nn.Module):
@@ -97,9 +99,9 @@ def test_exact_norms_where_every_layer_has_a_rule(sizes: list[int]) -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "own parameters": (lambda: network(Scale()), "1: Scale with its own factor is not among Linear"),
+    "own parameters": (lambda: network(Scale()), "1.factors: ParameterList is used by another module"),
     "BatchNorm": (lambda: network(nn.BatchNorm1d(6)), "1: BatchNorm1d in training mode: no per-example gradient"),
-    "nested": (lambda: nn.Sequential(network(Scale()), nn.Identity()), "0.1: Scale"),
+    "nested": (lambda: nn.Sequential(network(Scale()), nn.Identity()), "0.1.factors: ParameterList"),
 }
 
 
