@@ -44,6 +44,7 @@ class CallUse:
     """One call of a module.
 
     Args:
+        path: where the module stands in the model.
         module: the module.
         own: its own trainable parameters by name.
         leaves: what it was called with, flattened.
@@ -55,6 +56,7 @@ class CallUse:
         versions: of all parameters and buffers at the time.
     """
 
+    path: str
     module: nn.Module
     own: Mapping[str, nn.Parameter]
     leaves: list[Any]
@@ -67,7 +69,7 @@ class CallUse:
 
     def parts(self) -> Iterable[Use]:
         if self.versions != versions(self.module):
-            raise UnsupportedError("its parameters or buffers were changed before the measurement was read")
+            raise self._refusal("its parameters or buffers were changed before the measurement was read")
         return (self,)
 
     def slots(self) -> dict[str, Slot]:
@@ -94,7 +96,7 @@ class CallUse:
         for k in wanted:
             output = self.outputs[k]
             if output is None or not self._counts(output):
-                raise UnsupportedError(f"its output has no dimension {self.dimension} of {self.examples} examples")
+                raise self._refusal(f"its output has no dimension {self.dimension} of {self.examples} examples")
 
         def pulled(values: list[Tensor], gradients: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
             waiting = iter(values)
@@ -123,7 +125,7 @@ class CallUse:
             return function(*args)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UnsupportedError(f"cannot be run one example at a time ({reason})") from error
+            raise self._refusal(f"cannot be run one example at a time ({reason})") from error
         finally:
             _state.running = False
 
@@ -133,10 +135,13 @@ class CallUse:
             size = output.abs().max().item() if output.numel() else 0.0
             if (again - output).abs().max().item() <= tolerance * (size + 1e-30):
                 return
-        raise UnsupportedError(
+        raise self._refusal(
             "its output for one example alone is not what it was in the batch: randomness, coupled examples, inputs "
             "changed in place or kept elsewhere"
         )
+
+    def _refusal(self, reason: str) -> UnsupportedError:
+        return UnsupportedError(f"'{self.path}': {reason}")
 
     def _counts(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.ndim > self.dimension and leaf.shape[self.dimension] == self.examples

@@ -16,6 +16,16 @@ def nodes_of(values: object) -> list[Node]:
     return [v.grad_fn for v in tree_leaves(values) if isinstance(v, Tensor) and v.grad_fn is not None]
 
 
+def maker(output: Tensor) -> Node:
+    """The node that made a tensor; of a reshaping the one before it, which in-place operations leave in the graph."""
+    base = output._base
+    node = output.grad_fn
+    if base is not None and base.grad_fn is not None and base.is_contiguous() and output.is_contiguous():
+        node = base.grad_fn if base.numel() == output.numel() else node
+    assert node is not None
+    return node
+
+
 def _metadata(node: Node) -> dict[str, dict[int, list[Node]]]:
     found: Any = node.metadata  # a property, which torch declares as a method
     return found  # type: ignore[no-any-return]

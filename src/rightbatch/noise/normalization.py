@@ -84,8 +84,8 @@ def group_norm_norms2(layer: nn.GroupNorm, kept: Kept, d: Tensor) -> Tensor:
     else:
         _, mean, rstd = torch.native_group_norm(a, None, None, b, channels, a.shape[2], groups, layer.eps)
     _, scales, shifts = torch.ops.aten.native_group_norm_backward(
-        d.view(1, b * channels, -1),
-        a.view(1, b * channels, -1),
+        d.reshape(1, b * channels, -1),
+        a.reshape(1, b * channels, -1),
         mean.reshape(1, -1),
         rstd.reshape(1, -1),
         a.new_ones(b * channels),

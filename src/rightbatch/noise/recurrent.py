@@ -51,7 +51,7 @@ class RecurrentUse(CallUse):
             self._compare(outputs[k].detach(), output)
         zeros = [zero for _, _, zero in projections]
         if len(zeros[0]) != self.examples:
-            raise UnsupportedError(f"its input has {len(zeros[0])} sequences, not {self.examples} examples")
+            raise self._refusal(f"its input has {len(zeros[0])} sequences, not {self.examples} examples")
         d = torch.autograd.grad([outputs[k] for k in wanted], zeros, [self.d[k] for k in wanted], allow_unused=True)
         return [
             projected(projection, a, torch.zeros_like(zero) if gradient is None else gradient)

@@ -19,7 +19,7 @@ from .attention import projects, sites
 from .calls import CallUse, running_again, versions
 from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
 from .gradient_norm import sum_dtype
-from .graph import mark, nodes_of, reached
+from .graph import maker, mark, nodes_of, reached
 from .layers import Rule
 from .recurrent import RecurrentUse, recurrent
 from .sharing import norms2_of
@@ -36,7 +36,7 @@ class Pass:
     def __init__(self, examples: int) -> None:
         self.examples = examples
         self.norms2: list[Tensor] = []
-        self.uses: list[tuple[int, Use]] = []
+        self.uses: list[Use] = []
         self.problems: list[tuple[str, str]] = []
         self.reached: set[int] = set()
         self._read: set[tuple[int, int]] = set()
@@ -49,10 +49,10 @@ class Pass:
     def took(self, index: int, part: int, use: Use, keep: bool) -> bool:
         """Note a use; False if it is a further one of a layer whose first has been read already."""
         self.reached.add(index)
-        if keep or (self._calls[0][index] or self._calls[1][index]) > 1:
-            self.uses.append((index, use))
-        elif (index, part) in self._read:
+        if (index, part) in self._read:
             return False
+        if keep or (self._calls[0][index] or self._calls[1][index]) > 1:
+            self.uses.append(use)
         else:
             self._read.add((index, part))
             self.norms2.append(use.norms2())
@@ -125,7 +125,7 @@ class Taps:
             for index in around:
                 layer = self.layers[index]
                 problems += [
-                    (self._paths[layer], f"its {name} also acts elsewhere: by function, or in a penalty term")
+                    (self._paths[layer], f"its {name} also acts elsewhere: by function, in a penalty term, or compiled")
                     for name, parameter in self._own[layer].items()
                     if parameter in elsewhere
                 ]
@@ -158,13 +158,7 @@ class Taps:
         Raises:
             UnsupportedError: naming the module that cannot be.
         """
-        parts: list[Use] = []
-        for index, use in run.uses:
-            try:
-                parts += use.parts()
-            except UnsupportedError as error:
-                raise UnsupportedError(f"'{self._paths[self.layers[index]]}': {error}") from error
-        return parts
+        return [part for use in run.uses for part in use.parts()]
 
     def norms2(self, run: Pass) -> Tensor:
         """‖c_i‖² of a checked pass, shape (b,)."""
@@ -188,12 +182,13 @@ class Taps:
             try:
                 if rule is not None:
                     inputs = _positional(layer, args, kwargs) if kwargs else args
-                    mark(nodes, index, nodes_of(inputs))
-                    self._watch(run, index, layer, rule, inputs, output)
+                    node = maker(output)
+                    mark([node], index, nodes_of(inputs))
+                    self._watch(run, index, layer, rule, inputs, output, node)
                 elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
-                    mark(nodes, index, nodes_of((args, kwargs)))
+                    mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
                     for part, site in enumerate(sites(layer, (args, kwargs), output, run.examples)):
-                        self._on_backward(run, index, part, site.node, 0, partial(site.use, run.examples))
+                        self._on_backward(run, index, part, site.node, partial(site.use, run.examples))
                 else:
                     return self._watch_call(run, index, layer, args, kwargs, output)
             except UnsupportedError as error:
@@ -202,32 +197,30 @@ class Taps:
 
         return after_forward
 
-    def _watch(self, run: Pass, index: int, layer: nn.Module, rule: Rule, inputs: Any, output: Tensor) -> None:
-        kept = rule.keep(layer, inputs, output)
+    def _watch(
+        self, run: Pass, index: int, layer: nn.Module, rule: Rule, inputs: Any, output: Tensor, node: Node
+    ) -> None:
+        kept, shape = rule.keep(layer, inputs, output), output.shape
         second = layer in self._second
 
         def use(d: Tensor) -> Use:
-            rows = kept
+            rows, d = kept, d.reshape(shape)
             if second:
                 rows = tuple(value.transpose(0, 1) if isinstance(value, Tensor) else value for value in kept)
                 d = d.transpose(0, 1)
             if rows[0].ndim == 0 or len(rows[0]) != run.examples or len(d) != run.examples:
-                shape, order = tuple(kept[0].shape), "second" if second else "first"
-                raise UnsupportedError(f"has input of shape {shape}, not {run.examples} examples {order}")
+                given, order = tuple(kept[0].shape), "second" if second else "first"
+                raise UnsupportedError(f"has input of shape {given}, not {run.examples} examples {order}")
             return LayerUse(layer, rule, rows, d)
 
-        node = output.grad_fn
-        assert node is not None
-        self._on_backward(run, index, 0, node, output.output_nr, use)
+        self._on_backward(run, index, 0, node, use)
 
-    def _on_backward(
-        self, run: Pass, index: int, part: int, node: Node, result: int, use: Callable[[Tensor], Use]
-    ) -> None:
+    def _on_backward(self, run: Pass, index: int, part: int, node: Node, use: Callable[[Tensor], Use]) -> None:
         cell = [use]  # emptied when fired, else the input lives as long as the graph
         path, keep = self._paths[self.layers[index]], self._keep[index]
 
         def before_backward(gradients: Sequence[Tensor | None]) -> None:
-            d = gradients[result]
+            d = gradients[0]
             if d is None:
                 return
             if not cell:
@@ -244,19 +237,20 @@ class Taps:
     def _watch_call(
         self, run: Pass, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
-        """A module to be run again; its results become views, apart from what it computes of them itself."""
+        """A module to be run again; it returns copies, whose gradients leave out what it makes of them itself."""
         if recurrent(layer) and any(isinstance(value, PackedSequence) for value in (*args, *kwargs.values())):
             raise UnsupportedError("was called with a packed sequence: pass a padded tensor")
-        output = tree_map_only(Tensor, lambda t: t.view_as(t) if t.grad_fn is not None else t, output)
         flat = tree_flatten(output)[0]
+        output = tree_map_only(Tensor, lambda t: t if t.grad_fn is None else t.clone(), output)
         leaves, structure = tree_flatten((args, kwargs))
         mark(nodes_of(output), index, nodes_of(leaves))
         use = (RecurrentUse if recurrent(layer) else CallUse)(
+            path=self._paths[layer],
             module=layer,
             own=self._own[layer],
             leaves=[leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves],
             structure=structure,
-            outputs=[leaf.detach().clone() if isinstance(leaf, Tensor) else None for leaf in flat],
+            outputs=[leaf.detach() if isinstance(leaf, Tensor) else None for leaf in flat],
             d=[None] * len(flat),
             dimension=int(layer in self._second),
             examples=run.examples,
@@ -281,7 +275,7 @@ class Taps:
 
             node.register_prehook(before_backward)
 
-        for k, value in enumerate(flat):
+        for k, value in enumerate(tree_flatten(output)[0]):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 watch(k, value.grad_fn)
         return output
