@@ -1,0 +1,42 @@
+"""Every example runs as its first lines say, and is as short as promised."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SHORTER = {"fit_arrays": ["--seconds", "2"], "big_batch": ["--steps", "60"]}
+SAYS = {
+    "big_batch": "true gradient",
+    "fit_arrays": "report.html",
+    "look_at_noise": "noise scale",
+    "own_loop": "test accuracy",
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example(path: Path, tmp_path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 150
+    assert f"python examples/{path.name}" in text.split('"""')[1]
+    environment = os.environ | {
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+        "TMPDIR": str(tmp_path),
+    }
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", str(path), *SHORTER.get(path.stem, [])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert SAYS[path.stem] in answer.stdout
