@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..errors import UnsupportedError
@@ -122,7 +123,8 @@ class CallUse:
     def _apart(self, function: Callable[..., Any], *args: Any) -> Any:
         _state.running = True
         try:
-            return function(*args)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no form for many examples at once
+                return function(*args)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise self._refusal(f"cannot be run one example at a time ({reason})") from error

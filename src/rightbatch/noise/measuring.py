@@ -15,9 +15,10 @@ from .gradient_norm import squared_norm
 from .isolation import random_state, set_random_state, untouched
 from .jackknife import jackknife
 from .micro_batch import MicroBatchNorms
+from .passes import listed, per_example_sum
 from .reference import Loss, example_gradients, flat
 from .sharing import norms2_of
-from .taps import Taps, listed, per_example_sum
+from .taps import Taps
 
 METHODS = ("auto", "per-example", "micro-batch")
 GROUPS = 8

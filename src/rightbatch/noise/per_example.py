@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
 from . import coverage
-from .taps import Pass, Taps
+from .passes import Pass
+from .taps import Taps
 
 
 class PerExampleNorms:

@@ -18,45 +18,12 @@ from ..errors import UnsupportedError
 from .attention import projects, sites
 from .calls import CallUse, running_again, versions
 from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
-from .gradient_norm import sum_dtype
 from .graph import maker, mark, nodes_of, reached
 from .layers import Rule
+from .passes import Pass, listed, per_example_sum
 from .recurrent import RecurrentUse, recurrent
 from .sharing import norms2_of
 from .uses import LayerUse, Use
-
-
-class Pass:
-    """What was seen in one forward and backward pass.
-
-    Args:
-        examples: b.
-    """
-
-    def __init__(self, examples: int) -> None:
-        self.examples = examples
-        self.norms2: list[Tensor] = []
-        self.uses: list[Use] = []
-        self.problems: list[tuple[str, str]] = []
-        self.reached: set[int] = set()
-        self._read: set[tuple[int, int]] = set()
-        self._calls: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-
-    def called(self, index: int) -> None:
-        """A layer is in the graph once more; a call within the backward pass may repeat an earlier one."""
-        self._calls[torch._C._current_graph_task_id() != -1][index] += 1
-
-    def took(self, index: int, part: int, use: Use, keep: bool) -> bool:
-        """Note a use; False if it is a further one of a layer whose first has been read already."""
-        self.reached.add(index)
-        if (index, part) in self._read:
-            return False
-        if keep or (self._calls[0][index] or self._calls[1][index]) > 1:
-            self.uses.append(use)
-        else:
-            self._read.add((index, part))
-            self.norms2.append(use.norms2())
-        return True
 
 
 class Taps:
@@ -174,8 +141,8 @@ class Taps:
             # a compiled layer is not seen; the count of what was seen then refuses
             if torch.compiler.is_compiling() or running_again():
                 return None
-            nodes = nodes_of(output)
-            if not nodes:  # no_grad, evaluation, outer pass of a reentrant checkpoint
+            nodes = [output.grad_fn] if rule is not None else nodes_of(output)
+            if not any(nodes):  # no_grad, evaluation, outer pass of a reentrant checkpoint
                 return None
             run = self._pass
             run.called(index)
@@ -183,7 +150,11 @@ class Taps:
                 if rule is not None:
                     inputs = _positional(layer, args, kwargs) if kwargs else args
                     node = maker(output)
-                    mark([node], index, nodes_of(inputs))
+                    mark(
+                        [node],
+                        index,
+                        [value.grad_fn for value in inputs if isinstance(value, Tensor) and value.grad_fn],
+                    )
                     self._watch(run, index, layer, rule, inputs, output, node)
                 elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
                     mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
@@ -204,7 +175,9 @@ class Taps:
         second = layer in self._second
 
         def use(d: Tensor) -> Use:
-            rows, d = kept, d.reshape(shape)
+            rows = kept
+            if d.shape != shape:  # of a view's base
+                d = d.reshape(shape)
             if second:
                 rows = tuple(value.transpose(0, 1) if isinstance(value, Tensor) else value for value in kept)
                 d = d.transpose(0, 1)
@@ -291,17 +264,3 @@ def _positional(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 def has_rule(layer: nn.Module) -> bool:
     """Whether a layer is seen through its own hooks alone, without being run again."""
     return type(layer) in RULES or projects(layer) or recurrent(layer)
-
-
-def listed(problems: Sequence[tuple[str, str]]) -> str:
-    """The first few (module path, reason) in one line."""
-    shown = "; ".join(f"'{path}': {reason}" for path, reason in problems[:3])
-    return shown + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-
-
-def per_example_sum(parts: Sequence[Tensor]) -> Tensor:
-    """Sum over layers of one number for each example, parts of shape (b,), on any devices."""
-    device = parts[0].device
-    if len({(part.device, part.dtype) for part in parts}) > 1:
-        parts = [part.to(device, sum_dtype(device)) for part in parts]
-    return torch.stack(list(parts)).sum(0, dtype=sum_dtype(device))
