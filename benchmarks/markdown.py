@@ -29,6 +29,8 @@ def write_page(path: Path, about: str, lines: list[str], marker: str) -> None:
     text = (
         path.read_text(encoding="utf-8") if path.exists() else f"# {path.stem}\n\n{about.strip()}\n\n{begin}\n{end}\n"
     )
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
     head, rest = text.split(begin, 1)
     path.write_text(head + table + rest.split(end, 1)[1], encoding="utf-8")
 
