@@ -16,14 +16,15 @@ def machine() -> str:
     """The machine, the versions and the date, in one line."""
     facts = describe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return (
-        f"Measured {date.today().isoformat()} on {facts['cpu']} ({facts['cores']} cores, shared), device {facts['device']}, "
-        f"{platform.system()}, Python {facts['python']}, torch {facts['torch']}, {torch.get_num_threads()} thread(s), "
+        f"Measured {date.today().isoformat()} on {facts['cpu']} ({facts['cores']} cores, shared), "
+        f"device {facts['device']}, {platform.system()}, Python {facts['python']}, torch {facts['torch']}, "
+        f"{torch.get_num_threads()} thread(s), "
         f"rightbatch {rightbatch.__version__} at {_revision()}."
     )
 
 
 def write_page(path: Path, about: str, lines: list[str], marker: str) -> None:
-    """Replace the part of a page between `<!-- marker -->` and `<!-- /marker -->` by a table; the prose around it stays."""
+    """Replace what a page holds between `<!-- marker -->` and `<!-- /marker -->` by a table and leave the rest."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     table = "\n".join([begin, *lines, "", machine(), end])
     text = (
