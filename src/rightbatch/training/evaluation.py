@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..data import Source
+from ..data import BatchStream, Interval, Source
 from .losses import Loss
+from .search import random_state, set_random_state
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = 4096
@@ -55,21 +56,23 @@ def evaluate(model: nn.Module, loss: Loss, source: Source, device: torch.device)
 def refresh_batch_norm(model: nn.Module, source: Source, device: torch.device) -> None:
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
-    They were gathered at the iterates of training; an averaged iterate has others. Uses the first 4,096 examples.
+    They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
+    and drawn at random, for data sorted by class begin with a single one.
     """
     layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    state = torch.get_rng_state()
+    state = random_state(device)
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over the batches
+    stream = BatchStream(source, seed=0, device=device)
     with torch.no_grad():
         for start in range(0, min(len(source), BATCH_NORM_SAMPLES), CHUNK_SAMPLES):
-            indices = torch.arange(start, min(start + CHUNK_SAMPLES, len(source)))
-            if len(indices) > 1:
-                model(source.fetch(indices)[0].to(device))
+            interval = Interval(0, start, min(start + CHUNK_SAMPLES, len(source)))
+            if interval.examples > 1:
+                model(stream.fetch(interval)[0])
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-    torch.set_rng_state(state)
+    set_random_state(state, device)
