@@ -30,6 +30,8 @@ from ..decision import Action, Decision, Needs, Plan, Search, Situation
 from ..errors import InputError
 from .range_test import RangeState, RangeTest
 
+RAISE = "range test: raise the step size until the loss refuses"
+
 
 @dataclass(frozen=True, slots=True)
 class AveragedDistanceState:
@@ -94,9 +96,8 @@ class AveragedDistance:
         test = self.test.observe(state.test, now.loss)
         if not test.finished:
             action: Action | None = "keep" if test.improved or test.seen == 1 else None
-            return Decision(learning_rate=test.step_size, action=action), replace(
-                state, test=test, step_size=test.step_size
-            )
+            decision = Decision(learning_rate=test.step_size, reason=RAISE, action=action)
+            return decision, replace(state, test=test, step_size=test.step_size)
         ceiling, good = self.test.diverged_at(test), self.test.progress_at(test)
         after = replace(
             state,
@@ -134,11 +135,12 @@ class AveragedDistance:
             )
             reason = f"the loss ran away ({now.loss:.3g}): back to the last kept average with half the step size"
             return Decision(learning_rate=after.step_size, reason=reason, action="return"), after
-        step_size = state.step_size
+        step_size, reason = state.step_size, ""
         movement = now.movement
         if movement is not None and movement.distance_rms > 0 and movement.squared_directions > 0:
             distance_step = self.scale * movement.distance_rms / math.sqrt(movement.squared_directions)
             step_size = min(state.ceiling, distance_step**self.power * state.prior ** (1 - self.power))
+            reason = f"the average has come {movement.distance_rms:.2g} (rms) from its start: step size {step_size:.2g}"
         action: Action | None = "keep" if state.taken % self.keep_every == self.keep_every - 1 else None
         after = replace(state, step_size=step_size, average_loss=average_loss, taken=state.taken + 1)
-        return Decision(learning_rate=step_size, action=action), after
+        return Decision(learning_rate=step_size, reason=reason, action=action), after

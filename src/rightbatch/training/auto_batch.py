@@ -37,7 +37,7 @@ from .supply import Supply
 
 LARGEST_FORWARD_SAMPLES = 4096
 LADDER_REFERENCE = 64
-WORTH_TELLING = 1.1
+WORTH_TELLING = 1.1  # by what factor the learning rate must have changed
 
 
 class AutoBatch:
@@ -105,11 +105,8 @@ class AutoBatch:
         self._observer: Observer | None = None
         self._most_forward = micro_batch or LARGEST_FORWARD_SAMPLES
         self._averaging = ScheduleFree(model, optimizer) if self.step_rule.averages else None
-        self.optimizer: torch.optim.Optimizer
-        if self._averaging is not None:
-            self.optimizer = self._averaging.optimizer
-        else:
-            self.optimizer = optimizer or torch.optim.SGD(parameters, lr=1e-2)
+        given = self._averaging.optimizer if self._averaging is not None else optimizer
+        self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=1e-2)
         base = float(self.optimizer.param_groups[0]["lr"])
         self._rate_ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=self.step_rule.guards)
@@ -132,7 +129,7 @@ class AutoBatch:
         self.learning_rate = base
         self._set_rate(rate.learning_rate)
         self._opening = (size, rate)
-        self._told_rate = self.learning_rate or math.nan
+        self._told_rate = self.learning_rate
 
         self._gathering: Gathering | None = None
         self._queue: deque[Interval] = deque()
@@ -448,11 +445,11 @@ class AutoBatch:
         elif decision.action == "keep":
             self._guard.keep(self.steps)
         self._guard.before_step(self.steps, gathering.loss)
-        rate_before = self.learning_rate
         self._set_rate(decision.learning_rate)
-        if decision.action or not 1 / WORTH_TELLING < self.learning_rate / self._told_rate < WORTH_TELLING:
-            self._tell("step", rate_before, self.learning_rate, decision)
-            self._told_rate = self.learning_rate or math.nan
+        unchanged = self._told_rate / WORTH_TELLING <= self.learning_rate <= self._told_rate * WORTH_TELLING
+        if not unchanged or decision.action in ("return", "stop"):
+            self._tell("step", self._told_rate, self.learning_rate, decision)
+            self._told_rate = self.learning_rate
         size = self._size_decision
         for decided in (size, decision):
             if decided.action == "stop":
@@ -490,6 +487,9 @@ class AutoBatch:
             except StopIteration as end:
                 decision, self._step_state = end.value
                 self._set_rate(decision.learning_rate)
+                if decision.action == "return":
+                    self._tell("step", self._told_rate, self.learning_rate, decision)
+                    self._told_rate = self.learning_rate
         self._commit(gathering)
         reason, step, samples = gathering.failed, self.steps, self.samples
         self._finish()
@@ -594,7 +594,7 @@ class AutoBatch:
         self.clock.load_state_dict(state["clock"])
         self._guard.load_state_dict(state["guard"])
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self._told_rate = self.learning_rate or math.nan
+        self._told_rate = self.learning_rate
 
 
 _COUNTS = ("steps", "samples", "seconds", "stopped", "learning_rate")
