@@ -12,7 +12,7 @@ evaluation, `step` counts steps taken including this one):
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_example_s, half_performance, standard_error |
 | failure | step, samples, reason, learning_rate (after the cut), restored_step |
 | resume | step |
-| stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null |
+| stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 
 After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out). JSON has no word for
 numbers that are not finite: they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` turns

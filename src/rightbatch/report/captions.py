@@ -20,7 +20,7 @@ HALF = (
 )
 BETWEEN = "On this scale the sweet spot lies halfway between the two."
 STEP_TIME = (
-    "Dots are measured steps, larger where more were timed; the line is a fixed cost plus a cost per example. As "
+    "Dots are measured times, larger where there are more; the line is a fixed cost plus a cost per example. As "
     "long as the line is flat, a larger batch is nearly free."
 )
 SWEET_SPOT = (

@@ -98,7 +98,8 @@ def _noise_measured(history: History) -> str:
     measured = sum(not math.isnan(noise) for noise in steps["noise_scale"])
     if not measured:
         return "Not measured in this run."
-    how = history.start.get("noise") or {}
+    # At the end, for exact norms may have proved impossible on the way.
+    how = history.stop.get("noise") or history.start.get("noise") or {}
     method = f" by {how['method']}" if how.get("method") else ""
     scale, low, high = last_noise(history)
     result = f"At the end the noise scale was {number(scale)} examples (90 % band {number(low)} to {number(high)})."
@@ -111,7 +112,7 @@ def _time_measured(history: History) -> str:
     event = history.timings[-1]
     points = event.get("points") or []
     timed = int(sum(point[2] for point in points if len(point) > 2))
-    source = f"Taken from {times(timed, 'step')} of the run at {times(len(points), 'batch size')}."
+    source = f"Timed {times(timed, 'time')} at {times(len(points), 'batch size')}, on batches of the run."
     fit = step_time(event)
     if fit is None:
         return f"{source} That was too little to fit a line to."

@@ -356,8 +356,12 @@ class _Training:
             optimizer=type(auto.optimizer).__name__,
             seed=seed,
             budget=self.budget.describe(),
-            noise=None if auto.meter is None else {"method": auto.meter.method},
+            noise=self._noise(),
         )
+
+    def _noise(self) -> dict[str, str] | None:
+        """How the noise is measured at present."""
+        return None if self.auto.meter is None else {"method": self.auto.meter.method}
 
     def _close(self, stopped: str, test: Mapping[str, float] | None) -> None:
         auto = self.auto
@@ -370,6 +374,7 @@ class _Training:
             seconds=auto.seconds,
             best=self.best,
             test=test,
+            noise=self._noise(),
         )
         self.recorder.close(_summary(stopped, self.best, test))
 
