@@ -25,6 +25,9 @@ class Gathering:
         reference: examples the weights refer to; the batch size planned.
         measured: whether the noise is measured on this batch.
         compared: whether its micro-batches are cut to be timed against each other.
+        witness: a parameter that got a gradient; should it lose it before the step, gradients were cleared meanwhile.
+        times_s: (examples, seconds) of each micro-batch, where they are compared.
+        random: the states of the random generators before each micro-batch, where trial steps will repeat it.
         growth: the last decision that enlarged it.
         size_state: the batch rule's state after that decision; it becomes the run's once the batch is complete.
     """

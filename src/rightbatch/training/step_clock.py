@@ -21,12 +21,12 @@ UNTIMED = 1.4  # a batch so many times larger than all timed is compared at once
 class StepClock:
     """Times the ladder of the first batch, then compares sizes within single steps.
 
-    A shared machine is three times slower for a minute, and the size of that minute's steps would seem to cost three
-    times as much per example as sizes timed before. So times are compared only with times taken within the same
-    moment: the ladder of the first batch, and every 32 steps a batch cut into micro-batches of an eighth, three
-        quarters and an eighth, which
-    leaves its gradient unchanged. Each such set tells the shape of the curve, n½; its level is brought to that of the
-    curve so far. What the machine's speed is at present is told by the last ordinary steps.
+    A shared machine may be three times slower for a minute, and the size of that minute's steps would then seem to
+    cost three times as much per example as sizes timed before. So times are compared only with times taken within the
+    same moment: those of the ladder, and every 32 steps those of a batch cut into micro-batches of an eighth, three
+    quarters and an eighth, which leaves its gradient as it is but for rounding. Each such set tells the shape of the
+    curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
+    ordinary steps.
 
     The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
     the same step, or, for the ladder, of the first few updates (but the very first, which allocates the optimizer's
