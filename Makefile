@@ -33,7 +33,7 @@ check: $(VENV)/.ready-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready-test
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for name in noise_table overhead big_batch zero_tuning; do $(BIN)/python benchmarks/$$name.py --write; done
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
