@@ -37,6 +37,7 @@ class RangeState:
     squared_changes: float = 0.0
     squared_losses: float = 0.0
     broken: int = 0
+    turned: bool = False
     improved: bool = False
     finished: bool = False
 
@@ -80,8 +81,7 @@ class RangeTest:
             # Before any progress a broken loss is the fault of its batch; step sizes that tiny do not break anything.
             broken = state.broken + 1
             return replace(state, broken=broken, finished=self._visible(state) or broken >= MOST_BROKEN, improved=False)
-        # Before this loss is taken in: a jump must not hide in the noise that it would itself be taken for.
-        spread = self.spread(state)
+        spread_before = self.spread(state)
         seen = state.seen + 1
         change = 0.0 if math.isnan(state.previous) else loss - state.previous
         state = replace(state, seen=seen, previous=loss, squared_changes=state.squared_changes + change * change)
@@ -94,11 +94,17 @@ class RangeTest:
         trace = (*state.trace, (state.step_size, loss))
         base = self.base(state)
         drop = base - lowest
-        refused = loss > base + max(0.5 * abs(base), 6 * spread)
+        # A blow-up must not hide in the noise that it would itself be taken for; but where progress was made the
+        # losses of batches scatter more than at the start, and this loss is part of what tells so.
+        refused = loss > base + max(0.5 * abs(base), 6 * spread_before)
+        spread = self.spread(state)
         turned = drop > max(0.05 * abs(base), 4 * spread) and loss > lowest + max(0.5 * drop, 4 * spread)
-        finished = refused or turned or seen >= self.most_steps
-        after = replace(state, trace=trace, lowest=lowest, improved=improved and not finished, finished=finished)
-        growth = 1.0 if finished else self.factor if self._visible(after) else self.coarse_factor
+        # One batch may be unlucky: having given back half of the gain must be seen twice, at the same step size.
+        finished = refused or (turned and state.turned) or seen >= self.most_steps
+        after = replace(
+            state, trace=trace, lowest=lowest, turned=turned, improved=improved and not finished, finished=finished
+        )
+        growth = 1.0 if finished or turned else self.factor if self._visible(after) else self.coarse_factor
         return replace(after, step_size=state.step_size * growth)
 
     def _visible(self, state: RangeState) -> bool:
