@@ -162,6 +162,16 @@ def test_the_nearer_of_two_budgets_counts() -> None:
     assert progress.share == 0.5
 
 
+def test_a_budget_of_seconds_is_used_up_by_evaluations_too(clock: list[float]) -> None:
+    """Of 48 seconds on the wall 12 were used before a resume and 24 since, of which the step tells 12 of training."""
+    progress = Progress(None, io.StringIO())
+    progress.begin(None, 48.0, "a run", used_s=12.0)
+    progress.step({**ROW, "seconds": 0.1})
+    clock[0] += 24
+    progress.step({**ROW, "seconds": 12.0})
+    assert (progress.share, round(progress.left_s, 6)) == (0.75, 12.0)
+
+
 def test_a_closed_stream_does_not_end_the_run() -> None:
     stream = io.StringIO()
     progress = Progress(None, stream)

@@ -317,6 +317,25 @@ def test_the_run_folder(tmp_path: Path) -> None:
     assert "<html" in (folder / "report.html").read_text()[:500].lower()
 
 
+class TiedByUse(nn.Module):
+    """Uses a layer's weight a second time where no hook sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(torch.tanh(F.linear(self.layer(x), self.layer.weight.T)))
+        return out
+
+
+def test_the_record_says_that_exact_norms_were_given_up(no_report: None, tmp_path: Path) -> None:
+    quiet(TiedByUse(), batch="big-batch", epochs=1, run_dir=tmp_path / "run")
+    events = read_events(tmp_path / "run" / "events.jsonl")
+    assert "exact" in events[0]["noise"]["method"]
+    assert "micro-batches, because" in events[-1]["noise"]["method"]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 

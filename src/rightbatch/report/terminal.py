@@ -48,19 +48,21 @@ class Progress:
         self._view: _View | None = None
         self._due = math.inf
         self._began = (0.0, 0.0)
+        self._used_s = 0.0
 
-    def begin(self, total_samples: int | None, total_s: float | None, title: str) -> None:
+    def begin(self, total_samples: int | None, total_s: float | None, title: str, used_s: float = 0.0) -> None:
         """Start showing.
 
         Args:
             total_samples: examples after which the run ends, if that is known.
-            total_s: seconds of training after which it ends, if that is known.
+            total_s: seconds on the wall after which it ends, if that is known.
             title: what is being trained.
+            used_s: how many of these seconds the run had used before it was resumed.
         """
         self.total_samples, self.total_s, self.title = total_samples, total_s, title
+        self._used_s, self._began = used_s, (time.monotonic(), math.nan)
         if self._wanted:
             self._view = _choose(self._stream)
-            self._began = (time.monotonic(), math.nan)
             self._due = 0.0
 
     def step(self, row: Mapping[str, Any]) -> None:
@@ -98,7 +100,7 @@ class Progress:
         if self.total_samples:
             shares.append(self.row.get("samples", 0) / self.total_samples)
         if self.total_s:
-            shares.append(self.row.get("seconds", 0.0) / self.total_s)
+            shares.append((self._used_s + time.monotonic() - self._began[0]) / self.total_s)
         return min(1.0, max(shares)) if shares else math.nan
 
     @property

@@ -198,6 +198,7 @@ class _Training:
             None if self.budget.epochs is None else self.budget.epochs * len(self.train),
             self.budget.seconds,
             f"{type(self.model).__name__}, {len(self.train):,} examples, {self.budget.describe()}",
+            self.resumed_wall_s,
         )
         self.auto.observe(self.recorder)
 
