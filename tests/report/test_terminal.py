@@ -162,6 +162,16 @@ def test_the_nearer_of_two_budgets_counts() -> None:
     assert progress.share == 0.5
 
 
+def test_hundreds_of_evaluations_a_second_are_not_hundreds_of_lines(clock: list[float]) -> None:
+    stream = io.StringIO()
+    progress = Progress(None, stream)
+    progress.begin(None, None, "a run")
+    for _ in range(400):
+        clock[0] += 0.01
+        progress.evaluation(VALID)
+    assert 8 <= stream.getvalue().count("valid loss") <= 9
+
+
 def test_a_budget_of_seconds_is_used_up_by_evaluations_too(clock: list[float]) -> None:
     """Of 48 seconds on the wall 12 were used before a resume and 24 since, of which the step tells 12 of training."""
     progress = Progress(None, io.StringIO())

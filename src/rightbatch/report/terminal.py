@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LIVE_S = 0.2
 _PLAIN_S = 5.0
+_EVALUATION_S = 0.5
 
 
 class _View(Protocol):
@@ -31,7 +32,8 @@ class Progress:
 
     Args:
         mode: False shows nothing. True and None show a live table where the stream is a terminal, and plain lines, one
-            every few seconds and one at each evaluation, where it is not or where rich is not installed.
+            every few seconds and one at each evaluation, two a second at most, where it is not or where rich is not
+            installed.
         stream: where to, standard error if not given.
     """
 
@@ -48,7 +50,7 @@ class Progress:
         self._view: _View | None = None
         self._due = math.inf
         self._began = (0.0, 0.0)
-        self._used_s = 0.0
+        self._used_s = self._evaluation_due = 0.0
 
     def begin(self, total_samples: int | None, total_s: float | None, title: str, used_s: float = 0.0) -> None:
         """Start showing.
@@ -76,11 +78,12 @@ class Progress:
         self.reason = text
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
-        """Take the fields of an evaluation event and show them at once."""
+        """Take the fields of an evaluation event; shown at once, but at most twice a second."""
         self.evaluated = row
         if row.get("best"):
             self.best = row
-        if self._view is not None:
+        if self._view is not None and time.monotonic() >= self._evaluation_due:
+            self._evaluation_due = time.monotonic() + _EVALUATION_S
             self._show(True)
 
     def end(self, text: str) -> None:

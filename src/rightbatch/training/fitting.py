@@ -384,10 +384,10 @@ def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | 
     parts = [stopped]
     if best:
         accuracy = f", accuracy {best['valid_accuracy']:.4f}" if best["valid_accuracy"] is not None else ""
-        parts.append(f"best validation loss {best['valid_loss']:.4f}{accuracy} at epoch {best['epoch']:.2f}")
+        parts.append(f"best validation loss {best['valid_loss']:.4g}{accuracy} at epoch {best['epoch']:.2f}")
     if test:
         accuracy = f", accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
-        parts.append(f"test loss {test['loss']:.4f}{accuracy}")
+        parts.append(f"test loss {test['loss']:.4g}{accuracy}")
     return "; ".join(parts)
 
 
