@@ -103,7 +103,9 @@ class Advice:
 
     def _sweet_spot(self) -> str:
         scale, sign = (self.noise_scale, "") if self.noise_high < math.inf else (self.noise_low, "at least ")
-        spot = math.sqrt(max(0.0, scale) * self.half_performance)
+        if not scale > 0:
+            return "unknown, as the noise is"
+        spot = math.sqrt(scale * self.half_performance)
         return f"{sign}sqrt({number(scale)} × {number(self.half_performance)}) = {number(spot)} examples"
 
     def _noise(self) -> str:
