@@ -94,3 +94,9 @@ def same(a: Any, b: Any) -> bool:
 def identical() -> Callable[[Any, Any], bool]:
     """Compare nested states bit for bit."""
     return same
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the report takes seconds; the tests that look at it leave this out."""
+    monkeypatch.setattr("rightbatch.training.recorder.write_report", lambda path: path / "report.html")
