@@ -206,4 +206,6 @@ def _noise_note(noise: NoiseEstimate, size: int) -> str:
         return ""
     if usable_noise(noise) > 0:
         return f"the noise scale may be larger than could be told, and the best batch then larger than {size:,}"
-    return f"of the noise nothing is known: {size:,} was chosen for speed, three quarters of its peak or what can be run"
+    return (
+        f"of the noise nothing is known: {size:,} was chosen for speed, three quarters of its peak or what can be run"
+    )
