@@ -208,6 +208,11 @@ class _Training:
         interruption = Interruption()
         started_s = perf_counter()
         modes = [(module, module.training) for module in self.model.modules()]
+
+        def restore_modes() -> None:
+            for module, training in modes:
+                module.training = training
+
         self.model.train()
         try:
             with interruption.watched():
@@ -218,6 +223,7 @@ class _Training:
                 self._checkpoint()
         except Exception as error:
             self.auto.ship()
+            restore_modes()
             self._close(f"{type(error).__name__}: {error}", None)
             raise
         except KeyboardInterrupt:
@@ -227,8 +233,7 @@ class _Training:
             self.model.load_state_dict(self.best_state)
         elif self.auto.averages:
             refresh_batch_norm(self.model, self.train, self.device)
-        for module, training in modes:
-            module.training = training
+        restore_modes()
         test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
         folder = self.recorder.folder
         if folder is not None:
