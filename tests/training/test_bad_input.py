@@ -23,20 +23,8 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3))
 
 
-def part(start: int, stop: int) -> Source:
-    return blobs(260).subset(torch.arange(start, stop))
-
-
 def train_data() -> Source:
-    return part(0, N)
-
-
-def valid_data() -> Source:
-    return part(N, 210)
-
-
-def held_back() -> Source:
-    return part(210, 260)
+    return blobs(260).subset(torch.arange(N))
 
 
 def quiet(model: nn.Module, train: Any = None, **settings: Any) -> Run:

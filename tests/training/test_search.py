@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from rightbatch.decision import Trial
 from rightbatch.noise import squared_norm
-from rightbatch.training.search import LineSearch, random_state, set_random_state
+from rightbatch.noise.isolation import random_state, set_random_state
+from rightbatch.training.search import LineSearch
 
 H = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, -0.5], [0.0, -0.5, 1.0]], dtype=torch.float64)
 

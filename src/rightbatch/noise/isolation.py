@@ -28,15 +28,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
-def random_state(model: nn.Module) -> list[Tensor]:
-    """The states of the generators a forward pass of this model may draw from."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices its parameters are on, in an order that does not change."""
+    return sorted({p.device for p in model.parameters()}, key=str)
 
 
-def set_random_state(model: nn.Module, states: list[Tensor]) -> None:
-    """Put back what `random_state` gave."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+def random_state(*devices: torch.device) -> list[Tensor]:
+    """The states of torch's generators that a forward pass on these devices may draw from."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda")]
+
+
+def set_random_state(states: list[Tensor], *devices: torch.device) -> None:
+    """Put back what `random_state` gave for the same devices."""
     torch.set_rng_state(states[0])
-    for device, state in zip(devices, states[1:], strict=True):
+    for device, state in zip((d for d in devices if d.type == "cuda"), states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)

@@ -12,7 +12,7 @@ from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
 from .coverage import coupled
 from .gradient_norm import squared_norm
-from .isolation import random_state, set_random_state, untouched
+from .isolation import devices_of, random_state, set_random_state, untouched
 from .jackknife import jackknife
 from .micro_batch import MicroBatchNorms
 from .passes import listed, per_example_sum
@@ -79,13 +79,14 @@ def _measured(
 def _by_taps(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: list[nn.Parameter]) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
     taps = Taps(model, keep=True)
-    before = random_state(model)
+    devices = devices_of(model)
+    before = random_state(*devices)
     run = taps.begin(len(x))
     try:
         value = _loss(model, loss, x, y)
         taps.remove()
         taps.verify(value)
-        drew = not all(map(torch.equal, before, random_state(model)))
+        drew = not all(map(torch.equal, before, random_state(*devices)))
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     finally:
         taps.remove()
@@ -114,11 +115,12 @@ def _one_by_one(
 ) -> Measurement:
     """A backward pass for each example, twice: for the mean gradient and for the inner products with it."""
     b = len(x)
-    before = random_state(model)
+    devices = devices_of(model)
+    before = random_state(*devices)
     value = _loss(model, loss, x, y)
-    drew = not all(map(torch.equal, before, random_state(model)))
+    drew = not all(map(torch.equal, before, random_state(*devices)))
     whole = flat(torch.autograd.grad(value, parameters, allow_unused=True), parameters)
-    set_random_state(model, before)
+    set_random_state(before, *devices)
     norms2, mean = [], torch.zeros_like(whole)
     for g in _alone(model, loss, x, y):
         norms2.append(g.square().sum())
@@ -129,7 +131,7 @@ def _one_by_one(
         raise InputError(f"the loss is a sum over the {b} examples; it must be their mean: use reduction='mean'")
     if not drew and apart > TOLERANCE * size:
         raise UnsupportedError("the examples are coupled: the batch gradient is not the mean of those of its examples")
-    set_random_state(model, before)  # the same dropout masks again
+    set_random_state(before, *devices)  # the same dropout masks again
     p = torch.stack([g @ mean for g in _alone(model, loss, x, y)])
     return jackknife(n, p, mean.square().sum().item(), f"one backward pass per example: {because}")
 

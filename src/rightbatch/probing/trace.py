@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
-from ..noise.isolation import random_state, set_random_state
+from ..noise.isolation import devices_of, random_state, set_random_state
 from ..training.stopping import Interruption
 
 REGISTRIES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
@@ -113,7 +113,10 @@ def _parts(model: nn.Module, data: object) -> Iterator[Part]:
         for kind in TENSOR_HOOKS:
             label = f"hooks on '{path}'"
             yield Part(label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False)
-    yield Part("torch's random state", partial(random_state, model), partial(set_random_state, model))
+    devices = devices_of(model)
+    yield Part(
+        "torch's random state", partial(random_state, *devices), lambda states: set_random_state(states, *devices)
+    )
     yield Part("NumPy's random state", np.random.get_state, np.random.set_state)
     yield Part("Python's random state", random.getstate, random.setstate)
     yield Part("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)

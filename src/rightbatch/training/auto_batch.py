@@ -21,6 +21,7 @@ from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRu
 from ..errors import InputError
 from ..evidence import NoiseEstimate
 from ..noise import squared_norm
+from ..noise.isolation import random_state, set_random_state
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
@@ -31,7 +32,7 @@ from .noise_meter import NoiseMeter
 from .observer import Observer
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_step, trainable
-from .search import LineSearch, random_state, set_random_state
+from .search import LineSearch
 from .step_clock import StepClock
 from .supply import Supply
 
@@ -56,8 +57,7 @@ class AutoBatch:
     Args:
         model: its trainable parameters are trained where they are.
         optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
-            "auto", plain SGD otherwise. With step="auto" the optimizer's parameters are replaced by the averaging's
-            own.
+            "auto", plain SGD otherwise. With step="auto" it steps the averaging's parameters until `ship`.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         batch: "auto", a number, the name of a rule or a rule.
         step: None (the optimizer's learning rate is left alone), "auto", a number, the name of a rule or a rule.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BatchStream, Interval, Source
+from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
-from .search import random_state, set_random_state
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = 4096

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
 from ..errors import InputError
+from ..noise.isolation import random_state, set_random_state
 from ..record import RunFolder, counted_events
 from ..report import Progress
 from .auto_batch import AutoBatch
@@ -22,7 +23,6 @@ from .evaluation import evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
 from .recorder import Recorder, machine, now
 from .rules import trainable
-from .search import random_state, set_random_state
 from .stopping import Budget, Interruption
 
 ENDLESS = 2**31

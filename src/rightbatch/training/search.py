@@ -11,21 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..decision import Outcome, Trial
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """The state of torch's random generators that a forward pass on `device` may use."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
-def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
+from ..noise.isolation import random_state, set_random_state
 
 
 class LineSearch:
