@@ -21,6 +21,53 @@ UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
+class LayerReading:
+    """How one layer's share of the noise was had: its module path and type, the estimator and why it was taken."""
+
+    path: str
+    layer: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A cheap estimate held against the exact one on a few examples of the same batch.
+
+    Args:
+        examples: how many were compared.
+        estimate: Σ ‖g_i‖² over them, by the cheap estimator.
+        exact: the same, exactly.
+        standard_error: of the estimate, as the spread over the examples lets expect.
+    """
+
+    examples: int
+    estimate: float
+    exact: float
+    standard_error: float
+
+    @property
+    def discrepancy(self) -> float:
+        """estimate/exact - 1."""
+        return self.estimate / self.exact - 1 if self.exact > 0 else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """Curvature where the gradient points, and the noise weighted by curvature; H is the Hessian of the batch's loss.
+
+    Args:
+        along_gradient: gᵀHg/‖g‖², the curvature along the gradient; 1 over it is the step that a clean gradient allows.
+        noise_scale: tr(HΣ)/(gᵀHg) in examples, the noise scale with curvature taken into account; nan if not asked for.
+        standard_error: of the noise scale; nan where unknown.
+    """
+
+    along_gradient: float
+    noise_scale: float = math.nan
+    standard_error: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One look at the gradient noise, from one batch.
 
@@ -40,6 +87,11 @@ class Measurement:
         method: the estimator's name, such as "per-example" or "micro-batch".
         reason: why this estimator was used, in words.
         cost_s: seconds the measurement added, nan if not timed.
+        metric: whose preconditioner P was applied, such as "AdamW": then g_i stands for P g_i throughout; "" for none.
+        layers: how each layer was read, where layers are read one by one.
+        groups: the same measurement of each of the optimizer's parameter groups on its own, in their order.
+        curvature: where it was asked for.
+        audit: where the estimate was held against the exact one.
     """
 
     examples: int
@@ -50,6 +102,11 @@ class Measurement:
     method: str = "per-example"
     reason: str = ""
     cost_s: float = math.nan
+    metric: str = ""
+    layers: tuple[LayerReading, ...] = ()
+    groups: tuple["Measurement", ...] = ()
+    curvature: Curvature | None = None
+    audit: Audit | None = None
 
     @property
     def noise_scale(self) -> float:

@@ -88,7 +88,7 @@ def one_step(batch: int, micro_batch: int | None, measure_every: int = 0) -> tup
         auto.backward(F.cross_entropy(model(x), y))
         if auto.step():
             break
-        assert sum(sizes) < batch
+        assert sum(sizes) < 64  # all the data
     return flat(model), sizes
 
 
