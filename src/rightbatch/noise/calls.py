@@ -6,7 +6,7 @@ second run is compared with that of the first, which finds randomness, coupled e
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,17 @@ class CallUse:
     dimension: int
     examples: int
     versions: list[int]
+
+    @property
+    def kind(self) -> str:
+        return type(self.module).__name__
+
+    def at(self, rows: Tensor) -> Use:
+        def chosen(leaf: Any) -> Any:
+            return leaf.index_select(self.dimension, rows) if self._counts(leaf) else leaf
+
+        leaves, outputs, d = ([chosen(leaf) for leaf in leaves] for leaves in (self.leaves, self.outputs, self.d))
+        return replace(self, leaves=leaves, outputs=outputs, d=d, examples=len(rows))
 
     def parts(self) -> Iterable[Use]:
         if self.versions != versions(self.module):

@@ -1,6 +1,6 @@
 """Which parts of a model allow exact per-example gradient norms, and why the others do not."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -93,11 +93,12 @@ def couples(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
-def uncovered(model: nn.Module) -> list[tuple[str, str]]:
+def uncovered(model: nn.Module, only: Collection[nn.Module] | None = None) -> list[tuple[str, str]]:
     """Everything that is known beforehand to stand against exact per-example gradient norms of a model.
 
     Args:
         model: the model, in the mode it will be trained in.
+        only: the modules whose parameters are asked for; None for all.
 
     Returns:
         (module path, reason) of each obstacle; empty if there is none.
@@ -106,7 +107,7 @@ def uncovered(model: nn.Module) -> list[tuple[str, str]]:
     return coupled(model) + [
         (paths[module], reason)
         for module, own in owned(model).items()
-        if not couples(module)
+        if not couples(module) and (only is None or module in only)
         for reason in _obstacles(module, own)
     ]
 

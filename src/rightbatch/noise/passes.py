@@ -1,7 +1,7 @@
 """What hooks have seen in one forward and backward pass."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,14 @@ class Pass:
 
     Args:
         examples: b.
+        read: (which layer, its use) -> ‖c_i‖².
+        rows: the examples that `read` looks at; None for all.
     """
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, read: Callable[[int, Use], Tensor], rows: Tensor | None = None) -> None:
         self.examples = examples
+        self.rows = rows
+        self._numbers = read
         self.norms2: list[Tensor] = []
         self.uses: list[Use] = []
         self.problems: list[tuple[str, str]] = []
@@ -39,7 +43,7 @@ class Pass:
             self.uses.append(use)
         else:
             self._read.add((index, part))
-            self.norms2.append(use.norms2())
+            self.norms2.append(self._numbers(index, use))
         return True
 
 

@@ -1,6 +1,7 @@
 """Exact per-example gradient norms, taken during the ordinary backward pass."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
 from . import coverage
+from .estimator import Estimator
+from .gradient_norm import squared_norm
 from .passes import Pass
+from .reading import Reading
 from .taps import Taps
 
 
-class PerExampleNorms:
+class PerExampleNorms(Estimator):
     """Reads ‖c_i‖², c_i the contribution of example i to the gradient as computed, and leaves that computation alone.
 
     Assumes that the first dimension of every layer's input counts the examples, and that the loss is a mean or sum of
@@ -34,15 +38,25 @@ class PerExampleNorms:
     Reference: Goodfellow, "Efficient per-example gradient computations" (2015), extended to convolutions, embeddings
     and normalisation; McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), for V and s.
 
+    Args:
+        model: the model, in the mode it will be trained in.
+        reading: how each layer is read; exactly unless told otherwise.
+        only: the modules whose parameters are measured, ‖G‖² being taken over the same; None for all.
+
     Raises:
         UnsupportedError: the model has parts without an exact rule; the message names them.
     """
 
     uncovered = staticmethod(coverage.uncovered)
+    name = "per-example"
 
-    def __init__(self, model: nn.Module) -> None:
-        self._taps = Taps(model)
+    def __init__(
+        self, model: nn.Module, reading: Reading | None = None, only: Collection[nn.Module] | None = None
+    ) -> None:
+        self._reading = reading or Reading()
+        self._taps = Taps(model, reading=self._reading, only=only)
         self._passes: list[Pass] = []
+        self._part = self._taps.covered if only is not None else None
 
     def arm(self, examples: int) -> None:
         """Watch the next forward and backward pass, of one micro-batch of `examples`.
@@ -64,13 +78,16 @@ class PerExampleNorms:
     def verify(self, loss: Tensor) -> None:
         """Walk the graph of one loss and refuse parameters that act otherwise than in their layers.
 
-        Such are weights tied by a function call and penalty terms: hooks on layers cannot see them. One walk, between
-        the forward pass armed for and its backward pass, settles it for a model whose forward pass does not change.
+        Such are weights tied by a function call and penalty terms: hooks on layers cannot see them. The first call,
+        between the forward pass armed for and its backward pass, settles it for a model whose forward pass does not
+        change; later ones do nothing.
 
         Raises:
             UnsupportedError: naming the layers.
         """
-        self._taps.verify(loss)
+        if self._taps.marking:
+            self._taps.verify(loss)
+            self._taps.marking = False
 
     def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far; a batch enlarged afterwards is armed again and read again.
@@ -94,17 +111,23 @@ class PerExampleNorms:
             raise UnsupportedError(f"{seen} of the batch's {examples} examples were armed; arm every micro-batch")
         for run in self._passes:
             self._taps.check(run)
-        norms2 = torch.cat([self._taps.norms2(run) for run in self._passes])
+        if self._part is not None:
+            gradient_norm2 = squared_norm(p.grad for p in self._part) * scale * scale
+        # where only some rows are read each counts for as many as its micro-batch has examples to a row
+        parts = [(run.examples, self._taps.norms2(run)) for run in self._passes]
+        rows = sum(len(norms2) for _, norms2 in parts)
+        norms2 = torch.cat([norms2 * (count / len(norms2) * rows / examples) for count, norms2 in parts])
         total, squares = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
         b, scale2 = examples, scale * scale
         unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient
-        variance = (unit * total - b * gradient_norm2) / (b - 1)
-        spread = unit * math.sqrt(max(squares - total * total / b, 0.0) / (b - 1) / b)
+        variance = (unit * total * (b / rows) - b * gradient_norm2) / (b - 1)
+        spread = unit * math.sqrt(max(squares - total * total / rows, 0.0) / (rows - 1) / rows)
         return Measurement(
             examples=b,
             gradient_norm2=gradient_norm2,
             variance=variance,
             signal=gradient_norm2 - variance / b,
             standard_error=StandardErrors(spread, math.nan, math.nan),
-            method="per-example",
+            method=self._reading.name,
+            layers=self._taps.layers_read,
         )

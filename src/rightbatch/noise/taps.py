@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UnsupportedError
+from ..evidence import LayerReading
 from .attention import projects, sites
 from .calls import CallUse, running_again, versions
 from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
 from .graph import maker, mark, nodes_of, reached
 from .layers import Rule
 from .passes import Pass, listed, per_example_sum
+from .reading import Reading
 from .recurrent import RecurrentUse, recurrent
 from .sharing import norms2_of
 from .uses import LayerUse, Use
@@ -32,17 +34,25 @@ class Taps:
     Args:
         model: without obstacles to exact per-example norms.
         keep: keep every use instead of reducing it to its norms in the backward pass.
+        reading: how uses are reduced.
+        only: the modules to watch; None for all.
 
     Raises:
         UnsupportedError: naming what stands against exactness.
     """
 
-    def __init__(self, model: nn.Module, keep: bool = False) -> None:
-        obstacles = uncovered(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        keep: bool = False,
+        reading: Reading | None = None,
+        only: Collection[nn.Module] | None = None,
+    ) -> None:
+        obstacles = uncovered(model, only)
         if obstacles:
             raise UnsupportedError(f"no exact per-example gradient norms for this model: {listed(obstacles)}")
         self._paths = {module: path or ROOT for path, module in model.named_modules()}
-        self._own = owned(model)
+        self._own = {module: own for module, own in owned(model).items() if only is None or module in only}
         self.layers = list(self._own)
         users = Counter(p for own in self._own.values() for p in own.values())
         self._keep = [keep or any(users[p] > 1 for p in own.values()) for own in self._own.values()]
@@ -51,12 +61,28 @@ class Taps:
         self._trainable = [p.requires_grad for p in self._parameters]
         self._normalising = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self._handles: list[RemovableHandle] = []
-        self._pass = Pass(0)
+        self.marking = True
+        self._reading = reading or Reading()
+        self._pass = Pass(0, self._read)
 
     @property
     def attached(self) -> bool:
         """Whether the hooks are on the model."""
         return bool(self._handles)
+
+    @property
+    def covered(self) -> list[nn.Parameter]:
+        """The parameters of the modules watched."""
+        return list(dict.fromkeys(p for own in self._own.values() for p in own.values()))
+
+    @property
+    def layers_read(self) -> tuple[LayerReading, ...]:
+        """How each layer was read; of those used several times all uses together, exactly."""
+        read = {reading.path: reading for reading in self._reading.layers}
+        return tuple(
+            read.get(path) or LayerReading(path, type(layer).__name__, "exact", "its uses must be seen together")
+            for layer, path in ((layer, self._paths[layer]) for layer in self.layers)
+        )
 
     def begin(self, examples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
@@ -65,8 +91,11 @@ class Taps:
                 # prepended: a hook of the user's may replace the output
                 hook = self._forward_hook(index, layer)
                 self._handles.append(layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
-        self._pass = Pass(examples)
+        self._pass = Pass(examples, self._read, self._reading.begin(examples, self._parameters[0].device))
         return self._pass
+
+    def _read(self, index: int, use: Use) -> Tensor:
+        return self._reading.norms2(self._paths[self.layers[index]], use)
 
     def remove(self) -> None:
         """Take all hooks off the model."""
@@ -78,7 +107,7 @@ class Taps:
         """Refuse parameters that act otherwise than in their layers: by function, or in a penalty term.
 
         Args:
-            loss: of a forward pass since `begin`, before its backward pass.
+            loss: of a forward pass since `begin`, before its backward pass, made while `marking`.
 
         Raises:
             UnsupportedError: naming the layers.
@@ -130,7 +159,8 @@ class Taps:
     def norms2(self, run: Pass) -> Tensor:
         """‖c_i‖² of a checked pass, shape (b,)."""
         if run.uses:
-            run.norms2 += norms2_of(self.uses(run))
+            uses = self.uses(run)
+            run.norms2 += norms2_of(uses if run.rows is None else [use.at(run.rows) for use in uses])
             run.uses = []
         return per_example_sum(run.norms2)
 
@@ -150,14 +180,12 @@ class Taps:
                 if rule is not None:
                     inputs = _positional(layer, args, kwargs) if kwargs else args
                     node = maker(output)
-                    mark(
-                        [node],
-                        index,
-                        [value.grad_fn for value in inputs if isinstance(value, Tensor) and value.grad_fn],
-                    )
+                    if self.marking:
+                        mark([node], index, nodes_of(inputs))
                     self._watch(run, index, layer, rule, inputs, output, node)
                 elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
-                    mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
+                    if self.marking:
+                        mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
                     for part, site in enumerate(sites(layer, (args, kwargs), output, run.examples)):
                         self._on_backward(run, index, part, site.node, partial(site.use, run.examples))
                 else:
@@ -216,7 +244,8 @@ class Taps:
         flat = tree_flatten(output)[0]
         output = tree_map_only(Tensor, lambda t: t if t.grad_fn is None else t.clone(), output)
         leaves, structure = tree_flatten((args, kwargs))
-        mark(nodes_of(output), index, nodes_of(leaves))
+        if self.marking:
+            mark(nodes_of(output), index, nodes_of(leaves))
         use = (RecurrentUse if recurrent(layer) else CallUse)(
             path=self._paths[layer],
             module=layer,

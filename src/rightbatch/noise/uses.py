@@ -35,6 +35,13 @@ class Use(Protocol):
     def examples(self) -> int:
         """B."""
 
+    @property
+    def kind(self) -> str:
+        """The type of the module."""
+
+    def at(self, rows: Tensor) -> "Use":
+        """The same use by some of the examples only."""
+
     def parts(self) -> Iterable["Use"]:
         """Itself, or the simpler uses it is made of."""
 
@@ -67,7 +74,7 @@ class Projection(NamedTuple):
         return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class LayerUse:
     """The use of a layer that has a rule.
 
@@ -86,6 +93,14 @@ class LayerUse:
     @property
     def examples(self) -> int:
         return len(self.d)
+
+    @property
+    def kind(self) -> str:
+        return type(self.layer).__name__
+
+    def at(self, rows: Tensor) -> "LayerUse":
+        kept = tuple(value[rows] if isinstance(value, Tensor) else value for value in self.kept)
+        return LayerUse(self.layer, self.rule, kept, self.d[rows])
 
     def parts(self) -> Iterable[Use]:
         return (self,)
