@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from .gradient_norm import squared_norm
     from .measuring import measure
     from .per_example import PerExampleNorms
+    from .preconditioner import Preconditioner
     from .reference import per_example_gradients, reference_measurement
 
 __all__ = [
     "MicroBatchNorms",
     "NoiseScale",
     "PerExampleNorms",
+    "Preconditioner",
     "measure",
     "per_example_gradients",
     "reference_measurement",
@@ -24,6 +26,7 @@ __all__ = [
 
 _HOMES = {
     "PerExampleNorms": "per_example",
+    "Preconditioner": "preconditioner",
     "measure": "measuring",
     "per_example_gradients": "reference",
     "reference_measurement": "reference",
