@@ -92,6 +92,7 @@ class Measurement:
         groups: the same measurement of each of the optimizer's parameter groups on its own, in their order.
         curvature: where it was asked for.
         audit: where the estimate was held against the exact one.
+        projection_variance: Σ_i (⟨g_i, g_B⟩ - ‖g_B‖²)² / (b - 1), where it was asked for, else nan.
     """
 
     examples: int
@@ -107,6 +108,7 @@ class Measurement:
     groups: tuple["Measurement", ...] = ()
     curvature: Curvature | None = None
     audit: Audit | None = None
+    projection_variance: float = math.nan
 
     @property
     def noise_scale(self) -> float:

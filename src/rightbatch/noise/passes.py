@@ -25,6 +25,7 @@ class Pass:
         self._numbers = read
         self.norms2: list[Tensor] = []
         self.uses: list[Use] = []
+        self.kept: list[Use] = []
         self.problems: list[tuple[str, str]] = []
         self.reached: set[int] = set()
         self._read: set[tuple[int, int]] = set()

@@ -42,6 +42,8 @@ class PerExampleNorms(Estimator):
         model: the model, in the mode it will be trained in.
         reading: how each layer is read; exactly unless told otherwise.
         only: the modules whose parameters are measured, ‖G‖² being taken over the same; None for all.
+        projections: also measure the variance of ⟨g_i, g_B⟩; keeps every layer's input and output gradient of the
+            batch, and costs about a forward pass.
 
     Raises:
         UnsupportedError: the model has parts without an exact rule; the message names them.
@@ -51,10 +53,15 @@ class PerExampleNorms(Estimator):
     name = "per-example"
 
     def __init__(
-        self, model: nn.Module, reading: Reading | None = None, only: Collection[nn.Module] | None = None
+        self,
+        model: nn.Module,
+        reading: Reading | None = None,
+        only: Collection[nn.Module] | None = None,
+        projections: bool = False,
     ) -> None:
         self._reading = reading or Reading()
-        self._taps = Taps(model, reading=self._reading, only=only)
+        self._projections = projections
+        self._taps = Taps(model, keep=projections, reading=self._reading, only=only)
         self._passes: list[Pass] = []
         self._part = self._taps.covered if only is not None else None
 
@@ -130,4 +137,11 @@ class PerExampleNorms(Estimator):
             standard_error=StandardErrors(spread, math.nan, math.nan),
             method=self._reading.name,
             layers=self._taps.layers_read,
+            projection_variance=self._projection_variance(scale, b) if self._projections else math.nan,
         )
+
+    def _projection_variance(self, scale: float, b: int) -> float:
+        """Of b·scale² ⟨c_i, Σ c⟩ = ⟨g_i, g_B⟩."""
+        sums: dict[Tensor, Tensor | None] = {p: p.grad for p in self._taps.covered}
+        products = torch.cat([self._taps.products(run, sums) for run in self._passes])
+        return products.var().item() * (b * scale * scale) ** 2

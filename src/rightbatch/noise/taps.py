@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,7 @@ class Taps:
         self._own = {module: own for module, own in owned(model).items() if only is None or module in only}
         self.layers = list(self._own)
         users = Counter(p for own in self._own.values() for p in own.values())
+        self._keep_all = keep
         self._keep = [keep or any(users[p] > 1 for p in own.values()) for own in self._own.values()]
         self._second = positions_first(model)
         self._parameters = list(model.parameters())
@@ -161,8 +162,12 @@ class Taps:
         if run.uses:
             uses = self.uses(run)
             run.norms2 += norms2_of(uses if run.rows is None else [use.at(run.rows) for use in uses])
-            run.uses = []
+            run.kept, run.uses = uses if self._keep_all else [], []
         return per_example_sum(run.norms2)
+
+    def products(self, run: Pass, gradients: Mapping[Tensor, Tensor | None]) -> Tensor:
+        """⟨c_i, G⟩ of a pass whose norms were read, shape (b,); every use must have been kept."""
+        return per_example_sum([use.products(gradients) for use in run.kept])
 
     def _forward_hook(self, index: int, layer: nn.Module) -> Callable[..., Any]:
         rule, path = RULES.get(type(layer)), self._paths[layer]
