@@ -54,6 +54,9 @@ class Estimator(ABC):
             examples: b, the sum over the micro-batches armed.
             scale: factor from the gradients as accumulated to the mean gradient.
 
+        Returns:
+            Variance and signal are nan where nothing can be told yet, as from the first of two gradients compared.
+
         Raises:
             InputError: too few examples.
             UnsupportedError: this batch, or this model, cannot be measured this way.

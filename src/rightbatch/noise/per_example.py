@@ -1,7 +1,8 @@
 """Exact per-example gradient norms, taken during the ordinary backward pass."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,3 +146,9 @@ class PerExampleNorms(Estimator):
         sums: dict[Tensor, Tensor | None] = {p: p.grad for p in self._taps.covered}
         products = torch.cat([self._taps.products(run, sums) for run in self._passes])
         return products.var().item() * (b * scale * scale) ** 2
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._reading.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._reading.load_state_dict(state)

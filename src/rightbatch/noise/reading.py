@@ -1,6 +1,8 @@
 """How one layer's use in a pass becomes numbers of its examples: exactly, or of a few of them."""
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,13 @@ class Reading:
     def layers(self) -> tuple[LayerReading, ...]:
         """How each layer was last read."""
         return tuple(self._layers.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where its random choices have got to."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on choosing from `state`."""
 
     def _note(self, path: str, use: Use, method: str, reason: str) -> None:
         if path not in self._layers or self._layers[path].method != method:
@@ -63,3 +72,10 @@ class Subset(Reading):
     def norms2(self, path: str, use: Use) -> Tensor:
         self._note(path, use, "exact, of some examples", f"{len(self._rows)} examples drawn at random")
         return use.at(self._rows).norms2()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self._random.getstate()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        version, words, gauss = state["random"]
+        self._random.setstate((version, tuple(words), gauss))
