@@ -144,8 +144,12 @@ def keep_both(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept
     return inputs[0].detach(), inputs[1].detach()
 
 
+def _bilinear(layer: nn.Bilinear, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # torch's own function has no form for many examples at once
+    output = torch.einsum("...q,pqr,...r->...p", kept[0], weight, kept[1])
+    return output if bias is None else output + bias
+
+
 LINEAR = Rule(keep_input, linear_norms2, lambda layer, kept, weight, bias: F.linear(kept[0], weight, bias))
-BILINEAR = Rule(
-    keep_both, bilinear_norms2, lambda layer, kept, weight, bias: F.bilinear(kept[0], kept[1], weight, bias)
-)
+BILINEAR = Rule(keep_both, bilinear_norms2, _bilinear)
 PRELU = Rule(keep_input, prelu_norms2, _slopes)

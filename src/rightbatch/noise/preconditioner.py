@@ -128,7 +128,7 @@ def _correction2(group: State, steps: float) -> float:
 
 
 def _rectified_length(group: State, steps: float) -> float:
-    """ρ_t, how many gradients v in effect averages: Liu et al., "On the variance of the adaptive learning rate" (2020)."""
+    """How many gradients v in effect averages, ρ_t in Liu et al., "On the variance of the adaptive learning rate"."""
     beta2 = float(group["betas"][1])
     past: float = beta2**steps
     return 2 / (1 - beta2) - 1 - 2 * steps * past / (1 - past)

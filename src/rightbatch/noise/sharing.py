@@ -1,7 +1,7 @@
 """Per-example squared gradient norms where one parameter is used in more than one place: cross terms included."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,34 +24,37 @@ def norms2_of(uses: Iterable[Use]) -> list[Tensor]:
     """
     return [
         group[0].norms2() if len(group) == 1 else _joint(group)
-        for group in _groups([part for use in uses for part in use.parts()])
+        for group in joined([part for use in uses for part in use.parts()])
     ]
 
 
-def formed_norms2(uses: Sequence[Use]) -> Tensor:
-    """‖Σ c_i‖² over uses of the same parameters, by forming the gradients of a few examples at a time."""
+def formed(uses: Sequence[Use]) -> Iterator[dict[Slot, Tensor]]:
+    """Σ c_i over uses of the same parameters, of a few examples at a time: shape (n, *rows of the parameter) each."""
     floats = sum(slot.parameter.numel() for slot in {slot for use in uses for slot in use.slots().values()})
-    norms2 = []
     for span in spans(uses[0].examples, floats):
         sums: dict[Slot, Tensor] = {}
         for use in uses:
             for slot, gradient in use.gradients(span).items():
                 sums[slot] = sums[slot] + gradient if slot in sums else gradient
-        norms2.append(torch.stack([row_norms2(gradient) for gradient in sums.values()]).sum(0))
-    return torch.cat(norms2)
+        yield sums
 
 
-def _groups(uses: Sequence[Use]) -> list[list[Use]]:
+def formed_norms2(uses: Sequence[Use]) -> Tensor:
+    """‖Σ c_i‖² over uses of the same parameters, by forming the gradients of a few examples at a time."""
+    return torch.cat([torch.stack([row_norms2(g) for g in sums.values()]).sum(0) for sums in formed(uses)])
+
+
+def joined(uses: Sequence[Use]) -> list[list[Use]]:
     """Uses put together that have a parameter in common, over any number of steps."""
     group_of: dict[Slot, list[Use]] = {}
     for use in uses:
-        joined: list[Use] = []
+        together: list[Use] = []
         slots = list(use.slots().values())
         for group in {id(group_of[slot]): group_of[slot] for slot in slots if slot in group_of}.values():
-            joined += group
-        joined.append(use)
-        for slot in (slot for one in joined for slot in one.slots().values()):
-            group_of[slot] = joined
+            together += group
+        together.append(use)
+        for slot in (slot for one in together for slot in one.slots().values()):
+            group_of[slot] = together
     ranges: defaultdict[Tensor, list[tuple[int, int]]] = defaultdict(list)
     for parameter, start, stop in sorted(group_of, key=lambda slot: slot.start):
         if ranges[parameter] and start < ranges[parameter][-1][1]:
@@ -60,20 +63,24 @@ def _groups(uses: Sequence[Use]) -> list[list[Use]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _joint(uses: Sequence[Use]) -> Tensor:
-    """Uses of a linear layer and an embedding are further positions of one another; others are formed."""
+def merged(uses: Sequence[Use]) -> list[Use]:
+    """Uses of one linear layer, or of one embedding, as one: they are further positions of one another."""
     layers = [use for use in uses if isinstance(use, LayerUse)]
     linear = [use for use in layers if use.rule is LINEAR]
     tables = [use for use in layers if use.rule is EMBEDDING]
     alike = len({tuple(use.slots().values()) for use in linear}) <= 1 and len({use.layer for use in tables}) <= 1
     if len(linear) + len(tables) < len(uses) or not alike:
-        return formed_norms2(uses)
-    if not tables:
-        return _stacked(linear).norms2()
-    if not linear:
-        return _stacked(tables).norms2()
-    output, table = _stacked(linear), _stacked(tables)
-    return output.norms2() + table.norms2() + 2 * tied_products(output, table)
+        return list(uses)
+    return [_stacked(kind) for kind in (linear, tables) if kind]
+
+
+def _joint(uses: Sequence[Use]) -> Tensor:
+    match merged(uses):
+        case [use]:
+            return use.norms2()
+        case [LayerUse() as output, LayerUse() as table] if output.rule is LINEAR and table.rule is EMBEDDING:
+            return output.norms2() + table.norms2() + 2 * tied_products(output, table)
+    return formed_norms2(uses)
 
 
 def tied_products(output: LayerUse, table: LayerUse) -> Tensor:

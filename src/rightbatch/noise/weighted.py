@@ -1,0 +1,126 @@
+"""Per-example squared gradient norms weighted entry by entry, as an optimizer's preconditioner weights them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .embedding import EMBEDDING, EMBEDDING_BAG
+from .gradient_norm import row_norms2
+from .layers import LINEAR, Rule, spans, widened
+from .sharing import formed, merged
+from .uses import LayerUse, Slot, Use
+
+Squares = Mapping[Tensor, Tensor]
+
+
+def weighted_norms2(use: Use, squares: Squares) -> Tensor:
+    """‖P c_i‖² of one use, exactly.
+
+    For a linear layer without positions it is Σ_k d_ik² Σ_l P²_kl a_il², one matrix product; the gradients of
+    embeddings stay the few rows they are; of other layers the gradients of a few examples are formed at a time.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | c_i, a_i, d_i | use | contribution of example i, the layer's input and output gradient |
+    | P² | squares | of each parameter, of its shape; 1 for parameters not in it |
+
+    Returns:
+        Shape (b,).
+    """
+    return torch.stack(list(slot_norms2([use], squares).values())).sum(0)
+
+
+def slot_norms2(uses: Sequence[Use], squares: Squares) -> dict[Slot, Tensor]:
+    """‖P Σ c_i‖² over uses that share parameters, for each parameter on its own.
+
+    Args:
+        uses: all uses of some parameters, as `joined` puts them together.
+        squares: P² of each parameter; 1 for parameters not in it.
+
+    Returns:
+        Shape (b,) for each parameter, or part of one, that the uses train.
+    """
+    uses = merged(uses)
+    only = uses[0]
+    if len(uses) == 1 and isinstance(only, LayerUse) and only.rule in DIRECT:
+        return DIRECT[only.rule](only, squares)
+    found: dict[Slot, list[Tensor]] = {}
+    for gradients in formed(uses):
+        for slot, gradient in gradients.items():
+            found.setdefault(slot, []).append(_norms2(gradient, _part(squares, slot, gradient.dtype)))
+    return {slot: torch.cat(parts) for slot, parts in found.items()}
+
+
+def _part(squares: Squares, slot: Slot, dtype: torch.dtype) -> Tensor | None:
+    """P² of the rows in question."""
+    square = squares.get(slot.parameter)
+    return None if square is None else slot.rows(square).to(dtype)
+
+
+def _norms2(rows: Tensor, square: Tensor | None) -> Tensor:
+    """Σ P² g² of each row; the rows may be overwritten."""
+    if square is None:
+        return row_norms2(rows)
+    return rows.reshape(len(rows), -1).square_() @ square.reshape(-1)
+
+
+def _linear(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
+    a, d = widened(use.kept[0], use.d)
+    found = {}
+    for name, slot in use.slots().items():
+        square = _part(squares, slot, d.dtype)
+        if name == "bias":
+            found[slot] = _norms2(d.reshape(len(d), -1, d.shape[-1]).sum(1), square)
+        elif a.ndim > 2:
+            found[slot] = _with_positions(a, d, square)
+        elif square is None:
+            found[slot] = row_norms2(d) * row_norms2(a)
+        else:
+            found[slot] = (d.square() @ square).mul_(a.square()).sum(1)
+    return found
+
+
+def _with_positions(a: Tensor, d: Tensor, square: Tensor | None) -> Tensor:
+    b, q, p = len(a), a.shape[-1], d.shape[-1]
+    a, d = a.reshape(b, -1, q), d.reshape(b, -1, p)
+    return torch.cat([_norms2(torch.bmm(d[span].mT, a[span]), square) for span in spans(b, p * q)])
+
+
+def _embedding(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
+    """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that an example has."""
+    layer, ids = use.layer, use.kept[0]
+    assert isinstance(layer, nn.Embedding)
+    (slot,) = use.slots().values()
+    d = use.d.to(torch.promote_types(use.d.dtype, torch.float32))
+    b = len(ids)
+    ids, d = ids.reshape(b, -1), d.reshape(b, ids[0].numel(), -1)
+    if layer.padding_idx is not None:  # its row receives no gradient
+        d = d.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0)
+    tokens = ids.sort(1).values
+    # equal tokens add up in the row of the first of them; the rows of the others stay zero
+    first = torch.searchsorted(tokens, ids).unsqueeze(-1).expand_as(d)
+    rows = torch.zeros_like(d).scatter_add_(1, first, d).square_()
+    square = _part(squares, slot, d.dtype)
+    return {slot: (rows if square is None else rows.mul_(square[tokens])).sum((1, 2))}
+
+
+def _bag(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
+    """Σ_v w_iv² Σ_l P²_vl d_il², w_iv the summed weight of token v in the bag of example i."""
+    ids, weights = use.kept
+    (slot,) = use.slots().values()
+    d = use.d.to(torch.promote_types(use.d.dtype, torch.float32))
+    tokens = ids.sort(1).values
+    shares = torch.zeros_like(ids, dtype=d.dtype)
+    shares = shares.scatter_add_(1, torch.searchsorted(tokens, ids), weights.to(d.dtype)).square_()
+    square = _part(squares, slot, d.dtype)
+    if square is None:
+        return {slot: row_norms2(d) * shares.sum(1)}
+    return {slot: torch.bmm(square[tokens], d.square().unsqueeze(-1)).squeeze(-1).mul_(shares).sum(1)}
+
+
+DIRECT: dict[Rule, Callable[[LayerUse, Squares], dict[Slot, Tensor]]] = {
+    LINEAR: _linear,
+    EMBEDDING: _embedding,
+    EMBEDDING_BAG: _bag,
+}
