@@ -60,11 +60,15 @@ class Curvature:
         along_gradient: gᵀHg/‖g‖², the curvature along the gradient; 1 over it is the step that a clean gradient allows.
         noise_scale: tr(HΣ)/(gᵀHg) in examples, the noise scale with curvature taken into account; nan if not asked for.
         standard_error: of the noise scale; nan where unknown.
+        method: how products with H were had: "Hessian-vector product" or "gradient difference".
+        reason: why the second, in words.
     """
 
     along_gradient: float
     noise_scale: float = math.nan
     standard_error: float = math.nan
+    method: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
