@@ -1,31 +1,45 @@
 """One gradient, looked at closely: `rightbatch.measure`."""
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
 from .coverage import coupled
-from .gradient_norm import squared_norm
-from .isolation import devices_of, random_state, set_random_state, untouched
+from .curvature import measure_curvature
+from .isolation import untouched
 from .jackknife import jackknife
 from .micro_batch import MicroBatchNorms
+from .objective import Loss, Objective
+from .parameter_groups import ParameterGroups
 from .passes import listed, per_example_sum
-from .reference import Loss, example_gradients, flat
-from .sharing import norms2_of
+from .reference import flat
+from .sharing import joined, norms2_of
 from .taps import Taps
+from .uses import Use
+from .weighted import slot_norms2
 
 METHODS = ("auto", "per-example", "micro-batch")
+CURVATURES = (False, True, "noise")
 GROUPS = 8
 TOLERANCE = 1e-3  # relative; float32 gradients of one example and of a batch agree to about 1e-5
 
 
-def measure(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, method: str = "auto") -> Measurement:
+def measure(
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    method: str = "auto",
+    optimizer: Optimizer | None = None,
+    curvature: bool | str = False,
+) -> Measurement:
     """Measure the gradient noise on one batch, exactly where that is defined, leaving no trace in the model.
 
     Supported layers are read in one backward pass, and the reading is checked on one example alone; other models take
@@ -39,70 +53,120 @@ def measure(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, method: str =
         x: inputs, shape (b, ...), on the model's device; b at least 2.
         y: targets, shape (b, ...).
         method: "auto"; "per-example" to refuse anything not exact; "micro-batch".
+        optimizer: measures P g_i in place of g_i, P the `Preconditioner` in the optimizer's state, and also each of its
+            parameter groups apart; it must have taken a step, and hold just the model's trainable parameters.
+        curvature: True for that along the gradient (along P g_B with an optimizer); "noise" for the noise scale
+            weighted by it too. It takes second derivatives, or differences of gradients where the model has none.
 
     Returns:
         V̂, ŝ and ‖g_B‖² in units of one example's gradient, with their errors, method and cost.
 
     Raises:
-        InputError: data, model or loss cannot be measured.
-        UnsupportedError: "per-example" was asked for and is not defined.
+        InputError: data, model, loss or optimizer cannot be measured.
+        UnsupportedError: "per-example" was asked for and is not defined, or the optimizer's P is not known.
     """
-    parameters = _checked(model, x, y, method)
+    objective = Objective(model, loss, x, y, _checked(model, x, y, method, curvature))
+    groups = ParameterGroups(model, optimizer)
     start = time.perf_counter()
     with untouched(model):
-        found = _measured(model, loss, x, y, method, parameters)
+        found = _measured(objective, groups, method)
+        if curvature:
+            found = replace(found, curvature=measure_curvature(objective, groups, noise=curvature == "noise"))
+    if optimizer is None:
+        found = replace(found, groups=())
     return replace(found, cost_s=time.perf_counter() - start)
 
 
-def _measured(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, method: str, parameters: list[nn.Parameter]
-) -> Measurement:
+def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Measurement:
     if method == "micro-batch":
-        return _by_micro_batches(model, loss, x, y, parameters, "asked for")
-    coupling = coupled(model)
+        return _by_micro_batches(objective, groups, "asked for")
+    coupling = coupled(objective.model)
     if not coupling:
         try:
-            return _by_taps(model, loss, x, y, parameters)
+            return _by_taps(objective, groups)
         except UnsupportedError as error:
             because = str(error)
         try:
-            return _one_by_one(model, loss, x, y, parameters, because)
+            return _one_by_one(objective, groups, because)
         except UnsupportedError as error:
             because = str(error)
     else:
         because = listed(coupling)
     if method == "per-example":
         raise UnsupportedError(f"{because}; use method='micro-batch'")
-    return _by_micro_batches(model, loss, x, y, parameters, because)
+    return _by_micro_batches(objective, groups, because)
 
 
-def _by_taps(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: list[nn.Parameter]) -> Measurement:
+def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
-    taps = Taps(model, keep=True)
-    devices = devices_of(model)
-    before = random_state(*devices)
-    run = taps.begin(len(x))
+    taps = Taps(objective.model, keep=True)
+    before = objective.random_state()
+    run = taps.begin(objective.examples)
     try:
-        value = _loss(model, loss, x, y)
+        value = objective.value()
         taps.remove()
         taps.verify(value)
-        drew = not all(map(torch.equal, before, random_state(*devices)))
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        drew = objective.drew_since(before)
+        gradients = torch.autograd.grad(value, objective.parameters, allow_unused=True)
     finally:
         taps.remove()
     taps.check(run)
-    b, uses = len(x), taps.uses(run)
-    of: dict[Tensor, Tensor | None] = dict(zip(parameters, gradients, strict=True))
-    n = per_example_sum(norms2_of(uses)).cpu().double() * b * b
-    p = per_example_sum([use.products(of) for use in uses]).cpu().double() * b
+    b, uses, squares = objective.examples, taps.uses(run), groups.squares(gradients)
+    n = _summed(_norms2(uses, groups, squares), b) * b * b
+    weighted: dict[Tensor, Tensor | None] = {
+        p: g * squares[p] if g is not None and p in squares else g
+        for p, g in zip(objective.parameters, gradients, strict=True)
+    }
+    p = _summed(_products(uses, groups, weighted), b) * b
     if not drew:
-        _check_first(model, loss, x, y, n)
-    return jackknife(n, p, squared_norm(gradients), "all examples in one backward pass")
+        _check_first(objective, groups.flat_squares(gradients), n.sum(0))
+    return _jackknifed(groups, n, p, groups.norms2(gradients), "all examples in one backward pass")
 
 
-def _check_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norms2: Tensor) -> None:
+def _norms2(uses: Sequence[Use], groups: ParameterGroups, squares: dict[Tensor, Tensor]) -> list[list[Tensor]]:
+    """‖P c_i‖² of each parameter group, in parts of shape (b,)."""
+    parts: list[list[Tensor]] = [[] for _ in range(groups.count)]
+    for together in joined(uses):
+        owners = {groups.group_of[slot.parameter] for use in together for slot in use.slots().values()}
+        if len(owners) == 1 and not squares:
+            parts[owners.pop()] += norms2_of(together)
+        else:
+            for slot, norms2 in slot_norms2(together, squares).items():
+                parts[groups.group_of[slot.parameter]].append(norms2)
+    return parts
+
+
+def _products(uses: Sequence[Use], groups: ParameterGroups, of: dict[Tensor, Tensor | None]) -> list[list[Tensor]]:
+    """⟨c_i, G⟩ of each parameter group, in parts of shape (b,)."""
+    parts: list[list[Tensor]] = [[] for _ in range(groups.count)]
+    within = [{p: g if groups.group_of[p] == k else None for p, g in of.items()} for k in range(groups.count)]
+    for use in uses:
+        for k in {groups.group_of[slot.parameter] for slot in use.slots().values()}:
+            parts[k].append(use.products(within[k]))
+    return parts
+
+
+def _summed(parts: list[list[Tensor]], examples: int) -> Tensor:
+    """The sum of each group's parts, shape (groups, b), float64 on the CPU."""
+    zero = torch.zeros(examples, dtype=torch.float64)
+    return torch.stack([per_example_sum(of_group).cpu().double() if of_group else zero for of_group in parts])
+
+
+def _jackknifed(groups: ParameterGroups, n: Tensor, p: Tensor, gradient_norms2: Tensor, reason: str) -> Measurement:
+    """The measurement of the whole and of each group."""
+    whole = jackknife(n.sum(0), p.sum(0), gradient_norms2.sum().item(), reason)
+    each = zip(n, p, gradient_norms2.tolist(), strict=True)
+    return _in_metric(groups, whole, [jackknife(*of_group, reason) for of_group in each])
+
+
+def _in_metric(groups: ParameterGroups, whole: Measurement, each: list[Measurement]) -> Measurement:
+    apart = tuple(replace(found, metric=groups.metric) for found in each)
+    return replace(whole, metric=groups.metric, groups=apart)
+
+
+def _check_first(objective: Objective, squares: Tensor, norms2: Tensor) -> None:
     """Compare the first example with its own backward pass: finds positions taken for examples, and coupled losses."""
-    alone = next(_alone(model, loss, x[:1], y[:1])).square().sum()
+    alone = (next(objective.alone(slice(1))).square() * squares).sum()
     if not torch.isclose(alone, norms2[0], rtol=TOLERANCE, atol=TOLERANCE * norms2.mean().item()):
         raise UnsupportedError(
             f"the squared gradient norm of the first example is {alone.item():.4g} alone and {norms2[0].item():.4g} "
@@ -110,84 +174,63 @@ def _check_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norms2: Ten
         )
 
 
-def _one_by_one(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: list[nn.Parameter], because: str
-) -> Measurement:
+def _one_by_one(objective: Objective, groups: ParameterGroups, because: str) -> Measurement:
     """A backward pass for each example, twice: for the mean gradient and for the inner products with it."""
-    b = len(x)
-    devices = devices_of(model)
-    before = random_state(*devices)
-    value = _loss(model, loss, x, y)
-    drew = not all(map(torch.equal, before, random_state(*devices)))
-    whole = flat(torch.autograd.grad(value, parameters, allow_unused=True), parameters)
-    set_random_state(before, *devices)
-    norms2, mean = [], torch.zeros_like(whole)
-    for g in _alone(model, loss, x, y):
-        norms2.append(g.square().sum())
+    b = objective.examples
+    before = objective.random_state()
+    gradients = objective.gradients()
+    whole, squares = flat(gradients, objective.parameters), groups.flat_squares(gradients)
+    drew = objective.drew_since(before)
+    objective.set_random_state(before)
+    norms2, unweighted, mean = [], 0.0, torch.zeros_like(whole)
+    for g in objective.alone():
+        norms2.append(groups.sums(g.square() * squares))
+        unweighted += g.square().sum().item() / b
         mean += g / b
-    n = torch.stack(norms2)
-    apart, size = (mean - whole).norm().item(), n.mean().sqrt().item()
+    apart, size = (mean - whole).norm().item(), unweighted**0.5
     if not drew and (b * mean - whole).norm().item() <= TOLERANCE * size < apart:
         raise InputError(f"the loss is a sum over the {b} examples; it must be their mean: use reduction='mean'")
     if not drew and apart > TOLERANCE * size:
         raise UnsupportedError("the examples are coupled: the batch gradient is not the mean of those of its examples")
-    set_random_state(before, *devices)  # the same dropout masks again
-    p = torch.stack([g @ mean for g in _alone(model, loss, x, y)])
-    return jackknife(n, p, mean.square().sum().item(), f"one backward pass per example: {because}")
+    objective.set_random_state(before)  # the same dropout masks again
+    direction = mean * squares
+    products = [groups.sums(g * direction) for g in objective.alone()]
+    n, p = torch.stack(norms2, 1), torch.stack(products, 1)
+    return _jackknifed(groups, n, p, groups.sums(mean * direction), f"one backward pass per example: {because}")
 
 
-def _alone(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    try:
-        yield from example_gradients(model, lambda output, target: _value(output, target, loss), x, y)
-    except (RuntimeError, IndexError) as error:
-        raise UnsupportedError(f"the model cannot take one example alone ({error})") from error
-
-
-def _by_micro_batches(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, parameters: list[nn.Parameter], because: str
-) -> Measurement:
+def _by_micro_batches(objective: Objective, groups: ParameterGroups, because: str) -> Measurement:
     """Mean gradients of a few micro-batches."""
-    b, count = len(x), min(GROUPS, len(x) // 2)
+    b, count = objective.examples, min(GROUPS, objective.examples // 2)
     if count < 2:
         raise InputError(f"micro-batches of 2 or more need at least 4 examples, {b} were given ({because})")
-    norms, mean = MicroBatchNorms(), torch.zeros(())
-    for part_x, part_y in zip(x.tensor_split(count), y.tensor_split(count), strict=True):
-        value = _loss(model, loss, part_x, part_y)
-        g = flat(torch.autograd.grad(value, parameters, allow_unused=True), parameters)
-        norms.add(len(part_x), g.square().sum().item())
-        mean = mean + g * (len(part_x) / b)
-    return norms.measurement(mean.square().sum().item(), b, f"{count} micro-batches: {because}")
+    norms = [MicroBatchNorms() for _ in range(groups.count + 1)]  # of the whole, then of each group
+    mean: Tensor | float = 0.0
+    for rows in torch.arange(b, device=objective.x.device).tensor_split(count):
+        scaled = groups.scaled(objective.gradients(rows))
+        g = flat(tuple(scaled), objective.parameters)
+        for norm, square in zip(norms, _whole_and_parts(groups, g), strict=True):
+            norm.add(len(rows), square)
+        mean = mean + g * (len(rows) / b)
+    assert isinstance(mean, Tensor)
+    reason = f"{count} micro-batches: {because}"
+    squares = _whole_and_parts(groups, mean)
+    whole, *each = (norm.measurement(square, b, reason) for norm, square in zip(norms, squares, strict=True))
+    return _in_metric(groups, whole, each)
 
 
-def _loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    return _value(model(x), y, loss)
+def _whole_and_parts(groups: ParameterGroups, vector: Tensor) -> list[float]:
+    """The squared norm of a vector over all parameters, and of its part in each group."""
+    parts = groups.sums(vector.square())
+    return [parts.sum().item(), *parts.tolist()]
 
 
-def _value(output: Tensor, target: Tensor, loss: Loss) -> Tensor:
-    """The loss, checked."""
-    try:
-        value = loss(output, target)
-    except (TypeError, AttributeError) as error:
-        if isinstance(output, Tensor):
-            raise
-        raise InputError(
-            f"the model returned a {type(output).__name__}, which the loss cannot take ({error}); "
-            "pick the tensor in the loss: loss=lambda output, target: criterion(output[0], target)"
-        ) from error
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise InputError(f"the loss is {given}; it must be a scalar, the mean over the examples: use reduction='mean'")
-    if not math.isfinite(value.item()):
-        raise InputError(f"the loss is {value.item()}; check the inputs and targets for NaN, and the parameters")
-    if value.grad_fn is None:
-        raise InputError("the loss does not depend on the trainable parameters; is the model's forward under no_grad?")
-    return value
-
-
-def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str) -> list[nn.Parameter]:
+def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str, curvature: bool | str) -> list[nn.Parameter]:
     """The trainable parameters; refuses what cannot be measured."""
     if method not in METHODS:
         raise InputError(f"method={method!r} was given; it is one of {', '.join(METHODS)}")
+    if curvature not in CURVATURES:
+        raise InputError(f"curvature={curvature!r} was given; it is one of {', '.join(map(repr, CURVATURES))}")
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise InputError(f"x and y must be tensors, not {type(x).__name__} and {type(y).__name__}: use torch.as_tensor")
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):

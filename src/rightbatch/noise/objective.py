@@ -1,0 +1,99 @@
+"""The mean loss of one batch, to be differentiated on all of its examples or on some."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, UnsupportedError
+from .isolation import devices_of, random_state, set_random_state
+from .reference import example_gradients
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Gradients = tuple[Tensor | None, ...]
+ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The loss of a model on a batch, checked whenever it is computed.
+
+    Args:
+        model: in the mode it is to be measured in.
+        loss: (output, target) -> the mean loss over the examples, a scalar.
+        x: inputs, shape (b, ...).
+        y: targets, shape (b, ...).
+        parameters: the trainable ones, in the model's order.
+    """
+
+    model: nn.Module
+    loss: Loss
+    x: Tensor
+    y: Tensor
+    parameters: list[nn.Parameter]
+
+    @property
+    def examples(self) -> int:
+        """B."""
+        return len(self.x)
+
+    def value(self, rows: slice | Tensor = ALL) -> Tensor:
+        """The mean loss over some of the examples.
+
+        Raises:
+            InputError: it is not a finite scalar that depends on the parameters.
+        """
+        return self._checked(self.model(self.x[rows]), self.y[rows])
+
+    def gradients(self, rows: slice | Tensor = ALL) -> Gradients:
+        """The gradient of the mean loss over some of the examples, for each parameter; None where it is unused."""
+        return torch.autograd.grad(self.value(rows), self.parameters, allow_unused=True)
+
+    def alone(self, examples: slice = ALL) -> Iterator[Tensor]:
+        """The gradient of each example, from a pass of its own, as one float64 vector on the CPU.
+
+        Raises:
+            UnsupportedError: the model cannot take one example.
+        """
+        try:
+            yield from example_gradients(self.model, self._checked, self.x[examples], self.y[examples])
+        except (RuntimeError, IndexError) as error:
+            raise UnsupportedError(f"the model cannot take one example alone ({error})") from error
+
+    def random_state(self) -> list[Tensor]:
+        """The states of the generators that the forward pass may draw from."""
+        return random_state(*devices_of(self.model))
+
+    def set_random_state(self, states: list[Tensor]) -> None:
+        """Let the next forward pass draw what one did that began at `states`, such as its dropout masks."""
+        set_random_state(states, *devices_of(self.model))
+
+    def drew_since(self, states: list[Tensor]) -> bool:
+        """Whether random numbers have been drawn since."""
+        return not all(map(torch.equal, states, self.random_state()))
+
+    def _checked(self, output: Any, target: Tensor) -> Tensor:
+        try:
+            value = self.loss(output, target)
+        except (TypeError, AttributeError) as error:
+            if isinstance(output, Tensor):
+                raise
+            raise InputError(
+                f"the model returned a {type(output).__name__}, which the loss cannot take ({error}); "
+                "pick the tensor in the loss: loss=lambda output, target: criterion(output[0], target)"
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise InputError(
+                f"the loss is {given}; it must be a scalar, the mean over the examples: use reduction='mean'"
+            )
+        if not math.isfinite(value.item()):
+            raise InputError(f"the loss is {value.item()}; check the inputs and targets for NaN, and the parameters")
+        if value.grad_fn is None:
+            raise InputError(
+                "the loss does not depend on the trainable parameters; is the model's forward under no_grad?"
+            )
+        return value
