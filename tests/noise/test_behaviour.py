@@ -201,22 +201,23 @@ class Own(nn.Module):
 
     def __init__(self, use: str) -> None:
         super().__init__()
-        self.use, self.scale = use, nn.Parameter(torch.randn(WIDTH).double())
+        self.use, self.matrix = use, nn.Parameter(torch.randn(WIDTH, WIDTH).double())
         self.kept = torch.randn(B, 1, 1).double()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.use == "randomness":
-            return F.dropout(x * self.scale, 0.5)
+            return F.dropout(x @ self.matrix, 0.5)
         if self.use == "control flow":
-            return x * self.scale if x.sum() > 0 else x + self.scale
+            return x @ self.matrix if x.sum() > 0 else x.sin() @ self.matrix
         if self.use == "coupling":
-            return (x - x.mean(0)) * self.scale
+            return (x - x.mean(0)) @ self.matrix
         if self.use == "kept tensor":
-            return x * self.kept * self.scale
+            return x * self.kept @ self.matrix
         if self.use == "positions first":
-            return x.transpose(0, 1) * self.scale
-        self.scale.data.mul_(0.5)
-        return x * self.scale
+            return x.transpose(0, 1) @ self.matrix
+        if self.use == "changed in the forward":
+            self.matrix.data.mul_(0.5)
+        return x @ self.matrix
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_uses_that_cannot_be_repeated_are_refused(use: str, message: str) -> Non
 
 
 def test_parameters_changed_before_the_reading_are_noticed() -> None:
-    model = nn.Sequential(Positions().double())
+    model = nn.Sequential(Own("plain"))
     norms = PerExampleNorms(model)
     norms.arm(B)
     one_each(model(inputs())).mean().backward()

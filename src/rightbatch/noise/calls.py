@@ -97,7 +97,7 @@ class CallUse:
             for slot, gradient in self.gradients(span).items():
                 total = of[slot.parameter]
                 if total is not None:
-                    inner[span] += (gradient * total).flatten(1).sum(1)
+                    inner[span] += (gradient * total).reshape(len(gradient), -1).sum(1)
         return inner
 
     def gradients(self, span: slice) -> Mapping[Slot, Tensor]:

@@ -37,6 +37,11 @@ def mark(outputs: Iterable[Node], layer: int, inputs: list[Node]) -> None:
         _metadata(node).setdefault(MARK, {})[layer] = inputs
 
 
+def unmark(node: Node, layer: int) -> None:
+    """Take a layer's note off a node."""
+    _metadata(node).get(MARK, {}).pop(layer, None)
+
+
 def reached(loss: Tensor, around: Collection[int]) -> set[nn.Parameter]:
     """The parameters that a loss depends on otherwise than through the layers marked with a number in `around`."""
     found: set[nn.Parameter] = set()

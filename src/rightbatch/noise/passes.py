@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .gradient_norm import sum_dtype
+from .unbatched import UnbatchedCall
 from .uses import Use
 
 
@@ -28,6 +29,8 @@ class Pass:
         self.kept: list[Use] = []
         self.problems: list[tuple[str, str]] = []
         self.reached: set[int] = set()
+        self.unbatched_calls: list[UnbatchedCall] = []  # of which it is not known yet where the examples come in
+        self.unbatched: set[int] = set()
         self._read: set[tuple[int, int]] = set()
         self._calls: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
 

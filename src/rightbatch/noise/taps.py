@@ -17,14 +17,17 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import UnsupportedError
 from ..evidence import LayerReading
 from .attention import projects, sites
+from .broadcasts import Graph
 from .calls import CallUse, running_again, versions
 from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
-from .graph import maker, mark, nodes_of, reached
+from .embedding import EMBEDDING
+from .graph import maker, mark, nodes_of, reached, unmark
 from .layers import Rule
 from .passes import Pass, listed, per_example_sum
 from .reading import Reading
 from .recurrent import RecurrentUse, recurrent
 from .sharing import norms2_of
+from .unbatched import UnbatchedCall, parameter_use, perhaps_unbatched
 from .uses import LayerUse, Use
 
 
@@ -61,6 +64,12 @@ class Taps:
         self._parameters = list(model.parameters())
         self._trainable = [p.requires_grad for p in self._parameters]
         self._normalising = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self._inside = {
+            module: {index for index, layer in enumerate(self.layers) if layer in inner and type(layer) in RULES}
+            for module in model.modules()
+            if len(inner := set(module.modules())) > 1
+        }
+        self._unrecognised: set[int] = set()
         self._handles: list[RemovableHandle] = []
         self.marking = True
         self._reading = reading or Reading()
@@ -88,6 +97,10 @@ class Taps:
     def begin(self, examples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
         if not self._handles:
+            for module, inside in self._inside.items():
+                if inside:
+                    routes = partial(self._find_routes, inside)
+                    self._handles.append(module.register_forward_hook(routes, with_kwargs=True))
             for index, layer in enumerate(self.layers):
                 # prepended: a hook of the user's may replace the output
                 hook = self._forward_hook(index, layer)
@@ -115,7 +128,8 @@ class Taps:
         """
         problems = []
         # within a module that is run again as a whole the other layers are its own business
-        whole = [index for index, layer in enumerate(self.layers) if not has_rule(layer)]
+        unbatched = self._pass.unbatched
+        whole = [index for index, layer in enumerate(self.layers) if not has_rule(layer) or index in unbatched]
         simple = [index for index in range(len(self.layers)) if index not in whole]
         for around in ([simple] if simple else []) + [[index] for index in whole]:
             elsewhere = reached(loss, set(around))
@@ -193,7 +207,7 @@ class Taps:
                         mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
                     for part, site in enumerate(sites(layer, (args, kwargs), output, run.examples)):
                         self._on_backward(run, index, part, site.node, partial(site.use, run.examples))
-                else:
+                elif recurrent(layer) or not self._watch_parameters(run, index, layer, (args, kwargs), output):
                     return self._watch_call(run, index, layer, args, kwargs, output)
             except UnsupportedError as error:
                 run.problems.append((path, str(error)))
@@ -206,14 +220,22 @@ class Taps:
     ) -> None:
         kept, shape = rule.keep(layer, inputs, output), output.shape
         second = layer in self._second
+        call = UnbatchedCall(index, layer, rule, kept, shape, node)
+        perhaps = not second and perhaps_unbatched(rule, kept, run.examples)
+        if perhaps:
+            run.unbatched_calls.append(call)
 
-        def use(d: Tensor) -> Use:
+        def use(d: Tensor) -> Use | None:
+            if call.node is None:  # it is read where its output is broadcast
+                return None
             rows = kept
             if d.shape != shape:  # of a view's base
                 d = d.reshape(shape)
             if second:
                 rows = tuple(value.transpose(0, 1) if isinstance(value, Tensor) else value for value in kept)
                 d = d.transpose(0, 1)
+            if perhaps and run.examples == 1 and rule is EMBEDDING and rows[0].ndim == 1:
+                return call.repeated(d.unsqueeze(0))  # a micro-batch of one example, to which all positions belong
             if rows[0].ndim == 0 or len(rows[0]) != run.examples or len(d) != run.examples:
                 given, order = tuple(kept[0].shape), "second" if second else "first"
                 raise UnsupportedError(f"has input of shape {given}, not {run.examples} examples {order}")
@@ -221,9 +243,11 @@ class Taps:
 
         self._on_backward(run, index, 0, node, use)
 
-    def _on_backward(self, run: Pass, index: int, part: int, node: Node, use: Callable[[Tensor], Use]) -> None:
+    def _on_backward(
+        self, run: Pass, index: int, part: int, node: Node, use: Callable[[Tensor], Use | None], several: bool = False
+    ) -> None:
         cell = [use]  # emptied when fired, else the input lives as long as the graph
-        path, keep = self._paths[self.layers[index]], self._keep[index]
+        path, keep = self._paths[self.layers[index]], several or self._keep[index]
 
         def before_backward(gradients: Sequence[Tensor | None]) -> None:
             d = gradients[0]
@@ -233,12 +257,56 @@ class Taps:
                 run.problems.append((path, "was reached by a second backward pass through the same graph"))
                 return
             try:
-                if not run.took(index, part, cell.pop()(d.detach()), keep):
+                found = cell.pop()(d.detach())
+                if found is not None and not run.took(index, part, found, keep):
                     run.problems.append((path, "was used in several parts of the backward pass (checkpoints?)"))
             except UnsupportedError as error:
                 run.problems.append((path, str(error)))
 
         node.register_prehook(before_backward)
+
+    def _watch_parameters(self, run: Pass, index: int, layer: nn.Module, inputs: Any, output: Any) -> bool:
+        """Watch a module's own parameters where they are broadcast against activations; False if they act otherwise."""
+        if index in self._unrecognised or layer in self._second or run.examples < 2:
+            return False
+        own = self._own[layer]
+        found = Graph(nodes_of(output), nodes_of(inputs), run.examples).parameters(own)
+        if not found:
+            self._unrecognised.add(index)
+            return False
+        if self.marking:
+            mark(nodes_of(output), index, nodes_of(inputs))
+        part = 0
+        for name, routes in found.items():
+            for route in routes:
+                use = partial(parameter_use, type(layer).__name__, name, own[name], route)
+                self._on_backward(run, index, part, route.node, use, several=len(routes) > 1)
+                part += 1
+        return True
+
+    def _find_routes(
+        self, inside: set[int], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Watch unbatched calls of layers inside a module where their outputs are broadcast, if that is within it."""
+        if torch.compiler.is_compiling() or running_again():
+            return
+        run = self._pass
+        calls = [call for call in run.unbatched_calls if call.index in inside]
+        if not calls:
+            return
+        graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.examples)
+        for call in calls:
+            assert call.node is not None
+            routes = graph.routes(call.node)
+            for part, route in enumerate(routes):
+                self._on_backward(run, call.index, part, route.node, partial(call.use, route), several=len(routes) > 1)
+            if routes:
+                if self.marking:
+                    unmark(call.node, call.index)
+                    mark(nodes_of(output), call.index, nodes_of((args, kwargs)))
+                call.node = None
+                run.unbatched.add(call.index)
+                run.unbatched_calls.remove(call)
 
     def _watch_call(
         self, run: Pass, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
