@@ -32,7 +32,7 @@ def embedding_norms2(layer: nn.Embedding, kept: Kept, d: Tensor) -> Tensor:
     if positions == 1:
         return row_norms2(d)
     # position of the token among the example's sorted ones: the same for equal tokens, and below T
-    rows = torch.searchsorted(ids.sort(1).values, ids)
+    rows = torch.searchsorted(ids.sort(1).values, ids.contiguous())
     rows = rows.add_(torch.arange(b, device=ids.device).mul_(positions).unsqueeze(1))
     table = torch.ops.aten.embedding_dense_backward(d, rows, b * positions, -1, False)
     return row_norms2(table.view(b, positions, -1))
@@ -71,7 +71,7 @@ def embedding_bag_norms2(layer: nn.EmbeddingBag, kept: Kept, d: Tensor) -> Tenso
     """
     ids, weights = kept
     d = d.to(torch.promote_types(d.dtype, torch.float32))
-    rows = torch.searchsorted(ids.sort(1).values, ids)
+    rows = torch.searchsorted(ids.sort(1).values, ids.contiguous())
     return row_norms2(d) * row_norms2(torch.zeros_like(ids, dtype=d.dtype).scatter_add_(1, rows, weights.to(d.dtype)))
 
 
