@@ -18,7 +18,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import data, sizing, stepping
+    from . import data, noise, sizing, stepping
     from .noise import measure
     from .probing import probe
     from .training import AutoBatch, fit
@@ -39,13 +39,14 @@ __all__ = [
     "data",
     "fit",
     "measure",
+    "noise",
     "probe",
     "sizing",
     "stepping",
 ]
 
 _HOME = {"AutoBatch": "training", "fit": "training", "measure": "noise", "probe": "probing"}
-_PACKAGES = ("data", "sizing", "stepping")
+_PACKAGES = ("data", "noise", "sizing", "stepping")
 
 
 def __getattr__(name: str) -> Any:

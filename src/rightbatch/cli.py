@@ -98,6 +98,11 @@ class Train(Problem):
     optimizer: str | None = option(
         None, "of torch, beneath the step rule; left out, the one that suits it", choices=tuple(OPTIMIZERS)
     )
+    noise: str | None = option(
+        None,
+        "how gradient noise is measured, such as 'auto(budget=0.01)' or micro-batch; left out, where a rule needs it",
+        metavar="METHOD",
+    )
     learning_rate: float | None = option(None, "of --optimizer", type=float, metavar="RATE")
     epochs: int | None = option(None, "passes over the data, at most", type=int, metavar="N")
     seconds: float | None = option(None, "by the clock, at most", type=float, metavar="S")
@@ -118,6 +123,7 @@ class Train(Problem):
 
     def run(self) -> int:
         """Train, and print the result and where the report is."""
+        from .noise import noise_settings
         from .sizing import size_rule
         from .stepping import step_rule
 
@@ -128,6 +134,7 @@ class Train(Problem):
         batch = self.batch if self.batch == "auto" else size_rule(self.batch)
         default_step = "auto" if self.learning_rate is None else None
         step = default_step if self.step is None else self.step if self.step == "auto" else step_rule(self.step)
+        noise = None if self.noise is None else noise_settings(self.noise)
 
         from .training import fit
 
@@ -151,6 +158,7 @@ class Train(Problem):
             run_dir=self.run_dir or _new_folder(name, self.model),
             resume=self.resume,
             progress=False if self.quiet else None,
+            noise=noise,
         )
         if self.quiet:
             print(f"Stopped: {run.stopped}")
@@ -195,6 +203,7 @@ class List:
     def run(self) -> int:
         """Print each with one line."""
         from .models import MODELS
+        from .noise.methods import METHODS
         from .sizing import SIZE_RULES
         from .stepping import STEP_RULES
 
@@ -204,6 +213,8 @@ class List:
         _print_section("model", {name: _summary(model) for name, model in MODELS.items()})
         _print_section("batch", auto_batch | {name: _summary(rule) for name, rule in SIZE_RULES.items()})
         _print_section("step", auto_step | {name: _summary(rule) for name, rule in STEP_RULES.items()})
+        auto_noise = {"auto": "the first of these that the model permits, by default for 3 % of the time"}
+        _print_section("noise", auto_noise | {name: method.summary for name, method in METHODS.items()})
         _print_section(
             "optimizer",
             {

@@ -7,7 +7,7 @@ A rule does no I/O, reads no clock, prints nothing and touches no tensor. `train
 import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Flag, auto
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from .evidence import Measurement, Movement, NoiseEstimate, StepTime
@@ -23,6 +23,7 @@ class Decision:
     Args:
         examples: the batch size wanted; None leaves it to others.
         learning_rate: the step size wanted; None leaves it to others.
+        settings: settings of the optimizer wanted, named as in `Plan.settings`; what is not named is left alone.
         reason: one plain sentence, for people.
         evidence: the numbers it rests on.
         action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last
@@ -34,6 +35,7 @@ class Decision:
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     action: Action | None = None
+    settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,18 @@ class Stateless:
     """The state of a rule that remembers nothing."""
 
 
-class Needs(Enum):
+class Needs(Flag):
     """What a rule must be told beyond the loss; a run that cannot supply it is refused when it is built."""
 
-    NOTHING = "nothing"
-    NOISE = "the gradient noise"
-    NOISE_AND_TIME = "the gradient noise and the seconds of a step"
+    NOTHING = 0
+    NOISE = auto()  # smoothed, measured as often as the budget allows: Situation.noise
+    EVERY_BATCH = auto()  # a measurement of every batch, whatever that costs: Situation.measurement
+    TIME = auto()  # the seconds of a step: Situation.step_time
+    PROJECTIONS = auto()  # the spread of examples along the gradient: Measurement.projection_variance
+    DISTANCE = auto()  # how far the parameters have come: Situation.distance
+
+    NOISE_OF_EVERY_BATCH = NOISE | EVERY_BATCH
+    NOISE_AND_TIME = NOISE | TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +66,18 @@ class Plan:
         parameter_count: trainable parameters.
         parameter_norm: Euclidean norm of all trainable parameters.
         learning_rate: the optimizer's own.
+        total_samples: examples the whole run will consume; None where its length is not known.
+        optimizer: its class, such as "AdamW".
+        settings: of its first parameter group, as far as it has them: momentum, beta1, beta2, eps, weight_decay.
     """
 
     train_samples: int
     parameter_count: int = 1
     parameter_norm: float = 0.0
     learning_rate: float = 0.0
+    total_samples: int | None = None
+    optimizer: str = ""
+    settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,8 @@ class Situation:
         movement: of the averaged iterate, where the run averages.
         grew: the current batch was enlarged after its first gradient.
         wanted: the batch size last decided; `examples` may differ where the epoch ended.
+        distance: ‖x - x0‖ from the parameters at the start, where a rule needs it.
+        total_samples: examples the whole run will consume; None where its length is not known.
     """
 
     step: int
@@ -99,6 +115,13 @@ class Situation:
     movement: Movement | None = None
     grew: bool = False
     wanted: int = 0
+    distance: float | None = None
+    total_samples: int | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data before this batch."""
+        return self.samples / self.train_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +146,16 @@ class SizeRule(Protocol):
 
     `decide` is asked once the gradient of the current batch is complete. If `enlarges_current` is set and the decision
     wants more examples than the batch has, the loop draws the missing ones at the same parameters, keeps what was
-    drawn and asks again; otherwise the decision holds from the next batch on. `measure_every` is how often, in steps,
-    the rule wants a measurement (0: never).
+    drawn and asks again; otherwise the decision holds from the next batch on.
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Needs]
-    enlarges_current: ClassVar[bool]
 
     @property
-    def measure_every(self) -> int: ...
+    def needs(self) -> Needs: ...
+
+    @property
+    def enlarges_current(self) -> bool: ...
 
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 
@@ -153,10 +176,18 @@ class StepRule(Protocol):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Needs]
-    searches: ClassVar[bool]
-    averages: ClassVar[bool]
-    guards: ClassVar[bool]
+
+    @property
+    def needs(self) -> Needs: ...
+
+    @property
+    def searches(self) -> bool: ...
+
+    @property
+    def averages(self) -> bool: ...
+
+    @property
+    def guards(self) -> bool: ...
 
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 

@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -13,13 +13,14 @@ Rule = TypeVar("Rule")
 FORM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
-def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str) -> Rule:
+def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str, named: str | None = None) -> Rule:
     """Build the rule that a text names.
 
     Args:
         text: a name, or a name with settings in parentheses, written as in a call; the values are literals.
         rules: the classes by name.
         kind: what the rules decide, for messages, such as "batch".
+        named: the setting that is the name itself, where one class goes by several names.
 
     Returns:
         The rule, its settings checked by its own class.
@@ -33,8 +34,9 @@ def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str) -> Rule:
     name, settings = form[1].lower().replace("_", "-"), form[2] or ""
     rule = rules.get(name)
     if rule is None:
-        raise InputError(f"{kind}={text!r} names no rule{_nearest(name, rules)}: give {_names(rules)}, or a number.")
-    known = {field.name: field for field in _fields(rule)}
+        what, number = ("rule", ", or a number") if named is None else (named, "")
+        raise InputError(f"{kind}={text!r} names no {what}{_nearest(name, rules)}: give {_names(rules)}{number}.")
+    known = {field.name: field for field in _fields(rule) if field.name != named}
     values, keywords = _literals(text, settings, kind)
     if len(values) > len(known):
         raise InputError(f"{kind}={text!r} gives {len(values)} values: {name!r} has only {_names(known)}.")
@@ -50,7 +52,7 @@ def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str) -> Rule:
     if missing:
         raise InputError(f"{kind}={text!r} lacks {_names(missing)}: write {name}({missing[0]}=...).")
     try:
-        return rule(**given)
+        return rule(**given) if named is None else rule(**{named: name, **given})
     except TypeError as error:
         raise InputError(f"{kind}={text!r} has a setting of the wrong type: {error}.") from error
 
@@ -65,14 +67,20 @@ def number_in(text: str) -> float | None:
     return None
 
 
-def write_rule(rule: Any) -> str:
-    """The text that builds `rule` again: its name and the settings that differ from the defaults."""
+def write_rule(rule: Any, named: str = "name") -> str:
+    """The text that builds `rule` again: its name and the settings that differ from the defaults; see `read_rule`."""
     settings = [
-        f"{field.name}={value!r}"
+        f"{field.name}={_written(value)!r}"
         for field in _fields(type(rule))
-        if (value := getattr(rule, field.name)) != _default(field)
+        if field.name != named and (value := getattr(rule, field.name)) != _default(field)
     ]
-    return f"{rule.name}({', '.join(settings)})" if settings else str(rule.name)
+    name = str(getattr(rule, named))
+    return f"{name}({', '.join(settings)})" if settings else name
+
+
+def _written(value: Any) -> Any:
+    """A setting as a literal: of a rule within a rule its text."""
+    return write_rule(value) if is_dataclass(value) and hasattr(value, "name") else value
 
 
 def _literals(text: str, settings: str, kind: str) -> tuple[list[Any], list[tuple[str | None, Any]]]:

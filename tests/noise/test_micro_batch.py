@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rightbatch import InputError, UnsupportedError
+from rightbatch import InputError
 from rightbatch.noise import MicroBatchNorms
 
 
@@ -49,7 +49,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="at least 1"):
         norms.add(0, 1.0)
     norms.add(4, 1.0)
-    with pytest.raises(UnsupportedError, match="1 micro-batch"):
+    with pytest.raises(InputError, match="1 micro-batch"):
         norms.measurement(1.0, 4)
     norms.add(4, 1.0)
     assert math.isnan(norms.measurement(1.0, 8).standard_error.variance)

@@ -162,7 +162,6 @@ def test_never_leaves_its_bounds(
         {"most_share": 1.1},
         {"change": 0.9},
         {"dwell_steps": 0},
-        {"measure_every": 0},
         {"ceiling": math.inf},
     ],
 )

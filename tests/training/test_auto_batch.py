@@ -17,7 +17,7 @@ from rightbatch.data import Order, Source, load
 from rightbatch.decision import Decision, Needs, Plan, Situation, Stateless
 from rightbatch.evidence import Measurement
 from rightbatch.models import build_model
-from rightbatch.noise import reference_measurement
+from rightbatch.noise import Noise, reference_measurement
 from rightbatch.sizing import BigBatch, Fixed, SweetSpot
 
 
@@ -78,10 +78,14 @@ def test_a_fixed_batch_is_the_plain_loop_bit_for_bit(digits: Source, name: str) 
     assert (auto.steps, auto.samples, auto.epoch) == (len(expected), epochs * len(x), epochs)
 
 
-def one_step(batch: int, micro_batch: int | None, measure_every: int = 0) -> tuple[Tensor, list[int]]:
+def noise_every(steps: int) -> Noise | None:
+    return Noise(every=steps) if steps else None
+
+
+def one_step(batch: int, micro_batch: int | None, every: int = 0) -> tuple[Tensor, list[int]]:
     model = mlp64()
-    rule = Fixed(batch, measure_every=measure_every)
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=1.0), data64(), rule, None, micro_batch, seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    auto = AutoBatch(model, optimizer, data64(), batch, None, micro_batch, seed=3, noise=noise_every(every))
     sizes = []
     for x, y in auto:
         sizes.append(len(x))
@@ -101,8 +105,8 @@ def whole_batch(batch: int) -> Tensor:
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 7, 64])
 def test_any_uneven_split_equals_the_whole_batch(micro_batch: int) -> None:
-    for measure_every in (0, 1):
-        moved, sizes = one_step(64, micro_batch, measure_every)
+    for every in (0, 1):
+        moved, sizes = one_step(64, micro_batch, every)
         assert (moved - whole_batch(64)).norm() <= 1e-12 * moved.norm()
         assert len(sizes) == -(-64 // micro_batch)
         assert max(sizes) <= micro_batch and max(sizes) - min(sizes) <= 1
@@ -125,7 +129,6 @@ class Growing:
     """Enlarges every batch 10 -> 37 -> 64 at the same parameters, and notes what it is shown."""
 
     sizes: tuple[int, ...] = (10, 37, 64)
-    measure_every: int = 0
     shown: list[Situation] = field(default_factory=list)
 
     name: ClassVar[str] = "growing"
@@ -186,20 +189,18 @@ MODELS = {"exact": mlp64, "micro-batch": with_scale, "unused": WithUnusedLayer, 
 
 
 @pytest.mark.parametrize("micro_batch", [None, 5])
-@pytest.mark.parametrize("measure_every", [0, 1, 3])
+@pytest.mark.parametrize("every", [0, 1, 3])
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_enlarged_batch_is_the_mean_over_all_it_drew(
-    kind: str, measure_every: int, micro_batch: int | None, watch: Any
+    kind: str, every: int, micro_batch: int | None, watch: Any
 ) -> None:
     n, seed, epochs = 200, 4, 2
     x, y = data64(n)
     order = Order(n, seed)
     torch.manual_seed(0)
     model = MODELS[kind]()
-    rule = Growing(measure_every=measure_every)
-    auto = AutoBatch(
-        model, torch.optim.SGD(model.parameters(), lr=0.5), (x, y), rule, None, micro_batch, seed, epochs=epochs
-    )
+    rule, optimizer = Growing(), torch.optim.SGD(model.parameters(), lr=0.5)
+    auto = AutoBatch(model, optimizer, (x, y), rule, None, micro_batch, seed, epochs, noise_every(every))
     witness = watch(auto)
     before = deepcopy(model)
     sizes = []
@@ -221,7 +222,7 @@ def test_an_enlarged_batch_is_the_mean_over_all_it_drew(
         before = deepcopy(model)
     assert witness.consumed_up_to(n) == epochs * n
     assert sizes[:2] == [64, 64] and max(sizes) <= 96  # near the end of an epoch up to one and a half is taken
-    if measure_every == 0:
+    if every == 0:
         assert all(now.measurement is None for now in rule.shown)
 
 
@@ -231,8 +232,8 @@ def test_what_is_measured_on_a_growing_batch(kind: str, watch: Any) -> None:
     x, y = data64(n)
     model = MODELS[kind]()
     start = deepcopy(model)
-    rule = Growing(measure_every=1)
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1), (x, y), rule, None, seed=seed)
+    rule, optimizer = Growing(), torch.optim.SGD(model.parameters(), lr=0.1)
+    auto = AutoBatch(model, optimizer, (x, y), rule, None, seed=seed, noise=Noise(every=1))
     witness = watch(auto)
     for a, b in auto:
         auto.backward(F.cross_entropy(model(a), b))
@@ -278,10 +279,10 @@ def grouped_variance(model: nn.Module, x: Tensor, y: Tensor, n: int, seed: int, 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_measuring_does_not_change_the_run(digits: Source, name: str, drive: Any) -> None:
     results, noise = [], []
-    for measure_every in (0, 1, 5):
+    for every in (0, 1, 5):
         model = build_model(name, digits.x_shape, 10)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        auto = AutoBatch(model, optimizer, digits, Fixed(32, measure_every=measure_every), None)
+        auto = AutoBatch(model, optimizer, digits, 32, None, noise=noise_every(every))
         losses = drive(auto, steps=12)
         results.append((flat(model), losses))
         noise.append(auto.noise)
@@ -294,7 +295,7 @@ def test_measuring_does_not_change_the_run(digits: Source, name: str, drive: Any
 
 def test_hooks_are_gone_between_steps(digits: Source) -> None:
     model = build_model("mlp", digits.x_shape, 10)
-    auto = AutoBatch(model, None, digits, Fixed(32, measure_every=1), None)
+    auto = AutoBatch(model, None, digits, 32, None, noise=Noise(every=1))
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x), y))
         assert auto.step()
@@ -332,7 +333,7 @@ def test_a_schedule_on_the_optimizer_is_left_alone(digits: Source) -> None:
 
 def test_what_a_step_says_of_itself(digits: Source, drive: Any) -> None:
     model = build_model("linear", digits.x_shape, 10)
-    auto = AutoBatch(model, None, digits, Fixed(50, measure_every=1), 0.1)
+    auto = AutoBatch(model, None, digits, 50, 0.1, noise=Noise(every=1))
     drive(auto, steps=4)
     row = auto.last
     assert (row["step"], row["samples"], row["batch_size"], row["learning_rate"]) == (4, 200, 50, 0.1)
@@ -360,7 +361,7 @@ def test_groups_compared_hold_two_examples_at_least(drive: Any) -> None:
     """BatchNorm gets its noise from four groups; the five examples left at the end make no group of one."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
-    auto = AutoBatch(model, None, data64(37), Fixed(32, measure_every=1), None)
+    auto = AutoBatch(model, None, data64(37), 32, None, noise=Noise(every=1))
     sizes = []
     for x, y in auto:
         sizes.append(len(x))
@@ -373,7 +374,7 @@ def test_groups_compared_hold_two_examples_at_least(drive: Any) -> None:
 @pytest.mark.parametrize("micro_batch", [None, 9])
 @pytest.mark.parametrize(
     "rule",
-    [SweetSpot(first=32, least=32, most=40, measure_every=5), BigBatch(kappa=0.5, first=16), Fixed(37)],
+    [SweetSpot(first=32, least=32, most=40), BigBatch(kappa=0.5, first=16), Fixed(37)],
     ids=repr,
 )
 def test_replaying_the_ledger_gives_the_same_weights(

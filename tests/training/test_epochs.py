@@ -24,7 +24,7 @@ STEPS = {
     "averaged-distance": "auto",
 }
 SIZES: dict[str, SizeRule] = {
-    "fixed": Fixed(32, measure_every=4),
+    "fixed": Fixed(32),
     "big-batch": BigBatch(),
     "sweet-spot": SweetSpot(),
 }
@@ -68,10 +68,11 @@ def test_digits_with_a_network(size: str, watch: Any, drive: Any) -> None:
 
 SMALL = {
     "fixed": lambda batch: Fixed(batch),
-    "fixed, measured": lambda batch: Fixed(batch, measure_every=2),
-    "sweet-spot": lambda batch: SweetSpot(first=batch, most_share=1.0, dwell_steps=1, measure_every=1),
+    "fixed, measured": lambda batch: Fixed(batch),
+    "sweet-spot": lambda batch: SweetSpot(first=batch, most_share=1.0, dwell_steps=1),
     "big-batch": lambda batch: BigBatch(first=max(2, batch), kappa=1.0, growth=0.4, patience=0, tolerance=0.0),
 }
+MEASURED = {"fixed, measured": "auto(every=2)", "sweet-spot": "auto(every=1)"}
 
 
 @pytest.mark.parametrize("rule", SMALL)
@@ -87,7 +88,7 @@ def test_exactly_the_epochs_asked_for(
     rule: str, n: int, batch: int, micro_batch: int | None, epochs: int, seed: int, watch: Any, drive: Any
 ) -> None:
     model, data = tiny(n)
-    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01, micro_batch, seed, epochs)
+    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01, micro_batch, seed, epochs, MEASURED.get(rule))
     witness = watch(auto)
     seen = 0
     for x, y in auto:
@@ -104,7 +105,7 @@ def test_exactly_the_epochs_asked_for(
 @given(n=st.integers(2, 60), batch=st.integers(1, 60))
 def test_without_epochs_one_for_is_one_epoch(rule: str, n: int, batch: int, watch: Any, drive: Any) -> None:
     model, data = tiny(n)
-    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01)
+    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01, noise=MEASURED.get(rule))
     witness = watch(auto)
     for count in range(1, 4):
         drive(auto)
@@ -168,7 +169,7 @@ def test_a_small_rest_is_topped_up_from_the_next_epoch(watch: Any, drive: Any) -
 def test_leaving_early_loses_and_repeats_nothing(rule: str, step: Any, watch: Any) -> None:
     n = 57
     model, data = tiny(n)
-    auto = AutoBatch(model, None, data, SMALL[rule](9), step, micro_batch=4, epochs=3)
+    auto = AutoBatch(model, None, data, SMALL[rule](9), step, micro_batch=4, epochs=3, noise=MEASURED.get(rule))
     witness = watch(auto)
     rounds = 0
     while auto.samples < 3 * n:

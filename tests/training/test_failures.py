@@ -16,6 +16,7 @@ from rightbatch.sizing import BigBatch, Fixed
 from rightbatch.training.guard import KEEP_EVERY_STEPS, MOST_FAILURES
 
 N = 120
+EVERY_STEP = "auto(every=1)"
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -54,8 +55,9 @@ def unchanged(model: nn.Module, state: dict[str, Tensor]) -> bool:
 def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_batch: int | None, watch: Any) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
-    rule = {"fixed": Fixed(20), "measured": Fixed(20, measure_every=1), "big-batch": BigBatch(first=20, kappa=0.1)}
-    auto = AutoBatch(model, optimizer, blobs(N), rule[size], None, micro_batch, epochs=2)
+    rule = BigBatch(first=20, kappa=0.1) if size == "big-batch" else Fixed(20)
+    noise = EVERY_STEP if size == "measured" else None
+    auto = AutoBatch(model, optimizer, blobs(N), rule, None, micro_batch, epochs=2, noise=noise)
     witness = watch(auto)
     kept = snapshot(model)
     bad: set[int] = set()
@@ -88,7 +90,7 @@ def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_bat
 def test_a_failure_in_the_very_first_batch(step: Any, watch: Any) -> None:
     """Nothing but BatchNorm's statistics has changed by then, and these go back too."""
     model = network()
-    auto = AutoBatch(model, None, blobs(N), Fixed(20, measure_every=1), step)
+    auto = AutoBatch(model, None, blobs(N), Fixed(20), step, noise=EVERY_STEP)
     witness = watch(auto)
     state, rate = snapshot(model), auto.learning_rate
     for x, y in auto:
@@ -102,7 +104,7 @@ def test_a_failure_in_the_very_first_batch(step: Any, watch: Any) -> None:
 
 def test_the_cut_holds_for_what_the_rule_decides_later(drive: Any) -> None:
     model = network()
-    auto = AutoBatch(model, None, blobs(N), Fixed(20, measure_every=1), "noise-scaled(learning_rate=0.4)", epochs=3)
+    auto = AutoBatch(model, None, blobs(N), 20, "noise-scaled(learning_rate=0.4)", epochs=3, noise=EVERY_STEP)
     drive(auto, spoiling(model, "nan", lambda call: call == 4))
     assert auto.noise is not None
     size = auto.last["batch_size"]

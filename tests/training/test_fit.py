@@ -236,7 +236,7 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "constant": (32, "constant(learning_rate=0.1)"),
     "armijo": ("big-batch", "armijo"),
     "barzilai-borwein": ("big-batch", "barzilai-borwein"),
-    "noise-scaled": ("fixed(examples=32, measure_every=1)", "noise-scaled(learning_rate=0.3)"),
+    "noise-scaled": (32, "noise-scaled(learning_rate=0.3)"),
     "averaged-distance": (16, "averaged-distance"),
 }
 

@@ -31,7 +31,7 @@ def noisy_network() -> nn.Sequential:
 
 RULES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "armijo": lambda: (Fixed(32), Armijo(first=64.0, factor=0.3)),
-    "barzilai-borwein": lambda: (Fixed(32, measure_every=1), BarzilaiBorwein(first=64.0)),
+    "barzilai-borwein": lambda: (Fixed(32), BarzilaiBorwein(first=64.0)),
     "big-batch": lambda: (BigBatch(kappa=1.0, first=20, growth=0.5), Armijo(first=64.0)),
 }
 
@@ -226,9 +226,8 @@ def test_most_trials_need_no_gradient() -> None:
 
 @pytest.mark.parametrize("name", ["armijo", "barzilai-borwein"])
 def test_searching_steps_lower_the_loss(name: str, drive: Any) -> None:
-    batch, step = (Fixed(40, measure_every=1), name)
     model, x, y = classifier()
-    losses = drive(AutoBatch(model, None, (x, y), batch, step, epochs=10))
+    losses = drive(AutoBatch(model, None, (x, y), 40, name, epochs=10))
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from rightbatch.evidence import Measurement
 from rightbatch.noise import PerExampleNorms, reference_measurement, squared_norm
-from rightbatch.training.noise_meter import GROUPS, NoiseMeter
+from rightbatch.training.noise_meter import NoiseMeter
+
+GROUPS = 4  # micro-batches that are compared unless told otherwise
 
 
 def data(n: int = 24) -> tuple[Tensor, Tensor]:
@@ -88,7 +90,7 @@ def test_exact_norms_where_every_layer_has_a_rule(sizes: list[int]) -> None:
     model = network()
     meter = meter_of(model)
     assert "exact per-example norms" in meter.method
-    assert meter.least_groups == 1
+    assert meter.groups == 1
     found = measured(meter, model, sizes)
     exact = reference_measurement(model, F.cross_entropy, *data())
     assert found is not None and found.method == "per-example"
@@ -99,9 +101,9 @@ def test_exact_norms_where_every_layer_has_a_rule(sizes: list[int]) -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "own parameters": (lambda: network(Scale()), "1.factors: ParameterList is used by another module"),
-    "BatchNorm": (lambda: network(nn.BatchNorm1d(6)), "1: BatchNorm1d in training mode: no per-example gradient"),
-    "nested": (lambda: nn.Sequential(network(Scale()), nn.Identity()), "0.1.factors: ParameterList"),
+    "own parameters": (lambda: network(Scale()), "'1.factors': ParameterList is used by another module"),
+    "BatchNorm": (lambda: network(nn.BatchNorm1d(6)), "'1': BatchNorm1d in training mode: no per-example gradient"),
+    "nested": (lambda: nn.Sequential(network(Scale()), nn.Identity()), "'0.1.factors': ParameterList"),
 }
 
 
@@ -111,7 +113,7 @@ def test_the_reason_to_fall_back_names_the_module(name: str) -> None:
     meter = meter_of(make())
     assert f"the gradients of {GROUPS} micro-batches, because" in meter.method
     assert reason in meter.method
-    assert meter.least_groups == GROUPS
+    assert meter.groups == GROUPS
 
 
 def test_groups_compared() -> None:
@@ -148,7 +150,7 @@ def test_tied_weights_are_found_at_the_first_loss() -> None:
     assert "micro-batches, because" in meter.method and "encode" in meter.method
     assert found is not None and found.method == "micro-batch"
     assert not any(module._forward_hooks for module in model.modules())
-    assert meter.least_groups == GROUPS
+    assert meter.groups == GROUPS
 
 
 def test_tied_weights_in_one_piece_are_measured_from_the_next_batch_on() -> None:

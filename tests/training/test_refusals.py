@@ -74,12 +74,25 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         "'barzilai-borwein' searches along the gradient, but AdamW",
     ),
     "LBFGS": (lambda: new(step=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS evaluates the loss itself"),
-    "Barzilai-Borwein unmeasured": (
-        lambda: new(step="barzilai-borwein"),
+    "noise of every batch": (
+        lambda: new(batch="big-batch", noise="auto(every=8)"),
         InputError,
-        r"needs the gradient noise, but the batch rule 'fixed' measures nothing; write batch=sizing.Fixed\(",
+        r"noise='auto\(every=8\)' measures every 8 steps, but the rule 'big-batch' needs a measurement of every batch",
     ),
-    "noise-scaled unmeasured": (lambda: new(step="noise-scaled", make=sgd), InputError, "measures nothing"),
+    "noise name": (lambda: new(noise="micro-bach"), InputError, "names no method .did you mean 'micro-batch'"),
+    "noise number": (lambda: new(noise=3), InputError, "noise=3 is no way to measure: give one of 'auto', 'per-ex"),
+    "noise budget": (lambda: new(noise="auto(budget=0)"), InputError, "Noise.budget is 0: .* above 0 and at most 1"),
+    "noise setting": (lambda: new(noise="sketchy(probe=1)"), InputError, "names no method"),
+    "noise of a model": (
+        lambda: new(model=nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), noise="per-example"),
+        UnsupportedError,
+        "noise='per-example' cannot measure this run: .*'1'.*use noise='auto' or",
+    ),
+    "noise in a metric, averaged": (
+        lambda: new(step="auto", noise="micro-batch(preconditioned=True)"),
+        UnsupportedError,
+        "the step rule 'averaged-distance' has it step others",
+    ),
     "noise-scaled without a rate": (
         lambda: new(batch="big-batch", step="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
         InputError,

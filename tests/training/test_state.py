@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, InputError
 from rightbatch.data import blobs
-from rightbatch.sizing import BigBatch, Fixed
+from rightbatch.sizing import BigBatch
 from rightbatch.stepping import AveragedDistance, RangeTest
 from rightbatch.training.rule_state import restored
 
@@ -32,22 +32,23 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-RUNS: dict[str, tuple[Any, Any, Callable[[nn.Module], torch.optim.Optimizer] | None]] = {
-    "fixed, SGD with momentum": (32, None, sgd),
-    "fixed, Adam": (32, 0.02, adam),
-    "fixed, measured": (Fixed(32, measure_every=3), "noise-scaled(learning_rate=0.5)", sgd),
-    "fixed, auto": (16, "auto", None),
-    "fixed, auto over SGD": (16, "auto", sgd),
-    "big-batch, armijo": (BigBatch(first=8, kappa=0.1, growth=0.5), "armijo", None),
-    "big-batch, Barzilai-Borwein": (BigBatch(first=8, kappa=0.1, growth=0.5), "barzilai-borwein", None),
+RUNS: dict[str, tuple[Any, Any, Any, Callable[[nn.Module], torch.optim.Optimizer] | None]] = {
+    "fixed, SGD with momentum": (32, None, None, sgd),
+    "fixed, Adam": (32, 0.02, None, adam),
+    "fixed, measured": (32, "noise-scaled(learning_rate=0.5)", "auto(every=3)", sgd),
+    "fixed, micro-batches in Adam's metric": (32, 0.02, "micro-batch(every=2, preconditioned=True)", adam),
+    "fixed, auto": (16, "auto", None, None),
+    "fixed, auto over SGD": (16, "auto", None, sgd),
+    "big-batch, armijo": (BigBatch(first=8, kappa=0.1, growth=0.5), "armijo", None, None),
+    "big-batch, Barzilai-Borwein": (BigBatch(first=8, kappa=0.1, growth=0.5), "barzilai-borwein", None, None),
 }
 
 
 def new(name: str, micro_batch: int | None = None, seed: int = 3) -> tuple[nn.Module, AutoBatch]:
-    batch, step, make = RUNS[name]
+    batch, step, noise, make = RUNS[name]
     model = network()
     optimizer = None if make is None else make(model)
-    return model, AutoBatch(model, optimizer, blobs(N), batch, step, micro_batch, seed, EPOCHS)
+    return model, AutoBatch(model, optimizer, blobs(N), batch, step, micro_batch, seed, EPOCHS, noise)
 
 
 def saved(model: nn.Module, auto: AutoBatch) -> io.BytesIO:
@@ -73,6 +74,8 @@ def loaded(file: io.BytesIO, name: str, micro_batch: int | None = None) -> tuple
 
 def outcome(model: nn.Module, auto: AutoBatch) -> dict[str, Any]:
     state = auto.state_dict()
+    if state["meter"] is not None:
+        state["meter"].pop("interval")
     return {
         "weights": {name: value.clone() for name, value in model.state_dict().items()},
         "without times": {k: v for k, v in state.items() if k not in ("clock", "counts")},
@@ -197,9 +200,10 @@ def other(**changes: Any) -> AutoBatch:
     ("changes", "message"),
     [
         ({"batch": 64}, r"of fixed\(examples=32\) and constant.*this run has fixed\(examples=64\)"),
-        ({"step": 0.2}, r"constant\(learning_rate=0.1\), this run has .*constant\(learning_rate=0.2\)"),
+        ({"step": 0.2}, r"constant\(learning_rate=0.1\) and none, this run has .*constant\(learning_rate=0.2\)"),
         ({"step": "armijo"}, "this run has .*armijo"),
         ({"batch": BigBatch()}, "this run has big-batch"),
+        ({"noise": "micro-batch"}, r"and none, this run has .* and micro-batch"),
         ({"seed": 4}, "seed=3, this stream has seed=4"),
         ({"train": blobs(N + 1)}, f"n={N}, this stream has n={N + 1}"),
     ],
@@ -218,14 +222,14 @@ def test_a_state_of_other_rules_or_data_is_refused(changes: dict[str, Any], mess
 
 
 def test_failures_and_cuts_are_remembered(drive: Any) -> None:
-    auto = other(batch=Fixed(32, measure_every=1), step="noise-scaled")
+    auto = other(noise="auto(every=1)", step="noise-scaled")
     calls = iter(range(100))
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target) * (float("nan") if next(calls) == 2 else 1.0)
 
     drive(auto, loss, steps=3)
-    again = other(batch=Fixed(32, measure_every=1), step="noise-scaled")
+    again = other(noise="auto(every=1)", step="noise-scaled")
     again.model.load_state_dict(auto.model.state_dict())
     again.load_state_dict(auto.state_dict())
     torch.manual_seed(1)
@@ -248,7 +252,7 @@ def test_a_resumed_run_knows_that_exact_norms_are_impossible(drive: Any) -> None
             return out
 
     def begin() -> AutoBatch:
-        return AutoBatch(Unused(), None, blobs(N), Fixed(32, measure_every=1), 0.1)
+        return AutoBatch(Unused(), None, blobs(N), 32, 0.1, noise="auto(every=1)")
 
     auto = begin()
     drive(auto, steps=2)

@@ -3,28 +3,34 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .micro_batch import MicroBatchNorms
 from .scale import NoiseScale
+from .settings import Noise, noise_settings
 
 if TYPE_CHECKING:
     from .gradient_norm import squared_norm
     from .measuring import measure
+    from .micro_batch import MicroBatches, MicroBatchNorms
     from .per_example import PerExampleNorms
     from .preconditioner import Preconditioner
     from .reference import per_example_gradients, reference_measurement
 
 __all__ = [
     "MicroBatchNorms",
+    "MicroBatches",
+    "Noise",
     "NoiseScale",
     "PerExampleNorms",
     "Preconditioner",
     "measure",
+    "noise_settings",
     "per_example_gradients",
     "reference_measurement",
     "squared_norm",
 ]
 
 _HOMES = {
+    "MicroBatchNorms": "micro_batch",
+    "MicroBatches": "micro_batch",
     "PerExampleNorms": "per_example",
     "Preconditioner": "preconditioner",
     "measure": "measuring",

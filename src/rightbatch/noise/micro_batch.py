@@ -1,9 +1,19 @@
 """The gradient noise from the gradients of micro-batches: for any model, free where gradients accumulate anyway."""
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import ClassVar
 
-from ..errors import InputError, UnsupportedError
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
 from ..evidence import Measurement, StandardErrors
+from .estimator import Estimator
+from .gradient_norm import squared_norm
+from .preconditioner import Preconditioner
 
 
 class MicroBatchNorms:
@@ -50,15 +60,14 @@ class MicroBatchNorms:
             The standard error of its variance is from the spread over micro-batches, nan for two; the others are nan.
 
         Raises:
-            InputError: the micro-batches do not add up to b.
-            UnsupportedError: fewer than 2 micro-batches.
+            InputError: the micro-batches do not add up to b, or are fewer than 2.
         """
         groups = self._groups
         count = len(groups)
         if sum(m for m, _ in groups) != examples:
             raise InputError(f"{sum(m for m, _ in groups)} examples were added of a batch of {examples}; add each once")
         if count < 2:
-            raise UnsupportedError(f"the noise cannot be told from {count} micro-batch; split the batch into 2 or more")
+            raise InputError(f"the noise cannot be told from {count} micro-batch; split the batch into 2 or more")
         variance = (math.fsum(m * norm2 for m, norm2 in groups) - examples * gradient_norm2) / (count - 1)
         signal = gradient_norm2 - variance / examples
         error = math.nan
@@ -76,3 +85,104 @@ class MicroBatchNorms:
             method="micro-batch",
             reason=reason,
         )
+
+
+class MicroBatches(Estimator):
+    """Looks at the gradient of each micro-batch of a batch on its own; see `MicroBatchNorms` for the formula.
+
+    Gradients are set aside one by one and added up in the end, so that the batch's is the same but for rounding.
+
+    Args:
+        parameters: the trainable parameters.
+        groups: micro-batches to cut a batch into, where memory does not ask for more.
+        metric: measure P g in place of g, P the preconditioner of this optimizer.
+
+    Raises:
+        UnsupportedError: the optimizer's preconditioner is not known.
+    """
+
+    name: ClassVar[str] = "micro-batch"
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], groups: int = 4, metric: torch.optim.Optimizer | None = None
+    ) -> None:
+        self.groups = groups
+        self._parameters = parameters
+        self._norms = MicroBatchNorms()
+        self._set_aside: list[Tensor | None] = []
+        self._optimizer = metric
+        self._preconditioner: Preconditioner | None = None
+        self._too_early: InputError | None = None
+        if metric is not None:
+            with suppress(InputError):  # it has not stepped yet; of a kind that is not known it is refused
+                Preconditioner(metric)
+
+    @property
+    def description(self) -> str:
+        """How it measures, in words."""
+        metric = f", in the metric of {type(self._optimizer).__name__}" if self._optimizer is not None else ""
+        return f"the gradients of {self.groups} micro-batches{metric}"
+
+    def take(self, examples: int, weight: float) -> None:
+        """Note the norm of this micro-batch's gradient and set it aside."""
+        gradients = [p.grad for p in self._parameters]
+        self._norms.add(examples, self._norm2() / weight**2)
+        if not self._set_aside:
+            self._set_aside = gradients
+        else:
+            for i, gradient in enumerate(gradients):
+                earlier = self._set_aside[i]
+                if gradient is not None:
+                    self._set_aside[i] = gradient if earlier is None else earlier.add_(gradient)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def gather(self) -> None:
+        """Put the sum of the micro-batches' gradients back into the parameters."""
+        if self._set_aside:
+            for parameter, gradient in zip(self._parameters, self._set_aside, strict=True):
+                parameter.grad = gradient
+            self._set_aside = []
+
+    def reopen(self) -> None:
+        """Set the sum aside again: each further micro-batch's gradient must be seen on its own."""
+        self._set_aside = [p.grad for p in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+        """The noise of the batch gathered.
+
+        Raises:
+            InputError: it was one micro-batch, or the optimizer has not stepped and has no metric yet.
+        """
+        if self._too_early is not None:
+            raise self._too_early
+        if self._preconditioner is not None:
+            gradient_norm2 = self._norm2() * scale * scale
+        found = self._norms.measurement(gradient_norm2, examples)
+        return found if self._preconditioner is None else replace(found, metric=self._preconditioner.name)
+
+    def disarm(self) -> None:
+        """Forget the batch."""
+        self._norms.clear()
+        self._set_aside = []
+        self._preconditioner = self._too_early = None
+
+    def _norm2(self) -> float:
+        """‖g‖² of the gradients in the parameters, or ‖P g‖² with P as it stands before this step."""
+        if self._optimizer is None:
+            return squared_norm(p.grad for p in self._parameters)
+        try:
+            self._preconditioner = self._preconditioner or Preconditioner(self._optimizer)
+            return squared_norm(_conditioned(p, self._preconditioner) for p in self._parameters)
+        except InputError as error:  # it has not stepped, or not with every parameter
+            self._too_early = error
+            return math.nan
+
+
+def _conditioned(parameter: Tensor, preconditioner: Preconditioner) -> Tensor | None:
+    if parameter.grad is None:
+        return None
+    diagonal = preconditioner.diagonal(parameter)
+    return parameter.grad if diagonal is None else parameter.grad * diagonal

@@ -66,6 +66,11 @@ class PerExampleNorms(Estimator):
         self._passes: list[Pass] = []
         self._part = self._taps.covered if only is not None else None
 
+    @property
+    def description(self) -> str:
+        """How it measures, in words."""
+        return self._reading.description
+
     def arm(self, examples: int) -> None:
         """Watch the next forward and backward pass, of one micro-batch of `examples`.
 

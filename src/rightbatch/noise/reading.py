@@ -16,6 +16,7 @@ class Reading:
     """Asks every use for the exact ‖c_i‖² of all its examples."""
 
     name = "per-example"
+    description = "exact per-example norms, taken during the backward pass"
 
     def __init__(self) -> None:
         self._layers: dict[str, LayerReading] = {}
@@ -55,6 +56,7 @@ class Subset(Reading):
     """
 
     name = "subset"
+    description = "exact norms of a few examples drawn at random, taken during the backward pass"
 
     def __init__(self, examples: int = 32, seed: int = 0) -> None:
         if examples < 2:

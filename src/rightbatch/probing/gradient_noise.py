@@ -69,7 +69,7 @@ class NoiseProbe:
                 self._steps.begin_epoch(epoch)
                 affordable = max(0.0, budget.left_s(share)) / (MEASURING_COST * per_example_s)
                 self.examples = self._size(min(affordable, self._steps.train_samples))
-                passes = max(self._meter.least_groups, math.ceil(self.examples / self._most_forward))
+                passes = max(self._meter.groups, math.ceil(self.examples / self._most_forward))
                 expected_s = MEASURING_COST * (passes * fixed_s + self.examples * per_example_s)
             if drawn + self.examples > self._steps.train_samples or not budget.allows(expected_s, share):
                 break
@@ -88,7 +88,7 @@ class NoiseProbe:
         return self._tracker.estimate(drawn) if self.batches >= LEAST_BATCHES else None
 
     def _size(self, affordable: float) -> int:
-        groups, n = self._meter.least_groups, self._steps.train_samples
+        groups, n = self._meter.groups, self._steps.train_samples
         least = 2 * groups
         if n < LEAST_BATCHES * least:
             raise DataError(

@@ -86,7 +86,7 @@ class Steps:
             self._stream.seek(self._epoch, 0)
         interval = self._stream.take(examples)
         most = min(self._most_forward, most_forward or examples)
-        pieces = max(-(-examples // most), 1 if meter is None else meter.least_groups)
+        pieces = max(-(-examples // most), 1 if meter is None else meter.groups)
         total = 0.0
         for piece in cut(interval, pieces):
             value = self._differentiate(piece, piece.examples / examples, meter)

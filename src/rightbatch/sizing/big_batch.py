@@ -73,9 +73,8 @@ class BigBatch:
     patience: int = 8
 
     name: ClassVar[str] = "big-batch"
-    needs: ClassVar[Needs] = Needs.NOISE
+    needs: ClassVar[Needs] = Needs.NOISE_OF_EVERY_BATCH
     enlarges_current: ClassVar[bool] = True
-    measure_every: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -112,6 +111,8 @@ class BigBatch:
     def decide(self, now: Situation, state: BigBatchState) -> tuple[Decision, BigBatchState]:
         """Enlarge the current batch, let it pass, or stop the run."""
         b, cap = now.examples, self._cap(now.train_samples)
+        if now.measurement is not None:  # which may be of some parameters, or preconditioned: noise and norm alike
+            now = replace(now, gradient_norm2=now.measurement.gradient_norm2)
         if not math.isfinite(now.gradient_norm2):
             return NOT_FINITE, state
         if b >= now.train_samples:

@@ -16,14 +16,12 @@ class Fixed:
 
     Args:
         examples: b.
-        measure_every: steps between looks at the noise, which this rule does not use; 0 never looks.
 
     Raises:
         InputError: no whole number of at least 1, or, when a run starts, more examples than the training set has.
     """
 
     examples: int
-    measure_every: int = 0
 
     name: ClassVar[str] = "fixed"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -32,7 +30,6 @@ class Fixed:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         require_whole("The batch size", self.examples, least=1)
-        require_whole("Fixed.measure_every", self.measure_every, least=0)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Decide the first batch; refuse a batch larger than the data."""

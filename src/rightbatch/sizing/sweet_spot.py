@@ -57,7 +57,6 @@ class SweetSpot:
         most_share: largest batch as a share of the training set.
         change: factor by which B* must differ before the size moves.
         dwell_steps: steps a new size stays.
-        measure_every: steps between looks at the noise.
 
     Raises:
         InputError: a setting out of its range, or least above most, or floor above ceiling.
@@ -75,7 +74,6 @@ class SweetSpot:
     most_share: float = 0.25
     change: float = 1.25
     dwell_steps: int = 8
-    measure_every: int = 8
 
     name: ClassVar[str] = "sweet-spot"
     needs: ClassVar[Needs] = Needs.NOISE_AND_TIME
@@ -94,7 +92,6 @@ class SweetSpot:
         require_number("SweetSpot.most_share", self.most_share, above=0, most=1)
         require_number("SweetSpot.change", self.change, least=1)
         require_whole("SweetSpot.dwell_steps", self.dwell_steps, least=1)
-        require_whole("SweetSpot.measure_every", self.measure_every, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, SweetSpotState]:
         """Decide the first batch."""

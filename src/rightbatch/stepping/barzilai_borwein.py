@@ -59,7 +59,7 @@ class BarzilaiBorwein(Backtracking):
     weight: Weight = "data"
 
     name: ClassVar[str] = "barzilai-borwein"
-    needs: ClassVar[Needs] = Needs.NOISE
+    needs: ClassVar[Needs] = Needs.NOISE_OF_EVERY_BATCH
     searches: ClassVar[bool] = True
     averages: ClassVar[bool] = False
     guards: ClassVar[bool] = False
@@ -106,7 +106,7 @@ class BarzilaiBorwein(Backtracking):
         if now.measurement is None:
             return math.nan
         noise = now.measurement.variance / now.examples * (1 - now.examples / now.train_samples)
-        return (1 - noise / now.gradient_norm2) / curvature
+        return (1 - noise / now.measurement.gradient_norm2) / curvature
 
     def _weight(self, now: Situation) -> float:
         if self.weight == "data":

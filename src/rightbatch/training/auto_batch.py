@@ -31,7 +31,7 @@ from .guard import CUT, Guard
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .rule_state import restored
-from .rules import require_compatible, resolve_batch, resolve_step, trainable
+from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
 from .step_clock import StepClock
 from .supply import Supply
@@ -64,6 +64,8 @@ class AutoBatch:
         micro_batch: most examples in one forward pass; memory only, it changes no result but by rounding.
         seed: of the order of the examples.
         epochs: see above.
+        noise: how the gradient noise is measured: `rightbatch.noise.Noise` or its text, such as "auto(budget=0.01)".
+            None measures where a rule needs it, for at most 3 % of the time.
 
     Raises:
         InputError: unusable data or settings.
@@ -80,6 +82,7 @@ class AutoBatch:
         micro_batch: int | None = None,
         seed: int = 0,
         epochs: int | None = None,
+        noise: Any = None,
     ) -> None:
         parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
@@ -87,8 +90,13 @@ class AutoBatch:
                 require_whole(name, value, least=1)
         self.step_rule: StepRule = resolve_step(step)
         self.size_rule: SizeRule = resolve_batch(batch, self.step_rule)
-        require_compatible(self.size_rule, self.step_rule, optimizer)
-        self._rules = {"batch": write_rule(self.size_rule), "step": write_rule(self.step_rule)}
+        require_compatible(self.step_rule, optimizer)
+        settings = resolve_noise(noise, self.size_rule, self.step_rule)
+        self._rules = {
+            "batch": write_rule(self.size_rule),
+            "step": write_rule(self.step_rule),
+            "noise": str(settings or "none"),
+        }
         source = as_source(train)
         require_trainable(source)
         if isinstance(self.size_rule, Fixed) and self.size_rule.examples > len(source):
@@ -110,7 +118,7 @@ class AutoBatch:
         base = float(self.optimizer.param_groups[0]["lr"])
         self._rate_ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=self.step_rule.guards)
-        self.meter = NoiseMeter(model, parameters) if self.size_rule.measure_every > 0 else None
+        self.meter = None if settings is None else NoiseMeter(model, parameters, settings, self.optimizer)
         self.clock = StepClock()
         self.steps = self.samples = 0
         self.seconds = 0.0
@@ -261,11 +269,10 @@ class AutoBatch:
     # Gathering a batch.
 
     def _begin(self) -> None:
-        every = self.size_rule.measure_every
         if self._guard.kept_step < 0:
             self._guard.keep(self.steps)
-        first = self.steps == 0 and self.size_rule.needs is Needs.NOISE_AND_TIME
-        measured = every > 0 and not first and (self.steps + every - 1) % every == 0
+        first = self.steps == 0 and Needs.TIME in self.size_rule.needs
+        measured = self.meter is not None and not first and self.meter.interval.due(self.steps)
         origin = (self._stream.epoch, self._stream.position)
         if first:
             self.clock.start_ladder(self.train_samples // 4, min(self._most_forward, self.train_samples // 8))
@@ -286,7 +293,7 @@ class AutoBatch:
     def _enqueue(self, gathering: Gathering, intervals: list[Interval]) -> None:
         groups = 1
         if gathering.measured and self.meter is not None and not gathering.pieces:
-            groups = -(-self.meter.least_groups // len(intervals))
+            groups = -(-self.meter.groups // len(intervals))
         for interval in intervals:
             # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
             least = min(groups, interval.examples // 2)
@@ -375,7 +382,7 @@ class AutoBatch:
             learning_rate=self.learning_rate,
             measurement=measurement,
             noise=self.meter.noise if self.meter is not None else None,
-            step_time=self.clock.fit() if self.size_rule.needs is Needs.NOISE_AND_TIME else None,
+            step_time=self.clock.fit() if Needs.TIME in self.size_rule.needs else None,
             movement=self._averaging.movement if self._averaging is not None else None,
             grew=gathering.growth is not None,
             wanted=self._wanted,
@@ -469,11 +476,13 @@ class AutoBatch:
         self._finish()
         update_s = perf_counter() - self._mark_s
         self._lap(gathering)
-        ordinary = not gathering.measured or self.size_rule.measure_every == 1
         if gathering.compared:
             self.clock.compare(gathering.times_s, update_s)
-        elif self.steps > 1 and ordinary and taken:
-            self.clock.add(gathering.examples, gathering.seconds, update_s)
+        elif self.steps > 1 and taken:
+            if not gathering.measured or (self.meter is not None and self.meter.settings.every == 1):
+                self.clock.add(gathering.examples, gathering.seconds, update_s)
+            if self.meter is not None:
+                self.meter.interval.add(self.steps - 1, gathering.examples, gathering.seconds, gathering.measured)
         if taken:
             self.last = self._row(gathering)
         return taken

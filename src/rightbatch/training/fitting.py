@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
 from ..errors import InputError
+from ..noise import Noise
 from ..noise.isolation import random_state, set_random_state
 from ..record import RunFolder, counted_events
 from ..report import Progress
@@ -71,6 +72,7 @@ def fit(
     *,
     test: Any = None,
     patience: int | None = None,
+    noise: Noise | str | None = None,
 ) -> Run:
     """Train `model`, the batch size and the step size being chosen from what is measured while training goes on.
 
@@ -97,6 +99,7 @@ def fit(
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
         test: like `train`; evaluated once, at the end.
         patience: end after so many evaluations without a better validation loss.
+        noise: how the gradient noise is measured, as in `AutoBatch`.
 
     Returns:
         The run; Ctrl-C ends it early, cleanly, with everything written.
@@ -132,7 +135,7 @@ def fit(
             require_fitting(model, loss, other, name)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(parameters)
-    auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS)
+    auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
         folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
     except BaseException:
@@ -367,7 +370,8 @@ class _Training:
 
     def _noise(self) -> dict[str, str] | None:
         """How the noise is measured at present."""
-        return None if self.auto.meter is None else {"method": self.auto.meter.method}
+        meter = self.auto.meter
+        return None if meter is None else {"setting": str(meter.settings), "method": meter.method}
 
     def _close(self, stopped: str, test: Mapping[str, float] | None) -> None:
         auto = self.auto
@@ -422,6 +426,7 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
         "train_samples": auto.train_samples,
         "batch": repr(auto.size_rule),
         "step": repr(auto.step_rule),
+        "noise": None if auto.meter is None else str(auto.meter.settings),
         "optimizer": type(auto.optimizer).__name__,
         "seed": seed,
         "budget": budget.describe(),

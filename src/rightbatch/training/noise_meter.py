@@ -1,122 +1,121 @@
 """The noise of the run's own gradients: the best estimator the model permits, and the average over the run."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, NoiseEstimate
-from ..noise import MicroBatchNorms, NoiseScale, PerExampleNorms, squared_norm
+from ..noise import Noise, NoiseScale
+from ..noise.estimator import Estimator
+from ..noise.methods import AUTO, METHODS, Subject
+from .measuring_interval import MeasuringInterval
 
-GROUPS = 4
+LAST_RESORT = AUTO[-1]
 
 
 class NoiseMeter:
-    """Measures batches as they are differentiated.
+    """Measures batches as they are differentiated, and says which.
 
-    Exact per-example norms where every trainable layer has a rule; otherwise, and from then on when a measurement turns
-    out to be impossible, the spread of the gradients of `GROUPS` micro-batches.
+    The method is the one that the settings name, or the first of `AUTO` that the model permits. "auto" goes on to the
+    next when one turns out to be impossible, and `reason` says why. So does a method named, once it has measured
+    something: a long run does not end for a measurement. Before that it is refused.
 
     Args:
         model: the model measured.
         parameters: its trainable parameters.
+        settings: which method, and how often.
+        optimizer: what steps the parameters, for the methods that look at its state.
+
+    Raises:
+        UnsupportedError: the model does not permit the method named.
     """
 
-    def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
-        self._parameters = parameters
-        self._exact: PerExampleNorms | None = None
-        self._obstacle = ""
-        self._groups = MicroBatchNorms()
-        self._verified = False
-        self._set_aside: list[Tensor | None] = []
-        self._tracker = NoiseScale()
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        settings: Noise | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self.settings = settings or Noise()
+        self.interval = MeasuringInterval(self.settings.budget, self.settings.every)
         self.noise: NoiseEstimate | None = None
-        obstacles = PerExampleNorms.uncovered(model)
-        if obstacles:
-            self._fall_back("; ".join(f"{path}: {reason}" for path, reason in obstacles[:3]))
-        else:
-            self._exact = PerExampleNorms(model)
-            self.method = "exact per-example norms, taken during the backward pass"
-
-    def _fall_back(self, reason: str) -> None:
-        self._exact = None
-        self._obstacle = reason
-        self.method = f"the gradients of {GROUPS} micro-batches, because {reason}"
+        self.reason = ""
+        self._subject = Subject(model, parameters, optimizer, self.settings)
+        self._tracker = NoiseScale()
+        self._proven = self.settings.method == "auto"
+        self._build(AUTO if self._proven else (self.settings.method,))
 
     @property
-    def least_groups(self) -> int:
-        """How many micro-batches a measured batch must be cut into."""
-        return 1 if self._exact is not None else GROUPS
+    def method(self) -> str:
+        """How the noise is measured at present, in words."""
+        because = f", because {self.reason}" if self.reason else ""
+        return f"{self._estimator.description}{because}"
+
+    @property
+    def groups(self) -> int:
+        """How many micro-batches a measured batch must be cut into, at least."""
+        return self._estimator.groups
 
     def arm(self, examples: int) -> None:
         """Get ready for the forward pass of a micro-batch."""
-        if self._exact is not None:
-            self._exact.arm(examples)
+        self._estimator.arm(examples)
 
     def verify(self, loss: Tensor) -> None:
-        """Before the first measured backward pass: make sure that the hooks will see every use of every parameter."""
-        if self._exact is None or self._verified:
-            return
-        self._verified = True
+        """Before a measured backward pass: make sure that all it needs will be seen.
+
+        Raises:
+            UnsupportedError: it will not, by the method named, which has measured nothing so far.
+        """
         try:
-            self._exact.verify(loss)
+            self._estimator.verify(loss)
         except UnsupportedError as error:
             self._give_up(str(error))
 
     def take(self, examples: int, weight: float) -> None:
         """Take in the micro-batch just differentiated, whose gradient counts `weight` in the parameters' gradients."""
-        if self._exact is not None:
-            return
-        gradients = [p.grad for p in self._parameters]
-        self._groups.add(examples, float(squared_norm([g for g in gradients if g is not None])) / weight**2)
-        if not self._set_aside:
-            self._set_aside = list(gradients)
-        else:
-            for i, gradient in enumerate(gradients):
-                earlier = self._set_aside[i]
-                if gradient is not None:
-                    self._set_aside[i] = gradient if earlier is None else earlier.add_(gradient)
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._estimator.take(examples, weight)
 
     def gather(self) -> None:
-        """Put the sum of the micro-batches' gradients back into the parameters."""
-        if self._set_aside:
-            for parameter, gradient in zip(self._parameters, self._set_aside, strict=True):
-                parameter.grad = gradient
-            self._set_aside = []
+        """Leave the gradient of the whole batch in the parameters."""
+        self._estimator.gather()
 
     def reopen(self) -> None:
-        """Undo `gather`: the batch is enlarged, and each further micro-batch's gradient must be seen on its own."""
-        if self._exact is None:
-            self._set_aside = [p.grad for p in self._parameters]
-            for parameter in self._parameters:
-                parameter.grad = None
+        """Undo `gather`: the batch is enlarged."""
+        self._estimator.reopen()
 
     def measure(self, gradient_norm2: float, examples: int, scale: float) -> Measurement | None:
-        """The measurement of the batch as gathered so far; None where it proved impossible."""
+        """The measurement of the batch as gathered so far; None where it is too small, too early or impossible.
+
+        Raises:
+            UnsupportedError: it is impossible by the method named, which has measured nothing so far.
+        """
         if examples < 2:
             return None
         try:
-            if self._exact is not None:
-                return self._exact.measurement(gradient_norm2, examples, scale)
-            return self._groups.measurement(gradient_norm2, examples)
-        except UnsupportedError as error:
-            if self._exact is not None:
-                self._give_up(str(error))
-                # Should the batch still be enlarged, what it holds by now is its first micro-batch.
-                self._groups.add(examples, gradient_norm2)
+            found = self._estimator.measurement(gradient_norm2, examples, scale)
+        except InputError:
             return None
+        except UnsupportedError as error:
+            self._give_up(str(error))
+            # Should the batch still be enlarged, what it holds by now is its first micro-batch.
+            self._estimator.take(examples, 1 / scale)
+            self._estimator.gather()
+            return None
+        if not (math.isfinite(found.variance) and math.isfinite(found.signal)):
+            return None
+        self._proven = True
+        return replace(found, reason=found.reason or self.reason, cost_s=self.interval.cost_s)
 
     def absorb(self, measurement: Measurement, samples: int) -> None:
         """Average a measurement into `noise`, `samples` examples having been consumed with it."""
         self._tracker.update(measurement, samples)
         self.noise = self._tracker.estimate(samples)
-
-    def _give_up(self, reason: str) -> None:
-        self.disarm()
-        self._fall_back(reason)
 
     def estimate(self, samples: int) -> NoiseEstimate | None:
         """`noise`, knowing how old it is once `samples` examples have been consumed."""
@@ -124,18 +123,54 @@ class NoiseMeter:
 
     def disarm(self) -> None:
         """Forget the current batch and leave no hooks behind."""
-        if self._exact is not None:
-            self._exact.disarm()
-        self._groups.clear()
-        self._set_aside = []
+        self._estimator.disarm()
+
+    def _build(self, names: Iterable[str]) -> None:
+        """Take the first of the methods that the model permits."""
+        for name in names:
+            try:
+                if self.settings.preconditioned and not METHODS[name].preconditions:
+                    raise UnsupportedError(f"'{name}' does not measure in the optimizer's metric")
+                self._estimator: Estimator = METHODS[name].build(self._subject)
+                self._name = name
+                return
+            except UnsupportedError as error:
+                self._refuse(name, error)
+                self.reason = str(error)
+        raise UnsupportedError(self.reason)
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        if not self._proven:
+            raise UnsupportedError(
+                f"noise={name!r} cannot measure this run: {error}; use noise='auto' or noise='micro-batch'."
+            ) from error
+
+    def _give_up(self, reason: str) -> None:
+        self._refuse(self._name, UnsupportedError(reason))
+        self.disarm()
+        self.reason = reason
+        self.interval.forget()
+        later = AUTO[AUTO.index(self._name) + 1 :] if self._name in AUTO else (LAST_RESORT,)
+        self._build(later)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, and why exact norms were given up, if they were."""
-        return {"tracker": self._tracker.state_dict(), "obstacle": self._obstacle}
+        """The averages, the method at present, and when to measure next."""
+        return {
+            "tracker": self._tracker.state_dict(),
+            "method": self._name,
+            "reason": self.reason,
+            "proven": self._proven,
+            "estimator": self._estimator.state_dict(),
+            "interval": self.interval.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], samples: int) -> None:
         """Go on from `state`."""
         self._tracker.load_state_dict(state["tracker"])
-        if state["obstacle"] and self._exact is not None:
-            self._give_up(state["obstacle"])
+        if state["method"] != self._name:
+            self.disarm()
+            self._build((state["method"],))
+        self.reason, self._proven = state["reason"], state["proven"]
+        self._estimator.load_state_dict(state["estimator"])
+        self.interval.load_state_dict(state["interval"])
         self.noise = self._tracker.estimate(samples)

@@ -1,10 +1,13 @@
 """From what a caller writes ("auto", 128, "armijo", a rule) to rules that fit each other and the optimizer."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ..decision import Needs, SizeRule, StepRule
 from ..errors import InputError, UnsupportedError
+from ..noise import Noise, noise_settings
 from ..sizing import SweetSpot, size_rule
 from ..stepping import AveragedDistance, Constant, step_rule
 
@@ -41,7 +44,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def require_compatible(size: SizeRule, step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
+def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
     """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
     if step.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
         raise UnsupportedError(
@@ -57,10 +60,27 @@ def require_compatible(size: SizeRule, step: StepRule, optimizer: torch.optim.Op
             )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
-    if step.needs is not Needs.NOISE and step.needs is not Needs.NOISE_AND_TIME:
-        return
-    if size.measure_every == 0:
-        raise InputError(
-            f"The step rule '{step.name}' needs {step.needs.value}, but the batch rule '{size.name}' measures nothing; "
-            "write batch=sizing.Fixed(examples, measure_every=1) or choose a batch rule that measures."
+
+
+def resolve_noise(noise: object, size: SizeRule, step: StepRule) -> Noise | None:
+    """The measurement meant: None brings one where a rule needs it, and one that is given is always made.
+
+    Raises:
+        InputError: no way to measure, or not the one that the rules need.
+        UnsupportedError: the optimizer's metric, where the optimizer steps other tensors than the model's.
+    """
+    settings = None if noise is None else noise_settings(noise)
+    if settings is not None and settings.preconditioned and step.averages:
+        raise UnsupportedError(
+            f"preconditioned=True looks at the optimizer's state for the model's parameters, but the step rule "
+            f"'{step.name}' has it step others, which it averages; choose another step rule, or leave it out."
         )
+    always = [rule.name for rule in (size, step) if Needs.EVERY_BATCH in rule.needs]
+    if not always:
+        return settings or (Noise() if Needs.NOISE in size.needs | step.needs else None)
+    if settings is not None and settings.every not in (None, 1):
+        raise InputError(
+            f"noise={str(settings)!r} measures every {settings.every} steps, but the rule '{always[0]}' needs a "
+            "measurement of every batch: leave `every` out."
+        )
+    return replace(settings or Noise(), every=1)
