@@ -9,16 +9,41 @@ import pytest
 from rightbatch.decision import Decision, Needs, Plan, Situation, SizeRule
 from rightbatch.evidence import UNKNOWN, Measurement, NoiseEstimate, StepTime
 from rightbatch.rule_text import write_rule
-from rightbatch.sizing import SIZE_RULES, BigBatch, Fixed, SweetSpot, size_rule
+from rightbatch.sizing import (
+    SIZE_RULES,
+    BigBatch,
+    Bounded,
+    Dwell,
+    Fixed,
+    Hysteresis,
+    MemoryCap,
+    Ramp,
+    Snapped,
+    SweetSpot,
+    WholeIfSmall,
+    size_rule,
+)
+from rightbatch.training.rule_state import restored
 
+N = 200
 RULES: list[SizeRule] = [
     Fixed(16),
     BigBatch(),
     BigBatch(kappa=3, first=4, most=50),
     SweetSpot(),
     SweetSpot(floor=3, ceiling=8),
+    Bounded(most=40),
+    Bounded(BigBatch(), least=20, most=40),
+    MemoryCap(BigBatch(), most=48),
+    Hysteresis(BigBatch()),
+    Dwell(BigBatch(kappa=3, first=4), steps=5),
+    Snapped(BigBatch(kappa=3, first=4)),
+    Snapped(grid=(10, 40, 160), direction="down"),
+    WholeIfSmall(threshold=N),
+    WholeIfSmall(BigBatch(), threshold=N - 1),
+    Ramp(first=4, over_samples=800),
+    Ramp(Snapped(Hysteresis(BigBatch(), factor=1.5), grid=8), first=2),
 ]
-N = 200
 
 
 def trace(seed: int, signal_from: float, signal_to: float, variance: float) -> list[Situation]:
@@ -77,7 +102,7 @@ def test_decisions_are_sensible_and_pure(rule: SizeRule, name: str) -> None:
         assert decision.learning_rate is None
         assert decision.reason
         assert decision.action in (None, "stop")
-        assert type(state)(**asdict(state)) == state  # type: ignore[call-overload]
+        assert restored(state, asdict(state)) == state  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=write_rule)

@@ -11,11 +11,20 @@ from ..decision import SizeRule
 from ..errors import InputError
 from ..rule_text import number_in, read_rule
 from .big_batch import BigBatch
+from .bounded import Bounded
+from .dwell import Dwell
 from .fixed import Fixed
+from .hysteresis import Hysteresis
+from .memory_cap import MemoryCap
+from .ramp import Ramp
+from .snapped import Snapped
 from .step_time import StepTimer
 from .sweet_spot import SweetSpot
+from .whole_if_small import WholeIfSmall
 
-SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in (Fixed, BigBatch, SweetSpot)}
+RULES: tuple[type[SizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+WRAPPERS: tuple[type[SizeRule], ...] = (Bounded, MemoryCap, Hysteresis, Dwell, Snapped, WholeIfSmall, Ramp)
+SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + WRAPPERS}
 
 
 def size_rule(spec: Any) -> SizeRule:
@@ -43,4 +52,18 @@ def size_rule(spec: Any) -> SizeRule:
     )
 
 
-__all__ = ["SIZE_RULES", "BigBatch", "Fixed", "StepTimer", "SweetSpot", "size_rule"]
+__all__ = [
+    "SIZE_RULES",
+    "BigBatch",
+    "Bounded",
+    "Dwell",
+    "Fixed",
+    "Hysteresis",
+    "MemoryCap",
+    "Ramp",
+    "Snapped",
+    "StepTimer",
+    "SweetSpot",
+    "WholeIfSmall",
+    "size_rule",
+]
