@@ -1,6 +1,6 @@
 """Per-example squared gradient norms of convolutions and transposed convolutions of one to three dimensions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -113,12 +113,24 @@ def _gram_norms2(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...],
 
 
 def _formed_norms2(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...]) -> Tensor:
-    """The gradients of a few examples formed by the framework's own weight-gradient kernel.
+    return torch.cat([row_norms2(gradients) for gradients in formed_weights(layer, a, d, padding)])
+
+
+def formed_weights(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...]) -> Iterator[Tensor]:
+    """The weight gradients of a few examples formed by the framework's own weight-gradient kernel.
 
     The examples are laid out as groups of one convolution: there is no unfolding and no sum over examples.
+
+    Args:
+        layer: the layer.
+        a: input, as `checked` and `padded` give it.
+        d: gradient at the output, in the same precision.
+        padding: zeros still to be added to the input.
+
+    Yields:
+        Shape (n, output channels, fan-in).
     """
     kernel = layer.weight.shape
-    norms2 = []
     for span in spans(len(a), layer.weight.numel()):
         inputs, outputs = a[span], d[span]
         n = len(inputs)
@@ -135,8 +147,7 @@ def _formed_norms2(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...
             n * layer.groups,
             [False, True, False],
         )[1]
-        norms2.append(row_norms2(gradients.reshape(n, kernel[0], -1)))
-    return torch.cat(norms2)
+        yield gradients.reshape(n, kernel[0], -1)
 
 
 def keep_with_size(layer: _ConvTransposeNd, inputs: tuple[Any, ...], output: Tensor) -> Kept:

@@ -21,6 +21,14 @@ def embedding_norms2(layer: nn.Embedding, kept: Kept, d: Tensor) -> Tensor:
         kept: token ids, shape (b, ...).
         d: gradient at the output, shape (b, ..., dimensions).
     """
+    return row_norms2(token_rows(layer, kept, d)[1])
+
+
+def token_rows(layer: nn.Embedding, kept: Kept, d: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of each example in order, shape (b, T), and their rows of its gradient, shape (b, T, dimensions).
+
+    Of equal tokens the first has the row; those of the others are zero.
+    """
     ids, d = kept[0], d.to(torch.promote_types(d.dtype, torch.float32))
     if ids.ndim < 1:
         raise UnsupportedError("its input is a single token id, without a dimension for the examples")
@@ -30,12 +38,13 @@ def embedding_norms2(layer: nn.Embedding, kept: Kept, d: Tensor) -> Tensor:
         d = d.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0)
     positions = ids.shape[1]
     if positions == 1:
-        return row_norms2(d)
+        return ids, d
     # position of the token among the example's sorted ones: the same for equal tokens, and below T
-    rows = torch.searchsorted(ids.sort(1).values, ids.contiguous())
+    tokens = ids.sort(1).values
+    rows = torch.searchsorted(tokens, ids.contiguous())
     rows = rows.add_(torch.arange(b, device=ids.device).mul_(positions).unsqueeze(1))
     table = torch.ops.aten.embedding_dense_backward(d, rows, b * positions, -1, False)
-    return row_norms2(table.view(b, positions, -1))
+    return tokens, table.view(b, positions, -1)
 
 
 def _rows(layer: nn.Embedding, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,13 +1,17 @@
 """Per-example squared gradient norms weighted entry by entry, as an optimizer's preconditioner weights them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from .embedding import EMBEDDING, EMBEDDING_BAG
+from .convolution import CONVOLUTION, checked, formed_weights, padded
+from .embedding import EMBEDDING, EMBEDDING_BAG, token_rows
 from .gradient_norm import row_norms2
 from .layers import LINEAR, Rule, spans, widened
+from .normalization import CHANNEL_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
 from .sharing import formed, merged
 from .uses import LayerUse, Slot, Use
 
@@ -87,22 +91,43 @@ def _with_positions(a: Tensor, d: Tensor, square: Tensor | None) -> Tensor:
     return torch.cat([_norms2(torch.bmm(d[span].mT, a[span]), square) for span in spans(b, p * q)])
 
 
+def _convolution(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
+    layer = use.layer
+    assert isinstance(layer, _ConvNd)
+    a, d = checked(layer, use.kept, use.d)
+    a, padding = padded(layer, a)
+    found = {}
+    for name, slot in use.slots().items():
+        square = _part(squares, slot, d.dtype)
+        gradients = [d.flatten(2).sum(2)] if name == "bias" else formed_weights(layer, a, d, padding)
+        found[slot] = torch.cat([_norms2(gradient, square) for gradient in gradients])
+    return found
+
+
+def _normalization(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
+    """The scale's gradient is Σ_t x̂_it ⊙ d_it; x̂ is the output at scale 1 and shift 0."""
+    layer: Any = use.layer
+    a, d = widened(use.kept[0], use.d)
+    ones = torch.ones_like(layer.weight, dtype=a.dtype)
+    found = {}
+    for name, slot in use.slots().items():
+        rows = d if name == "bias" else use.rule.apply(layer, (a, *use.kept[1:]), ones, None) * d
+        if isinstance(layer, nn.LayerNorm | nn.RMSNorm):  # features last
+            rows = rows.reshape(len(rows), -1, ones.numel()).sum(1)
+        else:
+            rows = rows.flatten(2).sum(2) if rows.ndim > 2 else rows.clone()
+        found[slot] = _norms2(rows, _part(squares, slot, d.dtype))
+    return found
+
+
 def _embedding(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
     """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that an example has."""
-    layer, ids = use.layer, use.kept[0]
+    layer = use.layer
     assert isinstance(layer, nn.Embedding)
     (slot,) = use.slots().values()
-    d = use.d.to(torch.promote_types(use.d.dtype, torch.float32))
-    b = len(ids)
-    ids, d = ids.reshape(b, -1), d.reshape(b, ids[0].numel(), -1)
-    if layer.padding_idx is not None:  # its row receives no gradient
-        d = d.masked_fill((ids == layer.padding_idx).unsqueeze(-1), 0)
-    tokens = ids.sort(1).values
-    # equal tokens add up in the row of the first of them; the rows of the others stay zero
-    first = torch.searchsorted(tokens, ids).unsqueeze(-1).expand_as(d)
-    rows = torch.zeros_like(d).scatter_add_(1, first, d).square_()
-    square = _part(squares, slot, d.dtype)
-    return {slot: (rows if square is None else rows.mul_(square[tokens])).sum((1, 2))}
+    tokens, rows = token_rows(layer, use.kept, use.d)
+    square = _part(squares, slot, rows.dtype)
+    return {slot: row_norms2(rows) if square is None else (rows.square() * square[tokens]).sum((1, 2))}
 
 
 def _bag(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
@@ -112,7 +137,7 @@ def _bag(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
     d = use.d.to(torch.promote_types(use.d.dtype, torch.float32))
     tokens = ids.sort(1).values
     shares = torch.zeros_like(ids, dtype=d.dtype)
-    shares = shares.scatter_add_(1, torch.searchsorted(tokens, ids), weights.to(d.dtype)).square_()
+    shares = shares.scatter_add_(1, torch.searchsorted(tokens, ids.contiguous()), weights.to(d.dtype)).square_()
     square = _part(squares, slot, d.dtype)
     if square is None:
         return {slot: row_norms2(d) * shares.sum(1)}
@@ -123,4 +148,9 @@ DIRECT: dict[Rule, Callable[[LayerUse, Squares], dict[Slot, Tensor]]] = {
     LINEAR: _linear,
     EMBEDDING: _embedding,
     EMBEDDING_BAG: _bag,
+    CONVOLUTION: _convolution,
+    LAYER_NORM: _normalization,
+    RMS_NORM: _normalization,
+    GROUP_NORM: _normalization,
+    CHANNEL_NORM: _normalization,
 }
