@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from .gradient_norm import sum_dtype
 from .unbatched import UnbatchedCall
@@ -29,7 +30,8 @@ class Pass:
         self.kept: list[Use] = []
         self.problems: list[tuple[str, str]] = []
         self.reached: set[int] = set()
-        self.unbatched_calls: list[UnbatchedCall] = []  # of which it is not known yet where the examples come in
+        # layer, node and call, of which it is not known yet where the examples come in
+        self.unbatched_calls: list[tuple[int, Node, UnbatchedCall]] = []
         self.unbatched: set[int] = set()
         self._read: set[tuple[int, int]] = set()
         self._calls: tuple[Counter[int], Counter[int]] = (Counter(), Counter())

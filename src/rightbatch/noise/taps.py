@@ -220,13 +220,13 @@ class Taps:
     ) -> None:
         kept, shape = rule.keep(layer, inputs, output), output.shape
         second = layer in self._second
-        call = UnbatchedCall(index, layer, rule, kept, shape, node)
+        call = UnbatchedCall(layer, rule, kept, shape)
         perhaps = not second and perhaps_unbatched(rule, kept, run.examples)
         if perhaps:
-            run.unbatched_calls.append(call)
+            run.unbatched_calls.append((index, node, call))
 
         def use(d: Tensor) -> Use | None:
-            if call.node is None:  # it is read where its output is broadcast
+            if call.routed:  # it is read where its output is broadcast
                 return None
             rows = kept
             if d.shape != shape:  # of a view's base
@@ -291,22 +291,21 @@ class Taps:
         if torch.compiler.is_compiling() or running_again():
             return
         run = self._pass
-        calls = [call for call in run.unbatched_calls if call.index in inside]
+        calls = [found for found in run.unbatched_calls if found[0] in inside]
         if not calls:
             return
         graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.examples)
-        for call in calls:
-            assert call.node is not None
-            routes = graph.routes(call.node)
+        for index, node, call in calls:
+            routes = graph.routes(node)
             for part, route in enumerate(routes):
-                self._on_backward(run, call.index, part, route.node, partial(call.use, route), several=len(routes) > 1)
+                self._on_backward(run, index, part, route.node, partial(call.use, route), several=len(routes) > 1)
             if routes:
                 if self.marking:
-                    unmark(call.node, call.index)
-                    mark(nodes_of(output), call.index, nodes_of((args, kwargs)))
-                call.node = None
-                run.unbatched.add(call.index)
-                run.unbatched_calls.remove(call)
+                    unmark(node, index)
+                    mark(nodes_of(output), index, nodes_of((args, kwargs)))
+                call.routed = True
+                run.unbatched.add(index)
+                run.unbatched_calls.remove((index, node, call))
 
     def _watch_call(
         self, run: Pass, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

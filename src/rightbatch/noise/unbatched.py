@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from ..errors import UnsupportedError
 from .broadcasts import REARRANGING, Route, Step, undone
@@ -78,20 +77,18 @@ class UnbatchedCall:
     """A call of a layer with one input for all examples, such as a table of positions.
 
     Args:
-        index: which layer.
         layer: the layer.
         rule: its rule.
         kept: what that kept.
         shape: of its output.
-        node: that made its output; None once the routes from there were found.
+        routed: whether the routes from there were found.
     """
 
-    index: int
     layer: nn.Module
     rule: Rule
     kept: Kept
     shape: torch.Size
-    node: Node | None
+    routed: bool = False
 
     def use(self, route: Route, d: Tensor) -> LayerUse:
         """What it contributes by one route, from the gradient at the end of that."""
@@ -109,9 +106,7 @@ class UnbatchedCall:
             raise UnsupportedError(f"has input of shape {tuple(self.kept[0].shape)}, the same for all examples")
         inner = self.shape[1:] if alone else self.shape
         kept = tuple(
-            value.expand(b, *(value.shape[1:] if alone else value.shape)).contiguous()
-            if isinstance(value, Tensor)
-            else value
+            value.expand(b, *(value.shape[1:] if alone else value.shape)) if isinstance(value, Tensor) else value
             for value in self.kept
         )
         return LayerUse(self.layer, self.rule, kept, d.reshape(b, *inner))
