@@ -20,6 +20,27 @@ class StandardErrors(NamedTuple):
 UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
 
 
+class Interval(NamedTuple):
+    """From low to high, with 90 % confidence; from 0 to infinity where nothing can be said."""
+
+    low: float
+    high: float
+
+
+ANYTHING = Interval(0.0, math.inf)
+
+
+class Intervals(NamedTuple):
+    """Where a measurement's true values lie, each with 90 % confidence."""
+
+    variance: Interval
+    signal: Interval
+    noise_scale: Interval
+
+
+NO_INTERVALS = Intervals(ANYTHING, ANYTHING, ANYTHING)
+
+
 @dataclass(frozen=True, slots=True)
 class LayerReading:
     """How one layer's share of the noise was had: its module path and type, the estimator and why it was taken."""
@@ -35,10 +56,10 @@ class Audit:
     """A cheap estimate held against the exact one on a few examples of the same batch.
 
     Args:
-        examples: how many were compared.
-        estimate: Σ ‖g_i‖² over them, by the cheap estimator.
-        exact: the same, exactly.
-        standard_error: of the estimate, as the spread over the examples lets expect.
+        examples: how many were looked at exactly.
+        estimate: the cheap estimate: of Σ ‖g_i‖² over these examples where examples are estimated one by one, else V̂.
+        exact: the same quantity from the exact norms of these examples.
+        standard_error: of estimate - exact, as the spread over the examples lets expect.
     """
 
     examples: int
@@ -97,6 +118,7 @@ class Measurement:
         curvature: where it was asked for.
         audit: where the estimate was held against the exact one.
         projection_variance: Σ_i (⟨g_i, g_B⟩ - ‖g_B‖²)² / (b - 1), where it was asked for, else nan.
+        intervals: 90 % intervals of variance, signal and noise_scale; 0 to infinity where this batch cannot tell.
     """
 
     examples: int
@@ -113,6 +135,7 @@ class Measurement:
     curvature: Curvature | None = None
     audit: Audit | None = None
     projection_variance: float = math.nan
+    intervals: Intervals = NO_INTERVALS
 
     @property
     def noise_scale(self) -> float:
@@ -124,8 +147,18 @@ class Measurement:
 class NoiseEstimate:
     """The smoothed noise: averages of V̂ and ŝ taken separately, then divided.
 
-    `low` and `high` bound the noise scale with 90 % confidence; `high` is infinite while the signal is not told from
-    zero. `age_samples` is how many examples have been consumed since the last measurement that went into it.
+    Args:
+        variance: average of V̂.
+        signal: average of ŝ.
+        noise_scale: their ratio, in examples.
+        low: with 90 % confidence the noise scale is between `low` and `high`.
+        high: infinite while the signal is not told from zero.
+        standard_error: of variance, signal and noise_scale.
+        measurements: how many went in.
+        age_samples: examples consumed since the last of them.
+        mean_age_samples: examples consumed since the measurements, on average with the weights they have: how old what
+            the estimate says is.
+        intervals: 90 % intervals of variance, signal and noise_scale, the last being `low` and `high`.
     """
 
     variance: float
@@ -136,6 +169,8 @@ class NoiseEstimate:
     standard_error: StandardErrors
     measurements: int
     age_samples: int = 0
+    mean_age_samples: float = 0.0
+    intervals: Intervals = NO_INTERVALS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rightbatch import InputError
-from rightbatch.evidence import UNKNOWN, Measurement, StandardErrors
+from rightbatch.evidence import ANYTHING, NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
 from rightbatch.noise import NoiseScale
-from rightbatch.noise.scale import fieller, t_quantile
+from rightbatch.noise.intervals import bound, fieller, positive, skewed_mean, t_quantile
 
 
 def one(variance: float, signal: float, errors: StandardErrors = UNKNOWN) -> Measurement:
@@ -57,10 +58,27 @@ def test_one_measurement_says_no_more_than_it_knows() -> None:
     tracker.update(one(10.0, 2.0), 0)
     found = tracker.estimate(3)
     assert (found.noise_scale, found.low, found.high, found.age_samples) == (5.0, 0.0, math.inf, 3)
+    assert found.intervals == NO_INTERVALS
+    stated = Intervals(Interval(8.0, 13.0), Interval(1.0, 4.0), Interval(3.0, 9.0))
     tracker = NoiseScale()
-    tracker.update(one(10.0, 2.0, StandardErrors(1.0, 0.1, 0.5)), 0)
-    assert tracker.estimate(0).low == pytest.approx(5.0 - 1.6449 * 0.5, rel=1e-4)
-    assert tracker.estimate(0).standard_error.noise_scale == 0.5
+    tracker.update(replace(one(10.0, 2.0, StandardErrors(1.0, 0.1, 0.5)), intervals=stated), 0)
+    found = tracker.estimate(0)
+    assert (found.intervals, found.low, found.high) == (stated, 3.0, 9.0)
+    assert found.standard_error.noise_scale == 0.5
+    tracker.update(one(11.0, 2.0), 1)
+    assert tracker.estimate(1).intervals != stated
+
+
+def test_the_estimate_knows_its_age() -> None:
+    tracker = NoiseScale(0.5)
+    for samples in (100, 200, 500):
+        tracker.update(one(10.0, 2.0), samples)
+    found = tracker.estimate(800)
+    assert found.age_samples == 300
+    assert found.mean_age_samples == pytest.approx((700 * 0.25 + 600 * 0.5 + 300) / 1.75)
+    resumed = NoiseScale()
+    resumed.load_state_dict(json.loads(json.dumps(tracker.state_dict())))
+    assert repr(resumed.estimate(800)) == repr(found) and resumed.estimate(1000).age_samples == 500
 
 
 def test_no_signal_is_infinite() -> None:
@@ -102,13 +120,55 @@ def test_the_interval_covers_the_truth_nine_times_in_ten(
 )
 @settings(max_examples=100, deadline=None)
 def test_fieller_holds_what_its_inequality_admits(v: float, s: float, sd_v: float, sd_s: float, r: float) -> None:
-    low, high = fieller(v, s, sd_v**2, sd_s**2, r * sd_v * sd_s, 1.7)
+    low, high = fieller(v, s, 1.7 * sd_v, 1.7 * sd_s, 1.7**2 * r * sd_v * sd_s)
     assert 0.0 <= low <= high
     s = max(s, 0.0)
     for ratio in (0.0, 0.3, 1.0, 7.0, 300.0):
         excess = (v - ratio * s) ** 2 - 1.7**2 * (sd_v**2 - 2 * ratio * r * sd_v * sd_s + ratio**2 * sd_s**2)
         if excess < -1e-6 * (1 + ratio**2):
             assert low <= ratio <= high
+
+
+finite = st.floats(-1e8, 1e8)
+positives = st.just(0.0) | st.floats(1e-12, 1e8)
+
+
+@given(positives, finite, positives, positives, positives, finite, st.floats(0.1, 100.0))
+@settings(max_examples=100, deadline=None)
+def test_limits_hold_together(
+    v: float, s: float, noise: float, error_v: float, error_s: float, covariance: float, t: float
+) -> None:
+    of_variance = positive(v, error_v, t)
+    found = bound(v, s, noise, of_variance, error_s, covariance, t)
+    for low, high in found:
+        assert 0.0 <= low <= high
+    assert found.variance == of_variance
+    assert found.signal.low <= max(s, 0.0) <= found.signal.high
+    if v > 0:
+        assert of_variance.low <= v <= of_variance.high
+        assert found.noise_scale.low <= (v / s if s > 0 else math.inf) * (1 + 1e-9)
+        if found.signal.low > 0 and math.isfinite(of_variance.high):
+            assert v / s <= found.noise_scale.high * (1 + 1e-9)
+        else:
+            assert found.noise_scale.high == math.inf
+
+
+def test_limits_of_the_signal_by_hand() -> None:
+    # ‖ḡ‖² = 3 + 1, error 1: 4 exp(±2/4) - 1
+    found = bound(8.0, 3.0, 1.0, ANYTHING, 1.0, 0.0, 2.0).signal
+    assert found == pytest.approx((4 * math.exp(-0.5) - 1, 4 * math.exp(0.5) - 1))
+    # a negative estimate says no more above than zero would
+    assert bound(8.0, -0.5, 1.0, ANYTHING, 1.0, 0.0, 2.0).signal == pytest.approx((0.0, math.exp(2.0) - 1))
+
+
+def test_the_skewed_mean_inverts_halls_transformation() -> None:
+    mean, error, skewness, n, t = 3.0, 0.4, 1.5, 20, 1.8
+    a = skewness / math.sqrt(n)
+    low, high = skewed_mean(mean, error, skewness, n, t)
+    for limit, expected in ((low, t), (high, -t)):
+        x = (mean - limit) / error
+        assert x + a * x**2 / 3 + a**2 * x**3 / 27 + a / 6 == pytest.approx(expected, rel=1e-9)
+    assert skewed_mean(mean, error, 0.0, n, t) == pytest.approx((mean - t * error, mean + t * error))
 
 
 @pytest.mark.parametrize("degrees", [0.9, 0.99, 1.0, 1.5, 2.0, 3.7, 18.0, 200.0, 9999.0, 1e5, math.inf])
