@@ -5,12 +5,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UnsupportedError
 from ..evidence import Curvature
+from .graph import nodes_of
+from .layers import FULL_PRECISION
 from .objective import Gradients, Objective
 from .parameter_groups import ParameterGroups
 
+OPAQUE = ("torch::autograd::Error", "torch::autograd::NotImplemented")
 PROBES = 8
 LEAST_EXAMPLES = 8  # fewer split into halves in too few ways for a spread
 
@@ -100,14 +105,13 @@ def _noise_scale(bend: float, traces: list[float], tilts: list[float], b: int) -
 def _hessian(objective: Objective) -> tuple[Gradients, Product, str, str]:
     """g_B, v -> Hv, and how it is had."""
     before = objective.random_state()
-    value = objective.value()
     try:
-        gradients, product = by_double_backward(value, objective)
+        gradients, product = by_double_backward(objective)
         product([torch.zeros_like(p) for p in objective.parameters])  # what has no second derivative fails here
         return gradients, product, "Hessian-vector product", ""
-    except RuntimeError as error:
+    except (UnsupportedError, RuntimeError) as error:
         reason = f"no second derivative: {str(error).strip().splitlines()[0]}"
-    low = [p.dtype for p in objective.parameters if p.dtype not in (torch.float32, torch.float64)]
+    low = [p.dtype for p in objective.parameters if p.dtype not in FULL_PRECISION]
     if low:
         raise UnsupportedError(f"{reason}; and differences of gradients need float32, not {low[0]}")
     objective.set_random_state(before)
@@ -119,14 +123,23 @@ def dense(gradients: Gradients, like: Vector) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g.detach().to_dense() for g, p in zip(gradients, like, strict=True)]
 
 
-def by_double_backward(value: Tensor, objective: Objective) -> tuple[Gradients, Product]:
+def by_double_backward(objective: Objective) -> tuple[Gradients, Product]:
     """The gradient, and v -> Hv as the gradient of ⟨g_B, v⟩, exact but for kinks, where it sees none.
 
+    A custom autograd function whose backward pass hides what it depends on, without `once_differentiable`, is not
+    noticed, here or by torch.
+
     Raises:
-        RuntimeError: a backward pass on the way cannot itself be differentiated.
+        UnsupportedError: a backward pass on the way is marked as not differentiable.
+        RuntimeError: torch cannot differentiate one.
     """
     parameters = objective.parameters
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+        value = objective.value()
     gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+    if opaque(gradients):
+        # such a node has no inputs and raises only when passed through: a product would leave out what is behind it
+        raise UnsupportedError("a backward pass on the way is marked as not differentiable (once_differentiable)")
     curved = [(k, g) for k, g in enumerate(gradients) if g is not None and g.requires_grad]
 
     def product(v: Vector) -> Vector:
@@ -137,6 +150,21 @@ def by_double_backward(value: Tensor, objective: Objective) -> tuple[Gradients, 
         return dense(found, parameters)
 
     return gradients, product
+
+
+def opaque(gradients: Gradients) -> bool:
+    """Whether anything in the graph of gradients stands for a derivative that does not exist."""
+    waiting = nodes_of(gradients)
+    seen: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name() in OPAQUE:
+            return True
+        waiting.extend(after for after, _ in node.next_functions if after is not None)
+    return False
 
 
 def by_difference(objective: Objective, states: list[Tensor]) -> Product:
