@@ -1,11 +1,13 @@
 """The measurement of one batch, with standard errors, from per-example norms and inner products."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..evidence import NO_INTERVALS, UNKNOWN, Intervals, Measurement, StandardErrors
+from ..evidence import NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
 from .intervals import bound, skewed_mean, t_quantile
 
 
@@ -49,6 +51,36 @@ def jackknife(norms2: Tensor, products: Tensor, gradient_norm2: float, reason: s
         intervals = _intervals(v, s, variance, signal, errors)
     return Measurement(
         b, gradient_norm2, variance, signal, errors, method="per-example", reason=reason, intervals=intervals
+    )
+
+
+def jackknife_micro_batches(found: Measurement, sizes: Sequence[int], norms2: Tensor, products: Tensor) -> Measurement:
+    """What micro-batches have measured, with the jackknife over them: each is an example with m̄ times less noise.
+
+    Micro-batches of uneven sizes m_j count as m_j/m̄ g_j, whose mean is ḡ and whose covariance is Σ/m̄ but for the square
+    of the unevenness.
+
+    Args:
+        found: the measurement.
+        sizes: m_j; m̄ is their mean.
+        norms2: ‖g_j‖², shape (J,), float64.
+        products: ⟨g_j, ḡ⟩, shape (J,), float64.
+
+    Returns:
+        Errors nan and intervals that say nothing for two micro-batches.
+    """
+    size = sum(sizes) / len(sizes)
+    weights = torch.tensor(sizes, dtype=torch.float64) / size
+    each = jackknife(weights.square() * norms2, weights * products, found.gradient_norm2)
+    errors, intervals = each.standard_error, each.intervals
+    return replace(
+        found,
+        standard_error=StandardErrors(size * errors.variance, errors.signal, size * errors.noise_scale),
+        intervals=Intervals(
+            Interval(*(size * limit for limit in intervals.variance)),
+            intervals.signal,
+            Interval(*(size * limit for limit in intervals.noise_scale)),
+        ),
     )
 
 

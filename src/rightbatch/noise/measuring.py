@@ -1,7 +1,7 @@
 """One gradient, looked at closely: `rightbatch.measure`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from ..evidence import Measurement
 from .coverage import coupled
 from .curvature import measure_curvature
 from .isolation import untouched
-from .jackknife import jackknife
+from .jackknife import jackknife, jackknife_micro_batches
 from .micro_batch import MicroBatchNorms
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
@@ -45,7 +45,7 @@ def measure(
     Supported layers are read in one backward pass, and the reading is checked on one example alone; other models take
     a backward pass for each example. Where examples are coupled, as by BatchNorm in training mode, no per-example
     gradient exists and 8 micro-batches are compared instead; `reason` says which way was taken and why. Standard
-    errors are exact jackknife values, for micro-batches from their spread.
+    errors and 90 % intervals are of the jackknife over examples, or over micro-batches.
 
     Args:
         model: in the mode it is to be measured in.
@@ -59,7 +59,7 @@ def measure(
             weighted by it too. It takes second derivatives, or differences of gradients where the model has none.
 
     Returns:
-        V̂, ŝ and ‖g_B‖² in units of one example's gradient, with their errors, method and cost.
+        V̂, ŝ and ‖g_B‖² in units of one example's gradient, with their errors, intervals, method and cost.
 
     Raises:
         InputError: data, model, loss or optimizer cannot be measured.
@@ -200,29 +200,37 @@ def _one_by_one(objective: Objective, groups: ParameterGroups, because: str) -> 
 
 
 def _by_micro_batches(objective: Objective, groups: ParameterGroups, because: str) -> Measurement:
-    """Mean gradients of a few micro-batches."""
+    """Mean gradients of a few micro-batches, twice: for the mean gradient and for the inner products with it."""
     b, count = objective.examples, min(GROUPS, objective.examples // 2)
     if count < 2:
         raise InputError(f"micro-batches of 2 or more need at least 4 examples, {b} were given ({because})")
-    norms = [MicroBatchNorms() for _ in range(groups.count + 1)]  # of the whole, then of each group
-    mean: Tensor | float = 0.0
-    for rows in torch.arange(b, device=objective.x.device).tensor_split(count):
-        scaled = groups.scaled(objective.gradients(rows))
-        g = flat(tuple(scaled), objective.parameters)
-        for norm, square in zip(norms, _whole_and_parts(groups, g), strict=True):
-            norm.add(len(rows), square)
-        mean = mean + g * (len(rows) / b)
-    assert isinstance(mean, Tensor)
-    reason = f"{count} micro-batches: {because}"
-    squares = _whole_and_parts(groups, mean)
-    whole, *each = (norm.measurement(square, b, reason) for norm, square in zip(norms, squares, strict=True))
-    return _in_metric(groups, whole, each)
+    parts = torch.arange(b, device=objective.x.device).tensor_split(count)
+    sizes = [len(rows) for rows in parts]
+
+    def mean_gradients() -> Iterator[Tensor]:
+        for rows in parts:
+            yield flat(tuple(groups.scaled(objective.gradients(rows))), objective.parameters)
+
+    before = objective.random_state()
+    norms2, mean = [], torch.zeros(())
+    for g, size in zip(mean_gradients(), sizes, strict=True):
+        norms2.append(groups.sums(g.square()))
+        mean = mean + g * (size / b)
+    objective.set_random_state(before)  # the same dropout masks again
+    n, p = torch.stack(norms2, 1), torch.stack([groups.sums(g * mean) for g in mean_gradients()], 1)
+    total, reason = groups.sums(mean.square()), f"{count} micro-batches: {because}"
+    whole = _compared(sizes, n.sum(0), p.sum(0), total.sum().item(), reason)
+    each = zip(n, p, total.tolist(), strict=True)
+    return _in_metric(groups, whole, [_compared(sizes, *of_group, reason) for of_group in each])
 
 
-def _whole_and_parts(groups: ParameterGroups, vector: Tensor) -> list[float]:
-    """The squared norm of a vector over all parameters, and of its part in each group."""
-    parts = groups.sums(vector.square())
-    return [parts.sum().item(), *parts.tolist()]
+def _compared(sizes: list[int], norms2: Tensor, products: Tensor, gradient_norm2: float, reason: str) -> Measurement:
+    """The measurement from the norms of micro-batches' gradients and their products with the mean."""
+    norms = MicroBatchNorms()
+    for size, norm2 in zip(sizes, norms2.tolist(), strict=True):
+        norms.add(size, norm2)
+    found = norms.measurement(gradient_norm2, sum(sizes), reason)
+    return jackknife_micro_batches(found, sizes, norms2, products)
 
 
 def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str, curvature: bool | str) -> list[nn.Parameter]:
