@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from rightbatch import UnsupportedError
 from rightbatch.noise import PerExampleNorms, calls, measure, per_example_gradients, squared_norm
 
 B, T, W, TOKENS = 5, 4, 6, 9
@@ -198,3 +200,138 @@ def test_models(name: str, no_second_run: None) -> None:
     found = measure(model, loss, x, y, method="per-example")
     assert found.reason == "all examples in one backward pass"
     assert found.variance == pytest.approx(exact(model, x, y), rel=1e-10)
+
+
+SECOND_RUN = {
+    "matrix": (lambda m, x: x @ m.matrix, {"matrix": (W, W)}),
+    "matrix and gain": (lambda m, x: x @ m.matrix * m.gain, {"matrix": (W, W), "gain": (W,)}),
+    "gain that is also a matrix": (lambda m, x: x @ m.matrix + m.matrix[0], {"matrix": (W, W)}),
+    "written into a part": (lambda m, x: x.index_add(1, torch.tensor([0]), m.token.expand(len(x), 1, -1) * 1), {
+        "token": (1, 1, W)}),
+    "not used": (lambda m, x: x + m.shift, {"shift": (W,), "other": (W,)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECOND_RUN)
+def test_anything_else_is_run_again_or_read(name: str) -> None:
+    act, shapes = SECOND_RUN[name]
+    model, x, y = Acting(act, **shapes).double(), normal(T, W), normal()
+    g = torch.stack([
+        torch.cat([torch.zeros_like(p).view(-1) if c is None else c.view(-1)
+                   for p, c in zip(model.parameters(), torch.autograd.grad(
+                       loss(model(x[i : i + 1]), y[i : i + 1]), model.parameters(), allow_unused=True), strict=True)])
+        for i in range(B)
+    ])  # fmt: skip
+    assert read(model, x, y) == pytest.approx(((g - g.mean(0)).square().sum() / (B - 1)).item(), rel=1e-10)
+
+
+REFUSED = {
+    "coupled": (lambda m, x: (x - x.mean(0, keepdim=True)) * m.gain, "alone is not what it was"),
+    "a row for each example": (lambda m, x: x + m.rows[:, None], "one example"),
+    "positions first": (lambda m, x: x.transpose(0, 1) * m.gain, "no dimension 0 of 5 examples"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_broadcast_along_examples_is_refused(name: str) -> None:
+    act, message = REFUSED[name]
+    inner = Acting(act, **({"rows": (B, W)} if name == "a row for each example" else {"gain": (W,)}))
+    inner.after = nn.Identity()
+    with pytest.raises(UnsupportedError, match=message):
+        read(nn.Sequential(nn.Linear(W, W), inner).double(), normal(T, W), torch.ones(()))
+
+
+class Penalised(Language):
+    """Positions that come back in a penalty, or are not broadcast at all."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__(tie=False)
+        self.use = use
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.use == "not broadcast":
+            return self.head(self.wte(ids) + torch.stack([self.wpe(torch.arange(T))] * len(ids)))
+        self.places = self.wpe(torch.arange(T))
+        return self.head(self.wte(ids) + self.places)
+
+
+def test_a_table_that_is_not_broadcast_is_refused() -> None:
+    model = Penalised("not broadcast").double()
+    model.block = nn.Identity()
+    with pytest.raises(UnsupportedError, match=r"'wpe': has input of shape \(4,\), not 5 examples first"):
+        read(model, torch.randint(0, TOKENS, (B, T)), normal())
+
+
+def test_penalties_on_what_is_broadcast_are_found() -> None:
+    table = Penalised("penalty").double()
+    table.block = nn.Identity()
+    gain = Acting(lambda m, x: x * m.gain, gain=(W,)).double()
+    for model, x, penalty in (
+        (table, torch.randint(0, TOKENS, (B, T)), lambda: table.places.square().sum()),
+        (gain, normal(T, W), lambda: gain.gain.square().sum()),
+    ):
+        norms = PerExampleNorms(model)
+        norms.arm(B)
+        with pytest.raises(UnsupportedError, match=r"(weight|gain) also acts elsewhere"):
+            norms.verify(loss(model(x), normal()) + penalty())
+        norms.disarm()
+
+
+@pytest.mark.parametrize("make", [Vision, Language])
+def test_micro_batches_of_one_example(make: Callable[[], nn.Module]) -> None:
+    model, y = make().double(), normal()
+    x = normal(1, 8, 8) if make is Vision else torch.randint(0, TOKENS, (B, T))
+    norms = PerExampleNorms(model)
+    for rows in ([0, 1, 2], [3], [4]):
+        norms.arm(len(rows))
+        (loss(model(x[rows]), y[rows]) * len(rows) / B).backward()
+    norms.disarm()
+    found = norms.measurement(squared_norm(p.grad for p in model.parameters()), B).variance
+    assert found == pytest.approx(exact(model, x, y), rel=1e-10)
+
+
+class Checkpointed(Language):
+    """Everything after the embedding, or all of it, in a checkpoint."""
+
+    def __init__(self, everything: bool, reentrant: bool) -> None:
+        super().__init__()
+        self.everything, self.reentrant = everything, reentrant
+
+    def inner(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        run = super().forward if self.everything else self.inner
+        x = ids if self.everything else self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = checkpoint(run, x, use_reentrant=self.reentrant)
+        return x if self.everything else self.head(x)
+
+
+@pytest.mark.parametrize(("everything", "reentrant"), [(False, True), (False, False), (True, False)])
+def test_checkpoints(everything: bool, reentrant: bool) -> None:
+    model, x, y = Checkpointed(everything, reentrant).double(), torch.randint(0, TOKENS, (B, T)), normal()
+    plain = Language().double()
+    plain.load_state_dict(model.state_dict())
+    assert read(model, x, y) == pytest.approx(exact(plain, x, y), rel=1e-10)
+
+
+def test_a_reentrant_checkpoint_may_hide_uses_of_a_parameter() -> None:
+    def act(m: nn.Module, x: Tensor) -> Tensor:
+        return checkpoint(lambda v: v * m.gain, x + m.gain, use_reentrant=True)
+
+    model = Acting(act, gain=(W,)).double()
+    with pytest.raises(UnsupportedError, match="the model itself"):
+        read(model, normal(T, W), normal())
+
+
+def test_autocast_agrees_to_the_precision_of_bfloat16() -> None:
+    # bfloat16 has 8 bits, 4e-3 relative, in every gradient
+    model, x, y = Vision(), normal(1, 8, 8), normal()
+    norms = PerExampleNorms(model)
+    norms.arm(B)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(x.float())
+    loss(output.float(), y.float()).backward()
+    norms.disarm()
+    found = norms.measurement(squared_norm(p.grad for p in model.parameters()), B).variance
+    assert found == pytest.approx(exact(model.double(), x, y), rel=0.05)
