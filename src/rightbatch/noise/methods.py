@@ -57,15 +57,51 @@ def _from(module: str, name: str) -> Any:
     return getattr(import_module(f".{module}", __package__), name)
 
 
+def _hooked(of: Subject, reading: str, *args: Any) -> "Estimator":
+    """Per-example norms by a reading, or in the optimizer's metric."""
+    by = ("Weighted", of.metric) if of.metric is not None else (reading, *args)
+    norms: Estimator = _from("per_example", "PerExampleNorms")(of.model, _from("reading", by[0])(*by[1:]))
+    return norms
+
+
 METHODS: dict[str, Method] = {
+    "sketch": Method(
+        "‖g_i‖² of every example in the ordinary backward pass: exact where that is cheap, else by random signs",
+        lambda of: _hooked(of, "Cheapest", of.settings.probes),
+        preconditions=True,
+    ),
     "per-example": Method(
-        "‖g_i‖² of every example, exactly, in the ordinary backward pass",
-        lambda of: _from("per_example", "PerExampleNorms")(of.model),
+        "‖g_i‖² of every example in the ordinary backward pass, exactly",
+        lambda of: _hooked(of, "Reading"),
+        preconditions=True,
+    ),
+    "subset": Method(
+        "the same, of a few examples drawn at random",
+        lambda of: _hooked(of, "Subset", of.settings.subset),
     ),
     "micro-batch": Method(
         "the gradients of a few micro-batches, compared; for any model and loss",
         lambda of: _from("micro_batch", "MicroBatches")(of.parameters, of.settings.groups, of.metric),
         preconditions=True,
     ),
+    "norm-layers": Method(
+        "exact norms of the normalisation layers alone, which stand for the whole of a transformer",
+        lambda of: _from("norm_layers", "NormLayerNorms")(of.model),
+    ),
+    "optimizer-state": Method(
+        "what Adam's moments tell; free and slow to follow",
+        lambda of: _from("adam_moments", "AdamMoments")(of.parameters, of.optimizer),
+    ),
+    "successive": Method(
+        "the gradients of two measured batches, compared; free, and takes the movement between them for noise",
+        lambda of: _from("successive", "SuccessiveGradients")(of.parameters),
+    ),
 }
-AUTO = ("per-example", "micro-batch")  # tried in this order
+AUTO = ("sketch", "micro-batch")  # tried in this order
+
+
+def estimator(name: str, of: Subject) -> "Estimator":
+    """The estimator of that name, audited where the settings ask for it."""
+    found = METHODS[name].build(of)
+    every = of.settings.audit_every
+    return _from("auditing", "Audited")(found, of.model, every) if every else found  # type: ignore[no-any-return]

@@ -77,7 +77,7 @@ class PerExampleNorms(Estimator):
         It adds to the micro-batches armed before, back to the last `disarm`.
         """
         if not self._taps.attached:
-            self._passes.clear()
+            self.clear()
         self._passes.append(self._taps.begin(examples))
 
     def disarm(self) -> None:
@@ -87,6 +87,11 @@ class PerExampleNorms(Estimator):
     def clear(self) -> None:
         """Forget what was seen."""
         self._passes.clear()
+        self._reading.clear()
+
+    def audit(self, examples: int) -> None:
+        """Hold what is estimated in the next micro-batch against exact norms, on `examples` of its examples."""
+        self._reading.audit(examples)
 
     def verify(self, loss: Tensor) -> None:
         """Walk the graph of one loss and refuse parameters that act otherwise than in their layers.
@@ -124,7 +129,10 @@ class PerExampleNorms(Estimator):
             raise UnsupportedError(f"{seen} of the batch's {examples} examples were armed; arm every micro-batch")
         for run in self._passes:
             self._taps.check(run)
-        if self._part is not None:
+        weighted = self._reading.gradient_norm2(self._taps.covered)
+        if weighted is not None:
+            gradient_norm2 = weighted * scale * scale
+        elif self._part is not None:
             gradient_norm2 = squared_norm(p.grad for p in self._part) * scale * scale
         # where only some rows are read each counts for as many as its micro-batch has examples to a row
         parts = [(run.examples, self._taps.norms2(run)) for run in self._passes]
@@ -142,7 +150,9 @@ class PerExampleNorms(Estimator):
             signal=gradient_norm2 - variance / b,
             standard_error=StandardErrors(spread, math.nan, math.nan),
             method=self._reading.name,
+            metric=self._reading.metric,
             layers=self._taps.layers_read,
+            audit=self._reading.audited(),
             projection_variance=self._projection_variance(scale, b) if self._projections else math.nan,
         )
 

@@ -1,15 +1,24 @@
 """How one layer's use in a pass becomes numbers of its examples: exactly, or of a few of them."""
 
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..evidence import LayerReading
-from .uses import Use
+from ..evidence import Audit, LayerReading
+from .gradient_norm import squared_norm
+from .plan import Choice, cheapest
+from .preconditioner import Preconditioner
+from .sharing import joined, norms2_of
+from .signs import Signs
+from .sketches import SKETCHES
+from .uses import LayerUse, Use
+from .weighted import slot_norms2, weighted_norms2
 
 
 class Reading:
@@ -17,6 +26,7 @@ class Reading:
 
     name = "per-example"
     description = "exact per-example norms, taken during the backward pass"
+    metric = ""  # whose preconditioner is applied
 
     def __init__(self) -> None:
         self._layers: dict[str, LayerReading] = {}
@@ -30,10 +40,28 @@ class Reading:
         self._note(path, use, "exact", "")
         return use.norms2()
 
+    def joint(self, uses: Sequence[Use]) -> list[Tensor]:
+        """‖Σ c_i‖² over the uses of parameters that are used more than once, in parts to be added up."""
+        return norms2_of(uses)
+
+    def gradient_norm2(self, parameters: Iterable[Tensor]) -> float | None:
+        """The squared norm of the gradient in the same metric; None where that is the plain one."""
+        return None
+
     @property
     def layers(self) -> tuple[LayerReading, ...]:
         """How each layer was last read."""
         return tuple(self._layers.values())
+
+    def clear(self) -> None:
+        """Forget the batch before."""
+
+    def audit(self, examples: int) -> None:
+        """Hold the estimates of the next micro-batch against exact norms, on `examples` of its examples."""
+
+    def audited(self) -> Audit | None:
+        """What came of that; None where nothing was estimated."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Where its random choices have got to."""
@@ -45,6 +73,53 @@ class Reading:
     def _note(self, path: str, use: Use, method: str, reason: str) -> None:
         if path not in self._layers or self._layers[path].method != method:
             self._layers[path] = LayerReading(path, use.kind, method, reason)
+
+
+class Weighted(Reading):
+    """Asks for the exact ‖P c_i‖², P the diagonal preconditioner of an optimizer as it stands before its next step.
+
+    Args:
+        optimizer: it must have stepped; until then a batch is refused.
+    """
+
+    description = "exact per-example norms in the optimizer's metric, taken during the backward pass"
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self._preconditioner: Preconditioner | None = None
+        self._squares: Mapping[Tensor, Tensor] = {}
+        with suppress(InputError):  # it has not stepped yet; of a kind that is not known it is refused
+            Preconditioner(optimizer)
+
+    def begin(self, examples: int, device: torch.device) -> Tensor | None:
+        if self._preconditioner is None:
+            with suppress(InputError):
+                known = Preconditioner(self._optimizer)
+                self._squares = known.squares(p for group in known.groups for p in group)
+                self._preconditioner = known
+        return None
+
+    def clear(self) -> None:
+        self._preconditioner, self._squares = None, {}
+
+    def norms2(self, path: str, use: Use) -> Tensor:
+        self._note(path, use, "exact", "in the optimizer's metric")
+        return weighted_norms2(use, self._squares)
+
+    def joint(self, uses: Sequence[Use]) -> list[Tensor]:
+        return [part for group in joined(uses) for part in slot_norms2(group, self._squares).values()]
+
+    def gradient_norm2(self, parameters: Iterable[Tensor]) -> float | None:
+        if self._preconditioner is None:
+            raise InputError(f"{type(self._optimizer).__name__} has not stepped with every parameter: it has no metric")
+        of = self._preconditioner.diagonal
+        pairs = [(p.grad, of(p)) for p in parameters if p.grad is not None]
+        return squared_norm(gradient if diagonal is None else gradient * diagonal for gradient, diagonal in pairs)
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        return type(self._optimizer).__name__
 
 
 class Subset(Reading):
@@ -79,5 +154,78 @@ class Subset(Reading):
         return {"random": self._random.getstate()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        version, words, gauss = state["random"]
+        self._random.setstate((version, tuple(words), gauss))
+
+
+class Cheapest(Reading):
+    """Exact where that is free or nearly so, else an unbiased estimate by random signs: layer by layer, see `plan`.
+
+    The signs of different examples are independent, so that the spread of the numbers over the examples holds the error
+    of the estimates too.
+
+    Args:
+        probes: sketches averaged for each example; more are taken where that is too few for a layer.
+        seed: of generators of its own, for the signs and for the examples audited.
+    """
+
+    def __init__(self, probes: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        self._probes = probes
+        self._signs = Signs(seed)
+        self._random = random.Random(seed)
+        self._choices: dict[tuple[str, torch.Size, torch.Size], Choice] = {}
+        self._to_audit = 0
+        self._rows: Tensor | None = None
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    description = "per-example norms, by random signs where exact ones are dear, taken during the backward pass"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "sketch" if any(layer.method == "sketch" for layer in self._layers.values()) else "per-example"
+
+    def begin(self, examples: int, device: torch.device) -> Tensor | None:
+        self._rows = None
+        if self._to_audit:
+            rows = sorted(self._random.sample(range(examples), min(self._to_audit, examples)))
+            self._rows, self._to_audit = torch.tensor(rows, device=device), 0
+        return None
+
+    def norms2(self, path: str, use: Use) -> Tensor:
+        if not isinstance(use, LayerUse):
+            self._note(path, use, "exact", "its gradients are formed from a second run")
+            return use.norms2()
+        key = (path, use.kept[0].shape, use.d.shape)
+        choice = self._choices.get(key)
+        if choice is None:
+            choice = self._choices[key] = cheapest(use.rule, use.layer, use.kept, use.d, self._probes)
+            self._note(path, use, choice.method, choice.reason)
+        if choice.method != "sketch":
+            return use.norms2()
+        norms2 = SKETCHES[use.rule](use.layer, use.kept, use.d, self._signs, choice.probes)
+        if self._rows is not None:
+            self._pairs.append((norms2[self._rows], use.at(self._rows).norms2()))
+        return norms2
+
+    def clear(self) -> None:
+        self._pairs = []
+
+    def audit(self, examples: int) -> None:
+        self._to_audit = examples
+
+    def audited(self) -> Audit | None:
+        if not self._pairs:
+            return None
+        pairs = zip(*self._pairs, strict=True)
+        estimate, exact = (torch.stack([part.double() for part in parts]).sum(0) for parts in pairs)
+        error = math.sqrt(len(exact) * (estimate - exact).var().item()) if len(exact) > 1 else math.nan
+        return Audit(len(exact), estimate.sum().item(), exact.sum().item(), error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"signs": self._signs.state_dict(), "random": self._random.getstate()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._signs.load_state_dict(state["signs"])
         version, words, gauss = state["random"]
         self._random.setstate((version, tuple(words), gauss))

@@ -26,7 +26,6 @@ from .layers import Rule
 from .passes import Pass, listed, per_example_sum
 from .reading import Reading
 from .recurrent import RecurrentUse, recurrent
-from .sharing import norms2_of
 from .unbatched import UnbatchedCall, parameter_use, perhaps_unbatched
 from .uses import LayerUse, Use
 
@@ -175,7 +174,7 @@ class Taps:
         """‖c_i‖² of a checked pass, shape (b,)."""
         if run.uses:
             uses = self.uses(run)
-            run.norms2 += norms2_of(uses if run.rows is None else [use.at(run.rows) for use in uses])
+            run.norms2 += self._reading.joint(uses if run.rows is None else [use.at(run.rows) for use in uses])
             run.kept, run.uses = uses if self._keep_all else [], []
         return per_example_sum(run.norms2)
 

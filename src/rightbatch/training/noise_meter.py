@@ -12,7 +12,7 @@ from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, NoiseEstimate
 from ..noise import Noise, NoiseScale
 from ..noise.estimator import Estimator
-from ..noise.methods import AUTO, METHODS, Subject
+from ..noise.methods import AUTO, METHODS, Subject, estimator
 from .measuring_interval import MeasuringInterval
 
 LAST_RESORT = AUTO[-1]
@@ -131,7 +131,7 @@ class NoiseMeter:
             try:
                 if self.settings.preconditioned and not METHODS[name].preconditions:
                     raise UnsupportedError(f"'{name}' does not measure in the optimizer's metric")
-                self._estimator: Estimator = METHODS[name].build(self._subject)
+                self._estimator: Estimator = estimator(name, self._subject)
                 self._name = name
                 return
             except UnsupportedError as error:
