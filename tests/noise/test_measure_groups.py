@@ -158,6 +158,16 @@ def test_identity_of_sgd_changes_nothing() -> None:
     assert (one.variance, one.signal) == (bare.variance, bare.signal) == (one.groups[0].variance, one.groups[0].signal)
 
 
+def test_a_preconditioner_may_be_given_itself() -> None:
+    model, (x, y) = plain(), batch()
+    optimizer = stepped(AdamW(model.parameters(), lr=1e-2), model)
+    bounded = Preconditioner(optimizer, floor=0.5)
+    scale = torch.cat([bounded.diagonal(p).flatten() for p in model.parameters()])
+    found = measure(model, F.cross_entropy, x, y, optimizer=bounded)
+    assert found.metric == "AdamW" and len(found.groups) == 1
+    assert_same(found, per_example_gradients(model, F.cross_entropy, x, y) * scale)
+
+
 class Spare(nn.Module):
     def __init__(self) -> None:
         super().__init__()

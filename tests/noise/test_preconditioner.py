@@ -169,6 +169,18 @@ def test_groups_hold_the_trainable_parameters_and_their_own_settings() -> None:
     assert found.diagonal(own[1])[0].item() == pytest.approx(1.0)  # zero gradient: 1/ε
 
 
+def test_a_floor_bounds_the_entries_of_rare_features() -> None:
+    own = parameters()
+    optimizer = Adam(own, lr=RATE)
+    step(optimizer, own)
+    exact, bounded = (Preconditioner(optimizer, floor).diagonal(own[0]) for floor in (0.0, 0.1))
+    least = 0.1 * (1 / exact).square().mean().sqrt()
+    assert exact[0, 0].item() == pytest.approx(1e8)  # no gradient so far: 1/ε
+    torch.testing.assert_close(1 / bounded, (1 / exact).clamp(min=least))
+    with pytest.raises(InputError, match="floor is 2: give a finite number at least 0 and at most 1"):
+        Preconditioner(optimizer, floor=2)
+
+
 def test_the_identity_needs_no_step_and_has_no_name() -> None:
     own = parameters()
     found = Preconditioner(SGD(own, lr=RATE, momentum=0.9, nesterov=True))

@@ -98,7 +98,7 @@ def _noise_scale(bend: float, traces: list[float], tilts: list[float], b: int) -
     of_s = 4 * tilt / b + 2 * square / (b * (b - 1))
     of_t = 2 * square / (b - 1)
     ratio = t / s
-    variance = of_t + ratio**2 * of_s + probe / k * (1 + ratio / b) ** 2  # T of too many probes is too low in S by T/b
+    variance = of_t + ratio**2 * of_s + probe / k * (1 + ratio / b) ** 2  # what T is off, S is off by -1/b of
     return ratio, math.sqrt(variance) / s if b >= LEAST_EXAMPLES else math.nan
 
 

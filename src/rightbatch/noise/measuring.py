@@ -18,6 +18,7 @@ from .micro_batch import MicroBatchNorms
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
 from .passes import listed, per_example_sum
+from .preconditioner import Preconditioner
 from .reference import flat
 from .sharing import joined, norms2_of
 from .taps import Taps
@@ -37,7 +38,7 @@ def measure(
     y: Tensor,
     *,
     method: str = "auto",
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Preconditioner | None = None,
     curvature: bool | str = False,
 ) -> Measurement:
     """Measure the gradient noise on one batch, exactly where that is defined, leaving no trace in the model.
@@ -54,7 +55,8 @@ def measure(
         y: targets, shape (b, ...).
         method: "auto"; "per-example" to refuse anything not exact; "micro-batch".
         optimizer: measures P g_i in place of g_i, P the `Preconditioner` in the optimizer's state, and also each of its
-            parameter groups apart; it must have taken a step, and hold just the model's trainable parameters.
+            parameter groups apart; it must have taken a step, and hold just the model's trainable parameters. Or P
+            itself, such as Preconditioner(optimizer, floor=0.01).
         curvature: True for that along the gradient (along P g_B with an optimizer); "noise" for the noise scale
             weighted by it too. It takes second derivatives, or differences of gradients where the model has none.
 

@@ -17,7 +17,7 @@ class ParameterGroups:
 
     Args:
         model: its trainable parameters are grouped.
-        optimizer: of exactly these, or None.
+        optimizer: of exactly these, or its preconditioner, or None.
 
     Attributes:
         metric: the optimizer's type, "" where P is the identity.
@@ -27,10 +27,10 @@ class ParameterGroups:
         UnsupportedError: its preconditioner is not known.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | None) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer | Preconditioner | None) -> None:
         paths = {p: path for path, p in model.named_parameters() if p.requires_grad}
         self._parameters = list(paths)
-        self._preconditioner = None if optimizer is None else Preconditioner(optimizer)
+        self._preconditioner = Preconditioner(optimizer) if isinstance(optimizer, Optimizer) else optimizer
         groups: Sequence[Sequence[Tensor]] = [self._parameters]
         if self._preconditioner is not None:
             groups = self._preconditioner.groups

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from ..errors import InputError, UnsupportedError
+from ..ranges import require_number
 
 State = Mapping[str, Any]
 
@@ -30,18 +31,21 @@ class Preconditioner:
     | Adagrad | 1/(√v + ε) | v = sum |
     | Adamax | 1/u | u = exp_inf, which has ε in it |
 
-    An entry whose gradients have been tiny so far has a P near 1/ε; the optimizer itself takes the new gradient into v
-    before it divides, P does not. Where that matters it shows in the standard errors.
+    An entry whose gradients have all been near zero so far has a P near 1/ε. The optimizer takes the next gradient into
+    v before it divides; P does not, and one example with such a feature then outweighs all others: until every feature
+    has been met, numbers in this metric are of the rare ones alone. `floor` keeps 1/P at `floor` times its root mean
+    square over the parameter's entries, or above.
 
     Args:
         optimizer: after at least one step, the state of its first being empty; its type exactly one of the above.
+        floor: 0 for P itself; 0.01 where some features are rare.
 
     Attributes:
         name: the optimizer's type, "" where P is the identity.
         groups: the trainable parameters of each parameter group, in order.
 
     Raises:
-        InputError: it has not taken a step.
+        InputError: it has not taken a step, or the floor is not from 0 to 1.
         UnsupportedError: the optimizer is not one of the above.
 
     Reference: Qiao et al., "Pollux: co-adaptive cluster scheduling for goodput-optimized deep learning" (2021), for the
@@ -49,7 +53,8 @@ class Preconditioner:
     the first, since numbers in different metrics cannot be averaged.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, floor: float = 0.0) -> None:
+        require_number("floor", floor, least=0, most=1)
         entries = _entries(optimizer)
         kind = type(optimizer).__name__
         self.name = "" if entries is None else kind
@@ -66,7 +71,7 @@ class Preconditioner:
         ]
         for (parameter, state, group), steps in zip(rows, _steps(rows), strict=True):
             if steps > 0:
-                self._diagonals[parameter] = entries(state, group, steps)
+                self._diagonals[parameter] = _bounded(entries(state, group, steps), floor)
         if not self._diagonals:
             raise InputError(f"{kind} has not taken a step: it preconditions nothing yet. Measure after its first step")
 
@@ -100,6 +105,12 @@ def _steps(rows: Iterable[tuple[Tensor, State, State]]) -> list[float]:
     counts = [torch.as_tensor(state.get("step", group.get("k")), dtype=torch.float32) for _, state, group in rows]
     numbers: list[float] = torch.stack([count.to(counts[0].device) for count in counts]).tolist() if counts else []
     return numbers
+
+
+def _bounded(diagonal: Tensor | None, floor: float) -> Tensor | None:
+    if diagonal is None or floor == 0:
+        return diagonal
+    return diagonal.minimum(1 / (floor * diagonal.reciprocal().square().mean().sqrt()))
 
 
 def _wide(value: Tensor) -> Tensor:
