@@ -266,7 +266,9 @@ def test_penalties_on_what_is_broadcast_are_found() -> None:
     table = Penalised("penalty").double()
     table.block = nn.Identity()
     gain = Acting(lambda m, x: x * m.gain, gain=(W,)).double()
+    tied = TiedPlaces().double()
     for model, x, penalty in (
+        (tied, torch.randint(0, TOKENS, (B, T)), lambda: tied.table.weight.square().sum()),
         (table, torch.randint(0, TOKENS, (B, T)), lambda: table.places.square().sum()),
         (gain, normal(T, W), lambda: gain.gain.square().sum()),
     ):

@@ -37,9 +37,9 @@ def mark(outputs: Iterable[Node], layer: int, inputs: list[Node]) -> None:
         _metadata(node).setdefault(MARK, {})[layer] = inputs
 
 
-def unmark(node: Node, layer: int) -> None:
-    """Take a layer's note off a node."""
-    _metadata(node).get(MARK, {}).pop(layer, None)
+def unmark(node: Node, layer: int) -> list[Node]:
+    """Take a layer's note off a node; answers the nodes of its inputs."""
+    return _metadata(node)[MARK].pop(layer)
 
 
 def reached(loss: Tensor, around: Collection[int]) -> set[nn.Parameter]:
@@ -53,9 +53,9 @@ def reached(loss: Tensor, around: Collection[int]) -> set[nn.Parameter]:
             continue
         seen.add(node)
         marks = _metadata(node).get(MARK, {})
-        inputs = next((marks[layer] for layer in marks if layer in around), None)
-        if inputs is not None:
-            waiting.extend(inputs)
+        layers = [layer for layer in marks if layer in around]
+        if layers:
+            waiting.extend(marks[max(layers)])  # the highest are modules around other layers
             continue
         for after, _ in node.next_functions:
             if after is not None:

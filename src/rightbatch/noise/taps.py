@@ -126,13 +126,18 @@ class Taps:
             UnsupportedError: naming the layers.
         """
         problems = []
+        layers = range(len(self.layers))
+        simple = {index for index in layers if has_rule(self.layers[index])}
+        # calls without examples are marked apart, and the modules in which their broadcasts were all found once more
+        count, unbatched = len(layers), self._pass.unbatched
+        apart = {index + count for index in unbatched}
+        walks = [(simple, simple | apart)] if simple else []
         # within a module that is run again as a whole the other layers are its own business
-        unbatched = self._pass.unbatched
-        whole = [index for index, layer in enumerate(self.layers) if not has_rule(layer) or index in unbatched]
-        simple = [index for index in range(len(self.layers)) if index not in whole]
-        for around in ([simple] if simple else []) + [[index] for index in whole]:
-            elsewhere = reached(loss, set(around))
-            for index in around:
+        walks += [({index}, {index}) for index in layers if index not in simple]
+        walks += [({index}, (simple | apart | {index + 2 * count}) - {index + count}) for index in sorted(unbatched)]
+        for checked, around in walks:
+            elsewhere = reached(loss, around)
+            for index in sorted(checked):
                 layer = self.layers[index]
                 problems += [
                     (self._paths[layer], f"its {name} also acts elsewhere: by function, in a penalty term, or compiled")
@@ -300,8 +305,8 @@ class Taps:
                 self._on_backward(run, index, part, route.node, partial(call.use, route), several=len(routes) > 1)
             if routes:
                 if self.marking:
-                    unmark(node, index)
-                    mark(nodes_of(output), index, nodes_of((args, kwargs)))
+                    mark([node], index + len(self.layers), unmark(node, index))
+                    mark(nodes_of(output), index + 2 * len(self.layers), nodes_of((args, kwargs)))
                 call.routed = True
                 run.unbatched.add(index)
                 run.unbatched_calls.remove((index, node, call))
