@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 B, TOKENS = 7, 11
@@ -57,6 +58,35 @@ class Reuse(nn.Module):
         for _ in range(self.times):
             x = self.layer(x).sin()
         return x
+
+
+class Acting(nn.Module):
+    """A parameter that is broadcast against activations, between two maps of each position."""
+
+    def __init__(self, act: Callable[[nn.Module, Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.act, self.own, self.factor = act, nn.Parameter(torch.randn(shape)), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self, self.factor(x)).tanh()
+
+
+class Positioned(nn.Module):
+    """A table looked up at positions that are the same for all examples; the output layer is tied to the tokens."""
+
+    def __init__(self, leading: bool = False, again: bool = False, mix: bool = False, tie: bool = False) -> None:
+        super().__init__()
+        self.leading, self.again = leading, again
+        self.tokens, self.head = nn.Embedding(TOKENS, 4), nn.Linear(4, TOKENS, bias=False)
+        self.table = self.tokens if tie else nn.Embedding(9, 4)
+        self.mix = nn.Linear(4, 4) if mix else nn.Identity()
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        positions = torch.arange(ids.shape[1])
+        table = self.mix(self.table(positions[None] if self.leading else positions))
+        x = (self.tokens(ids) + table).tanh()
+        return self.head(x * table if self.again else x)
 
 
 class Tied(nn.Module):
@@ -324,6 +354,21 @@ CASES: dict[str, dict[str, Case]] = {
         "class token, positions": (lambda: Own("token, positions"), normal(4, 4)),
         "matrix": (lambda: Own("matrix"), normal(5, 4)),
         "used three times": (lambda: Reuse(Own("matrix, scale"), 2), normal(5, 4)),
+        "gain of a branch": (lambda: Acting(lambda m, x: x + m.own * x.sin(), 4), normal(5, 4)),
+        "prompt": (lambda: Acting(lambda m, x: torch.cat([m.own.expand(len(x), -1, -1), x], 1), 3, 4), normal(5, 4)),
+        "bias of a map": (lambda: Acting(lambda m, x: x + m.own[:, None, None], 4), normal(4, 3, 3)),
+        "mask token": (
+            lambda: Acting(lambda m, x: torch.where(x[..., :1].detach() > 0, x, m.own), 4), normal(5, 4)),
+        "positions transposed": (lambda: Acting(lambda m, x: x + m.own[:, :5].t(), 4, 9), normal(5, 4)),
+        "layer norm by function": (lambda: Acting(lambda m, x: F.layer_norm(x, (4,), m.own, m.own), 4), normal(5, 4)),
+    },
+    "Tables of positions": {
+        "added": (Positioned, ids(6)),
+        "as many as examples": (Positioned, ids(B)),
+        "with a leading one": (lambda: Positioned(leading=True), ids(6)),
+        "used twice": (lambda: Positioned(again=True), ids(6)),
+        "through a linear layer": (lambda: Positioned(mix=True), ids(6)),
+        "the table of tokens itself": (lambda: Positioned(tie=True), ids(6)),
     },
     "RNN, GRU, LSTM": {
         f"{kind.__name__}, {setting}": (lambda kind=kind, settings=settings, call=call: call(kind, settings), SEQUENCE)
