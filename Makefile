@@ -4,18 +4,21 @@
 #   make check    style, types, layers
 #   make nightly  the tests that take minutes
 #   make bench    the benchmarks that write the tables and figures of docs/
+#   make peers    what measuring the noise costs, beside other libraries in an environment of their own
 #   make clean    remove everything made here
 
-.PHONY: demo test check nightly bench clean
+.PHONY: demo test check nightly bench peers clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .peers
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python $(PIP) -c constraints.txt
 
 # One thread a process: the same arithmetic whatever the number of cores, and on models this small it is the fastest.
-demo test nightly bench: export OMP_NUM_THREADS := 1
+demo test nightly bench peers: export OMP_NUM_THREADS := 1
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/rightbatch train --data digits --model cnn --epochs 30
@@ -33,10 +36,13 @@ check: $(VENV)/.ready-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready-test
-	set -e; for name in noise_table overhead big_batch zero_tuning; do $(BIN)/python benchmarks/$$name.py --write; done
+	set -e; for name in noise_table overhead big_batch zero_tuning mnist_noise_scale; do $(BIN)/python benchmarks/$$name.py --write; done
+
+peers: $(PEERS)/.ready
+	$(PEERS)/bin/python benchmarks/noise_overhead.py --write
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -50,3 +56,10 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,dev]'
 	touch $@ $(VENV)/.ready-demo
+
+# --no-deps: what they ask for beyond benchmarks/peers.txt, torchvision among it, they do not need here.
+$(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) -c constraints.txt -e .
+	$(PEERS)/bin/python $(PIP) --no-deps -r benchmarks/peers.txt
+	touch $@

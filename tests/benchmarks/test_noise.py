@@ -1,0 +1,104 @@
+"""The benchmarks of the noise run on small settings, and what they report is right."""
+
+import importlib
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from rightbatch.noise import measure, reference_measurement
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("noise_overhead")
+    monkeypatch.setattr(module, "VISIT_S", 1e-4)
+    return module
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("mnist_noise_scale")
+
+
+def small(overhead: ModuleType) -> object:
+    make = lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 10))  # noqa: E731
+    return overhead.Case("small", "a small network", make, 12, (5,))
+
+
+def test_every_way_measures_the_same_variance(overhead: ModuleType) -> None:
+    case = small(overhead)
+    work = case.work(torch.device("cpu"))
+    exact = reference_measurement(work.model().double(), nn.functional.cross_entropy, work.x.double(), work.y).variance
+    row = overhead.compare(case, torch.device("cpu"), seconds=0.0)
+    installed = [kind.name for kind in overhead.PEERS if kind not in overhead.missing()]
+    assert list(row.variances) == ["default method, every step", "exact, every step", "not measuring", *installed]
+    assert row.refusals == {}
+    for name, variance in row.variances.items():
+        if name == "not measuring":
+            assert math.isnan(variance)
+        else:
+            assert variance == pytest.approx(exact, rel=1e-4), name
+
+
+def test_the_table_has_every_way(overhead: ModuleType) -> None:
+    row = overhead.compare(small(overhead), torch.device("cpu"), seconds=0.0)
+    lines = overhead.table([row])
+    head, cells = (line.split("|") for line in (lines[0], lines[2]))
+    assert len(head) == len(cells) and cells[1].strip() == "a small network"
+    assert row.amortised[1] >= 2
+    for package in overhead.missing().values():
+        assert f"{package} is not installed" in lines[-1]
+
+
+def test_a_refusal_is_shown_with_its_reason(overhead: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(overhead.Step):
+        name = "another"
+
+        def __call__(self) -> float:
+            raise NotImplementedError("no rule for Linear")
+
+    monkeypatch.setattr(overhead, "PEERS", (Refusing,))
+    monkeypatch.setattr(importlib.import_module("noise_steps"), "PEERS", (Refusing,))
+    row = overhead.compare(small(overhead), torch.device("cpu"), seconds=0.0)
+    lines = overhead.table([row])
+    assert row.refusals == {"another": "no rule for Linear"}
+    assert "refuses" in lines[2] and "- another, small: no rule for Linear" in lines
+
+
+@pytest.mark.nightly
+def test_the_script_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "noise_overhead.py"), "--only", "mlp-128", "--seconds", "0"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    memory = said.split("| peak memory, MB |")[1].splitlines()[2].split("|")
+    assert float(memory[2]) > 10  # MB: parameters, momentum, gradients and one batch are 11
+
+
+def test_a_look_is_the_measurement_of_its_examples(mnist: ModuleType) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(512, 1, 8, 8), torch.randint(0, 10, (512,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    seen = mnist.look(model, x, y, step=3, batches=1)
+    expected = measure(model, nn.functional.cross_entropy, x, y)
+    assert seen.noise.variance == pytest.approx(expected.variance, rel=1e-4)
+    assert seen.noise.signal == pytest.approx(expected.signal, rel=1e-4)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_run_on_a_few_images(mnist: ModuleType) -> None:
+    torch.manual_seed(0)
+    trace = mnist.train(torch.randn(640, 1, 8, 8), torch.randint(0, 10, (640,)), looks=(0, 2, 10), batches=1)
+    assert [seen.step for seen in trace.looks] == [0, 2, 10]
+    assert len(trace.running) >= 2
+    lines = mnist.table(trace)
+    assert lines[2].startswith("| 0 | 0.00 |") and "876 lies within the interval" in lines[-1]
+    assert len(mnist.draw(trace).axes) == 2
