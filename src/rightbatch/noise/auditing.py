@@ -92,9 +92,9 @@ class Audited(Estimator):
         except UnsupportedError as error:
             self._stop(error)
             return found
-        errors = (error.variance for error in (found.standard_error, exact.standard_error))
-        error = math.hypot(*(e for e in errors if math.isfinite(e)))
-        return replace(found, audit=Audit(self._examples, found.variance, exact.variance, error))
+        errors = [one.standard_error.variance for one in (found, exact)]
+        spread = math.hypot(*filter(math.isfinite, errors))
+        return replace(found, audit=Audit(self._examples, found.variance, exact.variance, spread))
 
     def _stop(self, error: UnsupportedError) -> None:
         """The model turns out to have no exact norms: go on without."""

@@ -104,4 +104,4 @@ def estimator(name: str, of: Subject) -> "Estimator":
     """The estimator of that name, audited where the settings ask for it."""
     found = METHODS[name].build(of)
     every = of.settings.audit_every
-    return _from("auditing", "Audited")(found, of.model, every) if every else found  # type: ignore[no-any-return]
+    return _from("auditing", "Audited")(found, of.model, every) if every else found

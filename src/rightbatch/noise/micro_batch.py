@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..evidence import Measurement, StandardErrors
 from .estimator import Estimator
 from .gradient_norm import squared_norm
-from .preconditioner import Preconditioner
+from .preconditioner import TRAINING_FLOOR, Preconditioner
 
 
 class MicroBatchNorms:
@@ -174,7 +174,7 @@ class MicroBatches(Estimator):
         if self._optimizer is None:
             return squared_norm(p.grad for p in self._parameters)
         try:
-            self._preconditioner = self._preconditioner or Preconditioner(self._optimizer)
+            self._preconditioner = self._preconditioner or Preconditioner(self._optimizer, TRAINING_FLOOR)
             return squared_norm(_conditioned(p, self._preconditioner) for p in self._parameters)
         except InputError as error:  # it has not stepped, or not with every parameter
             self._too_early = error

@@ -13,6 +13,8 @@ from ..ranges import require_number
 
 State = Mapping[str, Any]
 
+TRAINING_FLOOR = 0.01  # early in training features not met yet would outweigh all others by orders of magnitude
+
 
 class Preconditioner:
     """P, frozen as it stands before the next step: the optimizer moves along -P m, m its average of gradients.

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..evidence import Audit, LayerReading
 from .gradient_norm import squared_norm
 from .plan import Choice, cheapest
-from .preconditioner import Preconditioner
+from .preconditioner import TRAINING_FLOOR, Preconditioner
 from .sharing import joined, norms2_of
 from .signs import Signs
 from .sketches import SKETCHES
@@ -78,6 +78,8 @@ class Reading:
 class Weighted(Reading):
     """Asks for the exact ‖P c_i‖², P the diagonal preconditioner of an optimizer as it stands before its next step.
 
+    P is bounded (`Preconditioner`'s floor): early on, features not met yet would else outweigh all others.
+
     Args:
         optimizer: it must have stepped; until then a batch is refused.
     """
@@ -95,7 +97,7 @@ class Weighted(Reading):
     def begin(self, examples: int, device: torch.device) -> Tensor | None:
         if self._preconditioner is None:
             with suppress(InputError):
-                known = Preconditioner(self._optimizer)
+                known = Preconditioner(self._optimizer, TRAINING_FLOOR)
                 self._squares = known.squares(p for group in known.groups for p in group)
                 self._preconditioner = known
         return None
