@@ -11,7 +11,7 @@ from rightbatch.evidence import UNKNOWN, Measurement, Movement, NoiseEstimate
 from rightbatch.stepping import STEP_RULES, step_rule
 
 N = 200
-PLAN = Plan(train_samples=N, parameter_count=10, parameter_norm=1.0, learning_rate=0.1)
+PLAN = Plan(train_samples=N, parameter_count=10, parameter_norm=1.0, learning_rate=0.1, total_samples=1200)
 
 
 def situation(step: int) -> Situation:
@@ -71,7 +71,7 @@ def test_decisions_are_sensible_and_pure(name: str, trace: str, lost: bool) -> N
         assert decision.action is None or rule.guards
 
 
-@pytest.mark.parametrize("name", ["constant", "armijo", "barzilai-borwein", "noise-scaled"])
+@pytest.mark.parametrize("name", ["constant", "armijo", "barzilai-borwein", "noise-scaled", "ada-batch", "seesaw"])
 def test_flat_states_go_through_plain_types(name: str) -> None:
     rule = step_rule(name)
     for _, state in drive(rule, CALM)[0]:

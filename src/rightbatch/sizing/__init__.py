@@ -10,21 +10,47 @@ from typing import Any
 from ..decision import SizeRule
 from ..errors import InputError
 from ..rule_text import number_in, read_rule
+from .ada_batch import AdaBatch
+from .ada_damp import AdaDamp
 from .big_batch import BigBatch
 from .bounded import Bounded
+from .cyclic import Cyclic
+from .dont_decay import DontDecay
 from .dwell import Dwell
 from .fixed import Fixed
+from .geo_damp import GeoDamp
+from .growth import Growth
 from .hysteresis import Hysteresis
 from .memory_cap import MemoryCap
+from .orr import Orr
+from .plateau import Plateau
+from .rada_damp import RadaDamp
 from .ramp import Ramp
+from .replay import Replay
+from .seesaw import Seesaw
 from .snapped import Snapped
 from .step_time import StepTimer
 from .sweet_spot import SweetSpot
+from .thresholds import Thresholds
 from .whole_if_small import WholeIfSmall
 
 RULES: tuple[type[SizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+SCHEDULES: tuple[type[SizeRule], ...] = (
+    Thresholds,
+    Growth,
+    Cyclic,
+    AdaBatch,
+    DontDecay,
+    Seesaw,
+    GeoDamp,
+    AdaDamp,
+    RadaDamp,
+    Plateau,
+    Orr,
+    Replay,
+)
 WRAPPERS: tuple[type[SizeRule], ...] = (Bounded, MemoryCap, Hysteresis, Dwell, Snapped, WholeIfSmall, Ramp)
-SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + WRAPPERS}
+SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + SCHEDULES + WRAPPERS}
 
 
 def size_rule(spec: Any) -> SizeRule:
@@ -54,16 +80,28 @@ def size_rule(spec: Any) -> SizeRule:
 
 __all__ = [
     "SIZE_RULES",
+    "AdaBatch",
+    "AdaDamp",
     "BigBatch",
     "Bounded",
+    "Cyclic",
+    "DontDecay",
     "Dwell",
     "Fixed",
+    "GeoDamp",
+    "Growth",
     "Hysteresis",
     "MemoryCap",
+    "Orr",
+    "Plateau",
+    "RadaDamp",
     "Ramp",
+    "Replay",
+    "Seesaw",
     "Snapped",
     "StepTimer",
     "SweetSpot",
+    "Thresholds",
     "WholeIfSmall",
     "size_rule",
 ]

@@ -9,16 +9,20 @@ from typing import Any
 from ..decision import StepRule
 from ..errors import InputError
 from ..rule_text import number_in, read_rule
+from .ada_batch import AdaBatch
 from .armijo import Armijo
 from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
 from .constant import Constant
+from .dont_decay import DontDecay
+from .geo_damp import GeoDamp
 from .noise_scaled import NoiseScaled
 from .range_test import RangeTest
+from .seesaw import Seesaw
 
-STEP_RULES: dict[str, type[StepRule]] = {
-    rule.name: rule for rule in (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
-}
+RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
+PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
+STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + PAIRED}
 
 
 def step_rule(spec: Any) -> StepRule:
@@ -48,11 +52,15 @@ def step_rule(spec: Any) -> StepRule:
 
 __all__ = [
     "STEP_RULES",
+    "AdaBatch",
     "Armijo",
     "AveragedDistance",
     "BarzilaiBorwein",
     "Constant",
+    "DontDecay",
+    "GeoDamp",
     "NoiseScaled",
     "RangeTest",
+    "Seesaw",
     "step_rule",
 ]
