@@ -4,6 +4,7 @@ from .events import EventLog, iterate_events, read_events
 from .folder import RunFolder
 from .history import History, counted_events, read_history
 from .ledger import Irregularity, Ledger, LedgerReport, verify_ledger
+from .replaying import replay_of
 
 __all__ = [
     "EventLog",
@@ -16,5 +17,6 @@ __all__ = [
     "iterate_events",
     "read_events",
     "read_history",
+    "replay_of",
     "verify_ledger",
 ]

@@ -1,0 +1,46 @@
+"""From a run folder to the rule that gives its batch sizes again."""
+
+import os
+
+from ..errors import RunFolderError
+from ..sizing import SIZE_RULES, Replay
+from .folder import RunFolder
+from .history import History, read_history
+
+
+def replay_of(path: str | os.PathLike[str]) -> Replay:
+    """The batch sizes a run decided, by the examples consumed, as a rule for another run.
+
+    A size holds from the batch after its decision on; that of a rule which enlarges the current batch from that very
+    batch on. Steps that a resume made void are left out.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        A rule whose `sizes` are plain (examples consumed before the batch, batch size) pairs.
+
+    Raises:
+        RunFolderError: there is no run, or none that has decided on a batch size.
+    """
+    history = read_history(RunFolder.open(path).events)
+    decided = [event for event in history.decisions if event["what"] == "batch"]
+    if not decided:
+        raise RunFolderError(f"{path} holds no decision on a batch size; give the folder of a run that has begun")
+    enlarges = _enlarges_current(history)
+    grown = dict(zip(history.steps["samples"], history.steps["batch_size"], strict=True)) if enlarges else {}
+    sizes: dict[int, int] = {}
+    for event in decided:
+        begins, size = int(event["samples"]), int(event["new"])
+        batch = int(grown.get(begins, 0))
+        if batch >= size > (event["old"] or 0):
+            sizes[begins - batch] = batch  # as it really grew, which may be by one more than decided
+        sizes[begins] = size
+    return Replay(tuple(sorted(sizes.items())))
+
+
+def _enlarges_current(history: History) -> bool:
+    """Whether the run's rule, or one within it, enlarged current batches: told by its name in the start event."""
+    text = str(history.start.get("batch", ""))
+    rules = [rule for rule in SIZE_RULES.values() if vars(rule).get("enlarges_current") is True]
+    return any(f"{rule.__name__}(" in text or rule.name in text for rule in rules)
