@@ -226,7 +226,7 @@ def test_anything_else_is_run_again_or_read(name: str) -> None:
 
 
 REFUSED = {
-    "coupled": (lambda m, x: (x - x.mean(0, keepdim=True)) * m.gain, "alone is not what it was"),
+    "coupled": (lambda m, x: (x - x.mean(0, keepdim=True)) * m.gain, "couples them"),
     "a row for each example": (lambda m, x: x + m.rows[:, None], "one example"),
     "positions first": (lambda m, x: x.transpose(0, 1) * m.gain, "no dimension 0 of 5 examples"),
 }
@@ -239,6 +239,30 @@ def test_what_is_no_broadcast_along_examples_is_refused(name: str) -> None:
     inner.after = nn.Identity()
     with pytest.raises(UnsupportedError, match=message):
         read(nn.Sequential(nn.Linear(W, W), inner).double(), normal(T, W), torch.ones(()))
+
+
+class Latents(nn.Module):
+    """Latents, or positions, that pass through layers of their own before they meet the examples."""
+
+    def __init__(self, count: int, table: bool) -> None:
+        super().__init__()
+        self.latents = nn.Embedding(count, W) if table else nn.Parameter(torch.randn(count, W))
+        self.norm, self.query, self.key = nn.LayerNorm(W), nn.Linear(W, W), nn.Linear(W, W)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = len(self.latents.weight if isinstance(self.latents, nn.Embedding) else self.latents)
+        latents = self.latents(torch.arange(count)) if isinstance(self.latents, nn.Embedding) else self.latents
+        query, key = self.query(self.norm(latents)).expand(len(x), -1, -1), self.key(x)
+        return (query @ key.mT).softmax(-1) @ key + query
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_layers_on_as_many_positions_as_examples_are_not_misread(table: bool) -> None:
+    x, y = normal(T, W), normal()
+    model = Latents(B + 1, table).double()
+    assert read(model, x, y) == pytest.approx(exact(model, x, y), rel=1e-10)
+    with pytest.raises(UnsupportedError, match="as many positions as there are examples"):
+        read(Latents(B, table).double(), x, y)
 
 
 class Penalised(Language):

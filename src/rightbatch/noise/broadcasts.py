@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from ..errors import UnsupportedError
+from .graph import has_examples
+
 Shape = tuple[int, ...]
 MOST_ROUTES = 64
 
@@ -89,6 +92,7 @@ PREPARING = REARRANGING | {
     "MeanBackward1",
     "MmBackward0",
     "MulBackward0",
+    "NativeLayerNormBackward0",
     "NegBackward0",
     "PowBackward0",
     "ReciprocalBackward0",
@@ -180,6 +184,9 @@ class Graph:
         outputs: the nodes of its outputs.
         inputs: the nodes of its inputs, at which the walk ends.
         examples: b; nothing can be told from one.
+
+    Raises:
+        UnsupportedError: something that was read with a row for each example is broadcast along the examples.
     """
 
     def __init__(self, outputs: Collection[Node], inputs: Collection[Node], examples: int) -> None:
@@ -216,6 +223,11 @@ class Graph:
         self._shared = shared
         self._broadcast = {(node, slot) for node, slot in broadcast if node not in shared}
         self._coupled = bool(shared & ends)
+        if any(map(has_examples, shared)):
+            raise UnsupportedError(
+                f"a layer's output is broadcast along the {examples} examples: it couples them, or has as many "
+                "positions as there are examples; another batch size tells which"
+            )
 
     def routes(self, source: Node) -> list[Route]:
         """Every way of a source into the activations; none if one of them is of another kind.

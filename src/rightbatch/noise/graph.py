@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 MARK = "rightbatch: the layers whose output this is, with the nodes of their inputs"
 
+EXAMPLES = "rightbatch: read as the output of a layer with a row for each example"
+
 
 def nodes_of(values: object) -> list[Node]:
     """The nodes that made the tensors in a nested structure."""
@@ -39,7 +41,17 @@ def mark(outputs: Iterable[Node], layer: int, inputs: list[Node]) -> None:
 
 def unmark(node: Node, layer: int) -> list[Node]:
     """Take a layer's note off a node; answers the nodes of its inputs."""
-    return _metadata(node)[MARK].pop(layer)
+    return _metadata(node)[MARK].pop(layer, [])
+
+
+def note_examples(node: Node) -> None:
+    """Note on a layer's node that its output was taken to have a row for each example."""
+    _metadata(node)[EXAMPLES] = {}
+
+
+def has_examples(node: Node) -> bool:
+    """Whether that was noted."""
+    return EXAMPLES in _metadata(node)
 
 
 def reached(loss: Tensor, around: Collection[int]) -> set[nn.Parameter]:

@@ -21,7 +21,7 @@ from .broadcasts import Graph
 from .calls import CallUse, running_again, versions
 from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
 from .embedding import EMBEDDING
-from .graph import maker, mark, nodes_of, reached, unmark
+from .graph import maker, mark, nodes_of, note_examples, reached, unmark
 from .layers import Rule
 from .passes import Pass, listed, per_example_sum
 from .reading import Reading
@@ -228,6 +228,8 @@ class Taps:
         perhaps = not second and perhaps_unbatched(rule, kept, run.examples)
         if perhaps:
             run.unbatched_calls.append((index, node, call))
+        else:
+            note_examples(node)
 
         def use(d: Tensor) -> Use | None:
             if call.routed:  # it is read where its output is broadcast
@@ -274,12 +276,15 @@ class Taps:
         if index in self._unrecognised or layer in self._second or run.examples < 2:
             return False
         own = self._own[layer]
-        found = Graph(nodes_of(output), nodes_of(inputs), run.examples).parameters(own)
-        if not found:
-            self._unrecognised.add(index)
-            return False
         if self.marking:
             mark(nodes_of(output), index, nodes_of(inputs))
+        found = Graph(nodes_of(output), nodes_of(inputs), run.examples).parameters(own)
+        if not found:
+            if self.marking:
+                for node in nodes_of(output):
+                    unmark(node, index)
+            self._unrecognised.add(index)
+            return False
         part = 0
         for name, routes in found.items():
             for route in routes:
@@ -298,7 +303,11 @@ class Taps:
         calls = [found for found in run.unbatched_calls if found[0] in inside]
         if not calls:
             return
-        graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.examples)
+        try:
+            graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.examples)
+        except UnsupportedError as error:
+            run.problems.append((self._paths[self.layers[calls[0][0]]], str(error)))
+            return
         for index, node, call in calls:
             routes = graph.routes(node)
             for part, route in enumerate(routes):
