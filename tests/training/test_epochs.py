@@ -11,23 +11,23 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch
 from rightbatch.data import blobs, load
-from rightbatch.decision import SizeRule
 from rightbatch.models import build_model
 from rightbatch.sizing import SIZE_RULES, BigBatch, Fixed, SweetSpot
 from rightbatch.stepping import STEP_RULES
 
-STEPS = {
-    "constant": 0.1,
-    "armijo": "armijo",
-    "barzilai-borwein": "barzilai-borwein",
+# A rule that needs no settings is had by its name.
+STEPS = dict.fromkeys(STEP_RULES, "") | {
+    "constant": "constant(0.1)",
     "noise-scaled": "noise-scaled(learning_rate=0.2)",
-    "averaged-distance": "auto",
+    "seesaw": "seesaw(total_samples=1200)",
 }
-SIZES: dict[str, SizeRule] = {
-    "fixed": Fixed(32),
-    "big-batch": BigBatch(),
-    "sweet-spot": SweetSpot(),
+SIZES = dict.fromkeys(SIZE_RULES, "") | {
+    "fixed": "fixed(32)",
+    "growth": "growth(over_epochs=3)",
+    "seesaw": "seesaw(total_samples=1200)",
 }
+RULES = ("fixed", "big-batch", "sweet-spot")
+PAIRS = [(size, "constant") for size in SIZES] + [(size, step) for size in RULES for step in STEPS]
 
 
 def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -37,29 +37,23 @@ def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return nn.Linear(2, 2), (x, y)
 
 
-def test_every_registered_rule_has_a_row() -> None:
-    assert STEPS.keys() == STEP_RULES.keys()
-    assert SIZES.keys() == SIZE_RULES.keys()
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "step"), PAIRS)
 def test_every_rule_consumes_every_example_once_an_epoch(size: str, step: str, watch: Any, drive: Any) -> None:
     source = blobs(400)
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
-    auto = AutoBatch(model, None, source, SIZES[size], STEPS[step], seed=1, epochs=3)
+    auto = AutoBatch(model, None, source, SIZES[size] or size, STEPS[step] or step, seed=1, epochs=3)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(400) == auto.samples
     assert auto.samples == 1200 or (auto.stopped and auto.samples < 1200)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", RULES)
 def test_digits_with_a_network(size: str, watch: Any, drive: Any) -> None:
     source = load("digits").train
     model = build_model("mlp", source.x_shape, 10)
-    auto = AutoBatch(model, None, source, SIZES[size], "auto", seed=1, epochs=2)
+    auto = AutoBatch(model, None, source, SIZES[size] or size, "auto", seed=1, epochs=2)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(len(source)) == auto.samples == 2 * len(source)
