@@ -12,6 +12,7 @@ from torch import Tensor
 from rightbatch import AutoBatch
 from rightbatch.data import Interval
 from rightbatch.decision import Decision
+from rightbatch.evidence import Audit
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,6 +24,8 @@ class Witness:
         self.decisions: list[tuple[int, str, float | None, float, Decision]] = []
         self.steps: list[tuple[int, list[Interval]]] = []
         self.failures: list[tuple[int, int, str, float, int]] = []
+        self.audits: list[tuple[int, str, Audit]] = []
+        self.methods: list[tuple[int, str]] = []
 
     def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
         self.decisions.append((step, what, old, new, decision))
@@ -32,6 +35,12 @@ class Witness:
 
     def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
         self.failures.append((step, samples, reason, learning_rate, restored_step))
+
+    def audit(self, step: int, samples: int, method: str, audit: Audit) -> None:
+        self.audits.append((step, method, audit))
+
+    def measuring(self, step: int, samples: int, method: str) -> None:
+        self.methods.append((step, method))
 
     @property
     def intervals(self) -> list[Interval]:

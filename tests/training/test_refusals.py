@@ -80,7 +80,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         r"noise='auto\(every=8\)' measures every 8 steps, but the rule 'big-batch' needs a measurement of every batch",
     ),
     "noise name": (lambda: new(noise="micro-bach"), InputError, "names no method .did you mean 'micro-batch'"),
-    "noise number": (lambda: new(noise=3), InputError, "noise=3 is no way to measure: give one of 'auto', 'per-ex"),
+    "noise number": (lambda: new(noise=3), InputError, "noise=3 is no way to measure: give one of 'auto', '"),
     "noise budget": (lambda: new(noise="auto(budget=0)"), InputError, "Noise.budget is 0: .* above 0 and at most 1"),
     "noise setting": (lambda: new(noise="sketchy(probe=1)"), InputError, "names no method"),
     "noise of a model": (

@@ -9,7 +9,7 @@ from torch import nn
 from ..data import BatchStream, Interval, Source
 from ..errors import DataError, InputError
 from ..training.averaging import ScheduleFree
-from ..training.gathering import cut
+from ..training.gathering import cut, even_sizes
 from ..training.losses import Loss
 from ..training.noise_meter import NoiseMeter
 from .memory import is_out_of_memory, release
@@ -88,7 +88,7 @@ class Steps:
         most = min(self._most_forward, most_forward or examples)
         pieces = max(-(-examples // most), 1 if meter is None else meter.groups)
         total = 0.0
-        for piece in cut(interval, pieces):
+        for piece in cut(interval, even_sizes(examples, pieces)):
             value = self._differentiate(piece, piece.examples / examples, meter)
             if not math.isfinite(value):
                 return value

@@ -11,6 +11,8 @@ evaluation, `step` counts steps taken including this one):
 | decision | step, samples, what ("batch", "step" or "run"), old, new, reason, evidence {name: number} |
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_example_s, half_performance, standard_error |
 | failure | step, samples, reason, learning_rate (after the cut), restored_step |
+| measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
+| audit | step, samples, method, examples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
 | resume | step |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 

@@ -6,7 +6,6 @@ yielded next and by `step()` answering False, so that a plain loop of four lines
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -16,29 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, Interval, as_source, require_trainable
-from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRule, StepRule, Trial
+from ..data import BatchStream, as_source, require_trainable
+from ..decision import Decision, Needs, Outcome, Plan, Situation, SizeRule, StepRule
 from ..errors import InputError
-from ..evidence import NoiseEstimate
+from ..evidence import Measurement, NoiseEstimate
 from ..noise import squared_norm
-from ..noise.isolation import random_state, set_random_state
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
 from .averaging import ScheduleFree
-from .gathering import Gathering, cut, cut_into
+from .feed import Feed
+from .gathering import Gathering
 from .guard import CUT, Guard
+from .learning_rates import LearningRates
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
 from .step_clock import StepClock
-from .supply import Supply
 
 LARGEST_FORWARD_SAMPLES = 4096
-LADDER_REFERENCE = 64
-WORTH_TELLING = 1.1  # by what factor the learning rate must have changed
 
 
 class AutoBatch:
@@ -108,18 +105,27 @@ class AutoBatch:
         self.epochs = epochs
         self._device = parameters[0].device
         self._stream = BatchStream(source, seed=seed, device=self._device)
-        self._supply = Supply(self._stream, epochs, exact=isinstance(self.size_rule, Fixed))
         self._parameters = parameters
         self._observer: Observer | None = None
-        self._most_forward = micro_batch or LARGEST_FORWARD_SAMPLES
         self._averaging = ScheduleFree(model, optimizer) if self.step_rule.averages else None
         given = self._averaging.optimizer if self._averaging is not None else optimizer
         self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=1e-2)
-        base = float(self.optimizer.param_groups[0]["lr"])
-        self._rate_ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
+        self._rates = LearningRates(self.optimizer)
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=self.step_rule.guards)
         self.meter = None if settings is None else NoiseMeter(model, parameters, settings, self.optimizer)
         self.clock = StepClock()
+        self._needs = self.size_rule.needs | self.step_rule.needs
+        self._feed = Feed(
+            self._stream,
+            epochs,
+            exact=isinstance(self.size_rule, Fixed),
+            most_forward=micro_batch or LARGEST_FORWARD_SAMPLES,
+            clock=self.clock,
+            meter=self.meter,
+            device=self._device,
+            timed=Needs.TIME in self._needs,
+            repeatable=self.step_rule.searches,
+        )
         self.steps = self.samples = 0
         self.seconds = 0.0
         self.stopped = ""
@@ -129,22 +135,16 @@ class AutoBatch:
             train_samples=self.train_samples,
             parameter_count=sum(p.numel() for p in parameters),
             parameter_norm=math.sqrt(float(squared_norm([p.detach() for p in parameters]))),
-            learning_rate=base,
+            learning_rate=self.learning_rate,
         )
         size, self._size_state = self.size_rule.start(plan)
         self._wanted = min(size.examples or 1, self.train_samples)
         rate, self._step_state = self.step_rule.start(plan)
-        self.learning_rate = base
-        self._set_rate(rate.learning_rate)
+        self._rates.set(rate.learning_rate)
+        self._rates.told = self.learning_rate
         self._opening = (size, rate)
-        self._told_rate = self.learning_rate
-
+        self._told_method = "" if self.meter is None else self.meter.method
         self._gathering: Gathering | None = None
-        self._queue: deque[Interval] = deque()
-        self._awaiting: Interval | None = None
-        self._size_decision = Decision()
-        self._search: Search | None = None
-        self._line: LineSearch | None = None
         self._mark_s = 0.0
 
     # What a caller may look at.
@@ -153,6 +153,11 @@ class AutoBatch:
     def batch_size(self) -> int:
         """Examples the next step will average over, unless its gradient asks for more."""
         return self._wanted
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the first parameter group at the last step."""
+        return self._rates.present
 
     @property
     def noise(self) -> NoiseEstimate | None:
@@ -167,7 +172,7 @@ class AutoBatch:
     @property
     def needs_gradient(self) -> bool:
         """Whether the loss of the micro-batch last yielded will be differentiated; False for most trial steps."""
-        return self._line is None or self._line.trial.gradient
+        return self._gathering is None or self._gathering.wants_gradient
 
     @property
     def averages(self) -> bool:
@@ -207,11 +212,12 @@ class AutoBatch:
                 if self._stream.epoch >= end:
                     return
                 self._begin()
-            if not self._queue:
+            gathering = self._gathering
+            if gathering is None or not gathering.queue:
                 raise InputError("Call auto.step() after every auto.backward(loss); it was left out.")
             self._mark_s = perf_counter()
-            yield self._next_micro_batch()
-            if self._awaiting is not None:
+            yield self._feed.next(gathering)
+            if gathering.awaiting is not None and gathering is self._gathering:
                 raise InputError("The micro-batch yielded last was not given to auto.backward(loss).")
 
     def backward(self, loss: Tensor) -> None:
@@ -220,33 +226,16 @@ class AutoBatch:
         Raises:
             InputError: no micro-batch is waiting, or the loss is not one number that depends on the model.
         """
-        piece, gathering = self._awaiting, self._gathering
-        if piece is None or gathering is None:
+        gathering = self._gathering
+        if gathering is None or gathering.awaiting is None:
             raise InputError("auto.backward(loss) was called without a new micro-batch from the loop.")
         self._check(loss)
         value = float(loss.detach())
         if not math.isfinite(value):
             gathering.failed = gathering.failed or f"the loss became {value}"
-        elif self.needs_gradient and not gathering.failed:
-            if self._line is None and gathering.witness is not None and gathering.witness.grad is None:
-                raise InputError("Gradients were cleared in the midst of a batch: leave out zero_grad, step() does it.")
-            weight = piece.examples / gathering.reference
-            measuring = self.meter if gathering.measured and self._line is None else None
-            if measuring is not None:
-                measuring.verify(loss)
-            (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
-            if measuring is not None:
-                measuring.take(piece.examples, weight)
-            elif self._queue and gathering.witness is None:
-                gathering.witness = next((p for p in self._parameters if p.grad is not None), None)
-        if self._line is None:
-            gathering.loss_sum += value * piece.examples
-            gathering.examples += piece.examples
-        else:
-            gathering.trial_loss_sum += value * piece.examples
-        self._awaiting = None
-        if gathering.compared and self._line is None:
-            gathering.times_s.append((piece.examples, perf_counter() - self._mark_s))
+        elif gathering.wants_gradient and not gathering.failed:
+            gathering.differentiate(loss, self._parameters)
+        gathering.note(value, perf_counter() - self._mark_s)
         self._lap(gathering)
 
     def step(self) -> bool:
@@ -257,72 +246,23 @@ class AutoBatch:
             DivergedError: non-finite numbers again and again, although the step size was cut.
         """
         gathering = self._gathering
-        if gathering is None or self._awaiting is not None:
+        if gathering is None or gathering.awaiting is not None:
             raise InputError("auto.step() must follow auto.backward(loss).")
-        if self._queue:
+        if gathering.queue:
             return False
         self._mark_s = perf_counter()
-        if self._line is not None:
-            return self._advance(gathering, self._outcome(gathering, self._line))
-        return self._complete(gathering)
+        if gathering.line is None:
+            return self._complete(gathering)
+        loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
+        gathering.failed = ""
+        return self._advance(gathering, gathering.line.outcome(loss, gathering.scale))
 
     # Gathering a batch.
 
     def _begin(self) -> None:
         if self._guard.kept_step < 0:
             self._guard.keep(self.steps)
-        first = self.steps == 0 and Needs.TIME in self.size_rule.needs
-        measured = self.meter is not None and not first and self.meter.interval.due(self.steps)
-        origin = (self._stream.epoch, self._stream.position)
-        if first:
-            self.clock.start_ladder(self.train_samples // 4, min(self._most_forward, self.train_samples // 8))
-            self._gathering = Gathering(origin, LADDER_REFERENCE, measured)
-            if self._climb(self._gathering):
-                return
-        intervals = self._supply.draw(self._wanted)
-        self._gathering = Gathering(origin, sum(i.examples for i in intervals), measured)
-        if not measured and len(intervals) == 1 and intervals[0].examples <= self._most_forward:
-            sizes = self.clock.cut(self.steps, intervals[0].examples)
-            if sizes is not None:
-                self._gathering.compared = True
-                self._gathering.intervals.extend(intervals)
-                self._queue.extend(cut_into(intervals[0], sizes))
-                return
-        self._enqueue(self._gathering, intervals)
-
-    def _enqueue(self, gathering: Gathering, intervals: list[Interval]) -> None:
-        groups = 1
-        if gathering.measured and self.meter is not None and not gathering.pieces:
-            groups = -(-self.meter.groups // len(intervals))
-        for interval in intervals:
-            # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
-            least = min(groups, interval.examples // 2)
-            self._queue.extend(cut(interval, max(least, -(-interval.examples // self._most_forward))))
-        gathering.intervals.extend(intervals)
-
-    def _climb(self, gathering: Gathering) -> bool:
-        """Put the next micro-batch of the timing ladder in the queue; False once it is over."""
-        size = self.clock.climb(gathering.seconds)
-        if size is None:
-            return False
-        gathering.seconds = 0.0
-        self._enqueue(gathering, [self._stream.take(size)])
-        return True
-
-    def _next_micro_batch(self) -> tuple[Tensor, Tensor]:
-        gathering = self._gathering
-        assert gathering is not None
-        piece = self._queue.popleft()
-        if self._line is not None:
-            set_random_state(gathering.random[len(gathering.pieces) - len(self._queue) - 1], self._device)
-        else:
-            gathering.pieces.append(piece)
-            if self.step_rule.searches:
-                gathering.random.append(random_state(self._device))
-            if gathering.measured and self.meter is not None:
-                self.meter.arm(piece.stop - piece.start)
-        self._awaiting = piece
-        return self._stream.fetch(piece)
+        self._gathering = self._feed.begin(self.steps, self._wanted)
 
     def _check(self, loss: Tensor) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -334,6 +274,8 @@ class AutoBatch:
     def _lap(self, gathering: Gathering) -> None:
         now = perf_counter()
         gathering.seconds += now - self._mark_s
+        if gathering.line is not None:
+            gathering.trial_s += now - self._mark_s
         self.seconds += now - self._mark_s
         self._mark_s = now
 
@@ -341,37 +283,34 @@ class AutoBatch:
         """Give back what an unfinished batch has drawn and leave the model as it was before it."""
         if self._gathering is None:
             return
-        if self._line is not None:
-            self._line.leave()
-        self._stream.seek(*self._gathering.origin)
+        if self._gathering.line is not None:
+            self._gathering.line.leave()
+        self._feed.give_back(self._gathering)
         self._finish()
 
     def _finish(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
-        if self.meter is not None and self._gathering is not None and self._gathering.measured:
-            self.meter.disarm()
-        self._gathering = self._search = self._line = self._awaiting = None
-        self._queue.clear()
+        if self._gathering is not None and self._gathering.meter is not None:
+            self._gathering.meter.disarm()
+        self._gathering = None
         self.clock.abandon_ladder()
 
     # A complete gradient: measure, decide, apply.
 
     def _complete(self, gathering: Gathering) -> bool:
-        if not gathering.failed and self._climb(gathering):
+        if not gathering.failed and self._feed.climb(gathering):
             return False
-        if self.meter is not None and gathering.measured:
-            self.meter.gather()
+        if gathering.meter is not None:
+            gathering.meter.gather()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         scale = gathering.scale
         norm2 = float(squared_norm(gradients)) * scale * scale if gradients else math.nan
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
-        measurement = None
-        if self.meter is not None and gathering.measured and not gathering.failed:
-            measurement = self.meter.measure(norm2, gathering.examples, scale)
-            if measurement is not None and not self.size_rule.enlarges_current:
-                self.meter.absorb(measurement, self.samples + gathering.examples)
+        measurement = self._measure(gathering, norm2)
+        if measurement is not None and self.meter is not None and not self.size_rule.enlarges_current:
+            self.meter.absorb(measurement, self.samples + gathering.examples)
         now = Situation(
             step=self.steps,
             samples=self.samples,
@@ -382,7 +321,7 @@ class AutoBatch:
             learning_rate=self.learning_rate,
             measurement=measurement,
             noise=self.meter.noise if self.meter is not None else None,
-            step_time=self.clock.fit() if Needs.TIME in self.size_rule.needs else None,
+            step_time=self.clock.fit() if Needs.TIME in self._needs else None,
             movement=self._averaging.movement if self._averaging is not None else None,
             grew=gathering.growth is not None,
             wanted=self._wanted,
@@ -395,53 +334,57 @@ class AutoBatch:
             return False
         if decision.examples is None and not decision.action and gathering.growth is not None:
             decision = gathering.growth  # the size the batch has grown to is carried on
-        self._size_decision, self._size_state = decision, state
-        if self.meter is not None and gathering.measured:
+        gathering.size, self._size_state = decision, state
+        if gathering.meter is not None:
             if measurement is not None and self.size_rule.enlarges_current:
-                self.meter.absorb(measurement, self.samples + gathering.examples)
-            self.meter.disarm()
+                gathering.meter.absorb(measurement, self.samples + gathering.examples)
+            gathering.meter.disarm()
         if scale != 1.0:
             torch._foreach_mul_(gradients, scale)
         gathering.gradient_norm2 = norm2
-        self._search = self.step_rule.decide(now, self._step_state)
+        gathering.search = self.step_rule.decide(now, self._step_state)
         return self._advance(gathering, None)
+
+    def _measure(self, gathering: Gathering, norm2: float) -> Measurement | None:
+        """The noise of the batch as far as it is gathered, and what there is to tell of how it was measured."""
+        if gathering.meter is None or gathering.failed:
+            return None
+        measurement = gathering.meter.measure(norm2, gathering.examples, gathering.scale)
+        if self._observer is not None:
+            if gathering.meter.method != self._told_method:
+                self._told_method = gathering.meter.method
+                self._observer.measuring(self.steps, self.samples, self._told_method)
+            if measurement is not None and measurement.audit is not None:
+                self._observer.audit(self.steps, self.samples, measurement.method, measurement.audit)
+        return measurement
 
     def _enlarge(self, gathering: Gathering, decision: Decision, state: Any) -> bool:
         """Draw the examples the rule still wants for this very step; False if it wants none, or there are none."""
         wanted = min(decision.examples or 0, self.train_samples)
         if not self.size_rule.enlarges_current or decision.action or wanted <= gathering.examples:
             return False
-        intervals = self._supply.draw(wanted, gathering.examples)
-        if not intervals:
+        if not self._feed.enlarge(gathering, wanted):
             return False
-        if self.meter is not None and gathering.measured:
-            self.meter.reopen()
         gathering.growth, gathering.size_state = decision, state
-        self._enqueue(gathering, intervals)
         self._lap(gathering)
         return True
 
-    def _outcome(self, gathering: Gathering, line: LineSearch) -> Outcome:
-        loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
-        gathering.failed = ""
-        return line.outcome(loss, gathering.scale)
-
     def _advance(self, gathering: Gathering, outcome: Outcome | None) -> bool:
         """Run the step rule to its next trial, or to its decision."""
-        assert self._search is not None
+        assert gathering.search is not None
         try:
-            trial: Trial = next(self._search) if outcome is None else self._search.send(outcome)
+            trial = next(gathering.search) if outcome is None else gathering.search.send(outcome)
         except StopIteration as end:
             decision, self._step_state = end.value
-            if self._line is not None:
-                self._line.leave()
-                self._line = None
+            if gathering.line is not None:
+                gathering.line.leave()
+                gathering.line = None
             return self._apply(gathering, decision)
-        if self._line is None:
-            self._line = LineSearch(self.model, gathering.gradient_norm2)
-        self._line.move(trial)
-        gathering.trial_loss_sum = 0.0
-        self._queue.extend(gathering.pieces)
+        self._lap(gathering)
+        if gathering.line is None:
+            gathering.line = LineSearch(self.model, gathering.gradient_norm2)
+        gathering.line.move(trial)
+        gathering.repeat()
         self._lap(gathering)
         return False
 
@@ -452,12 +395,10 @@ class AutoBatch:
         elif decision.action == "keep":
             self._guard.keep(self.steps)
         self._guard.before_step(self.steps, gathering.loss)
-        self._set_rate(decision.learning_rate)
-        unchanged = self._told_rate / WORTH_TELLING <= self.learning_rate <= self._told_rate * WORTH_TELLING
-        if not unchanged or decision.action in ("return", "stop"):
-            self._tell("step", self._told_rate, self.learning_rate, decision)
-            self._told_rate = self.learning_rate
-        size = self._size_decision
+        self._rates.set(decision.learning_rate, self._guard.cut)
+        if self._rates.worth_telling or decision.action in ("return", "stop"):
+            self._tell_rate(decision)
+        size = gathering.size
         for decided in (size, decision):
             if decided.action == "stop":
                 self.stopped = decided.reason
@@ -478,35 +419,38 @@ class AutoBatch:
         self._lap(gathering)
         if gathering.compared:
             self.clock.compare(gathering.times_s, update_s)
-        elif self.steps > 1 and taken:
-            if not gathering.measured or (self.meter is not None and self.meter.settings.every == 1):
-                self.clock.add(gathering.examples, gathering.seconds, update_s)
-            if self.meter is not None:
-                self.meter.interval.add(self.steps - 1, gathering.examples, gathering.seconds, gathering.measured)
+        elif taken and not gathering.climbs:
+            self._time(gathering, update_s)
         if taken:
             self.last = self._row(gathering)
         return taken
 
+    def _time(self, gathering: Gathering, update_s: float) -> None:
+        """Take in the seconds of an ordinary step, measured or not."""
+        measured = gathering.meter is not None
+        if self.meter is not None:
+            seconds = gathering.seconds - gathering.trial_s
+            self.meter.interval.add(self.steps - 1, gathering.examples, seconds, measured)
+        # The very first allocates the optimizer's state. Where all are measured, that is what a step takes.
+        if self.steps > 1 and (not measured or (self.meter is not None and self.meter.settings.every == 1)):
+            self.clock.add(gathering.examples, gathering.seconds, update_s)
+
     def _fail(self, gathering: Gathering, now: Situation) -> bool:
         """The gradient is not to be trusted: take no step, go back to the last good state, cut the step size."""
         if self.step_rule.guards:
-            self._search = self.step_rule.decide(now, self._step_state)
             try:
-                next(self._search)
+                next(self.step_rule.decide(now, self._step_state))
             except StopIteration as end:
                 decision, self._step_state = end.value
-                self._set_rate(decision.learning_rate)
+                self._rates.set(decision.learning_rate, self._guard.cut)
                 if decision.action == "return":
-                    self._tell("step", self._told_rate, self.learning_rate, decision)
-                    self._told_rate = self.learning_rate
+                    self._tell_rate(decision)
         self._commit(gathering)
         reason, step, samples = gathering.failed, self.steps, self.samples
         self._finish()
         diverged = self._guard.fail(step, reason, cut=not self.step_rule.guards)
         if not self.step_rule.guards:
-            for group in self.optimizer.param_groups:
-                group["lr"] *= CUT
-            self._set_rate(None)
+            self._rates.scale(CUT)
         if self._observer is not None:
             self._observer.failure(step, samples, reason, self.learning_rate, self._guard.kept_step)
         if diverged is not None:
@@ -520,17 +464,13 @@ class AutoBatch:
         if self._observer is not None:
             self._observer.consumed(self.steps, gathering.intervals)
 
-    def _set_rate(self, learning_rate: float | None) -> None:
-        """Set the learning rate, keeping the ratios between parameter groups; None leaves it as it is."""
-        groups = self.optimizer.param_groups
-        if learning_rate is not None:
-            for group, ratio in zip(groups, self._rate_ratios, strict=True):
-                group["lr"] = learning_rate * ratio * self._guard.cut
-        self.learning_rate = float(groups[0]["lr"])
-
     def _tell(self, what: str, old: float | None, new: float, decision: Decision) -> None:
         if self._observer is not None and decision.reason:
             self._observer.decision(self.steps, self.samples, what, old, new, decision)
+
+    def _tell_rate(self, decision: Decision) -> None:
+        self._tell("step", self._rates.told, self.learning_rate, decision)
+        self._rates.told = self.learning_rate
 
     def _row(self, gathering: Gathering) -> dict[str, Any]:
         noise = self.meter.noise if self.meter is not None else None
@@ -558,7 +498,7 @@ class AutoBatch:
         Raises:
             InputError: in the midst of a line search, while the model is at a trial point.
         """
-        if self._line is not None:
+        if self._gathering is not None and self._gathering.line is not None:
             raise InputError(
                 "auto.state_dict() was called during a line search, while the model is at a trial point: call it when "
                 "auto.step() has returned True."
@@ -602,8 +542,7 @@ class AutoBatch:
             self.meter.load_state_dict(state["meter"], self.samples)
         self.clock.load_state_dict(state["clock"])
         self._guard.load_state_dict(state["guard"])
-        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self._told_rate = self.learning_rate
+        self._rates.reread()
 
 
-_COUNTS = ("steps", "samples", "seconds", "stopped", "learning_rate")
+_COUNTS = ("steps", "samples", "seconds", "stopped")

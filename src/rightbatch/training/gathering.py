@@ -1,15 +1,23 @@
 """One batch while it is being gathered: what it has consumed and what its micro-batches have said."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..data import Interval
-from ..decision import Decision
+from ..decision import Decision, Search
+from ..errors import InputError
+from ..noise.isolation import random_state, set_random_state
+from .noise_meter import NoiseMeter
+from .search import LineSearch
+
+HOLD = Decision()
 
 
 @dataclass(slots=True)
@@ -23,31 +31,48 @@ class Gathering:
     Args:
         origin: (epoch, position) of the first example, to go back to if the batch is abandoned.
         reference: examples the weights refer to; the batch size planned.
-        measured: whether the noise is measured on this batch.
+        meter: measures the noise of this batch; None where it is not measured.
         compared: whether its micro-batches are cut to be timed against each other.
+        climbs: whether they are the rungs of a timing ladder.
+        repeatable: whether trial steps may want its micro-batches again, with the same random numbers.
+        queue: micro-batches not yet handed out.
+        awaiting: the one handed out whose loss is not yet known.
+        pieces: those handed out, for trial steps to repeat.
+        random: the states of the random generators before each of them.
         witness: a parameter that got a gradient; should it lose it before the step, gradients were cleared meanwhile.
         times_s: (examples, seconds) of each micro-batch, where they are compared.
-        random: the states of the random generators before each micro-batch, where trial steps will repeat it.
+        seconds: spent on it, of which `trial_s` on trial steps.
         growth: the last decision that enlarged it.
         size_state: the batch rule's state after that decision; it becomes the run's once the batch is complete.
+        size: what the batch rule decided, the batch being complete.
+        search: the step rule at work on it.
+        line: the model at trial points; None until the first.
     """
 
     origin: tuple[int, int]
     reference: int
-    measured: bool
+    meter: NoiseMeter | None = None
     compared: bool = False
-    witness: Tensor | None = None
-    times_s: list[tuple[int, float]] = field(default_factory=list)
+    climbs: bool = False
+    repeatable: bool = False
     intervals: list[Interval] = field(default_factory=list)
+    queue: deque[Interval] = field(default_factory=deque)
+    awaiting: Interval | None = None
     pieces: list[Interval] = field(default_factory=list)
     random: list[list[Tensor]] = field(default_factory=list)
+    witness: Tensor | None = None
+    times_s: list[tuple[int, float]] = field(default_factory=list)
     examples: int = 0
     loss_sum: float = 0.0
     trial_loss_sum: float = 0.0
     gradient_norm2: float = math.nan
     seconds: float = 0.0
+    trial_s: float = 0.0
     growth: Decision | None = None
     size_state: Any = None
+    size: Decision = HOLD
+    search: Search | None = None
+    line: LineSearch | None = None
     failed: str = ""
 
     @property
@@ -60,15 +85,73 @@ class Gathering:
         """Mean loss at the present parameters; nan if the batch failed."""
         return math.nan if self.failed else self.loss_sum / max(1, self.examples)
 
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether the loss awaited will be differentiated; not for most trial steps."""
+        return self.line is None or self.line.trial.gradient
 
-def cut(interval: Interval, count: int) -> list[Interval]:
-    """Cut an interval into `count` pieces whose sizes differ by one at most."""
-    size = interval.examples
-    marks = [interval.start + size * i // count for i in range(count + 1)]
-    return [Interval(interval.epoch, a, b) for a, b in pairwise(marks)]
+    def enqueue(self, interval: Interval, sizes: Sequence[int]) -> None:
+        """Take in an interval, to be handed out in micro-batches of these sizes, which add up to it."""
+        self.queue.extend(cut(interval, sizes))
+        self.intervals.append(interval)
+
+    def hand_out(self, device: torch.device) -> Interval:
+        """The next micro-batch."""
+        piece = self.queue.popleft()
+        if self.line is not None:
+            set_random_state(self.random[len(self.pieces) - len(self.queue) - 1], device)
+        else:
+            self.pieces.append(piece)
+            if self.repeatable:
+                self.random.append(random_state(device))
+            if self.meter is not None:
+                self.meter.arm(piece.examples)
+        self.awaiting = piece
+        return piece
+
+    def differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+        """Add the gradient of the micro-batch awaited, and measure it.
+
+        Raises:
+            InputError: earlier gradients of the batch are gone.
+        """
+        assert self.awaiting is not None
+        if self.line is None and self.witness is not None and self.witness.grad is None:
+            raise InputError("Gradients were cleared in the midst of a batch: leave out zero_grad, step() does it.")
+        weight = self.awaiting.examples / self.reference
+        meter = self.meter if self.line is None else None
+        if meter is not None:
+            meter.verify(loss)
+        (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        if meter is not None:
+            meter.take(self.awaiting.examples, weight)
+        elif self.queue and self.witness is None:
+            self.witness = next((p for p in parameters if p.grad is not None), None)
+
+    def note(self, loss: float, seconds: float) -> None:
+        """The micro-batch awaited had this loss and took so many seconds; none is awaited any more."""
+        assert self.awaiting is not None
+        examples, self.awaiting = self.awaiting.examples, None
+        if self.line is not None:
+            self.trial_loss_sum += loss * examples
+            return
+        self.loss_sum += loss * examples
+        self.examples += examples
+        if self.compared:
+            self.times_s.append((examples, seconds))
+
+    def repeat(self) -> None:
+        """Hand out all micro-batches again, for a trial step."""
+        self.trial_loss_sum = 0.0
+        self.queue.extend(self.pieces)
 
 
-def cut_into(interval: Interval, sizes: Sequence[int]) -> list[Interval]:
-    """Cut an interval into pieces of the given sizes, which add up to it."""
-    marks = accumulate(sizes, initial=interval.start)
-    return [Interval(interval.epoch, a, b) for a, b in pairwise(marks)]
+def even_sizes(examples: int, count: int) -> list[int]:
+    """The sizes of `count` pieces that differ by one at most."""
+    marks = [examples * i // count for i in range(count + 1)]
+    return [b - a for a, b in pairwise(marks)]
+
+
+def cut(interval: Interval, sizes: Sequence[int]) -> list[Interval]:
+    """Cut an interval into pieces of these sizes, which add up to it."""
+    return [Interval(interval.epoch, a, b) for a, b in pairwise(accumulate(sizes, initial=interval.start))]

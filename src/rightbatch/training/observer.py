@@ -4,6 +4,7 @@ from typing import Protocol
 
 from ..data import Interval
 from ..decision import Decision
+from ..evidence import Audit
 
 
 class Observer(Protocol):
@@ -16,3 +17,7 @@ class Observer(Protocol):
     def consumed(self, step: int, intervals: list[Interval]) -> None: ...
 
     def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None: ...
+
+    def audit(self, step: int, samples: int, method: str, audit: Audit) -> None: ...
+
+    def measuring(self, step: int, samples: int, method: str) -> None: ...

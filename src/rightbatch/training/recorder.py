@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from ..data import Interval
 from ..decision import Decision
 from ..errors import MissingExtraError
-from ..evidence import StepTime
+from ..evidence import Audit, StepTime
 from ..record import EventLog, Ledger, RunFolder
 from ..report import Progress, write_report
 
@@ -72,6 +73,15 @@ class Recorder:
             restored_step=restored_step,
         )
         self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a smaller step size")
+
+    def audit(self, step: int, samples: int, method: str, audit: Audit) -> None:
+        """A cheap estimate of the noise was held against the exact one."""
+        self.event("audit", step=step, samples=samples, method=method, **asdict(audit), discrepancy=audit.discrepancy)
+
+    def measuring(self, step: int, samples: int, method: str) -> None:
+        """The noise is measured otherwise than before."""
+        self.event("measuring", step=step, samples=samples, method=method)
+        self.progress.note(f"the gradient noise is measured by {method}")
 
     def timing(self, step: int, samples: int, points: list[tuple[int, float, int]], fit: StepTime | None) -> None:
         """The seconds of a step were fitted anew."""

@@ -15,6 +15,7 @@ UPDATES_TO_TIME = 3
 LOAD_STEPS = 15
 COMPARE_EVERY_STEPS = 32
 LEAST_COMPARED = 32
+LADDER_AGAIN_STEP = 64
 UNTIMED = 1.4  # a batch so many times larger than all timed is compared at once
 
 
@@ -27,6 +28,10 @@ class StepClock:
     quarters and an eighth, which leaves its gradient as it is but for rounding. Each such set tells the shape of the
     curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
     ordinary steps.
+
+    Where the ladder left n½ more uncertain than it is large, it was disturbed, and nothing taken at small batches mends
+    that: it is climbed once more, at step 64 or as soon as the examples suffice, and the less uncertain curve of the
+    two is kept.
 
     The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
     the same step, or, for the ladder, of the first few updates (but the very first, which allocates the optimizer's
@@ -41,6 +46,14 @@ class StepClock:
         self._updates_s: list[float] = []
         self._ratios: deque[float] = deque(maxlen=LOAD_STEPS)
         self._compares = False
+        self._ladders = 0
+
+    def wants_ladder(self, step: int) -> bool:
+        """Whether the batch of this step should time the hardware."""
+        if step < LADDER_AGAIN_STEP or self._ladders != 1 or self._points:
+            return step == 0
+        fit = self._timer.fit()
+        return fit is not None and _uncertainty(fit) > 1
 
     def start_ladder(self, most_samples: int, most_size: int) -> None:
         """Begin to time micro-batches of growing size."""
@@ -54,6 +67,8 @@ class StepClock:
             size = self._ladder.send(seconds) if self._asked else next(self._ladder)
         except StopIteration as end:
             self._ladder, self._points = None, end.value
+            self._ladders += 1
+            self._updates_s.clear()
             return None
         self._asked = True
         return size
@@ -87,14 +102,24 @@ class StepClock:
             self._updates_s.append(update_s)
             if len(self._updates_s) >= UPDATES_TO_TIME:
                 update = median(self._updates_s)
-                for size, pass_s in self._points:
-                    self._timer.add(size, pass_s + update)
+                self._adopt([(size, pass_s + update) for size, pass_s in self._points])
                 self._points = []
         fit = self._timer.fit()
         if fit is None or not self._compares:
             self._timer.add(examples, seconds)
         elif seconds > 0:
             self._ratios.append(seconds / fit.seconds(examples))
+
+    def _adopt(self, points: Sequence[tuple[int, float]]) -> None:
+        """Take the times of a ladder; those of a second one in place of all others, if they are better."""
+        before = self._timer.fit() if self._ladders > 1 else None
+        timer = self._timer if before is None else StepTimer()
+        for size, seconds in points:
+            timer.add(size, seconds)
+        after = timer.fit()
+        if before is None or (after is not None and _uncertainty(after) < _uncertainty(before)):
+            self._timer = timer
+            self._ratios.clear()
 
     @property
     def _load(self) -> float:
@@ -123,6 +148,7 @@ class StepClock:
             "updates_s": self._updates_s,
             "ratios": list(self._ratios),
             "compares": self._compares,
+            "ladders": self._ladders,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,5 +157,9 @@ class StepClock:
         self._points = [(int(b), float(s)) for b, s in state["points"]]
         self._updates_s = list(state["updates_s"])
         self._ratios = deque(state["ratios"], maxlen=LOAD_STEPS)
-        self._compares = state["compares"]
+        self._compares, self._ladders = state["compares"], state["ladders"]
         self._ladder = None
+
+
+def _uncertainty(fit: StepTime) -> float:
+    return fit.standard_error / fit.half_performance
