@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rightbatch import InputError
+from rightbatch import AutoBatch, InputError
 from rightbatch.noise import squared_norm
 from rightbatch.noise.successive import SuccessiveGradients
 
@@ -106,3 +107,24 @@ def test_round_trip_and_copies() -> None:
 def test_refuses_no_example() -> None:
     with pytest.raises(InputError, match="0 examples"):
         SuccessiveGradients([nn.Parameter(torch.zeros(1))]).measurement(1.0, 0)
+
+
+def test_in_a_run_the_mean_gradients_of_two_steps_are_compared() -> None:
+    x, y = torch.randn(64, 3, dtype=torch.float64), torch.randn(64, 1, dtype=torch.float64)
+    model = nn.Linear(3, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    auto = AutoBatch(model, optimizer, (x, y), batch="16", noise="successive(every=1)", micro_batch=7)
+    means, mean = [], torch.zeros(4, dtype=torch.float64)
+    for part_x, part_y in auto:
+        loss = F.mse_loss(model(part_x), part_y)
+        parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        mean = mean + torch.cat([p.reshape(-1) for p in parts]) * len(part_x) / 16
+        auto.backward(loss)
+        if auto.step():
+            means.append(mean)
+            mean = torch.zeros_like(mean)
+        if len(means) == 2:
+            break
+    assert auto.noise is not None and auto.noise.measurements == 1
+    assert auto.noise.signal == pytest.approx((means[0] @ means[1]).item(), rel=1e-9)
+    assert auto.noise.variance == pytest.approx((means[0] - means[1]).square().sum().item() * 8, rel=1e-9)
