@@ -68,7 +68,10 @@ class Taps:
             for module in model.modules()
             if len(inner := set(module.modules())) > 1
         }
+        self._routed: set[nn.Module] = set()  # containers within which calls without examples were found to end
         self._unrecognised: set[int] = set()
+        # prepended: a hook of the user's may replace the output
+        self._hooks = [(layer, self._forward_hook(index, layer)) for index, layer in enumerate(self.layers)]
         self._handles: list[RemovableHandle] = []
         self.marking = True
         self._reading = reading or Reading()
@@ -97,12 +100,10 @@ class Taps:
         """Register the hooks if they are not, and collect what follows in a new pass."""
         if not self._handles:
             for module, inside in self._inside.items():
-                if inside:
+                if inside and (self.marking or module in self._routed):
                     routes = partial(self._find_routes, inside)
                     self._handles.append(module.register_forward_hook(routes, with_kwargs=True))
-            for index, layer in enumerate(self.layers):
-                # prepended: a hook of the user's may replace the output
-                hook = self._forward_hook(index, layer)
+            for layer, hook in self._hooks:
                 self._handles.append(layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
         self._pass = Pass(examples, self._read, self._reading.begin(examples, self._parameters[0].device))
         return self._pass
@@ -294,7 +295,7 @@ class Taps:
         return True
 
     def _find_routes(
-        self, inside: set[int], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, inside: set[int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Watch unbatched calls of layers inside a module where their outputs are broadcast, if that is within it."""
         if torch.compiler.is_compiling() or running_again():
@@ -313,6 +314,7 @@ class Taps:
             for part, route in enumerate(routes):
                 self._on_backward(run, index, part, route.node, partial(call.use, route), several=len(routes) > 1)
             if routes:
+                self._routed.add(module)
                 if self.marking:
                     mark([node], index + len(self.layers), unmark(node, index))
                     mark(nodes_of(output), index + 2 * len(self.layers), nodes_of((args, kwargs)))
