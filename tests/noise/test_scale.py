@@ -155,10 +155,15 @@ def test_limits_hold_together(
 
 def test_limits_of_the_signal_by_hand() -> None:
     # ‖ḡ‖² = 3 + 1, error 1: 4 exp(±2/4) - 1
-    found = bound(8.0, 3.0, 1.0, ANYTHING, 1.0, 0.0, 2.0).signal
+    known = Interval(8.0, 8.0)
+    found = bound(8.0, 3.0, 1.0, known, 1.0, 0.0, 2.0).signal
     assert found == pytest.approx((4 * math.exp(-0.5) - 1, 4 * math.exp(0.5) - 1))
+    # a variance of up to four times as much: an error above of up to twice as much
+    assert bound(8.0, 3.0, 1.0, Interval(8.0, 32.0), 1.0, 0.0, 2.0).signal.high == pytest.approx(4 * math.e - 1)
     # a negative estimate says no more above than zero would
-    assert bound(8.0, -0.5, 1.0, ANYTHING, 1.0, 0.0, 2.0).signal == pytest.approx((0.0, math.exp(2.0) - 1))
+    assert bound(8.0, -0.5, 1.0, known, 1.0, 0.0, 2.0).signal == pytest.approx((0.0, math.exp(2.0) - 1))
+    # and where nothing is known of the variance, nothing is said
+    assert bound(8.0, 3.0, 1.0, ANYTHING, 1.0, 0.0, 2.0).signal.high == math.inf
 
 
 def test_the_skewed_mean_inverts_halls_transformation() -> None:

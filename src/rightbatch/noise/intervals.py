@@ -32,7 +32,10 @@ def bound(
     | c | covariance | of the errors of v and s |
     | t | t | quantile of Student's distribution |
 
-    s₋ = (s + N) exp(-t e/(s + N)) - N,  s₊ = (s⁺ + N) exp(t e/(s⁺ + N)) - N,  s⁺ = max(s, 0)
+    s₋ = (s + N) exp(-t e/(s + N)) - N,  s₊ = (s⁺ + N) exp(t e'/(s⁺ + N)) - N,  s⁺ = max(s, 0),  e' = e sqrt(v₊/v)
+
+    e' is what e would be, at least, were the variance at its upper limit: where a few examples that are in no batch yet
+    hold most of it, e says little of s, and v₊ knows.
 
     Returns:
         Limits of at least 0; `Interval(0, inf)` where nothing can be said.
@@ -42,7 +45,8 @@ def bound(
     """
     at_least = max(signal, 0.0)
     low = signal + _shift(signal + noise, -t * signal_error)
-    high = at_least + _shift(at_least + noise, t * signal_error)
+    growth = math.sqrt(of_variance.high / variance) if variance > 0.0 and signal_error > 0.0 else 1.0
+    high = at_least + _shift(at_least + noise, t * signal_error * growth)
     together = t * t * covariance
     if variance <= 0.0 or not math.isfinite(together):
         return Intervals(of_variance, Interval(max(low, 0.0), high), ANYTHING)
@@ -89,7 +93,8 @@ def _shift(estimate: float, deviation: float) -> float:
     """Difference x exp(d/x) - x: a deviation d from a positive x, taken on the logarithmic scale."""
     if estimate <= 0.0:
         return deviation
-    return estimate * math.expm1(min(deviation / estimate, LARGEST_EXPONENT))
+    exponent = deviation / estimate
+    return estimate * math.expm1(exponent) if exponent < LARGEST_EXPONENT else math.inf
 
 
 def fieller(v: float, s: float, dv: float, ds: float, together: float = 0.0) -> tuple[float, float]:
@@ -125,7 +130,7 @@ def fieller(v: float, s: float, dv: float, ds: float, together: float = 0.0) -> 
     return max(0.0, rest / (half + math.sqrt(root2)) * unit), math.inf  # the positive root, stable as square vanishes
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def t_quantile(degrees: float) -> float:
     """The 95 % quantile of Student's t distribution, so that ±t holds 90 %; for any real number of degrees of freedom.
 

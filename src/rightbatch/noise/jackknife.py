@@ -115,8 +115,8 @@ def _quantile(deviations: Tensor) -> float:
     b = len(deviations)
     second, fourth = (deviations.pow(k).mean().item() for k in (2, 4))
     excess = fourth / (second * second) - 1.0 if second * second > 0 else 0.0
-    degrees = min(b - 1.0, 2.0 * b / excess) if excess > 0 else b - 1.0
-    return t_quantile(round(max(degrees, 1.0), 2))
+    degrees = max(1.0, min(b - 1.0, 2.0 * b / excess)) if excess > 0 else b - 1.0
+    return t_quantile(round(degrees, 1 if degrees > 5 else 2))  # a quantile once computed is remembered
 
 
 def _error(values: Tensor) -> float:
