@@ -22,6 +22,7 @@ from .uses import Slot, Use, whole
 
 _state = threading.local()
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+ROUGH = 1e-2  # of half precision
 
 
 def running_again() -> bool:
@@ -128,7 +129,8 @@ class CallUse:
         parameters = {f"module.{name}": parameter.detach() for name, parameter in self.own.items()}
         found, again = self._apart(torch.func.vmap(pulled), moving, d)
         for k, value in zip(wanted, again, strict=True):
-            self._compare(value, self._rows(self.outputs[k], span))
+            output = self._rows(self.outputs[k], span)
+            self._compare(value, output, TOLERANCES.get(output.dtype, ROUGH))
         return {slot: found[f"module.{name}"] for name, slot in self.slots().items()}
 
     def _apart(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -142,8 +144,7 @@ class CallUse:
         finally:
             _state.running = False
 
-    def _compare(self, again: Tensor, output: Tensor) -> None:
-        tolerance = TOLERANCES.get(output.dtype, 1e-2)
+    def _compare(self, again: Tensor, output: Tensor, tolerance: float) -> None:
         if again.shape == output.shape:
             size = output.abs().max().item() if output.numel() else 0.0
             if (again - output).abs().max().item() <= tolerance * (size + 1e-30):

@@ -1,24 +1,24 @@
-"""Recurrent layers: their projections at every step, from running the cells once more.
+"""Recurrent layers: their projections at every step, from the equations written out.
 
-The kernels of whole layers show neither hidden states nor the gradients at the gates. Both follow from the layer's
-equations written out, with a zero added to each projection whose gradient is then that of the projection.
+The kernels of whole layers show neither the hidden states between levels nor the gradients at the gates. The hidden
+states of the last level are its output; those of the others come from the same kernels, level by level. The gradients
+at the gates follow from them, see `recurrences`.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
-from .calls import CallUse
+from .calls import ROUGH, TOLERANCES, CallUse
+from .recurrences import Steps, recurrence
 from .uses import Projection, Use, projected
 
 LAYERS = (nn.RNN, nn.GRU, nn.LSTM)
 CELLS = (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
-Projections = list[tuple[Projection, Tensor, Tensor]]  # with its input and the zero added to its output
 
 
 def recurrent(layer: nn.Module) -> bool:
@@ -36,100 +36,117 @@ def inexact(layer: nn.Module) -> str | None:
     return None
 
 
+class Call(NamedTuple):
+    """A call of a layer or cell as one of a layer over T steps, which come first; float32 at least.
+
+    Args:
+        x: inputs, shape (T, b, q).
+        hidden: hidden states of the last level, shape (T, b, directions · H).
+        d: gradient at these.
+        first: hidden and cell states before the first step, shape (levels · directions, b, H) each.
+        d_last: gradients at those after the last step, of the same shape.
+        tolerance: relative, of the hidden states.
+    """
+
+    x: Tensor
+    hidden: Tensor
+    d: Tensor
+    first: Sequence[Tensor]
+    d_last: Sequence[Tensor]
+    tolerance: float
+
+
 @dataclass(frozen=True, eq=False)
 class RecurrentUse(CallUse):
     """One call of a recurrent layer or cell."""
 
     def parts(self) -> Iterable[Use]:
         CallUse.parts(self)
-        with torch.enable_grad():
-            outputs, projections = _run(self.module, *self._inputs())
-        wanted = [k for k, d in enumerate(self.d) if d is not None]
-        for k in wanted:
-            output = self.outputs[k]
-            assert output is not None
-            self._compare(outputs[k].detach(), output)
-        zeros = [zero for _, _, zero in projections]
-        if len(zeros[0]) != self.examples:
-            raise self._refusal(f"its input has {len(zeros[0])} sequences, not {self.examples} examples")
-        d = torch.autograd.grad([outputs[k] for k in wanted], zeros, [self.d[k] for k in wanted], allow_unused=True)
-        return [
-            projected(projection, a, torch.zeros_like(zero) if gradient is None else gradient)
-            for (projection, a, zero), gradient in zip(projections, d, strict=True)
-            if projection.slots()
-        ]
+        call = self._call()
+        with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
+            return list(self._projections(call))
 
-    def _inputs(self) -> tuple[Tensor, list[Tensor]]:
-        tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
-        if any(not isinstance(leaf, Tensor) and leaf is not None for leaf in self.leaves) or not tensors:
-            raise UnsupportedError("was called with a packed sequence: pass a padded tensor")
-        return tensors[0], tensors[1:]
+    def _projections(self, call: Call) -> Iterator[Use]:
+        """Of the input and of the hidden state, in each direction of each level, from the last level down."""
+        layer: Any = self.module
+        parameters, equations, dtype = _parameters(layer), recurrence(layer), call.x.dtype
+        weights: list[list[Any]] = [[p if p is None else p.detach().to(dtype) for p in own] for own in parameters]
+        directions = call.hidden.shape[2] // layer.hidden_size
+        inputs = [call.x]
+        for start in range(0, len(weights) - directions, directions):
+            rows = slice(start, start + directions)
+            inputs.append(_hidden_states(layer, inputs[-1], [state[rows] for state in call.first], weights[rows]))
+        d, above = call.d, call.hidden
+        for level, x in reversed(list(enumerate(inputs))):
+            d_below = torch.zeros_like(x)
+            for direction in range(directions):
+                number, turned = level * directions + direction, [0] * direction  # a flip of no dimension is a copy
+                hidden, e = (value.chunk(directions, 2)[direction].flip(turned) for value in (above, d))
+                e[-1] += call.d_last[0][number]
+                a, before = x.flip(turned), torch.cat([call.first[0][number].unsqueeze(0), hidden[:-1]])
+                found = equations(Steps(a, before, e, call.first[1][number], call.d_last[1][number], *weights[number]))
+                if above is call.hidden:
+                    self._compare(found.hidden, hidden, call.tolerance)
+                w_input, w_hidden, b_input, b_hidden = parameters[number]
+                yield from self._used(w_input, b_input, a, found.d_input)
+                yield from self._used(w_hidden, b_hidden, before, found.d_recurrent)
+                if level:
+                    d_below += (found.d_input @ weights[number][0]).flip(turned)
+            d, above = d_below, x
+
+    def _used(self, weight: Tensor, bias: Tensor | None, a: Tensor, d: Tensor) -> Iterator[Use]:
+        projection = Projection(weight, bias, (0, len(weight)), 0)
+        if projection.slots():
+            yield projected(projection, a.transpose(0, 1), d.transpose(0, 1))
+
+    def _call(self) -> Call:
+        module: Any = self.module
+        cell = isinstance(module, CELLS)
+        given = [leaf for leaf in self.leaves if leaf is not None]
+        if not given or not all(isinstance(leaf, Tensor) for leaf in given):
+            raise self._refusal("was called with a packed sequence: pass a padded tensor")
+        x, *states = given
+        if x.ndim != (2 if cell else 3):
+            raise self._refusal(f"its input has shape {tuple(x.shape)}, without a dimension for the examples")
+        dtype = torch.promote_types(x.dtype, torch.float32)
+
+        def steps_first(value: Tensor) -> Tensor:
+            value = value.unsqueeze(0) if cell else value.transpose(0, 1) if module.batch_first else value
+            return value.to(dtype).contiguous()
+
+        def both(values: Sequence[Tensor | None]) -> list[Tensor]:
+            """Of the hidden and of the cell states: zero if not given."""
+            found = [zeros if v is None else (v.unsqueeze(0) if cell else v).to(dtype) for v in values]
+            return [*found, zeros, zeros][:2]
+
+        x, output, d_output = steps_first(x), self.outputs[0], self.d[0]
+        if x.shape[1] != self.examples:
+            raise self._refusal(f"its input has {x.shape[1]} sequences, not {self.examples} examples")
+        assert output is not None
+        zeros = x.new_zeros(len(_parameters(module)), self.examples, module.hidden_size)
+        d_last = [None, *self.d[1:]] if cell else self.d[1:]
+        d = torch.zeros_like(output) if d_output is None else d_output
+        # cuDNN multiplies in TF32 unless told otherwise
+        rough = output.is_cuda and output.dtype is not torch.float64
+        tolerance = ROUGH if rough else TOLERANCES.get(output.dtype, ROUGH)
+        return Call(x, steps_first(output), steps_first(d), both(states), both(d_last), tolerance)
 
 
-def _run(module: Any, x: Tensor, states: list[Tensor]) -> tuple[list[Tensor], Projections]:
-    """The outputs in the order in which the module returns them, and its projections."""
-    projections: Projections = []
-    if isinstance(module, CELLS):
-        first = [state.detach() for state in states] or [x.new_zeros(len(x), module.hidden_size)] * 2
-        _, last = _level(module, "", x.detach().unsqueeze(1), first, False, projections)
-        return (last if isinstance(module, nn.LSTMCell) else last[:1]), projections
-    x = x.detach() if module.batch_first else x.detach().transpose(0, 1)
-    if x.ndim != 3:
-        raise UnsupportedError(f"its input has shape {tuple(x.shape)}, without a dimension for the examples")
-    final: list[list[Tensor]] = []
-    directions = 2 if module.bidirectional else 1
-    for level in range(module.num_layers):
-        both = []
-        for direction in range(directions):
-            number = len(final)
-            first = [state[number].detach() for state in states] or [x.new_zeros(len(x), module.hidden_size)] * 2
-            ending = f"_l{level}" + ("_reverse" if direction else "")
-            hidden, last = _level(module, ending, x, first, bool(direction), projections)
-            both.append(hidden)
-            final.append(last)
-        x = torch.cat(both, 2)
-    kept = 2 if isinstance(module, nn.LSTM) else 1
-    ends = [torch.stack([last[k] for last in final]) for k in range(kept)]
-    return [x if module.batch_first else x.transpose(0, 1), *ends], projections
-
-
-def _level(
-    module: Any, ending: str, x: Tensor, state: list[Tensor], reverse: bool, projections: Projections
-) -> tuple[Tensor, list[Tensor]]:
-    """One layer in one direction: hidden states, shape (b, T, hidden), and the last state."""
+def _parameters(module: Any) -> list[list[Any]]:
+    """Both weights and both biases of each direction of each level; no bias is None."""
+    endings = [""]
+    if isinstance(module, LAYERS):
+        directions = ("", "_reverse") if module.bidirectional else ("",)
+        endings = [f"_l{level}{direction}" for level in range(module.num_layers) for direction in directions]
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    parameters: list[Any] = [getattr(module, name + ending, None) for name in names]  # no bias is None or absent
-    w_input, w_hidden, b_input, b_hidden = parameters
-    values = [None if v is None else v.detach() for v in (w_input, b_input, w_hidden, b_hidden)]
-    gates = x.new_zeros(*x.shape[:2], len(w_input)).requires_grad_()
-    recurrences = torch.zeros_like(gates, requires_grad=True)
-    from_input = F.linear(x, values[0], values[1]) + gates  # type: ignore[arg-type]
-    before, hidden = [], []
-    order = range(x.shape[1])
-    for t in reversed(order) if reverse else order:
-        before.append(state[0])
-        from_hidden = F.linear(state[0], values[2], values[3]) + recurrences[:, t]  # type: ignore[arg-type]
-        state = _cell(module, from_input[:, t], from_hidden, state)
-        hidden.append(state[0])
-    if reverse:
-        before.reverse()
-        hidden.reverse()
-    rows = (0, len(w_input))
-    projections.append((Projection(w_input, b_input, rows, 0), x, gates))
-    projections.append((Projection(w_hidden, b_hidden, rows, 0), torch.stack(before, 1), recurrences))
-    return torch.stack(hidden, 1), state
+    return [[getattr(module, name + ending, None) for name in names] for ending in endings]
 
 
-def _cell(module: Any, from_input: Tensor, from_hidden: Tensor, state: list[Tensor]) -> list[Tensor]:
-    """One step of the equations in torch's documentation of each layer."""
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
-        i, f, g, o = (from_input + from_hidden).chunk(4, 1)
-        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        return [o.sigmoid() * c.tanh(), c]
-    if isinstance(module, (nn.GRU, nn.GRUCell)):
-        (r, z, n), (r_h, z_h, n_h) = from_input.chunk(3, 1), from_hidden.chunk(3, 1)
-        z = (z + z_h).sigmoid()
-        n = (n + (r + r_h).sigmoid() * n_h).tanh()
-        return [(1 - z) * n + z * state[0]]
-    total = from_input + from_hidden
-    return [total.tanh() if module.nonlinearity == "tanh" else total.relu()]
+def _hidden_states(module: Any, x: Tensor, first: Sequence[Tensor], weights: Sequence[Sequence[Any]]) -> Tensor:
+    """Those of one level, by the kernel of whole layers: shape (T, b, directions · H)."""
+    flat = [value for own in weights for value in own if value is not None]
+    kernel, state = getattr(torch, module.mode.lower()), first if module.mode == "LSTM" else first[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+        output: Tensor = kernel(x, state, flat, module.bias, 1, 0.0, False, module.bidirectional, False)[0]
+    return output
