@@ -20,7 +20,6 @@ from torch import Tensor, nn
 import rightbatch
 from rightbatch.data import Order
 from rightbatch.models import build_model
-from rightbatch.sizing import Fixed
 
 BATCH = 128
 WARM_UP_STEPS = 5
@@ -123,26 +122,26 @@ def bare(work: Work, loss: TimedLoss) -> None:
         optimizer.step()
 
 
-def fit(measure_every: int) -> Run:
+def fit(noise: str | None) -> Run:
     """`rightbatch.fit` with a fixed batch."""
 
     def run(work: Work, loss: TimedLoss) -> None:
         module, make_optimizer = work.start()
-        batch = Fixed(BATCH, measure_every=measure_every)
+        data = (work.x, work.y)
         rightbatch.fit(
-            module, (work.x, work.y), loss, batch=batch, step=None, optimizer=make_optimizer, epochs=1, progress=False
+            module, data, loss, None, BATCH, None, optimizer=make_optimizer, epochs=1, progress=False, noise=noise
         )
 
     return run
 
 
-def own_loop(measure_every: int) -> Run:
+def own_loop(noise: str | None) -> Run:
     """A loop of one's own around `AutoBatch` with a fixed batch."""
 
     def run(work: Work, loss: TimedLoss) -> None:
         module, make_optimizer = work.start()
-        batch = Fixed(BATCH, measure_every=measure_every)
-        auto = rightbatch.AutoBatch(module, make_optimizer(module.parameters()), (work.x, work.y), batch=batch)
+        optimizer = make_optimizer(module.parameters())
+        auto = rightbatch.AutoBatch(module, optimizer, (work.x, work.y), batch=BATCH, noise=noise)
         for x, y in auto:
             auto.backward(loss(module(x), y))
             auto.step()
@@ -151,11 +150,11 @@ def own_loop(measure_every: int) -> Run:
 
 
 WAYS: tuple[tuple[str, Run, Callable[[Model], float]], ...] = (
-    ("`fit`, nothing measured", fit(0), lambda model: 1.03),
-    ("`fit`, noise measured every step", fit(1), lambda model: model.aim),
-    ("`fit`, noise measured every eighth step", fit(8), lambda model: 0.0),
-    ("`AutoBatch`, nothing measured", own_loop(0), lambda model: 0.0),
-    ("`AutoBatch`, noise measured every step", own_loop(1), lambda model: 0.0),
+    ("`fit`, nothing measured", fit(None), lambda model: 1.03),
+    ("`fit`, noise measured every step", fit("auto(every=1)"), lambda model: model.aim),
+    ("`fit`, noise measured within 3 % of the time", fit("auto"), lambda model: 0.0),
+    ("`AutoBatch`, nothing measured", own_loop(None), lambda model: 0.0),
+    ("`AutoBatch`, noise measured every step", own_loop("auto(every=1)"), lambda model: 0.0),
 )
 
 

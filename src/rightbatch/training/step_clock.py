@@ -16,6 +16,7 @@ LOAD_STEPS = 15
 COMPARE_EVERY_STEPS = 32
 LEAST_COMPARED = 32
 LADDER_AGAIN_STEP = 64
+UNCERTAIN = 0.5  # standard error over n½; 0.05 to 0.3 after a ladder in peace, 0.5 with jitter of 30 %
 UNTIMED = 1.4  # a batch so many times larger than all timed is compared at once
 
 
@@ -29,9 +30,9 @@ class StepClock:
     curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
     ordinary steps.
 
-    Where the ladder left n½ more uncertain than it is large, it was disturbed, and nothing taken at small batches mends
-    that: it is climbed once more, at step 64 or as soon as the examples suffice, and the less uncertain curve of the
-    two is kept.
+    Where the ladder left n½ uncertain by more than half of it, it was disturbed, and batches too small to be compared
+    never mend that: it is climbed once more, at step 64 or as soon as the epoch has the examples, and the less
+    uncertain curve of the two is kept.
 
     The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
     the same step, or, for the ladder, of the first few updates (but the very first, which allocates the optimizer's
@@ -53,7 +54,7 @@ class StepClock:
         if step < LADDER_AGAIN_STEP or self._ladders != 1 or self._points:
             return step == 0
         fit = self._timer.fit()
-        return fit is not None and _uncertainty(fit) > 1
+        return fit is not None and _uncertainty(fit) > UNCERTAIN
 
     def start_ladder(self, most_samples: int, most_size: int) -> None:
         """Begin to time micro-batches of growing size."""
