@@ -26,7 +26,7 @@ from torch import nn
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "noise_overhead.md"
 VISIT_S = 0.1  # steps of one kind at a stretch: long against the clock, short against what else the machine does
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
-SLOW = 2.0  # a way that takes longer than so many plain steps is timed in two rounds only
+SLOW = 2.0  # another library that takes longer than so many plain steps is timed in two rounds only
 SLOW_ROUNDS = 2
 MEASUREMENTS = 4  # of a run at the default setting, and two steps more, until it knows what they cost
 LONGEST_RUN_S = 60.0
@@ -130,7 +130,8 @@ def compare(case: Case, device: torch.device, seconds: float) -> Row:
             continue
         row.variances[kind.name] = variance
         way = Timed(step, device)
-        (slow if way.settle() > SLOW * plain_s else ways).append(way)
+        took_long = way.settle() > SLOW * plain_s
+        (slow if took_long and kind in PEERS else ways).append(way)
         if isinstance(step, Default):
             row.method = step.meter.method
     plains: list[float] = []
