@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightbatch.noise import sketches
+from rightbatch.noise import convolution_sketches, sketches
 from rightbatch.noise.coverage import RULES
 from rightbatch.noise.layers import Kept
 from rightbatch.noise.signs import BLOCK_SIGNS, Signs
@@ -31,6 +31,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv 3d": (lambda: nn.Conv3d(2, 3, (3, 2, 1), stride=2, padding=1), (2, 4, 5, 3)),
     "transposed 1d, groups": (lambda: nn.ConvTranspose1d(4, 4, 3, stride=2, groups=2), (4, 4)),
     "transposed 2d": (lambda: nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, dilation=2), (3, 4, 5)),
+    "conv, few inputs, tall": (lambda: nn.Conv2d(2, 5, (4, 3), (1, 1), (0, 1), (2, 1)), (2, 8, 5)),
     "transposed 3d": (lambda: nn.ConvTranspose3d(2, 3, 2, padding=1), (2, 3, 3, 4)),
 }
 
@@ -63,10 +64,29 @@ def test_the_mean_of_many_is_exact(name: str, along_input: bool, bias: bool, mon
     make, shape = CASES[name]
     layer = make()
     layer.bias.requires_grad_(bias)
-    monkeypatch.setattr(sketches, "along_input", lambda *_: along_input)  # a linear layer goes by its own sides
+    monkeypatch.setattr(
+        convolution_sketches, "along_input", lambda *_: along_input
+    )  # a linear layer goes by its own sides
     kept, d, exact = used(layer, shape)
     signs = Signs()
     agrees(torch.stack([sketch(layer, kept, d, signs, 2) for _ in range(DRAWS)]), exact)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+@pytest.mark.parametrize("pool", [BLOCK_SIGNS, 40])
+def test_the_mean_of_many_embeddings_is_exact(
+    padding_idx: int | None, pool: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # with the small pool the examples share signs, moved along: still unbiased
+    monkeypatch.setattr(sketches, "BLOCK_SIGNS", pool)
+    layer, ids = nn.Embedding(11, 4, padding_idx), torch.randint(0, 11, (B, 2, 4))
+    ids[0, 0] = 2
+    ids[1] = 5
+    d = torch.randn(B, 2, 4, 4, dtype=torch.float64)
+    signs, exact = Signs(), RULES[nn.Embedding].norms2(layer, (ids,), d)
+    agrees(torch.stack([sketch(layer, (ids,), d, signs, 2) for _ in range(DRAWS)]), exact)
+    one = sketch(layer, (ids,), d, signs)[1]  # one token only: its sign squares to one
+    torch.testing.assert_close(one, exact[1], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .gradient_norm import row_norms2
+
 BLOCK_SIGNS = 1 << 20
 
 
@@ -60,3 +62,16 @@ class Signs:
         version, words, gauss = state["random"]
         self._random.setstate((version, tuple(words), gauss))
         self._pools.clear()
+
+
+def sketch_norms2(sketches: Tensor, probes: int) -> Tensor:
+    """Squared norms of the sketches of each example, averaged over the probes.
+
+    Args:
+        sketches: c_i e for every probe in turn, shape (b, ...).
+        probes: k.
+
+    Returns:
+        Shape (b,).
+    """
+    return row_norms2(sketches.flatten(1)).div_(probes)

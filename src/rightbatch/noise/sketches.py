@@ -15,28 +15,20 @@ The relative standard deviation of one example's estimate is at most sqrt(2/k), 
 sqrt(2/(k r b)), r = ‖c‖_F⁴/‖cᵀc‖_F² the effective rank of the gradients.
 
 Reference: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines"
-(1990), applied to tr(c_iᵀ c_i), one example at a time; convolutions are sketched over channels, at every place of the
-kernel alike.
+(1990), applied to tr(c_iᵀ c_i), one example at a time.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import chain
-from math import prod
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION, checked, convolution_norms2, padded, transposed_norms2
-from .gradient_norm import row_norms2
+from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
+from .convolution_sketches import convolution_sketch, transposed_sketch
+from .embedding import EMBEDDING, embedding_norms2
 from .layers import LINEAR, Kept, Rule, linear_norms2, trains, widened
-from .signs import Signs
-
-# Reading a float of a large tensor, and copying one of a small tensor into its windows, in multiply-adds; by timing
-# convolutions of 1 to 512 channels on maps of 4² to 32².
-READ, COPY = 2, 20
+from .signs import BLOCK_SIGNS, Signs, sketch_norms2
 
 # (layer, kept, d, signs, probes) -> unbiased estimates of ‖c_i‖² over the layer's trainable parameters, shape (b,)
 SketchFunction = Callable[[Any, Kept, Tensor, Signs, int], Tensor]
@@ -68,137 +60,44 @@ def linear_sketch(layer: nn.Linear, kept: Kept, d: Tensor, signs: Signs, probes:
         projected = torch.bmm(signs.draw((b, probes, q), a), a.mT)
         if bias:
             projected += signs.draw((b, probes, 1), a)
-        return _squares(torch.bmm(projected, d), probes)
+        return sketch_norms2(torch.bmm(projected, d), probes)
     projected = torch.bmm(signs.draw((b, probes, p), d), d.mT)
-    norms2 = _squares(torch.bmm(projected, a), probes)
-    return norms2.add_(_squares(projected.sum(2), probes)) if bias else norms2
+    norms2 = sketch_norms2(torch.bmm(projected, a), probes)
+    return norms2.add_(sketch_norms2(projected.sum(2), probes)) if bias else norms2
 
 
-def convolution_sketch(layer: _ConvNd, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
-    """Unbiased estimates of the per-example squared gradient norms of a convolution of one to three dimensions.
+def embedding_sketch(layer: nn.Embedding, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
+    """Unbiased estimates of the per-example squared gradient norms of an embedding table: ‖Σ_t e_i[id_it] d_it‖².
+
+    Every token has a sign, other ones in every example as far as the pool reaches: with a large vocabulary the signs of
+    one example are those of another, moved along.
 
     Args:
-        layer: the convolution, of any stride, padding, dilation and groups.
-        kept: input, shape (b, channels, *map).
-        d: gradient at the output, shape (b, output channels, *output map).
+        layer: the embedding.
+        kept: token ids, shape (b, ...).
+        d: gradient at the output, shape (b, ..., dimensions).
         signs: where the signs come from.
         probes: k.
 
     Returns:
         Shape (b,).
     """
-    if not trains(layer.weight):
-        return convolution_norms2(layer, kept, d)
-    a, d = checked(layer, kept, d)
-    return _sketch(layer, a, d, signs, probes, of_output=trains(layer.bias))
-
-
-def transposed_sketch(layer: _ConvTransposeNd, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
-    """Unbiased estimates of the per-example squared gradient norms of a transposed convolution.
-
-    Its weight gradient is that of the convolution with input and output exchanged (`transposed_norms2`).
-
-    Args:
-        layer: the transposed convolution.
-        kept: input, shape (b, channels, *map), and what else its rule keeps.
-        d: gradient at the output, shape (b, output channels, *output map).
-        signs: where the signs come from.
-        probes: k.
-
-    Returns:
-        Shape (b,).
-    """
-    if not trains(layer.weight):
-        return transposed_norms2(layer, kept, d)
-    a, d = checked(layer, kept, d)
-    return _sketch(layer, d, a, signs, probes, of_input=trains(layer.bias))
-
-
-def _sketch(
-    layer: _ConvNd, x: Tensor, g: Tensor, signs: Signs, probes: int, of_output: bool = False, of_input: bool = False
-) -> Tensor:
-    """‖Σ_o g_o ⊗ (x under the kernel at o)‖², sketched along the channels of x or of g, whichever costs less.
-
-    Along x, the projected input is one channel a probe and is unfolded in place of x. Along g, Σ_o g_o x_(so + tk - p)
-    is taken as Σ_i x_i g'_(i - tk + p), g' being the projected g with zeros in the gaps of the stride.
-
-    Args:
-        layer: gives kernel, stride s, dilation t and padding p.
-        x: what the kernel moves over, shape (b, channels, *map).
-        g: one value for each place of the kernel, shape (b, channels, *output map).
-        signs: where the signs come from.
-        probes: k.
-        of_output: add ‖Σ g‖², from the bias of a convolution.
-        of_input: add ‖Σ x‖², from the bias of a transposed convolution.
-    """
-    b, groups = len(x), layer.groups
-    if groups > 1:  # a group sees nothing of the others: it is an example of its own
-        x, g = (value.reshape(b * groups, -1, *value.shape[2:]) for value in (x, g))
-    kernel, dilation = layer.weight.shape[2:], layer.dilation
-    if along_input(layer, x, g):
-        y = projected = _projected(x, signs, probes)
-        y, padding = padded(layer, y)
-        y = F.pad(y, list(chain.from_iterable((p, p) for p in reversed(padding))))
-        unfolded = _windows(y, kernel, g.shape[2:], layer.stride, dilation)
-        other, own_bias, other_bias = g, of_input, of_output
-    else:
-        x, padding = padded(layer, x)
-        projected = _projected(g, signs, probes)
-        unfolded = _windows(_spread(layer, projected, x, padding), kernel, x.shape[2:], (1,) * len(kernel), dilation)
-        other, own_bias, other_bias = x, of_output, of_input
-    if other_bias:  # Σ other is one more column of the gradient; its sign goes with the kernel's first place
-        unfolded[:, :, 0] += signs.draw((len(x), probes, 1), x)
-    norms2 = _squares(torch.bmm(unfolded.flatten(1, 2), other.flatten(2).mT), probes)
-    if own_bias:
-        norms2 += _squares(projected.flatten(2).sum(2), probes)
-    return norms2.view(b, groups).sum(1) if groups > 1 else norms2
-
-
-def along_input(layer: _ConvNd, x: Tensor, g: Tensor) -> bool:
-    """Whether signs along the channels of x cost less than along those of g."""
-    kernel, n, m = prod(layer.weight.shape[2:]), prod(x.shape[2:]), prod(g.shape[2:])
-    return READ * x.shape[1] * n + kernel * m * (g.shape[1] + COPY) <= READ * g.shape[1] * m + kernel * n * (
-        x.shape[1] + COPY
-    )
-
-
-def _projected(value: Tensor, signs: Signs, probes: int) -> Tensor:
-    """Random signed sums of the channels: shape (b, probes, *map)."""
-    b, channels, *sides = value.shape
-    return torch.bmm(signs.draw((b, probes, channels), value), value.flatten(2)).view(b, probes, *sides)
-
-
-def _windows(
-    y: Tensor, kernel: Sequence[int], places: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
-    """What the kernel sees at each place, shape (b, channels, kernel, places); y is contiguous and large enough."""
-    whole, channel, *steps = y.stride()
-    within = (step * t for step, t in zip(steps, dilation, strict=True))
-    between = (step * s for step, s in zip(steps, stride, strict=True))
-    view = y.as_strided((*y.shape[:2], *kernel, *places), (whole, channel, *within, *between))
-    return view.reshape(*y.shape[:2], prod(kernel), -1).contiguous()  # in one dimension the reshape alone is a view
-
-
-def _spread(layer: _ConvNd, w: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
-    """g': w with the gaps of the stride and a margin, such that the kernel fits on it at every place of x."""
-    sides = list(
-        zip(x.shape[2:], w.shape[2:], layer.weight.shape[2:], layer.stride, padding, layer.dilation, strict=True)
-    )
-    if any(s > 1 for s in layer.stride):
-        spread = w.new_zeros(*w.shape[:2], *((m - 1) * s + 1 for _, m, _, s, _, _ in sides))
-        spread[(slice(None), slice(None), *(slice(None, None, s) for s in layer.stride))] = w
-        w = spread
-    margins = ((t * (k - 1) - p, n - 1 + p - s * (m - 1)) for n, m, k, s, p, t in reversed(sides))
-    return F.pad(w, list(chain.from_iterable(margins)))
-
-
-def _squares(rows: Tensor, probes: int) -> Tensor:
-    """Squared norms of sketches, shape (b, k, ...) or flat, averaged over the probes."""
-    return row_norms2(rows.flatten(1)).div_(probes)
+    ids = kept[0]
+    if ids.ndim < 1 or ids.numel() == len(ids):
+        return embedding_norms2(layer, kept, d)
+    b, tokens = len(ids), layer.num_embeddings
+    ids, d = ids.reshape(b, -1), d.to(torch.promote_types(d.dtype, torch.float32)).reshape(b, ids[0].numel(), -1)
+    step = max(1, min(tokens, (BLOCK_SIGNS // 2 - tokens) // b))
+    table = signs.draw((probes, tokens + (b - 1) * step), d)
+    e = table[:, ids + torch.arange(0, b * step, step, device=ids.device).unsqueeze(1)].transpose(0, 1)
+    if layer.padding_idx is not None:  # its row receives no gradient
+        e = e.masked_fill((ids == layer.padding_idx).unsqueeze(1), 0)
+    return sketch_norms2(torch.bmm(e, d), probes)
 
 
 SKETCHES: dict[Rule, SketchFunction] = {
     LINEAR: linear_sketch,
     CONVOLUTION: convolution_sketch,
     TRANSPOSED_CONVOLUTION: transposed_sketch,
+    EMBEDDING: embedding_sketch,
 }
