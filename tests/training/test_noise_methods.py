@@ -164,7 +164,6 @@ def test_a_rule_that_needs_noise_brings_its_measurement(drive: Any) -> None:
     drive(auto)
     assert auto.meter is not None and str(auto.meter.settings) == "auto"
     assert auto.noise is not None and 1 < auto.noise.measurements < auto.steps
-    assert auto.learning_rate < 0.5
     assert AutoBatch(network(), None, blobs(N), 12, 0.5).meter is None
 
 

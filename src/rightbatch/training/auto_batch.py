@@ -7,7 +7,7 @@ yielded next and by `step()` answering False, so that a plain loop of four lines
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
@@ -23,19 +23,20 @@ from ..noise import squared_norm
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
-from .averaging import ScheduleFree
+from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
-from .guard import CUT, Guard
-from .learning_rates import LearningRates
 from .noise_meter import NoiseMeter
 from .observer import Observer
+from .optimizer_settings import apply_settings, settings_of
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
 from .step_clock import StepClock
+from .stepper import Stepper
 
 LARGEST_FORWARD_SAMPLES = 4096
+ENDLESS = 2**31  # epochs of a run that ends otherwise
 
 
 class AutoBatch:
@@ -107,18 +108,18 @@ class AutoBatch:
         self._stream = BatchStream(source, seed=seed, device=self._device)
         self._parameters = parameters
         self._observer: Observer | None = None
-        self._averaging = ScheduleFree(model, optimizer) if self.step_rule.averages else None
-        given = self._averaging.optimizer if self._averaging is not None else optimizer
-        self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=1e-2)
-        self._rates = LearningRates(self.optimizer)
-        self._guard = Guard(model, self.optimizer, self._averaging, by_rule=self.step_rule.guards)
-        self.meter = None if settings is None else NoiseMeter(model, parameters, settings, self.optimizer)
-        self.clock = StepClock()
+        self._stepper = Stepper(model, parameters, optimizer, self.step_rule)
         self._needs = self.size_rule.needs | self.step_rule.needs
+        projections = Needs.PROJECTIONS in self._needs
+        self.meter = (
+            NoiseMeter(model, parameters, settings, self.optimizer, projections) if settings is not None else None
+        )
+        self._distance = Distance(parameters) if Needs.DISTANCE in self._needs else None
+        self.clock = StepClock()
         self._feed = Feed(
             self._stream,
             epochs,
-            exact=isinstance(self.size_rule, Fixed),
+            exact=not (self.size_rule.needs or self.size_rule.enlarges_current),
             most_forward=micro_batch or LARGEST_FORWARD_SAMPLES,
             clock=self.clock,
             meter=self.meter,
@@ -136,16 +137,24 @@ class AutoBatch:
             parameter_count=sum(p.numel() for p in parameters),
             parameter_norm=math.sqrt(float(squared_norm([p.detach() for p in parameters]))),
             learning_rate=self.learning_rate,
+            total_samples=self._total_samples,
+            optimizer=type(self.optimizer).__name__,
+            settings=settings_of(self.optimizer),
         )
         size, self._size_state = self.size_rule.start(plan)
         self._wanted = min(size.examples or 1, self.train_samples)
         rate, self._step_state = self.step_rule.start(plan)
-        self._rates.set(rate.learning_rate)
-        self._rates.told = self.learning_rate
+        self._stepper.set_rate(rate.learning_rate)
+        self._stepper.told_rate = self.learning_rate
+        apply_settings(self.optimizer, rate.settings)
         self._opening = (size, rate)
         self._told_method = "" if self.meter is None else self.meter.method
         self._gathering: Gathering | None = None
         self._mark_s = 0.0
+
+    @property
+    def _total_samples(self) -> int | None:
+        return self.epochs * self.train_samples if self.epochs is not None and self.epochs < ENDLESS else None
 
     # What a caller may look at.
 
@@ -157,7 +166,12 @@ class AutoBatch:
     @property
     def learning_rate(self) -> float:
         """That of the first parameter group at the last step."""
-        return self._rates.present
+        return self._stepper.learning_rate
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The one given, or the one brought along; it steps the averaging's parameters where the step rule averages."""
+        return self._stepper.optimizer
 
     @property
     def noise(self) -> NoiseEstimate | None:
@@ -177,11 +191,11 @@ class AutoBatch:
     @property
     def averages(self) -> bool:
         """Whether the iterate to evaluate is another than the one being trained; see `averaged`."""
-        return self._averaging is not None
+        return self._stepper.averages
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within, the model holds the iterate to evaluate and to ship: the average, where the step rule averages."""
-        return self._averaging.averaged() if self._averaging is not None else nullcontext()
+        return self._stepper.averaged()
 
     @property
     def place(self) -> tuple[int, int]:
@@ -191,8 +205,7 @@ class AutoBatch:
     def ship(self) -> None:
         """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
         self._abandon()
-        if self._averaging is not None:
-            self._averaging.ship()
+        self._stepper.ship()
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` from now on what happens; before the first step also the first decisions."""
@@ -260,8 +273,7 @@ class AutoBatch:
     # Gathering a batch.
 
     def _begin(self) -> None:
-        if self._guard.kept_step < 0:
-            self._guard.keep(self.steps)
+        self._stepper.begin(self.steps)
         self._gathering = self._feed.begin(self.steps, self._wanted)
 
     def _check(self, loss: Tensor) -> None:
@@ -322,9 +334,11 @@ class AutoBatch:
             measurement=measurement,
             noise=self.meter.noise if self.meter is not None else None,
             step_time=self.clock.fit() if Needs.TIME in self._needs else None,
-            movement=self._averaging.movement if self._averaging is not None else None,
+            movement=self._stepper.movement,
             grew=gathering.growth is not None,
             wanted=self._wanted,
+            distance=self._distance.measure() if self._distance is not None else None,
+            total_samples=self._total_samples,
         )
         if gathering.failed:
             return self._fail(gathering, now)
@@ -390,13 +404,8 @@ class AutoBatch:
 
     def _apply(self, gathering: Gathering, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
-        if decision.action == "return":
-            self._guard.restore()
-        elif decision.action == "keep":
-            self._guard.keep(self.steps)
-        self._guard.before_step(self.steps, gathering.loss)
-        self._rates.set(decision.learning_rate, self._guard.cut)
-        if self._rates.worth_telling or decision.action in ("return", "stop"):
+        self._stepper.prepare(decision, self.steps, gathering.loss)
+        if self._stepper.worth_telling or decision.action in ("return", "stop"):
             self._tell_rate(decision)
         size = gathering.size
         for decided in (size, decision):
@@ -404,10 +413,7 @@ class AutoBatch:
                 self.stopped = decided.reason
         taken = decision.action != "return" and not self.stopped
         if taken:
-            if self._averaging is not None:
-                self._averaging.step(gathering.examples, self.learning_rate)
-            else:
-                self.optimizer.step()
+            self._stepper.step(gathering.examples)
         self._commit(gathering)
         if size.examples is not None and not gathering.failed:
             wanted = max(1, min(size.examples, self.train_samples))
@@ -442,17 +448,15 @@ class AutoBatch:
                 next(self.step_rule.decide(now, self._step_state))
             except StopIteration as end:
                 decision, self._step_state = end.value
-                self._rates.set(decision.learning_rate, self._guard.cut)
+                self._stepper.set_rate(decision.learning_rate)
                 if decision.action == "return":
                     self._tell_rate(decision)
         self._commit(gathering)
         reason, step, samples = gathering.failed, self.steps, self.samples
         self._finish()
-        diverged = self._guard.fail(step, reason, cut=not self.step_rule.guards)
-        if not self.step_rule.guards:
-            self._rates.scale(CUT)
+        diverged = self._stepper.fail(step, reason)
         if self._observer is not None:
-            self._observer.failure(step, samples, reason, self.learning_rate, self._guard.kept_step)
+            self._observer.failure(step, samples, reason, self.learning_rate, self._stepper.kept_step)
         if diverged is not None:
             raise diverged
         return False
@@ -469,8 +473,8 @@ class AutoBatch:
             self._observer.decision(self.steps, self.samples, what, old, new, decision)
 
     def _tell_rate(self, decision: Decision) -> None:
-        self._tell("step", self._rates.told, self.learning_rate, decision)
-        self._rates.told = self.learning_rate
+        self._tell("step", self._stepper.told_rate, self.learning_rate, decision)
+        self._stepper.told_rate = self.learning_rate
 
     def _row(self, gathering: Gathering) -> dict[str, Any]:
         noise = self.meter.noise if self.meter is not None else None
@@ -486,6 +490,7 @@ class AutoBatch:
             "noise_scale": noise.noise_scale if noise is not None else None,
             "noise_low": noise.low if noise is not None else None,
             "noise_high": noise.high if noise is not None else None,
+            "noise_age_samples": self.meter.age_samples(self.samples) if self.meter is not None else None,
         }
 
     # State.
@@ -511,11 +516,10 @@ class AutoBatch:
             "wanted": self._wanted,
             "size_state": asdict(self._size_state),
             "step_state": asdict(self._step_state),
-            "optimizer": self.optimizer.state_dict() if self._averaging is None else None,
-            "averaging": self._averaging.state_dict() if self._averaging is not None else None,
+            "stepper": self._stepper.state_dict(),
             "meter": self.meter.state_dict() if self.meter is not None else None,
             "clock": self.clock.state_dict(),
-            "guard": self._guard.state_dict(),
+            "distance": self._distance.state_dict() if self._distance is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -534,15 +538,12 @@ class AutoBatch:
         self._wanted = state["wanted"]
         self._size_state = restored(self._size_state, state["size_state"])
         self._step_state = restored(self._step_state, state["step_state"])
-        if self._averaging is not None:
-            self._averaging.load_state_dict(state["averaging"])
-        else:
-            self.optimizer.load_state_dict(state["optimizer"])
+        self._stepper.load_state_dict(state["stepper"])
         if self.meter is not None and state["meter"] is not None:
             self.meter.load_state_dict(state["meter"], self.samples)
         self.clock.load_state_dict(state["clock"])
-        self._guard.load_state_dict(state["guard"])
-        self._rates.reread()
+        if self._distance is not None:
+            self._distance.load_state_dict(state["distance"])
 
 
 _COUNTS = ("steps", "samples", "seconds", "stopped")
