@@ -11,7 +11,8 @@ from rightbatch.evidence import UNKNOWN, Measurement, Movement, NoiseEstimate
 from rightbatch.stepping import STEP_RULES, step_rule
 
 N = 200
-PLAN = Plan(train_samples=N, parameter_count=10, parameter_norm=1.0, learning_rate=0.1, total_samples=1200)
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
+PLAN = Plan(N, 10, 1.0, learning_rate=0.1, total_samples=1200, optimizer="AdamW", settings=ADAM)
 
 
 def situation(step: int) -> Situation:

@@ -10,19 +10,35 @@ from ..decision import StepRule
 from ..errors import InputError
 from ..rule_text import number_in, read_rule
 from .ada_batch import AdaBatch
+from .ada_scale import AdaScale
 from .armijo import Armijo
 from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
+from .beta2_half_life import Beta2HalfLife
 from .constant import Constant
 from .dont_decay import DontDecay
 from .geo_damp import GeoDamp
+from .legw import LEGW
+from .linear_scaling import LinearScaling
 from .noise_scaled import NoiseScaled
 from .range_test import RangeTest
+from .sde import SDE
 from .seesaw import Seesaw
+from .square_root_scaling import SquareRootScaling
+from .surge import Surge
 
 RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
 PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
-STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + PAIRED}
+SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
+    LinearScaling,
+    SquareRootScaling,
+    LEGW,
+    AdaScale,
+    SDE,
+    Surge,
+    Beta2HalfLife,
+)
+STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + PAIRED + SCALED}
 
 
 def step_rule(spec: Any) -> StepRule:
@@ -51,16 +67,23 @@ def step_rule(spec: Any) -> StepRule:
 
 
 __all__ = [
+    "LEGW",
+    "SDE",
     "STEP_RULES",
     "AdaBatch",
+    "AdaScale",
     "Armijo",
     "AveragedDistance",
     "BarzilaiBorwein",
+    "Beta2HalfLife",
     "Constant",
     "DontDecay",
     "GeoDamp",
+    "LinearScaling",
     "NoiseScaled",
     "RangeTest",
     "Seesaw",
+    "SquareRootScaling",
+    "Surge",
     "step_rule",
 ]

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..decision import NO_EVIDENCE, Decision, Needs, Plan, Search, Situation, Stateless, StepRule
+from ..decision import NO_EVIDENCE, Action, Decision, Needs, Plan, Search, Situation, Stateless, StepRule
 from ..errors import InputError
+from .constant import Constant
+
+UNWRAPPED = Constant()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Altered:
         settings: settings of the optimizer, over those of the rule within.
         evidence: numbers, beside those of the rule within.
         own: the wrapper's next state.
+        action: in place of that of the rule within.
     """
 
     learning_rate: float
@@ -40,6 +44,7 @@ class Altered:
     settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     own: Any = field(default_factory=Stateless)
+    action: Action | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,13 @@ class Wrapper:
     within is to see differently.
 
     Args:
-        rule: the rule within, or its text or number; None is the optimizer's own rate.
+        rule: the rule within, or its text or number; by default, and with None, the optimizer's own rate.
 
     Raises:
         InputError: `rule` is no rule; or, when a run starts, there is no rate from anywhere.
     """
 
-    rule: StepRule | str | float | None = None
+    rule: StepRule | str | float | None = UNWRAPPED
 
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
@@ -142,5 +147,6 @@ def _account(inner: Decision, altered: Altered) -> Decision:
         learning_rate=altered.learning_rate,
         reason=reason,
         evidence={**inner.evidence, **altered.evidence},
+        action=altered.action or inner.action,
         settings={**inner.settings, **altered.settings},
     )
