@@ -183,3 +183,14 @@ def test_step_time_figure_for_the_probe(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 1000
     assert len(step_time_figure(points).axes) == 1
     assert len(step_time_figure([], None).axes) == 1
+
+
+def test_how_old_the_noise_was_in_the_end(tmp_path: Path) -> None:
+    for age, said in ((640, True), (0, False)):
+        run = RunFolder.create(tmp_path / str(age), {})
+        with EventLog(run.events) as log:
+            log.append(
+                "step", step=1, samples=700, epoch=0.1, seconds=1.0, batch_size=10, learning_rate=0.1, train_loss=1.0,
+                noise_scale=30.0, noise_low=20.0, noise_high=40.0, noise_age_samples=age,
+            )  # fmt: skip
+        assert ("It was measured 640 examples before the end." in page_of(run).text) is said

@@ -199,3 +199,14 @@ def test_letters_the_stream_cannot_write_are_replaced() -> None:
     progress.begin(None, None, "n½ unknown")
     progress.end("done →")
     assert raw.getvalue() == b"n? unknown\ndone ?\n"
+
+
+def test_a_stale_noise_scale_says_so(clock: list[float]) -> None:
+    for age, said in ((5120, True), (0, False), (None, False)):
+        stream = Terminal()
+        progress = Progress(None, stream)
+        progress.begin(60_000, 24.0, "digits, mlp")
+        clock[0] += 1
+        progress.step({**ROW, "noise_age_samples": age})
+        progress.end("done")
+        assert ("5,120 examples ago" in stream.getvalue()) is said

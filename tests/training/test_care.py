@@ -9,6 +9,7 @@ from torch import nn
 
 from rightbatch import AutoBatch, InputError, RunFolderError, UnsupportedError, fit
 from rightbatch.data import blobs
+from rightbatch.noise import Noise
 from rightbatch.sizing import BigBatch
 
 
@@ -114,3 +115,30 @@ def test_the_noise_tells_its_age() -> None:
         auto.backward(F.cross_entropy(auto.model(x), y))
         if auto.step():
             assert auto.noise is not None and auto.noise.age_samples == 0
+
+
+def test_the_noise_grows_old_while_nothing_is_measured_and_over_a_resume() -> None:
+    def steps(auto: AutoBatch, count: int) -> list[tuple[int | None, int | None]]:
+        seen = []
+        for x, y in auto:
+            auto.backward(F.cross_entropy(auto.model(x), y))
+            if auto.step():
+                age = auto.noise.age_samples if auto.noise is not None else None
+                seen.append((age, auto.last["noise_age_samples"]))
+                if len(seen) == count:
+                    break
+        return seen
+
+    def new() -> AutoBatch:
+        torch.manual_seed(0)
+        return AutoBatch(network(), None, blobs(400), 20, 0.01, epochs=1, noise=Noise(every=4))
+
+    whole, part, rest = new(), new(), new()
+    ages = steps(whole, 12)
+    assert {0, 20, 40, 60} <= {live for live, _ in ages} <= {None, 0, 20, 40, 60}
+    assert all(live == recorded for live, recorded in ages)
+    before = steps(part, 6)
+    rest.model.load_state_dict(part.model.state_dict())
+    rest.load_state_dict(part.state_dict())
+    assert rest.noise == part.noise
+    assert before + steps(rest, 6) == ages

@@ -105,6 +105,10 @@ class NoiseScale:
             intervals=intervals,
         )
 
+    def age_samples(self, samples: int) -> int | None:
+        """How many examples have been consumed since the last measurement; None before the first."""
+        return samples - self._samples if self._measurements else None
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit, in plain types."""
         return {

@@ -20,6 +20,7 @@ STEP_COLUMNS = (
     "noise_scale",
     "noise_low",
     "noise_high",
+    "noise_age_samples",
 )
 
 
@@ -53,7 +54,7 @@ class History:
 
 
 def read_history(path: str | os.PathLike[str]) -> History:
-    """Read an event log into a `History`, in one pass and, for the steps, 88 bytes each.
+    """Read an event log into a `History`, in one pass and, for the steps, 96 bytes each.
 
     Raises:
         RunFolderError: as `read_events`.

@@ -103,6 +103,9 @@ def _noise_measured(history: History) -> str:
     method = f" by {how['method']}" if how.get("method") else ""
     scale, low, high = last_noise(history)
     result = f"At the end the noise scale was {number(scale)} examples (90 % band {number(low)} to {number(high)})."
+    ages = steps["noise_age_samples"]
+    if ages and ages[-1] > 0:
+        result += f" It was measured {ages[-1]:,.0f} examples before the end."
     return f"Known at {measured:,} of {times(len(steps['step']), 'step')}{method}. {result} {how.get('reason') or ''}"
 
 

@@ -260,7 +260,7 @@ def table(progress: Progress, width: int) -> "RenderableType":
 def _cells(progress: Progress) -> list[tuple[str, str]]:
     row, valid, best = progress.row, progress.evaluated, progress.best
     seconds = row.get("seconds") or 0.0
-    low, high = row.get("noise_low"), row.get("noise_high")
+    low, high, age = row.get("noise_low"), row.get("noise_high"), row.get("noise_age_samples")
     band = f" ({number(low, 2)} to {number(high, 2)})" if low is not None and high is not None else ""
     judged = [("valid loss", _loss(valid, "valid_loss"))] if valid else []
     if valid and valid.get("valid_accuracy") is not None:
@@ -273,6 +273,7 @@ def _cells(progress: Progress) -> list[tuple[str, str]]:
         ("batch size", number(row.get("batch_size"))),
         ("learning rate", number(row.get("learning_rate"))),
         ("noise scale", number(row.get("noise_scale")) + band),
+        *([("noise seen", f"{number(age)} examples ago")] if age else []),
         ("examples", number(row.get("samples"))),
         ("epoch", f"{row.get('epoch', 0.0):.2f}"),
         ("pace", f"{number(row['samples'] / seconds)}/s" if seconds > 0 else NOTHING),

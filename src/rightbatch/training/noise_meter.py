@@ -121,6 +121,10 @@ class NoiseMeter:
         """`noise`, knowing how old it is once `samples` examples have been consumed."""
         return self._tracker.estimate(samples)
 
+    def age_samples(self, samples: int) -> int | None:
+        """How many examples have been consumed since the last measurement; None before the first."""
+        return self._tracker.age_samples(samples)
+
     def disarm(self) -> None:
         """Forget the current batch and leave no hooks behind."""
         self._estimator.disarm()
