@@ -25,12 +25,14 @@ class Subject:
         parameters: its trainable parameters.
         optimizer: what steps them, where there is one.
         settings: of the run.
+        projections: whether the spread of the examples along the gradient is wanted too.
     """
 
     model: "nn.Module"
     parameters: "list[nn.Parameter]"
     optimizer: "torch.optim.Optimizer | None"
     settings: "Noise"
+    projections: bool = False
 
     @property
     def metric(self) -> "torch.optim.Optimizer | None":
@@ -46,11 +48,13 @@ class Method:
         summary: what it does, in half a line.
         build: makes its estimator; raises UnsupportedError, naming modules, where the subject does not permit it.
         preconditions: whether it can measure in the optimizer's metric.
+        projects: whether it can measure the spread of the examples along the gradient.
     """
 
     summary: str
     build: "Callable[[Subject], Estimator]"
     preconditions: bool = False
+    projects: bool = False
 
 
 def _from(module: str, name: str) -> Any:
@@ -58,9 +62,12 @@ def _from(module: str, name: str) -> Any:
 
 
 def _hooked(of: Subject, reading: str, *args: Any) -> "Estimator":
-    """Per-example norms by a reading, or in the optimizer's metric."""
-    by = ("Weighted", of.metric) if of.metric is not None else (reading, *args)
-    norms: Estimator = _from("per_example", "PerExampleNorms")(of.model, _from("reading", by[0])(*by[1:]))
+    """Per-example norms by a reading; exactly in the optimizer's metric, and where projections are wanted."""
+    if of.metric is not None:
+        by = _from("reading", "Weighted")(of.metric)
+    else:
+        by = _from("reading", "Reading")() if of.projections else _from("reading", reading)(*args)
+    norms: Estimator = _from("per_example", "PerExampleNorms")(of.model, by, projections=of.projections)
     return norms
 
 
@@ -69,11 +76,13 @@ METHODS: dict[str, Method] = {
         "‖g_i‖² of every example in the ordinary backward pass: exact where that is cheap, else by random signs",
         lambda of: _hooked(of, "Cheapest", of.settings.probes),
         preconditions=True,
+        projects=True,
     ),
     "per-example": Method(
         "‖g_i‖² of every example in the ordinary backward pass, exactly",
         lambda of: _hooked(of, "Reading"),
         preconditions=True,
+        projects=True,
     ),
     "subset": Method(
         "the same, of a few examples drawn at random",
@@ -81,8 +90,9 @@ METHODS: dict[str, Method] = {
     ),
     "micro-batch": Method(
         "the gradients of a few micro-batches, compared; for any model and loss",
-        lambda of: _from("micro_batch", "MicroBatches")(of.parameters, of.settings.groups, of.metric),
+        lambda of: _from("micro_batch", "MicroBatches")(of.parameters, of.settings.groups, of.metric, of.projections),
         preconditions=True,
+        projects=True,
     ),
     "norm-layers": Method(
         "exact norms of the normalisation layers alone, which stand for the whole of a transformer",

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
 from .estimator import Estimator
 from .gradient_norm import squared_norm
@@ -96,16 +96,25 @@ class MicroBatches(Estimator):
         parameters: the trainable parameters.
         groups: micro-batches to cut a batch into, where memory does not ask for more.
         metric: measure P g in place of g, P the preconditioner of this optimizer.
+        projections: also measure the variance of ⟨g_i, g_B⟩, as Σ_j m_j (⟨g_j, ḡ⟩ - ‖ḡ‖²)² / (J - 1); keeps the
+            gradient of every micro-batch.
 
     Raises:
-        UnsupportedError: the optimizer's preconditioner is not known.
+        UnsupportedError: the optimizer's preconditioner is not known, or projections are wanted in its metric.
     """
 
     name: ClassVar[str] = "micro-batch"
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], groups: int = 4, metric: torch.optim.Optimizer | None = None
+        self,
+        parameters: Sequence[nn.Parameter],
+        groups: int = 4,
+        metric: torch.optim.Optimizer | None = None,
+        projections: bool = False,
     ) -> None:
+        if projections and metric is not None:
+            raise UnsupportedError("projections on the gradient are not measured in the optimizer's metric")
+        self._each: list[tuple[int, list[Tensor | None]]] | None = [] if projections else None
         self.groups = groups
         self._parameters = parameters
         self._norms = MicroBatchNorms()
@@ -127,6 +136,8 @@ class MicroBatches(Estimator):
         """Note the norm of this micro-batch's gradient and set it aside."""
         gradients = [p.grad for p in self._parameters]
         self._norms.add(examples, self._norm2() / weight**2)
+        if self._each is not None:
+            self._each.append((examples, [None if g is None else g.clone().div_(weight) for g in gradients]))
         if not self._set_aside:
             self._set_aside = gradients
         else:
@@ -161,11 +172,27 @@ class MicroBatches(Estimator):
         if self._preconditioner is not None:
             gradient_norm2 = self._norm2() * scale * scale
         found = self._norms.measurement(gradient_norm2, examples)
+        if self._each is not None:
+            return replace(found, projection_variance=self._projection_variance(gradient_norm2, scale))
         return found if self._preconditioner is None else replace(found, metric=self._preconditioner.name)
+
+    def _projection_variance(self, gradient_norm2: float, scale: float) -> float:
+        assert self._each is not None
+        mean = [p.grad for p in self._parameters]
+        total = 0.0
+        for m, gradients in self._each:
+            pairs = zip(gradients, mean, strict=True)
+            product = sum(
+                torch.dot(g.flatten(), G.flatten()).item() for g, G in pairs if g is not None and G is not None
+            )
+            total += m * (scale * product - gradient_norm2) ** 2
+        return total / (len(self._each) - 1)
 
     def disarm(self) -> None:
         """Forget the batch."""
         self._norms.clear()
+        if self._each is not None:
+            self._each = []
         self._set_aside = []
         self._preconditioner = self._too_early = None
 

@@ -18,7 +18,7 @@ from ..noise import Noise
 from ..noise.isolation import random_state, set_random_state
 from ..record import RunFolder, counted_events
 from ..report import Progress
-from .auto_batch import AutoBatch
+from .auto_batch import ENDLESS, AutoBatch
 from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
@@ -26,7 +26,6 @@ from .recorder import Recorder, machine, now
 from .rules import trainable
 from .stopping import Budget, Interruption
 
-ENDLESS = 2**31
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
 
 

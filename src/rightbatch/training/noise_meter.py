@@ -30,6 +30,7 @@ class NoiseMeter:
         parameters: its trainable parameters.
         settings: which method, and how often.
         optimizer: what steps the parameters, for the methods that look at its state.
+        projections: also measure the spread of the examples along the gradient.
 
     Raises:
         UnsupportedError: the model does not permit the method named.
@@ -41,12 +42,13 @@ class NoiseMeter:
         parameters: list[nn.Parameter],
         settings: Noise | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        projections: bool = False,
     ) -> None:
         self.settings = settings or Noise()
         self.interval = MeasuringInterval(self.settings.budget, self.settings.every)
         self.noise: NoiseEstimate | None = None
         self.reason = ""
-        self._subject = Subject(model, parameters, optimizer, self.settings)
+        self._subject = Subject(model, parameters, optimizer, self.settings, projections)
         self._tracker = NoiseScale()
         self._proven = self.settings.method == "auto"
         self._build(AUTO if self._proven else (self.settings.method,))
@@ -135,6 +137,8 @@ class NoiseMeter:
             try:
                 if self.settings.preconditioned and not METHODS[name].preconditions:
                     raise UnsupportedError(f"'{name}' does not measure in the optimizer's metric")
+                if self._subject.projections and not METHODS[name].projects:
+                    raise UnsupportedError(f"'{name}' does not see how the examples spread along the gradient")
                 self._estimator: Estimator = estimator(name, self._subject)
                 self._name = name
                 return

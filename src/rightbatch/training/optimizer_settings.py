@@ -1,0 +1,57 @@
+"""Settings of an optimizer other than its learning rate, by names that are the same for all optimizers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import UnsupportedError
+
+Group = dict[str, Any]
+PLAIN = ("momentum", "eps", "weight_decay")
+BETAS = ("beta1", "beta2")
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Momentum, beta1, beta2, eps and weight_decay of the first parameter group, as far as it has them.
+
+    RMSprop's alpha, the decay of its average of squares, is a beta2.
+    """
+    group = optimizer.param_groups[0]
+    found = {name: float(group[name]) for name in PLAIN if isinstance(group.get(name), float | int)}
+    if "betas" in group:
+        found |= dict(zip(BETAS, map(float, group["betas"]), strict=True))
+    elif "alpha" in group:
+        found["beta2"] = float(group["alpha"])
+    return found
+
+
+def apply_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, float]) -> None:
+    """Set what is named, in all parameter groups.
+
+    Raises:
+        UnsupportedError: the optimizer has no such setting.
+    """
+    known = settings_of(optimizer)
+    lacking = [name for name in settings if name not in known]
+    if lacking:
+        raise UnsupportedError(
+            f"A rule wants to set {', '.join(lacking)}, which {type(optimizer).__name__} does not have; it has "
+            f"{', '.join(known) or 'none'}: choose another optimizer, or another rule."
+        )
+    for group in optimizer.param_groups:
+        for name, value in settings.items():
+            _set(group, name, float(value))
+        if settings.get("momentum") and "centered" in group:  # RMSprop without momentum has kept no buffer for it
+            for state in (optimizer.state[p] for p in group["params"] if optimizer.state.get(p)):
+                state.setdefault("momentum_buffer", torch.zeros_like(state["square_avg"]))
+
+
+def _set(group: Group, name: str, value: float) -> None:
+    if name in PLAIN:
+        group[name] = value
+    elif "betas" in group:
+        first, second = group["betas"]
+        group["betas"] = (value, second) if name == "beta1" else (first, value)
+    else:
+        group["alpha"] = value
