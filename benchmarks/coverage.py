@@ -221,6 +221,13 @@ def row(population: Population, examples: int, estimator: str, found: list[Inter
     return f"| {population.name} | {known} | {examples} | {estimator} | " + " | ".join(cells) + " |"
 
 
+def tally(shares: list[float]) -> str:
+    """How many of the shares are what is asked, in whole per cent as in the table."""
+    rounded = [round(100 * share) for share in shares]
+    below, above = sum(r < 85 for r in rounded), sum(r > 95 for r in rounded)
+    return f"Of {len(rounded)} shares {len(rounded) - below - above} are 85 to 95 %, {above} more, {below} less."
+
+
 def main() -> None:
     """Run and print, or write to docs/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -233,13 +240,16 @@ def main() -> None:
         "| problem | V/s | b | interval of | V | s | V/s |",
         "|---|---|---|---|---|---|---|",
     ]
+    shares: list[float] = []
     start = time.perf_counter()
     examples = 64
     for population in populations(generator, examples):
         for estimator, found in estimators(population, examples, options.repeats, (2, 5, 40)):
+            shares += [coverage.held for coverage in covered(population, found)]
             lines.append(row(population, examples, estimator, found))
             print(lines[-1], flush=True)
-    print(f"{time.perf_counter() - start:.0f} s")
+    lines += ["", tally(shares)]
+    print(f"{tally(shares)} {time.perf_counter() - start:.0f} s")
     if options.write:
         write_page(DOCS / "coverage.md", __doc__, lines, "coverage")
     else:

@@ -1,6 +1,6 @@
 """The stated 90 % intervals hold the truth nine times in ten, where the truth is known.
 
-Of 200 intervals a share of 0.9 shows as 0.9 ± 0.021, of 1500 as 0.9 ± 0.008. What is asked is 85 to 95 % in truth; the
+Of 200 intervals a share of 0.9 shows as 0.9 ± 0.021, of 500 as 0.9 ± 0.013. What is asked is 85 to 95 % in truth; the
 bounds below allow 2.5 standard deviations more for the sampling. Where the signal is not told from zero one end of
 the interval is open and cannot fail: 95 % is then what the other end is made for, and more is no harm.
 """
@@ -58,7 +58,7 @@ def test_quadratics(problems: ModuleType, spectrum: str, ratio: float) -> None:
 
 
 def test_a_network_with_every_gradient_known(problems: ModuleType) -> None:
-    population = next(problems.network(torch.Generator().manual_seed(0), hidden=4, samples=300))
+    population = next(problems.network(torch.Generator().manual_seed(0), hidden=2, samples=300))
     for _, found in problems.estimators(population, 64, 200, (10,)):
         check(problems, population, found, 0.85, 0.95)
 
@@ -95,14 +95,14 @@ def test_two_examples_say_nothing() -> None:
 
 @pytest.mark.nightly
 def test_every_problem(problems: ModuleType, data_dir: Path) -> None:
-    """The published table with more repeats; what it cannot hold is listed here and said there."""
+    """The published table with another seed; what it cannot hold is listed here and said there."""
     generator = torch.Generator().manual_seed(1)
     short: list[str] = []
     for population in problems.populations(generator, 64):
-        for estimator, found in problems.estimators(population, 64, 1500, (2, 5, 40)):
+        for estimator, found in problems.estimators(population, 64, 500, (2, 5, 40)):
             coverages = problems.covered(population, found)
             lowest = min(coverage.held for coverage in coverages)
-            if lowest < 0.85 - 0.023:
+            if lowest < 0.85 - 2.5 * math.sqrt(0.1 * 0.9 / len(found)):
                 short.append(f"{population.name}: {estimator} ({lowest:.2f})")
             assert lowest > 0.6, short[-1]
     hard = ("digits, network 64-16-10 after", "one eigenvalue of 50", "eigenvalues k^-2")

@@ -341,6 +341,7 @@ def test_what_a_step_says_of_itself(digits: Source, drive: Any) -> None:
     assert row["seconds"] == auto.seconds > 0
     assert auto.noise is not None and row["noise_scale"] == auto.noise.noise_scale
     assert (row["noise_low"], row["noise_high"]) == (auto.noise.low, auto.noise.high)
+    assert row["noise_age_samples"] == auto.noise.age_samples
     assert auto.batch_size == 50
 
 
