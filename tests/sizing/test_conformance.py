@@ -10,28 +10,40 @@ from rightbatch.decision import Decision, Needs, Plan, Situation, SizeRule
 from rightbatch.evidence import UNKNOWN, Measurement, NoiseEstimate, StepTime
 from rightbatch.rule_text import write_rule
 from rightbatch.sizing import (
+    CABS,
     SIZE_RULES,
     AdaBatch,
+    AdAdaGrad,
     AdaDamp,
+    AugmentedTest,
     BigBatch,
     Bounded,
     Cyclic,
+    DDPNorm,
+    DiveBatch,
     DontDecay,
     Dwell,
     Fixed,
     GeoDamp,
+    Goodput,
+    GradientNoiseScale,
     Growth,
     Hysteresis,
+    InnerProductTest,
+    Interpolation,
     MemoryCap,
+    NormTest,
     Orr,
     Plateau,
     RadaDamp,
     Ramp,
     Replay,
     Seesaw,
+    SimiGrad,
     Snapped,
     SweetSpot,
     Thresholds,
+    UnbiasedNormTest,
     WholeIfSmall,
     size_rule,
 )
@@ -44,6 +56,24 @@ RULES: list[SizeRule] = [
     BigBatch(kappa=3, first=4, most=50),
     SweetSpot(),
     SweetSpot(floor=3, ceiling=8),
+    NormTest(),
+    NormTest(theta=0.3, first=4, most=50),
+    UnbiasedNormTest(first=4),
+    InnerProductTest(first=4),
+    AugmentedTest(theta=0.2, first=4, nu=0.5),
+    AdAdaGrad(most=60),
+    DDPNorm(multiple_of=24),
+    GradientNoiseScale(),
+    GradientNoiseScale(first=4, most=64, exchange=100.0),
+    Goodput(first=8),
+    Goodput(first=4, least=6, most=90, sizes=9, gain=1.0),
+    CABS(least=4, scale=100.0),
+    DiveBatch(16),
+    DiveBatch(16, delta=0.5, most=40),
+    SimiGrad(),
+    SimiGrad(first=4, most=50, target=0.8, growth=0.5),
+    Interpolation(8.0, 1.0),
+    Interpolation(8.0, 2.0, 0.5, most=6),
     Thresholds(((0, 8), (1, 32), (2.5, 16)), unit="epochs"),
     Growth(4, 100),
     Growth(64, 4, "geometric", over_epochs=2),
@@ -71,7 +101,7 @@ RULES: list[SizeRule] = [
     Ramp(Snapped(Hysteresis(BigBatch(), factor=1.5), grid=8), first=2),
 ]
 
-READ_THE_LOSS = {"ada-damp", "rada-damp", "plateau"}
+READ_THE_LOSS = {"cabs", "ada-damp", "rada-damp", "plateau"}
 
 
 def trace(seed: int, signal_from: float, signal_to: float, variance: float) -> list[Situation]:
@@ -82,7 +112,11 @@ def trace(seed: int, signal_from: float, signal_to: float, variance: float) -> l
         b = int(random.integers(2, 64))
         norm2 = max(1e-12, signal + variance / b * float(1 + 0.3 * random.normal()))
         estimate = norm2 - variance / b
-        measurement = Measurement(b, norm2, variance, estimate) if step % 3 == 0 else None
+        measurement = (
+            Measurement(b, norm2, variance, estimate, projection_variance=variance * norm2 / 7)
+            if step % 3 == 0
+            else None
+        )
         scale = variance / signal
         high = math.inf if estimate < 0 else 2 * scale
         noise = NoiseEstimate(variance, signal, scale, scale / 2, high, UNKNOWN, 1 + step // 3) if step else None

@@ -14,6 +14,8 @@ N = 200
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
 PLAN = Plan(N, 10, 1.0, learning_rate=0.1, total_samples=1200, optimizer="AdamW", settings=ADAM)
 
+WITH_SETTINGS = {"interpolation": "interpolation(2.0, 1.0)"}  # of the rules that cannot do without
+
 
 def situation(step: int) -> Situation:
     signal, variance, b = 2.0 * 0.9**step, 5.0, 16 + step
@@ -61,7 +63,7 @@ def drive(rule: StepRule, situations: list[Situation], lost: bool = False) -> tu
 @pytest.mark.parametrize("trace", TRACES)
 @pytest.mark.parametrize("name", STEP_RULES)
 def test_decisions_are_sensible_and_pure(name: str, trace: str, lost: bool) -> None:
-    rule = step_rule(name)
+    rule = step_rule(WITH_SETTINGS.get(name, name))
     answers, trials = drive(rule, TRACES[trace], lost)
     assert repr((answers, trials)) == repr(drive(rule, TRACES[trace], lost))  # as text, for nan differs from itself
     assert rule.searches or trials == 0
@@ -74,13 +76,13 @@ def test_decisions_are_sensible_and_pure(name: str, trace: str, lost: bool) -> N
 
 @pytest.mark.parametrize("name", ["constant", "armijo", "barzilai-borwein", "noise-scaled", "ada-batch", "seesaw"])
 def test_flat_states_go_through_plain_types(name: str) -> None:
-    rule = step_rule(name)
+    rule = step_rule(WITH_SETTINGS.get(name, name))
     for _, state in drive(rule, CALM)[0]:
         assert type(state)(**asdict(state)) == state
 
 
 @pytest.mark.parametrize("name", STEP_RULES)
 def test_declares_what_it_needs(name: str) -> None:
-    rule = step_rule(name)
+    rule = step_rule(WITH_SETTINGS.get(name, name))
     assert isinstance(rule.needs, Needs)
     assert all(isinstance(flag, bool) for flag in (rule.searches, rule.averages, rule.guards))

@@ -19,11 +19,13 @@ from rightbatch.stepping import STEP_RULES
 STEPS = dict.fromkeys(STEP_RULES, "") | {
     "constant": "constant(0.1)",
     "noise-scaled": "noise-scaled(learning_rate=0.2)",
+    "interpolation": "interpolation(20.0, 5.0)",
     "seesaw": "seesaw(total_samples=1200)",
 }
 SIZES = dict.fromkeys(SIZE_RULES, "") | {
     "fixed": "fixed(32)",
     "growth": "growth(over_epochs=3)",
+    "interpolation": "interpolation(20.0, 5.0)",
     "seesaw": "seesaw(total_samples=1200)",
 }
 RULES = ("fixed", "big-batch", "sweet-spot")

@@ -239,6 +239,9 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "noise-scaled": (32, "noise-scaled(learning_rate=0.3)"),
     "averaged-distance": (16, "averaged-distance"),
     "growth": ("growth(over_epochs=1)", 0.1),
+    "ad-ada-grad": ("ad-ada-grad(most=64)", 0.1),
+    "ddp-norm": ("ddp-norm(most=64)", 0.1),
+    "interpolation": ("interpolation(20.0, 5.0)", "interpolation(20.0, 5.0)"),
     "seesaw": ("seesaw(total_samples=2000)", "seesaw(0.1, total_samples=2000)"),
 }
 

@@ -2,5 +2,6 @@
 
 from .advice import Advice
 from .run import probe
+from .spectra import feature_spectrum, kernel_spectrum
 
-__all__ = ["Advice", "probe"]
+__all__ = ["Advice", "feature_spectrum", "kernel_spectrum", "probe"]

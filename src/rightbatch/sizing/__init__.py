@@ -10,31 +10,57 @@ from typing import Any
 from ..decision import SizeRule
 from ..errors import InputError
 from ..rule_text import number_in, read_rule
+from .ad_ada_grad import AdAdaGrad
 from .ada_batch import AdaBatch
 from .ada_damp import AdaDamp
+from .augmented_test import AugmentedTest
 from .big_batch import BigBatch
 from .bounded import Bounded
+from .cabs import CABS
 from .cyclic import Cyclic
+from .ddp_norm import DDPNorm
+from .dive_batch import DiveBatch
 from .dont_decay import DontDecay
 from .dwell import Dwell
 from .fixed import Fixed
 from .geo_damp import GeoDamp
+from .goodput import Goodput
+from .gradient_noise_scale import GradientNoiseScale
 from .growth import Growth
 from .hysteresis import Hysteresis
+from .inner_product_test import InnerProductTest
+from .interpolation import Interpolation
 from .memory_cap import MemoryCap
+from .norm_test import NormTest
 from .orr import Orr
 from .plateau import Plateau
 from .rada_damp import RadaDamp
 from .ramp import Ramp
 from .replay import Replay
 from .seesaw import Seesaw
+from .simi_grad import SimiGrad
 from .snapped import Snapped
 from .step_time import StepTimer
 from .sweet_spot import SweetSpot
 from .thresholds import Thresholds
+from .unbiased_norm_test import UnbiasedNormTest
 from .whole_if_small import WholeIfSmall
 
 RULES: tuple[type[SizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+MEASURED: tuple[type[SizeRule], ...] = (
+    NormTest,
+    UnbiasedNormTest,
+    InnerProductTest,
+    AugmentedTest,
+    AdAdaGrad,
+    DDPNorm,
+    GradientNoiseScale,
+    Goodput,
+    CABS,
+    DiveBatch,
+    SimiGrad,
+    Interpolation,
+)
 SCHEDULES: tuple[type[SizeRule], ...] = (
     Thresholds,
     Growth,
@@ -50,7 +76,7 @@ SCHEDULES: tuple[type[SizeRule], ...] = (
     Replay,
 )
 WRAPPERS: tuple[type[SizeRule], ...] = (Bounded, MemoryCap, Hysteresis, Dwell, Snapped, WholeIfSmall, Ramp)
-SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + SCHEDULES + WRAPPERS}
+SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS}
 
 
 def size_rule(spec: Any) -> SizeRule:
@@ -79,29 +105,41 @@ def size_rule(spec: Any) -> SizeRule:
 
 
 __all__ = [
+    "CABS",
     "SIZE_RULES",
+    "AdAdaGrad",
     "AdaBatch",
     "AdaDamp",
+    "AugmentedTest",
     "BigBatch",
     "Bounded",
     "Cyclic",
+    "DDPNorm",
+    "DiveBatch",
     "DontDecay",
     "Dwell",
     "Fixed",
     "GeoDamp",
+    "Goodput",
+    "GradientNoiseScale",
     "Growth",
     "Hysteresis",
+    "InnerProductTest",
+    "Interpolation",
     "MemoryCap",
+    "NormTest",
     "Orr",
     "Plateau",
     "RadaDamp",
     "Ramp",
     "Replay",
     "Seesaw",
+    "SimiGrad",
     "Snapped",
     "StepTimer",
     "SweetSpot",
     "Thresholds",
+    "UnbiasedNormTest",
     "WholeIfSmall",
     "size_rule",
 ]

@@ -18,6 +18,7 @@ from .beta2_half_life import Beta2HalfLife
 from .constant import Constant
 from .dont_decay import DontDecay
 from .geo_damp import GeoDamp
+from .interpolation import Interpolation
 from .legw import LEGW
 from .linear_scaling import LinearScaling
 from .noise_scaled import NoiseScaled
@@ -27,7 +28,7 @@ from .seesaw import Seesaw
 from .square_root_scaling import SquareRootScaling
 from .surge import Surge
 
-RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
+RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
 PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
 SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     LinearScaling,
@@ -79,6 +80,7 @@ __all__ = [
     "Constant",
     "DontDecay",
     "GeoDamp",
+    "Interpolation",
     "LinearScaling",
     "NoiseScaled",
     "RangeTest",
