@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORTER = {"fit_arrays": ["--seconds", "2"], "big_batch": ["--steps", "60"]}
 SAYS = {
+    "averages": "without correction",
     "big_batch": "true gradient",
     "fit_arrays": "report.html",
     "look_at_noise": "noise scale",
