@@ -59,7 +59,7 @@ def test_a_sketch_where_exact_norms_are_dear(layer: nn.Module, shape: tuple[int,
 
 def test_small_batches_take_more_probes() -> None:
     layer = nn.Linear(512, 512)
-    probes = [choice(layer, b, 128, 512).probes for b in (2, 16, 32, 64, 128, 512)]
+    probes = [choice(layer, b, 128, 512).probes for b in (2, 4, 8, 16, 32, 512)]
     assert probes == sorted(probes, reverse=True)
     assert probes[0] == MOST_PROBES and probes[-1] == 1
     assert choice(layer, 128, 128, 512, probes=3).probes == 3  # no fewer than asked for
