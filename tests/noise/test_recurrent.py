@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rightbatch import UnsupportedError
+from rightbatch.evidence import Measurement
+from rightbatch.noise import PerExampleNorms, reading, squared_norm
+from rightbatch.noise.plan import Choice
 from rightbatch.noise.recurrences import Recurrence, Steps, gru, lstm, rnn_relu, rnn_tanh
 from rightbatch.noise.taps import Taps
 from rightbatch.noise.uses import LayerUse
@@ -159,3 +162,44 @@ def test_an_input_changed_in_between_is_refused(levels: int) -> None:
     x[1, 2] += 1
     with pytest.raises(UnsupportedError, match=r"'inner': its output .* not what it was .*changed in place"):
         taps.uses(run)
+
+
+class Tagger(nn.Module):
+    """A recurrent layer and a linear one that is used twice, over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.again, self.head = nn.LSTM(Q, H, batch_first=True), nn.Linear(H, H), nn.Linear(H, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.again(self.again(self.cells(x)[0]).tanh())).cos().sum((1, 2))
+
+
+@pytest.mark.parametrize("pieces", [[B], [2, 3]])
+def test_projections_and_layers_used_twice_are_sketched(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "cheapest", lambda *_: Choice("sketch", 1, "told to"))  # small layers never would be
+    model, x = Tagger().double(), torch.randn(B, 6, Q).double()
+    exact, norms = PerExampleNorms(model), PerExampleNorms(model, reading.Cheapest())
+
+    def measured(of: PerExampleNorms, audited: int | None = None) -> Measurement:
+        model.zero_grad()
+        for k, part in enumerate(x.split(pieces)):
+            if k == audited:
+                of.audit(2)
+            of.arm(len(part))
+            (model(part).sum() / B).backward()
+        of.disarm()
+        return of.measurement(squared_norm(p.grad for p in model.parameters()), B)
+
+    truth = measured(exact).variance
+    found = [measured(norms) for _ in range(150)]
+    values = torch.tensor([m.variance for m in found], dtype=torch.float64)
+    assert abs(values.mean() - truth) <= 4 * values.std() / 150**0.5  # seed 0; once in 16 000 seeds
+    assert {layer.path: layer.method for layer in found[0].layers} == dict.fromkeys(
+        ["cells", "again", "head"], "sketch"
+    )
+    for k in range(len(pieces)):
+        audits = [measured(norms, k).audit for _ in range(30)]
+        pulls = torch.tensor([(a.estimate - a.exact) / a.exact for a in audits if a is not None])
+        # estimates and exact values of different rows would differ by more, and not about zero
+        assert len(pulls) == 30 and 0 < pulls.abs().mean() < 1 and abs(pulls.mean()) < 4 * pulls.std() / 30**0.5

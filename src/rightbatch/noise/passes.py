@@ -24,6 +24,7 @@ class Pass:
     def __init__(self, examples: int, read: Callable[[int, Use], Tensor], rows: Tensor | None = None) -> None:
         self.examples = examples
         self.rows = rows
+        self.audited: Tensor | None = None  # examples whose estimates are held against exact norms
         self._numbers = read
         self.norms2: list[Tensor] = []
         self.uses: list[Use] = []

@@ -14,7 +14,7 @@ from ..evidence import Audit, LayerReading
 from .gradient_norm import squared_norm
 from .plan import Choice, cheapest
 from .preconditioner import TRAINING_FLOOR, Preconditioner
-from .sharing import joined, norms2_of
+from .sharing import joined, joint_norms2, merged, norms2_of
 from .signs import Signs
 from .sketches import SKETCHES
 from .uses import LayerUse, Use
@@ -27,6 +27,7 @@ class Reading:
     name = "per-example"
     description = "exact per-example norms, taken during the backward pass"
     metric = ""  # whose preconditioner is applied
+    audited_rows: Tensor | None = None  # examples of the micro-batch whose estimates are held against exact norms
 
     def __init__(self) -> None:
         self._layers: dict[str, LayerReading] = {}
@@ -40,8 +41,14 @@ class Reading:
         self._note(path, use, "exact", "")
         return use.norms2()
 
-    def joint(self, uses: Sequence[Use]) -> list[Tensor]:
-        """‖Σ c_i‖² over the uses of parameters that are used more than once, in parts to be added up."""
+    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
+        """‖Σ c_i‖² over the uses kept of a micro-batch, in parts to be added up, or an unbiased estimate of it.
+
+        Args:
+            uses: those of parameters that are used more than once, or of modules that were run again.
+            paths: of the layers that have a parameter.
+            audited: what `audited_rows` was for that micro-batch.
+        """
         return norms2_of(uses)
 
     def gradient_norm2(self, parameters: Iterable[Tensor]) -> float | None:
@@ -109,7 +116,7 @@ class Weighted(Reading):
         self._note(path, use, "exact", "in the optimizer's metric")
         return weighted_norms2(use, self._squares)
 
-    def joint(self, uses: Sequence[Use]) -> list[Tensor]:
+    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
         return [part for group in joined(uses) for part in slot_norms2(group, self._squares).values()]
 
     def gradient_norm2(self, parameters: Iterable[Tensor]) -> float | None:
@@ -176,9 +183,8 @@ class Cheapest(Reading):
         self._probes = probes
         self._signs = Signs(seed)
         self._random = random.Random(seed)
-        self._choices: dict[tuple[str, torch.Size, torch.Size], Choice] = {}
+        self._choices: dict[tuple[tuple[str, ...], torch.Size, torch.Size], Choice] = {}
         self._to_audit = 0
-        self._rows: Tensor | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
     description = "per-example norms, by random signs where exact ones are dear, taken during the backward pass"
@@ -188,26 +194,41 @@ class Cheapest(Reading):
         return "sketch" if any(layer.method == "sketch" for layer in self._layers.values()) else "per-example"
 
     def begin(self, examples: int, device: torch.device) -> Tensor | None:
-        self._rows = None
+        self.audited_rows = None
         if self._to_audit:
             rows = sorted(self._random.sample(range(examples), min(self._to_audit, examples)))
-            self._rows, self._to_audit = torch.tensor(rows, device=device), 0
+            self.audited_rows, self._to_audit = torch.tensor(rows, device=device), 0
         return None
 
     def norms2(self, path: str, use: Use) -> Tensor:
         if not isinstance(use, LayerUse):
             self._note(path, use, "exact", "its gradients are formed from a second run")
             return use.norms2()
-        key = (path, use.kept[0].shape, use.d.shape)
+        return self._cheapest((path,), use, self.audited_rows)
+
+    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
+        found = []
+        for group in map(merged, joined(uses)):
+            match group:
+                case [LayerUse() as use]:  # all are positions of one layer or projection
+                    own = {path: None for slot in use.slots().values() for path in paths[slot.parameter]}
+                    found.append(self._cheapest(tuple(own), use, audited))
+                case _:
+                    found.append(joint_norms2(group))
+        return found
+
+    def _cheapest(self, paths: tuple[str, ...], use: LayerUse, audited: Tensor | None) -> Tensor:
+        key = (paths, use.kept[0].shape, use.d.shape)
         choice = self._choices.get(key)
         if choice is None:
             choice = self._choices[key] = cheapest(use.rule, use.layer, use.kept, use.d, self._probes)
-            self._note(path, use, choice.method, choice.reason)
+            for path in paths:
+                self._note(path, use, choice.method, choice.reason)
         if choice.method != "sketch":
             return use.norms2()
         norms2 = SKETCHES[use.rule](use.layer, use.kept, use.d, self._signs, choice.probes)
-        if self._rows is not None:
-            self._pairs.append((norms2[self._rows], use.at(self._rows).norms2()))
+        if audited is not None:
+            self._pairs.append((norms2[audited], use.at(audited).norms2()))
         return norms2
 
     def clear(self) -> None:

@@ -23,7 +23,7 @@ def norms2_of(uses: Iterable[Use]) -> list[Tensor]:
         UnsupportedError: two uses take different parts of one parameter that overlap.
     """
     return [
-        group[0].norms2() if len(group) == 1 else _joint(group)
+        group[0].norms2() if len(group) == 1 else joint_norms2(group)
         for group in joined([part for use in uses for part in use.parts()])
     ]
 
@@ -74,7 +74,8 @@ def merged(uses: Sequence[Use]) -> list[Use]:
     return [_stacked(kind) for kind in (linear, tables) if kind]
 
 
-def _joint(uses: Sequence[Use]) -> Tensor:
+def joint_norms2(uses: Sequence[Use]) -> Tensor:
+    """‖Σ c_i‖² over uses of the same parameters, shape (b,)."""
     match merged(uses):
         case [use]:
             return use.norms2()

@@ -1,7 +1,7 @@
 """Hooks that see each layer's input and output gradient in the ordinary backward pass, and touch nothing."""
 
 import inspect
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -56,9 +56,12 @@ class Taps:
         self._paths = {module: path or ROOT for path, module in model.named_modules()}
         self._own = {module: own for module, own in owned(model).items() if only is None or module in only}
         self.layers = list(self._own)
-        users = Counter(p for own in self._own.values() for p in own.values())
+        self._users: defaultdict[Tensor, list[str]] = defaultdict(list)
+        for module, own in self._own.items():
+            for p in own.values():
+                self._users[p].append(self._paths[module])
         self._keep_all = keep
-        self._keep = [keep or any(users[p] > 1 for p in own.values()) for own in self._own.values()]
+        self._keep = [keep or any(len(self._users[p]) > 1 for p in own.values()) for own in self._own.values()]
         self._second = positions_first(model)
         self._parameters = list(model.parameters())
         self._trainable = [p.requires_grad for p in self._parameters]
@@ -89,7 +92,7 @@ class Taps:
 
     @property
     def layers_read(self) -> tuple[LayerReading, ...]:
-        """How each layer was read; of those used several times all uses together, exactly."""
+        """How each layer was read; of those used several times all uses together."""
         read = {reading.path: reading for reading in self._reading.layers}
         return tuple(
             read.get(path) or LayerReading(path, type(layer).__name__, "exact", "its uses must be seen together")
@@ -106,6 +109,7 @@ class Taps:
             for layer, hook in self._hooks:
                 self._handles.append(layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
         self._pass = Pass(examples, self._read, self._reading.begin(examples, self._parameters[0].device))
+        self._pass.audited = self._reading.audited_rows
         return self._pass
 
     def _read(self, index: int, use: Use) -> Tensor:
@@ -180,7 +184,8 @@ class Taps:
         """‖c_i‖² of a checked pass, shape (b,)."""
         if run.uses:
             uses = self.uses(run)
-            run.norms2 += self._reading.joint(uses if run.rows is None else [use.at(run.rows) for use in uses])
+            read = uses if run.rows is None else [use.at(run.rows) for use in uses]
+            run.norms2 += self._reading.joint(read, self._users, run.audited)
             run.kept, run.uses = uses if self._keep_all else [], []
         return per_example_sum(run.norms2)
 
