@@ -17,6 +17,10 @@ PLAN = Plan(N, 10, 1.0, learning_rate=0.1, total_samples=1200, optimizer="AdamW"
 WITH_SETTINGS = {"interpolation": "interpolation(2.0, 1.0)"}  # of the rules that cannot do without
 
 
+SGD = replace(PLAN, optimizer="SGD", settings={"momentum": 0.9, "weight_decay": 0.01})
+PLANS = {"sde": PLAN, "beta2-half-life": PLAN}  # of the rules that need Adam; the others are asked over SGD
+
+
 def situation(step: int) -> Situation:
     signal, variance, b = 2.0 * 0.9**step, 5.0, 16 + step
     norm2 = signal + variance / b
@@ -25,7 +29,18 @@ def situation(step: int) -> Situation:
     noise = NoiseEstimate(variance, signal, scale, scale / 2, scale * 2, UNKNOWN, step + 1)
     movement = Movement(0.01 * math.sqrt(step + 1), float(step + 1), step + 1)
     return Situation(
-        step, 20 * step, b, N, 1.0 + signal, norm2, 0.1, measurement, noise, movement=movement, grew=step % 5 == 0
+        step,
+        20 * step,
+        b,
+        N,
+        1.0 + signal,
+        norm2,
+        0.1,
+        measurement,
+        noise,
+        movement=movement,
+        grew=step % 5 == 0,
+        distance=0.01 * step,
     )
 
 
@@ -42,7 +57,7 @@ TRACES = {
 
 def drive(rule: StepRule, situations: list[Situation], lost: bool = False) -> tuple[list[tuple[Decision, Any]], int]:
     """Answer trials as a parabola of curvature 3 would, or with nan where `lost`."""
-    answers: list[tuple[Decision, Any]] = [rule.start(PLAN)]
+    answers: list[tuple[Decision, Any]] = [rule.start(PLANS.get(rule.name, SGD))]
     trials = 0
     for now in situations:
         generator, outcome = rule.decide(now, answers[-1][1]), None

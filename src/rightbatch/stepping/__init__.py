@@ -16,19 +16,26 @@ from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
 from .beta2_half_life import Beta2HalfLife
 from .constant import Constant
+from .curvature import CurvatureStep
+from .dog import DoG
 from .dont_decay import DontDecay
+from .dowg import DoWG
 from .geo_damp import GeoDamp
+from .goldstein import Goldstein
 from .interpolation import Interpolation
 from .legw import LEGW
 from .linear_scaling import LinearScaling
 from .noise_scaled import NoiseScaled
+from .polyak import Polyak
 from .range_test import RangeTest
+from .schedule_free import ScheduleFree
 from .sde import SDE
 from .seesaw import Seesaw
 from .square_root_scaling import SquareRootScaling
 from .surge import Surge
 
 RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
+FOUND: tuple[type[StepRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
 PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
 SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     LinearScaling,
@@ -39,7 +46,7 @@ SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     Surge,
     Beta2HalfLife,
 )
-STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + PAIRED + SCALED}
+STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + FOUND + PAIRED + SCALED}
 
 
 def step_rule(spec: Any) -> StepRule:
@@ -78,12 +85,18 @@ __all__ = [
     "BarzilaiBorwein",
     "Beta2HalfLife",
     "Constant",
+    "CurvatureStep",
+    "DoG",
+    "DoWG",
     "DontDecay",
     "GeoDamp",
+    "Goldstein",
     "Interpolation",
     "LinearScaling",
     "NoiseScaled",
+    "Polyak",
     "RangeTest",
+    "ScheduleFree",
     "Seesaw",
     "SquareRootScaling",
     "Surge",

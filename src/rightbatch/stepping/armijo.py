@@ -1,14 +1,11 @@
 """Armijo's rule: the largest carried step under which the batch's own loss falls enough."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from ..decision import Decision, Needs, Plan, Search, Situation
 from ..ranges import require_choice, require_number
-from .backtracking import Backtracking
-
-Reset = Literal["never", "gradual", "always"]
-PASS_GROWTH = 2.0
+from .backtracking import Backtracking, Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +71,7 @@ class Armijo(Backtracking):
         """Search along the current gradient."""
         if not self.searchable(now):
             return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
-        step = state.step
-        if self.reset == "always":
-            step = float(self.first)
-        elif self.reset == "gradual":
-            step *= PASS_GROWTH ** (now.examples / now.train_samples)
+        step = self.first_tried(now, state.step, self.reset)
         if now.grew:
             step *= self.growth_on_enlarge
         found = yield from self.search(now, step)

@@ -1,13 +1,15 @@
-"""Backtracking on the current batch, the line search that `armijo` and `barzilai_borwein` share."""
+"""Backtracking on the current batch, what the line searches share."""
 
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..decision import Outcome, Situation, Trial
 from ..ranges import require_number, require_whole
 
+Reset = Literal["never", "gradual", "always"]
+PASS_GROWTH = 2.0  # of a step carried on by gradual resets, in a pass over the data
 LEAST_GRADIENT_NORM2 = 1e-16
 FLOAT32_ROUNDING = 2.0**-23
 
@@ -60,6 +62,12 @@ class Backtracking:
     def searchable(self, now: Situation) -> bool:
         """Whether loss and gradient are finite and the gradient long enough (1e-8) for a slope."""
         return math.isfinite(now.loss) and LEAST_GRADIENT_NORM2 < now.gradient_norm2 < math.inf
+
+    def first_tried(self, now: Situation, step: float, reset: Reset) -> float:
+        """Where a search begins that carries `step` on: there, at 2^(b/N) times as much, or at `first`."""
+        if reset == "always":
+            return float(self.first)
+        return step * PASS_GROWTH ** (now.examples / now.train_samples) if reset == "gradual" else step
 
     def search(self, now: Situation, step: float, gradient: bool = False) -> Generator[Trial, Outcome, Found | None]:
         """Try `step`, then shorter ones; with `gradient`, ask for the curvature too. None if every trial failed."""

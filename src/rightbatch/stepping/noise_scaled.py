@@ -77,7 +77,7 @@ class NoiseScaled:
     def decide(self, now: Situation, state: NoiseScaledState) -> Search:
         """Scale to the current batch and noise."""
         yield from ()
-        scale = _noise_scale(now.noise)
+        scale = cautious_noise_scale(now.noise)
         if not 0 < scale < math.inf:
             return UNMEASURED, state
         learning_rate = state.learning_rate / (1 + scale / now.examples)
@@ -90,7 +90,8 @@ class NoiseScaled:
         return Decision(learning_rate=learning_rate, reason=reason, evidence=evidence), state
 
 
-def _noise_scale(noise: NoiseEstimate | None) -> float:
+def cautious_noise_scale(noise: NoiseEstimate | None) -> float:
+    """The noise scale, its lower end where the upper is infinite, nan where there is none."""
     if noise is None:
         return math.nan
     return noise.noise_scale if noise.high < math.inf else noise.low

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from ..decision import Needs, Situation
 from .batch_scaled import BatchScaled
+from .noise_scaled import cautious_noise_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,7 @@ class Surge(BatchScaled):
     def _factor(self, now: Situation, at: int) -> float:
         if now.examples == at:
             return 1.0
-        if now.noise is None:
-            return math.nan
-        scale = now.noise.noise_scale if now.noise.high < math.inf else now.noise.low
+        scale = cautious_noise_scale(now.noise)
         if not 0 < scale < math.inf:
             return math.nan
         return _shape(now.examples / scale) / _shape(at / scale)
