@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,7 +29,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 SLOW = 2.0  # another library that takes longer than so many plain steps is timed in two rounds only
 SLOW_ROUNDS = 2
 MEASUREMENTS = 4  # of a run at the default setting, and two steps more, until it knows what they cost
-LONGEST_RUN_S = 60.0
+LEAST_RUN_S, MOST_RUN_S = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Row:
     case: Case
     plain_s: float = 0.0
     ratios: dict[str, list[float]] = field(default_factory=dict)
-    amortised: tuple[float, int] = (1.0, 1)
+    amortised: tuple[float, float] = (1.0, 1.0)
     variances: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     method: str = ""
@@ -153,7 +153,7 @@ def compare(case: Case, device: torch.device, seconds: float) -> Row:
     return row
 
 
-def amortised(work: Work, device: torch.device) -> tuple[float, int]:
+def amortised(work: Work, device: torch.device) -> tuple[float, float]:
     """A run at the default setting: the share of time that measuring adds, and the interval it has come to.
 
     1 + o/k: o is the median over the measured steps of what each took beyond its unmeasured neighbours, k the interval.
@@ -161,8 +161,8 @@ def amortised(work: Work, device: torch.device) -> tuple[float, int]:
     loop = Loop(work)
     times: list[float] = []
     marks: list[int] = []
-    end_s = time.monotonic() + LONGEST_RUN_S
-    while len(marks) < 2 or len(times) < marks[-1] + 3 or (len(marks) < MEASUREMENTS and time.monotonic() < end_s):
+    least_s, most_s = (time.monotonic() + seconds for seconds in (LEAST_RUN_S, MOST_RUN_S))
+    while len(marks) < 2 or len(times) < marks[-1] + 3 or not _enough(marks, least_s, most_s):
         begun_s = now_s(device)
         loop()
         times.append(now_s(device) - begun_s)
@@ -172,8 +172,15 @@ def amortised(work: Work, device: torch.device) -> tuple[float, int]:
         times[mark] / statistics.mean((times[mark - 1], times[mark + 1])) - 1
         for mark in marks[1:]  # the first sets things up
     ]
-    interval = loop.auto.meter.interval.steps
+    settled = marks[MEASUREMENTS:]
+    apart = [after - before for before, after in pairwise(settled)] or [loop.auto.meter.interval.steps]
+    interval = statistics.mean(apart)
     return 1 + statistics.median(added) / interval, interval
+
+
+def _enough(marks: list[int], least_s: float, most_s: float) -> bool:
+    now = time.monotonic()
+    return now > most_s or (len(marks) >= MEASUREMENTS and now > least_s)
 
 
 # Peak memory.
@@ -237,7 +244,7 @@ def _times(row: Row, names: list[str]) -> Iterator[str]:
     for name in names:
         if name == Loop.name:
             ratio, interval = row.amortised
-            yield f"**{ratio:.3f}**, every {interval}"
+            yield f"**{ratio:.3f}**, every {interval:.3g}"
         elif name in row.refusals:
             yield "refuses"
         else:
