@@ -21,11 +21,13 @@ from rightbatch.sizing import (
     DiveBatch,
     Goodput,
     GradientNoiseScale,
+    Hysteresis,
     InnerProductTest,
     NormTest,
     SimiGrad,
     SweetSpot,
     UnbiasedNormTest,
+    size_rule,
 )
 
 MANY = 10**9
@@ -186,6 +188,41 @@ def test_the_norm_test_is_big_batch_of_the_next_batch() -> None:
         assert (grown is None) == (passing(NormTest(theta=0.8), found, n, carried=20) is None)
 
 
+def test_on_a_quadratic_the_norm_test_leaves_the_floor_of_a_fixed_batch_behind() -> None:
+    """f(x) = xᵀHx/2 and gradients Hx + noise: the batch grows as 1/‖Hx‖² and the loss falls at a linear rate."""
+    curvature, steps, theta = np.geomspace(0.1, 1.0, D), 120, 0.7
+
+    def losses(rule: SizeRule | None) -> tuple[list[float], list[int], list[float]]:
+        random, x, size, samples = np.random.default_rng(12), np.ones(D), 32, 0
+        state = None if rule is None else rule.start(Plan(MANY))[1]
+        path, sizes, norms = [], [], []
+        for place in range(steps):
+            mean = curvature * x
+            norms.append(float(mean @ mean))
+            path.append(float(x @ mean) / 2)
+            sizes.append(size)
+            # The mean of `size` Gaussian gradients; their variance is taken as known.
+            drawn = mean + 0.3 * random.normal(size=D) / math.sqrt(size)
+            norm2, variance = float(drawn @ drawn), 0.09 * D
+            found = Measurement(size, norm2, variance, norm2 - variance / size)
+            if rule is not None:
+                decision, state = rule.decide(situation(size, MANY, found, step=place, samples=samples), state)
+                samples, size = samples + size, decision.examples or size
+            x = x - 0.5 * drawn
+        return path, sizes, norms
+
+    fixed, grown = losses(None), losses(NormTest(theta))
+    # The floor: the coordinate of curvature h has the stationary variance η²σ²/(b·(1 - (1 - ηh)²)).
+    floor = float(np.sum(curvature * 0.25 * 0.09 / 32 / (1 - (1 - 0.5 * curvature) ** 2))) / 2
+    assert np.mean(fixed[0][-60:]) == pytest.approx(floor, rel=0.2)
+    assert grown[0][-1] < 1e-3 * floor
+    # While ‖Hx‖² falls by ρ a step, a batch found by the test is that much behind: b = (1/(ρθ²) - 1)·V/‖Hx‖².
+    late = range(40, steps)
+    pace = (grown[2][40] / grown[2][-1]) ** (1 / (steps - 41))
+    ratios = [grown[1][t] * grown[2][t] / ((1 / (pace * theta**2) - 1) * 0.09 * D) for t in late]
+    assert pace > 1.05 and np.median(ratios) == pytest.approx(1, rel=0.1)
+
+
 # What follows the noise scale.
 
 
@@ -202,6 +239,7 @@ def test_gradient_noise_scale_and_exchange_rate() -> None:
     assert step(GradientNoiseScale(), 32, n=90, noise=estimate(500.0))[0] == 90
     assert step(GradientNoiseScale(least=20), 32, noise=estimate(3.0))[0] == 20
     assert step(GradientNoiseScale(), 500, noise=estimate(500.0))[0] is None
+    assert size_rule("hysteresis('gradient-noise-scale')") == Hysteresis(GradientNoiseScale())
     costs = {b: 80.0 * (1 + 500.0 / b) + 500.0 * (1 + b / 500.0) for b in range(1, 2000)}  # r·S + E of S_min = 1
     assert min(costs, key=costs.__getitem__) == 200
 

@@ -8,8 +8,7 @@ from ..decision import Needs, Situation
 from ..evidence import StepTime
 from ..ranges import require_number, require_whole
 from .noise_follower import NoiseFollower
-
-BEYOND_TIMED = 2.0  # the step time is a line through what was timed, and not followed further than this
+from .sweet_spot import BEYOND_TIMED
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from ..decision import Decision, Needs, Plan, Situation
 from ..errors import InputError
 from ..evidence import NoiseEstimate
 from ..ranges import require_number, require_whole
+from .noise_follower import known_noise_scale
 
 LEAST_SENSIBLE = 8
 BEYOND_TIMED = 2.0  # caches and memory bend the line: no size is chosen further from those really timed
@@ -106,7 +107,7 @@ class SweetSpot:
         if now.step_time is None:
             return UNTIMED, state
         b, half, noise = state.examples, now.step_time.half_performance, now.noise
-        scale = _noise_scale(noise)
+        scale = known_noise_scale(noise)
         if scale > 0:
             spot = math.sqrt(scale * half)
             if noise is not None and noise.high == math.inf:
@@ -133,13 +134,6 @@ class SweetSpot:
         if self.most is not None:
             most = min(most, int(self.most))
         return min(max(examples, least), most)
-
-
-def _noise_scale(noise: NoiseEstimate | None) -> float:
-    """B_noise, or what it is at least where no signal is told from zero; 0 or nan if not even that is known."""
-    if noise is None:
-        return 0.0
-    return noise.noise_scale if noise.high < math.inf else noise.low
 
 
 def _account(noise: NoiseEstimate | None, scale: float, half: float, examples: int) -> tuple[str, dict[str, float]]:
