@@ -243,7 +243,14 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "ddp-norm": ("ddp-norm(most=64)", 0.1),
     "interpolation": ("interpolation(20.0, 5.0)", "interpolation(20.0, 5.0)"),
     "seesaw": ("seesaw(total_samples=2000)", "seesaw(0.1, total_samples=2000)"),
+    "dog": (32, "dog(relative_start=0.01)"),
+    "linear-scaling": (32, "linear-scaling(0.3, at=32)"),
+    "square-root-scaling": (32, "square-root-scaling(0.3)"),
+    "legw": (32, "legw(0.3)"),
+    "ada-scale": (32, "ada-scale(0.1, at=8)"),
+    "surge": (32, "surge(0.3)"),
 }
+OPTIMIZERS = dict.fromkeys(("sde", "beta2-half-life"), torch.optim.Adam)  # rules that go with Adam only
 
 
 @pytest.mark.parametrize("rule", [*(SIZE_RULES | STEP_RULES)])
@@ -253,7 +260,8 @@ def test_every_rule_lowers_the_loss_of_a_network_on_digits(rule: str, no_report:
     model = build_model("mlp", splits.train.x_shape, 10)
     before = evaluate(model, F.cross_entropy, splits.test, CPU)["loss"]
     batch, step = ARGUMENTS.get(rule, (rule, 0.1) if rule in SIZE_RULES else (32, rule))
-    run = quiet(model, splits.train, batch=batch, step=step, epochs=1, test=splits.test)
+    optimizer = OPTIMIZERS[rule](model.parameters()) if rule in OPTIMIZERS else None
+    run = quiet(model, splits.train, batch=batch, step=step, epochs=1, test=splits.test, optimizer=optimizer)
     assert run.test is not None and run.test["loss"] < before - 0.02
     assert sum(row["batch_size"] for row in steps(run)) <= len(splits.train)
 
