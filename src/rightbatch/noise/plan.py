@@ -20,8 +20,8 @@ from .sketches import SKETCHES
 # A sketch of one probe is sqrt(2/(r·b)) off for a layer and b examples. r, the effective rank of a gradient summed over
 # positions, was 1.1 to 4.7 in the linear layers and convolutions of small networks on Fashion-MNIST.
 RANK = 2
-# Of a layer's norms: a tenth when six layers are summed. A batch's own spread is 1/sqrt(b) and more, and two probes of a
-# linear layer take 1.4 to 1.6 times as long as one.
+# Of a layer's norms: a tenth when six layers alike are summed. A batch's own spread is 1/sqrt(b) and more, and two
+# probes of a linear layer take 1.4 to 1.6 times as long as one.
 ERROR = 0.25
 MOST_PROBES = 4
 FREE = 0.02  # of the layer's own work
