@@ -20,7 +20,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import data, noise, sizing, stepping
     from .noise import measure
-    from .probing import probe
+    from .probing import find_learning_rate, probe
     from .training import AutoBatch, fit
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "data",
+    "find_learning_rate",
     "fit",
     "measure",
     "noise",
@@ -45,7 +46,13 @@ __all__ = [
     "stepping",
 ]
 
-_HOME = {"AutoBatch": "training", "fit": "training", "measure": "noise", "probe": "probing"}
+_HOME = {
+    "AutoBatch": "training",
+    "find_learning_rate": "probing",
+    "fit": "training",
+    "measure": "noise",
+    "probe": "probing",
+}
 _PACKAGES = ("data", "noise", "sizing", "stepping")
 
 

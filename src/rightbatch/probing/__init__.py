@@ -1,7 +1,9 @@
 """What batch size should I use? Measured in half a minute, leaving no trace."""
 
 from .advice import Advice
+from .rate_curve import RateCurve
+from .rate_finder import find_learning_rate
 from .run import probe
 from .spectra import feature_spectrum, kernel_spectrum
 
-__all__ = ["Advice", "feature_spectrum", "kernel_spectrum", "probe"]
+__all__ = ["Advice", "RateCurve", "feature_spectrum", "find_learning_rate", "kernel_spectrum", "probe"]

@@ -70,7 +70,7 @@ def probe(
         UnsupportedError: parameters of several types or on several devices.
         TraceError: something changed that running a model does not change, such as its hooks.
     """
-    _require_model(model)
+    require_model(model)
     torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # the first optimizer of a process loads a thousand modules
     return _probe(model, train, loss, seconds, seed, micro_batch, perf_counter)
 
@@ -85,7 +85,7 @@ def _probe(
     clock: Callable[[], float],
 ) -> Advice:
     """`probe` by any clock."""
-    _require_model(model)
+    require_model(model)
     require_number("seconds", seconds, above=0)
     if micro_batch is not None:
         require_whole("micro_batch", micro_batch, least=1)
@@ -98,7 +98,7 @@ def _probe(
         require_fitting(model, loss, source)
         model.train()
         steps = Steps(model, source, loss, seed, micro_batch)
-        _seed(steps.device, seed)
+        seed_device(steps.device, seed)
         advice = _Probe(steps, budget, seed, micro_batch).advice()
     return replace(advice, seconds_used=budget.spent_s)
 
@@ -183,7 +183,8 @@ class _Probe:
         )
 
 
-def _require_model(model: nn.Module) -> None:
+def require_model(model: nn.Module) -> None:
+    """Refuse what is no model, has parameters without a shape, or nothing to train."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
@@ -193,7 +194,7 @@ def _require_model(model: nn.Module) -> None:
         raise InputError("The model has no trainable parameters: none has requires_grad=True.")
 
 
-def _seed(device: torch.device, seed: int) -> None:
+def seed_device(device: torch.device, seed: int) -> None:
     """Seed the generators of one device; torch.manual_seed would seed those of all."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
