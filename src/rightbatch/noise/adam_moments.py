@@ -51,7 +51,7 @@ class AdamMoments(Estimator):
     Biases: the moments reach back 1/(1 - β₂) steps, 1000 by default, and are that stale; all that the gradient moves in
     that time counts as noise; an L2 penalty (Adam's weight_decay, not AdamW's) is in the signal; clipped gradients are
     those seen. Measurements soon after each other rest on the same gradients, so that their scatter says little of
-    their error. Good for a sanity check that costs nothing, not for decisions.
+    their error. Good for a sanity check that costs little, not for decisions: docs/estimators.md has figures.
 
     Args:
         parameters: the trainable parameters.

@@ -20,9 +20,9 @@ class NormLayerNorms(PerExampleNorms):
     """Exact per-example norms, read of the scales and shifts of normalisation layers and of nothing else.
 
     Everything in its measurements is of these parameters alone: ‖G‖², V̂ and ŝ are a small part of the model's, and
-    V̂/ŝ is their own noise scale. In transformers it rises and falls with the model's, in a proportion that has to be
-    found once by an exact measurement; in other networks nothing is known of it. The other layers may be of any kind,
-    as long as none couples the examples.
+    V̂/ŝ is their own noise scale. In transformers it follows the model's, in a proportion of about one that changes in
+    the course of training (docs/estimators.md); in other networks nothing is known of it. The other layers may be of
+    any kind, as long as none couples the examples.
 
     Args:
         model: with LayerNorm, RMSNorm, GroupNorm, InstanceNorm or BatchNorm in evaluation mode, trained.

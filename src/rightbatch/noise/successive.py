@@ -25,7 +25,8 @@ class SuccessiveGradients(Estimator):
 
     Both are unbiased for batches drawn apart at the same weights. Between them a step was taken, or several where not
     every batch is measured: whatever the gradient moved counts as noise and is missing in the signal, which steps along
-    the gradient, and momentum more so, can turn negative. A copy of one gradient is kept.
+    the gradient, and momentum more so, can turn negative: measure every step, and see the figures in
+    docs/estimators.md. A copy of one gradient is kept.
 
     Args:
         parameters: the trainable parameters.
