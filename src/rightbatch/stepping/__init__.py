@@ -16,26 +16,35 @@ from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
 from .beta2_half_life import Beta2HalfLife
 from .constant import Constant
+from .cosine import Cosine
 from .curvature import CurvatureStep
 from .dog import DoG
 from .dont_decay import DontDecay
 from .dowg import DoWG
+from .exponential import Exponential
 from .geo_damp import GeoDamp
 from .goldstein import Goldstein
 from .interpolation import Interpolation
+from .inverse_time import InverseTime
 from .legw import LEGW
 from .linear_scaling import LinearScaling
+from .momentum_schedule import MomentumSchedule
 from .noise_scaled import NoiseScaled
+from .one_cycle import OneCycle
 from .polyak import Polyak
+from .polynomial import Polynomial
 from .range_test import RangeTest
 from .schedule_free import ScheduleFree
 from .sde import SDE
 from .seesaw import Seesaw
 from .square_root_scaling import SquareRootScaling
+from .step_decay import StepDecay
 from .surge import Surge
+from .warm_up import WarmUp
 
 RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
 FOUND: tuple[type[StepRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
+SCHEDULES: tuple[type[StepRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
 PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
 SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     LinearScaling,
@@ -46,7 +55,10 @@ SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     Surge,
     Beta2HalfLife,
 )
-STEP_RULES: dict[str, type[StepRule]] = {rule.name: rule for rule in RULES + FOUND + PAIRED + SCALED}
+AROUND: tuple[type[StepRule], ...] = (WarmUp, MomentumSchedule)  # a rule
+STEP_RULES: dict[str, type[StepRule]] = {
+    rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND
+}
 
 
 def step_rule(spec: Any) -> StepRule:
@@ -85,20 +97,28 @@ __all__ = [
     "BarzilaiBorwein",
     "Beta2HalfLife",
     "Constant",
+    "Cosine",
     "CurvatureStep",
     "DoG",
     "DoWG",
     "DontDecay",
+    "Exponential",
     "GeoDamp",
     "Goldstein",
     "Interpolation",
+    "InverseTime",
     "LinearScaling",
+    "MomentumSchedule",
     "NoiseScaled",
+    "OneCycle",
     "Polyak",
+    "Polynomial",
     "RangeTest",
     "ScheduleFree",
     "Seesaw",
     "SquareRootScaling",
+    "StepDecay",
     "Surge",
+    "WarmUp",
     "step_rule",
 ]

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from ..ranges import require_number
 from ..stages import length_samples, periods_passed, require_length
-from .paired_schedule import PairedSchedule
+from .schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class AdaBatch(PairedSchedule):
+class AdaBatch(Schedule):
     """Decay the rate at every stage of the batch rule "ada-batch", η = η0 · δ^⌊s/T⌋, less for the growth of the batch.
 
     | symbol | argument | meaning |
@@ -40,7 +40,7 @@ class AdaBatch(PairedSchedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        PairedSchedule.__post_init__(self)
+        Schedule.__post_init__(self)
         require_number("AdaBatch.decay", self.decay, above=0)
         require_length("AdaBatch.every", self.every_epochs, self.every_samples)
 

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from ..ranges import require_number, require_whole
 from ..stages import milestones_passed, require_milestones, undergrown
-from .paired_schedule import PairedSchedule
+from .schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class DontDecay(PairedSchedule):
+class DontDecay(Schedule):
     """Keep the rate while the batch of the rule "dont-decay" grows in its place; decay it from the largest batch on.
 
         ε_k = ε_0 · min(1, N·most_share/(b0 · f^k)),    k milestones having passed
@@ -46,7 +46,7 @@ class DontDecay(PairedSchedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        PairedSchedule.__post_init__(self)
+        Schedule.__post_init__(self)
         require_whole("DontDecay.first", self.first, least=1)
         require_number("DontDecay.factor", self.factor, above=1)
         require_number("DontDecay.most_share", self.most_share, above=0, most=1)

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from ..ranges import require_number, require_whole
 from ..stages import length_samples, periods_passed, require_length, undergrown
-from .paired_schedule import PairedSchedule
+from .schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class GeoDamp(PairedSchedule):
+class GeoDamp(Schedule):
     """Keep the rate while the batch of the rule "geo-damp" grows, then decay it in its place: η0·min(1, most/b).
 
     | symbol | argument | meaning |
@@ -42,7 +42,7 @@ class GeoDamp(PairedSchedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        PairedSchedule.__post_init__(self)
+        Schedule.__post_init__(self)
         require_whole("GeoDamp.first", self.first, least=1)
         require_number("GeoDamp.factor", self.factor, above=1)
         require_length("GeoDamp.every", self.every_epochs, self.every_samples)

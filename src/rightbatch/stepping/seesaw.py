@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..decision import Decision, Plan
 from ..ranges import require_number, require_whole
-from ..stages import cosine_cuts, grown, require_total
-from .paired_schedule import PairedSchedule, PairedState
+from ..stages import cosine_cuts, grown
+from .schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class Seesaw(PairedSchedule):
+class Seesaw(Schedule):
     """Take sqrt(α) off the rate whenever cosine decay would have cut it by α, the batch rule "seesaw" doing the rest.
 
         η_k = η0 · α^-k · sqrt(b_k/b0),    k = ⌊-log_α cos(π/2 · s/S)⌋
@@ -46,24 +45,23 @@ class Seesaw(PairedSchedule):
     most: int | None = None
 
     name: ClassVar[str] = "seesaw"
+    needs_total: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        PairedSchedule.__post_init__(self)
+        Schedule.__post_init__(self)
         require_whole("Seesaw.first", self.first, least=1)
         require_number("Seesaw.factor", self.factor, above=1)
         for name, value in (("total_samples", self.total_samples), ("most", self.most)):
             if value is not None:
                 require_whole(f"Seesaw.{name}", value, least=1)
 
-    def start(self, plan: Plan) -> tuple[Decision, PairedState]:
-        """Begin at the first stage; refuse a run of unknown length."""
-        require_total("Seesaw", self.total_samples, plan.total_samples)
-        return PairedSchedule.start(self, plan)
+    def _given_total(self, train_samples: int) -> int | None:
+        return self.total_samples
 
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        total = require_total("Seesaw", self.total_samples, total_samples)
-        cuts = cosine_cuts(samples / total, self.factor)
+        assert total_samples is not None
+        cuts = cosine_cuts(samples / total_samples, self.factor)
         most = train_samples if self.most is None else min(self.most, train_samples)
         growth = grown(self.first, self.factor, cuts, most) / min(self.first, most)
         return math.sqrt(growth) * math.exp(-cuts * math.log(self.factor))

@@ -3,5 +3,6 @@
 from .auto_batch import AutoBatch
 from .fitting import Run, fit
 from .observer import Observer
+from .per_sample import per_sample
 
-__all__ = ["AutoBatch", "Observer", "Run", "fit"]
+__all__ = ["AutoBatch", "Observer", "Run", "fit", "per_sample"]

@@ -1,0 +1,131 @@
+"""Any of torch's learning-rate schedulers, made to count examples."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ..decision import Decision, Needs, Plan, Search, Situation
+from ..errors import InputError, UnsupportedError
+from ..ranges import require_whole
+from .optimizer_settings import settings_of
+
+MakeScheduler = Callable[[Any], LRScheduler]
+
+
+@dataclass(frozen=True, slots=True)
+class PerSampleState:
+    """The learning rate and the settings that the schedule begins with."""
+
+    learning_rate: float
+    settings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """The rule that `per_sample` makes: what a scheduler says after ⌊s/m⌋ of its steps, s the examples consumed.
+
+    Args:
+        scheduler: its class and settings, in words.
+        examples: m.
+    """
+
+    scheduler: str
+    examples: int
+    _make: MakeScheduler = field(repr=False, compare=False, kw_only=True)
+    _at: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # only spares repetition
+
+    name: ClassVar[str] = "per-sample"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    searches: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    guards: ClassVar[bool] = False
+
+    def start(self, plan: Plan) -> tuple[Decision, PerSampleState]:
+        """Begin with the scheduler's first rate."""
+        if not plan.learning_rate > 0:
+            raise InputError("A scheduler alters a learning rate: give the optimizer one above 0.")
+        state = PerSampleState(plan.learning_rate, dict(plan.settings))
+        return self._decision(0, state), state
+
+    def decide(self, now: Situation, state: PerSampleState) -> Search:
+        """Set what the scheduler says after as many of its steps as the examples make."""
+        yield from ()
+        return self._decision(now.samples // self.examples, state), state
+
+    def _decision(self, ticks: int, state: PerSampleState) -> Decision:
+        at = self._at
+        if not at or at["ticks"] > ticks or at["state"] != state:
+            optimizer = _stand_in(state.learning_rate, state.settings)
+            at.update(ticks=0, state=state, optimizer=optimizer, scheduler=_made(self._make, optimizer))
+        for _ in range(ticks - at["ticks"]):
+            at["optimizer"].step()  # a scheduler that steps before its optimizer warns
+            at["scheduler"].step()
+        at["ticks"] = ticks
+        rate, settings = float(at["optimizer"].param_groups[0]["lr"]), settings_of(at["optimizer"])
+        return Decision(
+            learning_rate=rate,
+            settings={name: settings[name] for name in state.settings if name in settings},
+            reason=f"{self.scheduler} says {rate:.4g} after {ticks} of its steps",
+        )
+
+
+def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
+    """Make a torch scheduler count examples, so that it keeps its place when the batch changes.
+
+        step = per_sample(lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000), examples=128)
+        auto = AutoBatch(model, optimizer, train, batch="sweet-spot", step=step)
+
+    A schedule tuned for batches of 128 counts its steps in 128 examples. One that also moves momentum, as OneCycleLR,
+    does so here. All parameter groups follow one schedule and keep the ratios of their rates. What the scheduler does
+    must follow from the number of its steps alone: it is made anew after a resume.
+
+    Args:
+        scheduler: makes it, for an optimizer with one parameter group.
+        examples: how many make one of its steps: the batch it was meant for.
+
+    Returns:
+        A step rule.
+
+    Raises:
+        InputError: no scheduler was made, or `examples` is not a whole number of at least 1.
+        UnsupportedError: ReduceLROnPlateau, which counts neither steps nor examples.
+    """
+    require_whole("per_sample's examples", examples, least=1)
+    sample = _made(scheduler, _stand_in(0.1, {"momentum": 0.9}))
+    plain = {
+        name: value
+        for name, value in sample.state_dict().items()
+        if isinstance(value, int | float | str | tuple) and not name.startswith("_") and name != "last_epoch"
+    }
+    words = ", ".join(f"{name}={value!r}" for name, value in sorted(plain.items()))
+    return PerSample(f"{type(sample).__name__}({words})", int(examples), _make=scheduler)
+
+
+def _stand_in(rate: float, settings: Mapping[str, float]) -> Optimizer:
+    """An optimizer of nothing for the scheduler to move, with momentum or betas as the real one has them."""
+    nothing = [torch.zeros(1, requires_grad=True)]
+    if "beta1" in settings:
+        return torch.optim.Adam(nothing, rate, (settings["beta1"], settings["beta2"]))
+    return torch.optim.SGD(nothing, rate, momentum=settings.get("momentum", 0.0))
+
+
+def _made(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler:
+    try:
+        made = make(optimizer)
+    except TypeError as error:
+        raise InputError(
+            f"per_sample got {make!r}, which makes no scheduler ({error}): give a function of an optimizer, as in "
+            "per_sample(lambda optimizer: StepLR(optimizer, 30), examples=128)."
+        ) from error
+    if isinstance(made, ReduceLROnPlateau):
+        raise UnsupportedError(
+            "ReduceLROnPlateau acts on a metric, not on steps or examples: step it yourself after each evaluation and "
+            "leave `step` out, or use batch='plateau'."
+        )
+    if not isinstance(made, LRScheduler):
+        raise InputError(f"per_sample's function made {type(made).__name__}, not a torch.optim.lr_scheduler.")
+    return made
