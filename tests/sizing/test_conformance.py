@@ -1,13 +1,8 @@
-"""Every registered batch-size rule on the same recorded situations: a new rule adds a row to RULES."""
+"""Every registered batch-size rule in the conformance suite: a new rule adds a row to RULES."""
 
-import math
-from dataclasses import asdict, fields, replace
-
-import numpy as np
 import pytest
 
-from rightbatch.decision import Decision, Needs, Plan, Situation, SizeRule
-from rightbatch.evidence import UNKNOWN, Measurement, NoiseEstimate, StepTime
+from rightbatch.decision import SizeRule
 from rightbatch.rule_text import write_rule
 from rightbatch.sizing import (
     CABS,
@@ -45,9 +40,8 @@ from rightbatch.sizing import (
     Thresholds,
     UnbiasedNormTest,
     WholeIfSmall,
-    size_rule,
 )
-from rightbatch.training.rule_state import restored
+from rightbatch.testing import CHECKS, check, ignores_the_loss
 
 N = 200
 RULES: list[SizeRule] = [
@@ -104,78 +98,16 @@ RULES: list[SizeRule] = [
 READ_THE_LOSS = {"cabs", "ada-damp", "rada-damp", "plateau"}
 
 
-def trace(seed: int, signal_from: float, signal_to: float, variance: float) -> list[Situation]:
-    """Fifty steps whose signal moves from one value to another in a noise of its own."""
-    random, situations = np.random.default_rng(seed), []
-    for step in range(50):
-        signal = signal_from * (signal_to / signal_from) ** (step / 49)
-        b = int(random.integers(2, 64))
-        norm2 = max(1e-12, signal + variance / b * float(1 + 0.3 * random.normal()))
-        estimate = norm2 - variance / b
-        measurement = (
-            Measurement(b, norm2, variance, estimate, projection_variance=variance * norm2 / 7)
-            if step % 3 == 0
-            else None
-        )
-        scale = variance / signal
-        high = math.inf if estimate < 0 else 2 * scale
-        noise = NoiseEstimate(variance, signal, scale, scale / 2, high, UNKNOWN, 1 + step // 3) if step else None
-        time = StepTime(4e-4, 1e-5, 40.0, 5.0, 5, 4, 64) if step > 4 else None
-        situations.append(Situation(step, 32 * step, b, N, signal, norm2, 0.1, measurement, noise, time, wanted=32))
-    return situations
-
-
-CALM = trace(0, 1.0, 0.1, 1.0)
-TRACES = {
-    "calm": CALM,
-    "vanishing signal": trace(1, 1.0, 1e-8, 5.0),
-    "pure noise": trace(2, 1e-12, 1e-12, 100.0),
-    "no evidence": [replace(now, measurement=None, noise=None, step_time=None) for now in CALM],
-    "nan loss": [replace(now, loss=math.nan) for now in CALM],
-    "nan gradient": [replace(now, gradient_norm2=math.nan, measurement=None) for now in CALM],
-    "zero gradient": [
-        replace(now, gradient_norm2=0.0, measurement=Measurement(now.examples, 0.0, 0.0, 0.0)) for now in CALM
-    ],
-    "all the data": [replace(now, examples=N) for now in CALM],
-    "one example": [replace(now, examples=1, measurement=Measurement(1, 1.0, math.nan, math.nan)) for now in CALM],
-}
-
-
-def drive(rule: SizeRule, situations: list[Situation]) -> list[tuple[Decision, object]]:
-    decision, state = rule.start(Plan(train_samples=N, learning_rate=0.1, total_samples=50 * 32))
-    answers: list[tuple[Decision, object]] = [(decision, state)]
-    for now in situations:
-        answers.append(rule.decide(now, answers[-1][1]))
-    return answers
-
-
 def test_every_registered_rule_has_a_row() -> None:
     assert {rule.name for rule in RULES} == set(SIZE_RULES)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=write_rule)
-@pytest.mark.parametrize("name", TRACES)
-def test_decisions_are_sensible_and_pure(rule: SizeRule, name: str) -> None:
-    answers = drive(rule, TRACES[name])
-    assert answers == drive(rule, TRACES[name])
-    assert answers[0][0].examples is not None
-    for decision, state in answers:
-        assert decision.examples is None or (type(decision.examples) is int and 1 <= decision.examples <= N)
-        assert decision.learning_rate is None
-        assert decision.reason
-        assert decision.action in (None, "stop")
-        assert restored(state, asdict(state)) == state  # type: ignore[call-overload]
+@pytest.mark.parametrize("name", CHECKS)
+def test_conforms(rule: SizeRule, name: str) -> None:
+    check(rule, name)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.name not in READ_THE_LOSS], ids=write_rule)
-def test_one_bad_loss_changes_nothing(rule: SizeRule) -> None:
-    bad = [replace(now, loss=math.nan) for now in CALM]
-    assert drive(rule, bad) == drive(rule, CALM)
-
-
-@pytest.mark.parametrize("rule", RULES, ids=write_rule)
-def test_declares_what_it_needs_and_reads_back_from_text(rule: SizeRule) -> None:
-    assert isinstance(rule.needs, Needs) and isinstance(rule.enlarges_current, bool)
-    assert size_rule(write_rule(rule)) == rule
-    with pytest.raises(AttributeError):
-        setattr(rule, fields(rule)[0].name, 3)  # type: ignore[arg-type]
+def test_bad_losses_change_nothing(rule: SizeRule) -> None:
+    ignores_the_loss(rule)

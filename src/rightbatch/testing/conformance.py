@@ -1,0 +1,125 @@
+"""What every rule must do, as a list of checks."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+
+from ..decision import Needs, SizeRule, StepRule
+from ..errors import InputError
+from ..rule_text import read_rule, write_rule
+from ..sizing import SIZE_RULES
+from ..stepping import STEP_RULES
+from .live import check_live
+from .problems import PROBLEMS, logistic
+from .situations import CALM, TRACES, lost, parabola, plan
+from .subject import Answer, Subject, same
+from .watching import nothing_from_outside
+
+Rule = SizeRule | StepRule
+DECLARATIONS, LOGISTIC = "declarations", "logistic regression"
+CHECKS: tuple[str, ...] = (DECLARATIONS, *TRACES, *PROBLEMS)
+
+
+def check_rule(rule: Rule, optimizer: str = "SGD", logistic_data: str | os.PathLike[str] | None = None) -> None:
+    """Put a rule to all the checks; see `check`.
+
+    Args:
+        rule: a batch rule or a step rule.
+        optimizer: the one it works over: "SGD" or "AdamW".
+        logistic_data: path of data for the logistic regression, such as a9a; None makes some up.
+
+    Raises:
+        ConformanceError: the first thing it does that no rule may do.
+        InputError: it is no rule.
+    """
+    for name in CHECKS:
+        check(rule, name, optimizer, logistic_data)
+
+
+def check(rule: Rule, name: str, optimizer: str = "SGD", logistic_data: str | os.PathLike[str] | None = None) -> None:
+    """Put a rule to one of `CHECKS`.
+
+    - "declarations": a frozen dataclass with name and needs, which reads back from its text.
+    - a recorded trace ("calm", "pure noise", "nan gradient", ...): batches within 1 and the data, positive finite
+      learning rates, a state that a checkpoint holds, the same answers when asked again; no look at the clock, at
+      random numbers or at files.
+    - a problem ("quadratic", "logistic regression", "network"): trained live, it is the same run when it is taken up
+      from its middle (bit for bit), when batches are passed in micro-batches (but for rounding), and when the rule is
+      asked the same again.
+
+    Args:
+        rule: a batch rule or a step rule.
+        name: one of `CHECKS`.
+        optimizer: the one it works over: "SGD" or "AdamW".
+        logistic_data: path of data for the logistic regression, such as a9a; None makes some up.
+
+    Raises:
+        ConformanceError: the rule does what no rule may do.
+        InputError: it is no rule, or there is no such check.
+    """
+    subject = Subject(rule)
+    if name == DECLARATIONS:
+        _declares(subject)
+    elif name in TRACES:
+        _answers_sensibly(subject, name, optimizer)
+    elif name in PROBLEMS:
+        problem = PROBLEMS[name]() if name != LOGISTIC else logistic(logistic_data)
+        check_live(subject, problem, optimizer)
+    else:
+        raise InputError(f"There is no check {name!r}: give one of {', '.join(map(repr, CHECKS))}.")
+
+
+def ignores_the_loss(rule: Rule, optimizer: str = "SGD") -> None:
+    """Check what holds for a rule that does not read the loss: that it decides the same where every loss is nan.
+
+    Raises:
+        ConformanceError: it decides otherwise.
+    """
+    subject = Subject(rule)
+    with_losses, without = (_drive(subject, name, optimizer) for name in ("calm", "nan loss"))
+    subject.require(same(with_losses, without), "decides otherwise where the loss is nan")
+
+
+def _declares(subject: Subject) -> None:
+    rule = subject.rule
+    subject.require(is_dataclass(rule), "is no dataclass: its fields are to be its hyper-parameters")
+    subject.require(isinstance(rule.needs, Needs), f"has needs {rule.needs!r}, which are no Needs")
+    names = ("enlarges_current",) if subject.sizes else ("searches", "averages", "guards")
+    for name in names:
+        subject.require(isinstance(getattr(rule, name), bool), f"has a {name} that is neither True nor False")
+    for item in fields(rule)[:1]:  # type: ignore[arg-type]  # a dataclass, as found above
+        try:
+            setattr(rule, item.name, getattr(rule, item.name))
+        except AttributeError:
+            continue
+        subject.require(False, "can be altered: write @dataclass(frozen=True)")
+    text, known = write_rule(rule), SIZE_RULES if subject.sizes else STEP_RULES
+    again = read_rule(text, {**known, rule.name: type(rule)}, "rule")
+    subject.require(again == rule, f"is written {text!r}, which reads back as {again!r}")
+
+
+def _answers_sensibly(subject: Subject, trace: str, optimizer: str) -> None:
+    for respond in (parabola, lost) if not subject.sizes else (parabola,):
+        with nothing_from_outside() as met:
+            answers = _drive(subject, trace, optimizer, respond)
+        subject.require(not met, f"calls {', '.join(met[:3])}: a rule looks at nothing but what it is told")
+        again = Subject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass
+        found = _drive(again, trace, optimizer, respond, checkpoint=True)
+        subject.require(same(found, answers), f"decides otherwise when it is asked the same again ({trace})")
+
+
+def _drive(
+    subject: Subject,
+    trace: str,
+    optimizer: str,
+    respond: Callable[..., object] = parabola,
+    checkpoint: bool = False,
+) -> list[Answer]:
+    """Ask the rule all along a trace; with `checkpoint` its state is saved and restored before every question."""
+    answers = [subject.start(plan(optimizer))]
+    for now in TRACES[trace]:
+        state = subject.saved_and_restored(answers[-1].state) if checkpoint else answers[-1].state
+        answers.append(subject.decide(now, state, partial(respond, now)))  # type: ignore[arg-type]
+    assert len(answers) == len(CALM) + 1
+    return answers

@@ -1,0 +1,210 @@
+"""A rule in the loop: the same run whole, taken up from its middle, cut into micro-batches, and asked again."""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRule, StepRule, Trial
+from ..evidence import StepTime
+from ..training import AutoBatch
+from .problems import Problem
+from .subject import Answer, Subject, same
+
+BATCH = 8  # for step rules
+MICRO_BATCH = 5
+MOST_STEPS = 36
+TAKEN_UP_AT = 5
+EPOCHS = 3
+RATE = 0.05
+ROUNDING = 1e-6  # relative; sums over micro-batches differ by some 1e-16 at each step
+TIMED = StepTime(4e-4, 1e-5, 40.0, 5.0, 5, 4, 64)
+MAKE: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=RATE, momentum=0.5),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=RATE / 5),
+}
+
+
+@dataclass
+class Tape:
+    """What the rule was told and what it answered, in order."""
+
+    plan: Plan | None = None
+    asked: list[Situation] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TapedSize:
+    """A batch rule that is listened to. The time of a step is always the same, so that runs can be compared."""
+
+    rule: SizeRule
+    tape: Tape = field(default_factory=Tape, init=False, compare=False)
+
+    @property
+    def name(self) -> str:  # of the rule at hand, not of the class
+        return self.rule.name
+
+    @property
+    def needs(self) -> Needs:
+        return self.rule.needs & ~Needs.TIME
+
+    @property
+    def enlarges_current(self) -> bool:
+        return self.rule.enlarges_current
+
+    def start(self, plan: Plan) -> tuple[Decision, Any]:
+        self.tape.plan = plan
+        return self.rule.start(plan)
+
+    def decide(self, now: Situation, state: Any) -> tuple[Decision, Any]:
+        now = replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
+        decision, state = self.rule.decide(now, state)
+        self.tape.asked.append(now)
+        self.tape.answers.append(Answer(decision, state))
+        return decision, state
+
+
+@dataclass(frozen=True)
+class TapedStep:
+    """A step rule that is listened to."""
+
+    rule: StepRule
+    tape: Tape = field(default_factory=Tape, init=False, compare=False)
+
+    @property
+    def name(self) -> str:  # of the rule at hand, not of the class
+        return self.rule.name
+
+    @property
+    def needs(self) -> Needs:
+        return self.rule.needs & ~Needs.TIME
+
+    @property
+    def searches(self) -> bool:
+        return self.rule.searches
+
+    @property
+    def averages(self) -> bool:
+        return self.rule.averages
+
+    @property
+    def guards(self) -> bool:
+        return self.rule.guards
+
+    def start(self, plan: Plan) -> tuple[Decision, Any]:
+        self.tape.plan = plan
+        return self.rule.start(plan)
+
+    def decide(self, now: Situation, state: Any) -> Search:
+        now = replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
+        search, trials = self.rule.decide(now, state), list[tuple[Trial, Outcome]]()
+        try:
+            trial = next(search)
+            while True:
+                outcome = yield trial
+                trials.append((trial, outcome))
+                trial = search.send(outcome)
+        except StopIteration as end:
+            decision, state = end.value
+        self.tape.asked.append(now)
+        self.tape.answers.append(Answer(decision, state, tuple(trials)))
+        return decision, state
+
+
+class Run:
+    """A run of the loop with the rule listened to."""
+
+    def __init__(self, subject: Subject, problem: Problem, optimizer: str, micro_batch: int | None = None) -> None:
+        rule = subject.rule
+        taped = TapedSize(rule) if isinstance(rule, SizeRule) else TapedStep(rule)
+        self.tape = taped.tape
+        self.problem = problem
+        self.model = problem.make()
+        sizes = isinstance(taped, TapedSize)
+        needs = taped.needs
+        self.auto = AutoBatch(
+            self.model,
+            MAKE[optimizer](self.model.parameters()),
+            problem.data,
+            batch=taped if sizes else BATCH,
+            step=None if sizes else taped,
+            micro_batch=micro_batch,
+            epochs=EPOCHS,
+            noise="auto(every=2)" if Needs.NOISE in needs and Needs.EVERY_BATCH not in needs else None,
+        )
+        self.saved: bytes | None = None
+
+    def train(self) -> "Run":
+        """Train to the end, or for as many steps as it takes to tell; save once on the way."""
+        for x, y in self.auto:
+            loss = self.problem.loss(self.model(x), y)
+            self.auto.backward(loss)
+            if self.auto.step() and self.saved is None and self.auto.steps >= TAKEN_UP_AT:
+                self.saved = self._save()
+            if self.auto.steps >= MOST_STEPS:
+                break
+        return self
+
+    def _save(self) -> bytes:
+        file = io.BytesIO()
+        torch.save({"model": self.model.state_dict(), "auto": self.auto.state_dict()}, file)
+        return file.getvalue()
+
+    def load(self, saved: bytes) -> None:
+        """Go on from there; only plain types and tensors are read."""
+        state = torch.load(io.BytesIO(saved), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.auto.load_state_dict(state["auto"])
+
+    def parameters(self) -> Tensor:
+        """All of them, in one row."""
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
+
+
+def check_live(subject: Subject, problem: Problem, optimizer: str) -> None:
+    """Try the rule on a problem.
+
+    The run goes on bit for bit as it would have when it is taken up from a checkpoint; it is the same but for rounding
+    when each batch is passed in micro-batches; and the rule, built anew and asked the same again, answers the same.
+
+    Raises:
+        ConformanceError: it does not.
+    """
+    whole = Run(subject, problem, optimizer).train()
+    _asked_again(subject, whole.tape)
+    if whole.saved is not None:
+        taken_up = Run(subject, problem, optimizer)
+        taken_up.load(whole.saved)
+        taken_up.train()
+        equal = torch.equal(taken_up.parameters(), whole.parameters())
+        subject.require(equal, "goes on otherwise from a checkpoint than without: is all it remembers in its state?")
+        later = whole.tape.answers[len(whole.tape.answers) - len(taken_up.tape.answers) :]
+        subject.require(same(later, taken_up.tape.answers), "decides otherwise after a checkpoint than without")
+    cut = Run(subject, problem, optimizer, MICRO_BATCH).train()
+    sizes = [now.examples for now in whole.tape.asked], [now.examples for now in cut.tape.asked]
+    subject.require(sizes[0] == sizes[1], "takes other batches where they are passed in micro-batches")
+    for one, other in zip(whole.tape.answers, cut.tape.answers, strict=True):
+        rates = one.decision.learning_rate, other.decision.learning_rate
+        close = rates[0] == rates[1] or (None not in rates and math.isclose(*rates, rel_tol=ROUNDING))  # type: ignore[arg-type]
+        subject.require(close, f"sets the learning rate {rates[1]} in micro-batches where it is {rates[0]} without")
+
+
+def _asked_again(subject: Subject, tape: Tape) -> None:
+    again = Subject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass: checked before
+    assert tape.plan is not None
+    state = again.start(tape.plan).state
+    for now, answer in zip(tape.asked, tape.answers, strict=True):
+        outcomes = dict(answer.trials)
+
+        def respond(trial: Trial, outcomes: dict[Trial, Outcome] = outcomes, now: Situation = now) -> Outcome:
+            subject.require(trial in outcomes, f"tries another step at step {now.step} when asked the same again")
+            return outcomes[trial]
+
+        found = again.decide(now, state, respond)
+        subject.require(same(found, answer), f"decides otherwise at step {now.step} when it is asked the same again")
+        state = found.state

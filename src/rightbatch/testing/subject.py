@@ -1,0 +1,116 @@
+"""The rule under test, of either kind, behind one interface; and the complaint when it does not conform."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, NamedTuple, cast
+
+from ..decision import Decision, Outcome, Plan, Situation, SizeRule, StepRule, Trial
+from ..errors import InputError
+from ..training.rule_state import restored
+
+MOST_TRIALS = 61  # of one step: thirty halvings and thirty doublings
+Respond = Callable[[Trial], Outcome]
+
+
+class ConformanceError(AssertionError):
+    """A rule does what no rule may do."""
+
+
+class Answer(NamedTuple):
+    """What a rule answered: its decision, its next state, and the trials it asked for on the way."""
+
+    decision: Decision
+    state: Any
+    trials: tuple[tuple[Trial, Outcome], ...] = ()
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two answers or states agree; nan, which differs from itself, is compared as text."""
+    return a == b or repr(a) == repr(b)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A rule for the batch size or the step size.
+
+    Args:
+        rule: the rule.
+        sizes: whether it is one for the batch size.
+
+    Raises:
+        InputError: it is neither; the message says what a rule has.
+    """
+
+    rule: SizeRule | StepRule
+    sizes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rule; of which kind it is, is found out once, for that takes Python a while."""
+        object.__setattr__(self, "sizes", isinstance(self.rule, SizeRule))
+        if isinstance(self.rule, type) or not (self.sizes or isinstance(self.rule, StepRule)):
+            raise InputError(
+                f"{self.rule!r} is no rule: a batch rule has name, needs, enlarges_current, start and decide; a step "
+                "rule has name, needs, searches, averages, guards, start and decide."
+            )
+
+    def require(self, condition: bool, complaint: str) -> None:
+        """Raise ConformanceError unless `condition` holds."""
+        if not condition:
+            raise ConformanceError(f"{self.rule!r} {complaint}")
+
+    def start(self, plan: Plan) -> Answer:
+        """Ask for the first decision, and look at it."""
+        decision, state = self.rule.start(plan)
+        self.require(not self.sizes or decision.examples is not None, "starts without a batch size")
+        return self._sensible(Answer(decision, state), plan.train_samples, "at the start")
+
+    def decide(self, now: Situation, state: Any, respond: Respond) -> Answer:
+        """Ask for the next decision, respond to its trials, and look at it."""
+        where = f"at step {now.step}"
+        if self.sizes:
+            decision, state = cast(SizeRule, self.rule).decide(now, state)
+            return self._sensible(Answer(decision, state), now.train_samples, where)
+        rule = cast(StepRule, self.rule)
+        search, trials = rule.decide(now, state), list[tuple[Trial, Outcome]]()
+        try:
+            trial = next(search)
+            while True:
+                self.require(rule.searches, f"tries a step {where}, but `searches` is False")
+                step = trial.step
+                self.require(0 < step < math.inf, f"tries the step {step!r} {where}: it must be positive")
+                trials.append((trial, respond(trial)))
+                self.require(len(trials) <= MOST_TRIALS, f"has tried {len(trials)} steps {where} and wants another")
+                trial = search.send(trials[-1][1])
+        except StopIteration as end:
+            self.require(isinstance(end.value, tuple), f"returns {end.value!r} {where}, not (Decision, state)")
+            decision, state = end.value
+            return self._sensible(Answer(decision, state, tuple(trials)), now.train_samples, where)
+
+    def saved_and_restored(self, state: Any) -> Any:
+        """The state as it is after a checkpoint; the same, or the rule does not conform."""
+        again = restored(state, asdict(state))
+        self.require(same(again, state), f"has a state that a checkpoint alters: {state!r} becomes {again!r}")
+        return again
+
+    def _sensible(self, answer: Answer, train_samples: int, where: str) -> Answer:
+        decision, state = answer.decision, answer.state
+        self.require(isinstance(decision, Decision), f"decides {decision!r} {where}, which is no Decision")
+        self.require(is_dataclass(state), f"has the state {state!r} {where}: a state is a frozen dataclass")
+        examples, rate = decision.examples, decision.learning_rate
+        if self.sizes:
+            whole = examples is None or (type(examples) is int and 1 <= examples <= train_samples)
+            self.require(whole, f"wants {examples!r} examples {where}: an int from 1 to {train_samples} is allowed")
+            self.require(rate is None, f"sets a learning rate {where}, which is for step rules")
+            self.require(bool(decision.reason), f"gives no reason {where}")
+            self.require(
+                decision.action in (None, "stop"), f"wants {decision.action!r} {where}; only 'stop' is allowed"
+            )
+        else:
+            self.require(examples is None, f"sets a batch size {where}, which is for batch rules")
+            self.require(rate is None or 0 < rate < math.inf, f"sets the learning rate {rate!r} {where}")
+            acts = decision.action is None or cast(StepRule, self.rule).guards
+            self.require(acts, f"wants {decision.action!r} {where}, but `guards` is False")
+        finite = all(math.isfinite(value) for value in decision.settings.values())
+        self.require(finite, f"sets {dict(decision.settings)} {where}: settings must be finite")
+        return answer
