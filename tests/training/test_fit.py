@@ -249,6 +249,14 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "legw": (32, "legw(0.3)"),
     "ada-scale": (32, "ada-scale(0.1, at=8)"),
     "surge": (32, "surge(0.3)"),
+    "inverse-time": (32, "inverse-time(0.3)"),
+    "exponential": (32, "exponential(0.3)"),
+    "step-decay": (32, "step-decay(0.3)"),
+    "polynomial": (32, "polynomial(0.3)"),
+    "cosine": (32, "cosine(0.3)"),
+    "one-cycle": (32, "one-cycle(0.3)"),
+    "warm-up": (32, "warm-up(0.3, over_epochs=0.2)"),
+    "momentum-schedule": (32, "momentum-schedule(0.1, stages=((0, 0.5), (10, 0.9)))"),
 }
 OPTIMIZERS = dict.fromkeys(("sde", "beta2-half-life"), torch.optim.Adam)  # rules that go with Adam only
 
@@ -306,7 +314,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     names = ["checkpoint.pt", "config.json", "events.jsonl", "ledger.txt", "model.pt", "report.html"]
     assert sorted(file.name for file in folder.iterdir()) == names
     config = json.loads((folder / "config.json").read_text())
-    assert config["train_samples"] == N and config["seed"] == 0 and "BigBatch" in config["batch"]
+    assert config["train_samples"] == N and config["seed"] == 0 and config["batch"].startswith("big-batch")
     events = read_events(folder / "events.jsonl")
     assert events[0]["kind"] == "start" and events[-1]["kind"] == "stop"
     assert {event["kind"] for event in events} >= {"start", "decision", "step", "evaluation", "stop"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, DataError, InputError, UnsupportedError
 from rightbatch.data import blobs
-from rightbatch.sizing import SweetSpot
+from rightbatch.sizing import BigBatch, Bounded, Snapped, SweetSpot
 from rightbatch.stepping import Armijo, AveragedDistance, Constant
 from rightbatch.training.rules import SWEET_SPOT_WHEN_AVERAGING, resolve_batch, resolve_step
 
@@ -214,6 +214,15 @@ def test_what_auto_and_none_mean() -> None:
     assert resolve_batch("auto", AveragedDistance()) == SWEET_SPOT_WHEN_AVERAGING == SweetSpot(floor=3.0, ceiling=8.0)
     assert resolve_batch("auto", Constant()) == SweetSpot()
     assert resolve_batch(SweetSpot(first=8), Constant()) == SweetSpot(first=8)
+
+
+def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> None:
+    averaging = SWEET_SPOT_WHEN_AVERAGING
+    assert resolve_batch("bounded(most=64)", AveragedDistance()) == Bounded(averaging, most=64)
+    assert resolve_batch(Snapped(Bounded(most=64)), AveragedDistance()) == Snapped(Bounded(averaging, most=64))
+    assert resolve_batch("bounded(most=64)", Constant()) == Bounded(SweetSpot(), most=64)
+    for written in (Bounded(SweetSpot(), most=64), Bounded("sweet-spot", most=64), Snapped(BigBatch())):
+        assert resolve_batch(written, AveragedDistance()) is written
 
 
 def test_the_optimizer_that_none_brings() -> None:

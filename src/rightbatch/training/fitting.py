@@ -18,6 +18,7 @@ from ..noise import Noise
 from ..noise.isolation import random_state, set_random_state
 from ..record import RunFolder, counted_events
 from ..report import Progress
+from ..rule_text import write_rule
 from .auto_batch import ENDLESS, AutoBatch
 from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import evaluate, refresh_batch_norm
@@ -359,8 +360,8 @@ class _Training:
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             train_samples=len(self.train),
             valid_samples=None if self.valid is None else len(self.valid),
-            batch=repr(auto.size_rule),
-            step_rule=repr(auto.step_rule),
+            batch=write_rule(auto.size_rule),
+            step_rule=write_rule(auto.step_rule),
             optimizer=type(auto.optimizer).__name__,
             seed=seed,
             budget=self.budget.describe(),
@@ -423,8 +424,8 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
     return {
         "model": type(auto.model).__name__,
         "train_samples": auto.train_samples,
-        "batch": repr(auto.size_rule),
-        "step": repr(auto.step_rule),
+        "batch": write_rule(auto.size_rule),
+        "step": write_rule(auto.step_rule),
         "noise": None if auto.meter is None else str(auto.meter.settings),
         "optimizer": type(auto.optimizer).__name__,
         "seed": seed,

@@ -9,6 +9,7 @@ from ..decision import Needs, SizeRule, StepRule
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
 from ..sizing import SweetSpot, size_rule
+from ..sizing.wrapper import UNWRAPPED, Wrapper
 from ..stepping import AveragedDistance, Constant, step_rule
 
 # Averaging removes most of the noise that is measured where the gradient is taken, so B_noise says less here. Three
@@ -26,10 +27,22 @@ def resolve_step(step: object) -> StepRule:
 
 
 def resolve_batch(batch: object, step: StepRule) -> SizeRule:
-    """The batch rule meant: "auto" is `SweetSpot`, with the bounds that suit averaging where `step` averages."""
+    """The batch rule meant: "auto" is `SweetSpot`, with the bounds that suit averaging where `step` averages.
+
+    A rule around a rule that was given none goes around the same.
+    """
     if batch == "auto":
         return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
-    return size_rule(batch)
+    rule = size_rule(batch)
+    return _around_what_suits_averaging(rule) if step.averages else rule
+
+
+def _around_what_suits_averaging(rule: SizeRule) -> SizeRule:
+    if not isinstance(rule, Wrapper):
+        return rule
+    # By identity: a sweet spot that the caller has written down is left as it is.
+    within = SWEET_SPOT_WHEN_AVERAGING if rule.rule is UNWRAPPED else _around_what_suits_averaging(rule.within)
+    return rule if within is rule.rule else replace(rule, rule=within)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
