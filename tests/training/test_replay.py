@@ -52,7 +52,7 @@ def batches(folder: Path, batch: object) -> list[float]:
 
 @pytest.mark.parametrize(
     "batch",
-    ["growth(4, 60, over_epochs=2)", "ada-batch(8, every_epochs=0.5)", "snapped('big-batch(kappa=0.3, first=8)')"],
+    ["growth(4, 60, over_epochs=2)", "ada-batch(8, every_epochs=0.5)", "snapped('growth(4, 60, over_epochs=2)')"],
 )
 def test_a_run_is_replayed_batch_for_batch(batch: str, tmp_path: Path) -> None:
     first = batches(tmp_path / "first", batch)
@@ -61,8 +61,9 @@ def test_a_run_is_replayed_batch_for_batch(batch: str, tmp_path: Path) -> None:
     assert batches(tmp_path / "again", rule) == first
 
 
-def test_batches_that_grew_are_replayed_at_once_until_an_epoch_ends(tmp_path: Path) -> None:
-    first = batches(tmp_path / "first", "big-batch(kappa=0.3, first=8)")
+@pytest.mark.parametrize("batch", ["big-batch(kappa=0.3, first=8)", "snapped('big-batch(kappa=0.3, first=8)')"])
+def test_batches_that_grew_are_replayed_at_once_until_an_epoch_ends(batch: str, tmp_path: Path) -> None:
+    first = batches(tmp_path / "first", batch)
     within = next(step for step in range(len(first)) if sum(first[:step]) > 400)
     assert first[within] > 8
     assert batches(tmp_path / "again", replay_of(tmp_path / "first"))[:within] == first[:within]

@@ -95,15 +95,15 @@ METHODS: dict[str, Method] = {
         projects=True,
     ),
     "norm-layers": Method(
-        "exact norms of the normalisation layers alone, which stand for the whole of a transformer",
+        "exact norms of the normalisation layers alone; their noise scale is not quite that of the model",
         lambda of: _from("norm_layers", "NormLayerNorms")(of.model),
     ),
     "optimizer-state": Method(
-        "what Adam's moments tell; free and slow to follow",
+        "what Adam's moments tell; no hooks, slow to follow and biased",
         lambda of: _from("adam_moments", "AdamMoments")(of.parameters, of.optimizer),
     ),
     "successive": Method(
-        "the gradients of two measured batches, compared; free, and takes the movement between them for noise",
+        "the gradients of two measured batches, compared; takes the movement between them for noise: with every=1",
         lambda of: _from("successive", "SuccessiveGradients")(of.parameters),
     ),
 }

@@ -62,7 +62,7 @@ def listed(problems: Sequence[tuple[str, str]]) -> str:
 
 def per_example_sum(parts: Sequence[Tensor]) -> Tensor:
     """Sum over layers of one number for each example, parts of shape (b,), on any devices."""
-    device = parts[0].device
+    device, wide = parts[0].device, sum_dtype(parts[0].device)
     if len({(part.device, part.dtype) for part in parts}) > 1:
-        parts = [part.to(device, sum_dtype(device)) for part in parts]
-    return torch.stack(list(parts)).sum(0, dtype=sum_dtype(device))
+        parts = [part.to(device, wide) for part in parts]
+    return torch.stack(list(parts)).sum(0, dtype=wide)

@@ -137,7 +137,10 @@ class PerExampleNorms(Estimator):
         # where only some rows are read each counts for as many as its micro-batch has examples to a row
         parts = [(run.examples, self._taps.norms2(run)) for run in self._passes]
         rows = sum(len(norms2) for _, norms2 in parts)
-        norms2 = torch.cat([norms2 * (count / len(norms2) * rows / examples) for count, norms2 in parts])
+        if len(parts) == 1:
+            norms2 = parts[0][1]
+        else:
+            norms2 = torch.cat([norms2 * (count / len(norms2) * rows / examples) for count, norms2 in parts])
         total, squares = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
         b, scale2 = examples, scale * scale
         unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient

@@ -33,6 +33,8 @@ from .uses import LayerUse, Use
 class Taps:
     """Watches every module of a model that has trainable parameters of its own.
 
+    `layers` are the modules watched and `covered` their parameters.
+
     Args:
         model: without obstacles to exact per-example norms.
         keep: keep every use instead of reducing it to its norms in the backward pass.
@@ -56,6 +58,7 @@ class Taps:
         self._paths = {module: path or ROOT for path, module in model.named_modules()}
         self._own = {module: own for module, own in owned(model).items() if only is None or module in only}
         self.layers = list(self._own)
+        self.covered = list(dict.fromkeys(p for own in self._own.values() for p in own.values()))
         self._users: defaultdict[Tensor, list[str]] = defaultdict(list)
         for module, own in self._own.items():
             for p in own.values():
@@ -78,6 +81,8 @@ class Taps:
         self._handles: list[RemovableHandle] = []
         self.marking = True
         self._reading = reading or Reading()
+        self._latest: tuple[LayerReading, ...] | None = None
+        self._layers_read: tuple[LayerReading, ...] = ()
         self._pass = Pass(0, self._read)
 
     @property
@@ -86,18 +91,17 @@ class Taps:
         return bool(self._handles)
 
     @property
-    def covered(self) -> list[nn.Parameter]:
-        """The parameters of the modules watched."""
-        return list(dict.fromkeys(p for own in self._own.values() for p in own.values()))
-
-    @property
     def layers_read(self) -> tuple[LayerReading, ...]:
         """How each layer was read; of those used several times all uses together."""
-        read = {reading.path: reading for reading in self._reading.layers}
-        return tuple(
-            read.get(path) or LayerReading(path, type(layer).__name__, "exact", "its uses must be seen together")
-            for layer, path in ((layer, self._paths[layer]) for layer in self.layers)
-        )
+        latest = self._reading.layers
+        if latest != self._latest:
+            read = {reading.path: reading for reading in latest}
+            self._latest = latest
+            self._layers_read = tuple(
+                read.get(path) or LayerReading(path, type(layer).__name__, "exact", "its uses must be seen together")
+                for layer, path in ((layer, self._paths[layer]) for layer in self.layers)
+            )
+        return self._layers_read
 
     def begin(self, examples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
