@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
 from functools import partial
 from io import TextIOWrapper
@@ -198,10 +198,26 @@ class Verify:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class List:
-    """List the built-in data, models, rules and optimizers."""
+    """List the built-in data, models, rules and optimizers; `list rules` says more of the rules."""
+
+    what: str = option(
+        "all",
+        "all, a line each; or rules: what each does and measures, and the paper it is from",
+        positional=True,
+        nargs="?",
+        choices=("all", "rules"),
+        metavar="WHAT",
+    )
 
     def run(self) -> int:
-        """Print each with one line."""
+        """Print each with one line, or the rules with a few."""
+        if self.what == "rules":
+            from .catalogue import catalogue
+
+            for flag, entries in catalogue().items():
+                print(f"--{flag}", *entries, sep="\n")
+            return 0
+
         from .models import MODELS
         from .noise.methods import METHODS
         from .sizing import SIZE_RULES
@@ -290,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_argument(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
     argument: dict[str, Any] = dict(item.metadata)
     if argument.pop("positional", False):
+        if item.default is not MISSING:
+            argument["default"] = item.default
         parser.add_argument(item.name, **argument)
         return
     if item.default is False:

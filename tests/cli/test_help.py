@@ -36,7 +36,7 @@ def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["list"], *([name, "--help"] for name in cli.COMMANDS)]
+    "arguments", [["--help"], ["--version"], ["list"], ["list", "rules"], *([name, "--help"] for name in cli.COMMANDS)]
 )
 def test_answers_without_torch(arguments: list[str]) -> None:
     printed, loaded = run_and_list_modules(*arguments)

@@ -1,0 +1,46 @@
+"""`rightbatch list rules`: every rule with what it does, what it measures and the paper it is from."""
+
+import pytest
+
+from rightbatch import cli
+from rightbatch.catalogue import catalogue
+from rightbatch.sizing import SIZE_RULES
+from rightbatch.stepping import STEP_RULES
+
+
+def test_every_rule_is_told_of() -> None:
+    found = catalogue()
+    assert [entry.name for entry in found["batch"]] == list(SIZE_RULES)
+    assert [entry.name for entry in found["step"]] == list(STEP_RULES)
+    for entry in found["batch"] + found["step"]:
+        assert entry.summary.endswith(".") and "Args:" not in entry.summary and entry.measures
+        assert not set("|\n") & set(entry.summary + entry.paper), entry.name
+
+
+def test_papers_and_measurements_are_those_of_the_rule() -> None:
+    batch, step = ({entry.name: entry for entry in entries} for entries in catalogue().values())
+    title = "Coupling Adaptive Batch Sizes with Learning Rates"
+    assert batch["cabs"].paper == f"L. Balles, J. Romero, P. Hennig, {title} (UAI 2017; arXiv 1612.05086)"
+    assert batch["goodput"].paper.startswith("A. Qiao et al., Pollux: ") and batch["plateau"].paper == ""
+    assert batch["fixed"].measures == "nothing" == step["constant"].measures
+    assert "every batch" in batch["norm-test"].measures and "budget" not in batch["norm-test"].measures
+    assert "along the gradient" in batch["inner-product-test"].measures
+    assert "budget" in batch["sweet-spot"].measures and "seconds of a step" in batch["goodput"].measures
+    assert "grow before their step" in batch["big-batch"].measures
+    assert "trial steps" in step["armijo"].measures and "distance" in step["dog"].measures
+    assert batch["snapped"].measures == step["warm-up"].measures == "what the rule within does"
+    assert "budget" in step["ada-scale"].measures and "within" in step["ada-scale"].measures
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "rules"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "--batch" and "--step" in lines
+    assert max(map(len, lines)) <= 112
+    assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == {*SIZE_RULES, *STEP_RULES}
+
+
+def test_what_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["list", "nonsense"])
+    assert "invalid choice: 'nonsense'" in capsys.readouterr().err
