@@ -12,20 +12,24 @@ from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
 from .coverage import coupled
 from .curvature import measure_curvature
+from .gradient_norm import squared_norm
 from .isolation import untouched
 from .jackknife import jackknife, jackknife_micro_batches
+from .methods import Subject, estimator
 from .micro_batch import MicroBatchNorms
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
 from .passes import listed, per_example_sum
 from .preconditioner import Preconditioner
 from .reference import flat
+from .settings import Noise
 from .sharing import joined, norms2_of
 from .taps import Taps
 from .uses import Use
 from .weighted import slot_norms2
 
-METHODS = ("auto", "per-example", "micro-batch")
+READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in one backward pass
+METHODS = ("auto", "per-example", "micro-batch", *READ)
 CURVATURES = (False, True, "noise")
 GROUPS = 8
 TOLERANCE = 1e-3  # relative; float32 gradients of one example and of a batch agree to about 1e-5
@@ -53,7 +57,8 @@ def measure(
         loss: (output, target) -> the mean loss over the examples, a scalar.
         x: inputs, shape (b, ...), on the model's device; b at least 2.
         y: targets, shape (b, ...).
-        method: "auto"; "per-example" to refuse anything not exact; "micro-batch".
+        method: "auto"; "per-example" to refuse anything not exact; "micro-batch"; or, as in training, "sketch",
+            "subset" or "norm-layers", which state the error of V̂ alone. `layers` says how each layer was read, and why.
         optimizer: measures P g_i in place of g_i, P the `Preconditioner` in the optimizer's state, and also each of its
             parameter groups apart; it must have taken a step, and hold just the model's trainable parameters. Or P
             itself, such as Preconditioner(optimizer, floor=0.01).
@@ -82,6 +87,8 @@ def measure(
 def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Measurement:
     if method == "micro-batch":
         return _by_micro_batches(objective, groups, "asked for")
+    if method in READ:
+        return _by_estimator(objective, groups, method)
     coupling = coupled(objective.model)
     if not coupling:
         try:
@@ -122,7 +129,30 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     p = _summed(_products(uses, groups, weighted), b) * b
     if not drew:
         _check_first(objective, groups.flat_squares(gradients), n.sum(0))
-    return _jackknifed(groups, n, p, groups.norms2(gradients), "all examples in one backward pass")
+    found = _jackknifed(groups, n, p, groups.norms2(gradients), "all examples in one backward pass")
+    return replace(found, layers=taps.layers_exact)
+
+
+def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) -> Measurement:
+    """What training's estimator of that name says of this batch."""
+    if groups.metric or groups.count > 1:
+        raise UnsupportedError(f"method={method!r} measures all parameters in the plain metric: leave optimizer out")
+    settings = Noise(method=method)
+    reader = estimator(method, Subject(objective.model, objective.parameters, None, settings))
+    kept = [p.grad for p in objective.parameters]
+    reader.arm(objective.examples)
+    try:
+        for parameter in objective.parameters:
+            parameter.grad = None
+        value = objective.value()
+        reader.verify(value)
+        value.backward()  # type: ignore[no-untyped-call]
+        norm2 = squared_norm(p.grad for p in objective.parameters)
+        return replace(reader.measurement(norm2, objective.examples), reason="asked for")
+    finally:
+        reader.disarm()
+        for parameter, gradient in zip(objective.parameters, kept, strict=True):
+            parameter.grad = gradient
 
 
 def _norms2(uses: Sequence[Use], groups: ParameterGroups, squares: dict[Tensor, Tensor]) -> list[list[Tensor]]:

@@ -103,6 +103,15 @@ class Taps:
             )
         return self._layers_read
 
+    @property
+    def layers_exact(self) -> tuple[LayerReading, ...]:
+        """The same where every use is kept: all are exact."""
+        seen, again = "from its input and output gradient", "from its gradients, the module being run again"
+        return tuple(
+            LayerReading(self._paths[layer], type(layer).__name__, "exact", seen if has_rule(layer) else again)
+            for layer in self.layers
+        )
+
     def begin(self, examples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
         if not self._handles:
