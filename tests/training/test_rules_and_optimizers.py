@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 
+import prodigyopt
 import pytest
+import schedulefree
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from rightbatch import AutoBatch
 from rightbatch.data import blobs
-from rightbatch.errors import UnsupportedError
+from rightbatch.errors import InputError, UnsupportedError
+from rightbatch.stepping import STEP_RULES
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(torch.optim.SGD, lr=0.02),
@@ -19,35 +22,42 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "RMSprop": partial(torch.optim.RMSprop, lr=0.002),
     "Adam": partial(torch.optim.Adam, lr=0.002),
     "AdamW": partial(torch.optim.AdamW, lr=0.002),
+    "Prodigy": partial(prodigyopt.Prodigy, lr=1.0),
+    "Schedule-Free SGD": partial(schedulefree.SGDScheduleFree, lr=0.02),
+    "Schedule-Free AdamW": partial(schedulefree.AdamWScheduleFree, lr=0.002),
 }
 GRADIENT = {"SGD", "momentum", "averaged momentum"}
-ADAPTIVE = set(OPTIMIZERS) - GRADIENT
-WORKS = {
-    "linear-scaling": set(OPTIMIZERS),
-    "square-root-scaling": set(OPTIMIZERS),
-    "legw": set(OPTIMIZERS),
-    "ada-scale": set(OPTIMIZERS),
-    "surge": set(OPTIMIZERS),
-    "sde": ADAPTIVE,
-    "beta2-half-life": ADAPTIVE,
+FREE = {"Schedule-Free SGD", "Schedule-Free AdamW"}
+ADAM = {"Adam", "AdamW", "Prodigy"}
+RESTRICTED = {  # every other rule works over every optimizer
+    "armijo": GRADIENT,
+    "barzilai-borwein": GRADIENT,
     "goldstein": GRADIENT,
     "curvature": GRADIENT,
     "polyak": GRADIENT,
     "dog": GRADIENT,
     "dowg": GRADIENT,
-    "schedule-free": set(OPTIMIZERS),
+    "sde": ADAM | {"RMSprop"},
+    "beta2-half-life": ADAM | {"RMSprop", "Schedule-Free AdamW"},
+    "averaged-distance": set(OPTIMIZERS) - FREE,
+    "schedule-free": set(OPTIMIZERS) - FREE,
+    "momentum-schedule": GRADIENT | ADAM | {"RMSprop"},
 }
+SETTINGS = {"interpolation": "interpolation(2.0, 1.0)"}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("rule", WORKS)
+@pytest.mark.parametrize("rule", STEP_RULES)
 def test_every_pair_trains_or_is_refused(rule: str, optimizer: str) -> None:
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
     made = OPTIMIZERS[optimizer](model.parameters())
-    build = partial(AutoBatch, model, made, blobs(400), batch="thresholds('0:16 64:32 192:64')", step=rule, epochs=1)
-    if optimizer not in WORKS[rule]:
-        with pytest.raises(UnsupportedError, match=f"step rule '{rule}'"):
+    if optimizer in FREE:
+        made.train()  # type: ignore[attr-defined]
+    step = SETTINGS.get(rule, rule)
+    build = partial(AutoBatch, model, made, blobs(400), batch="thresholds('0:16 64:32 192:64')", step=step, epochs=1)
+    if optimizer not in RESTRICTED.get(rule, OPTIMIZERS):
+        with pytest.raises((UnsupportedError, InputError), match=type(made).__name__):
             build()
         return
     auto, before, sizes = build(), model.weight.detach().clone(), []

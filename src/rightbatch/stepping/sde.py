@@ -76,7 +76,7 @@ class SDE(BatchScaled):
     def _begin(self, rate: float, plan: Plan) -> Altered:
         names = (*DECAYS, "eps", *(["weight_decay"] if self.weight_decay else []))
         settings = {name: float(plan.settings[name]) for name in names if name in plan.settings}
-        if not {"beta2", "eps"} <= settings.keys():
+        if not {"beta2", "eps"} <= settings.keys() or "schedulefree" in plan.optimizer.lower():
             raise UnsupportedError(
                 f"The step rule 'sde' scales beta2 and eps, which {plan.optimizer or 'the optimizer'} does not have: "
                 "use Adam, AdamW or RMSprop, or for SGD the step rule 'linear-scaling'."

@@ -15,7 +15,8 @@ BETAS = ("beta1", "beta2")
 def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Momentum, beta1, beta2, eps and weight_decay of the first parameter group, as far as it has them.
 
-    RMSprop's alpha, the decay of its average of squares, is a beta2.
+    RMSprop's alpha, the decay of its average of squares, is a beta2. What Schedule-Free optimizers call momentum or
+    beta1 is where between two iterates the gradient is taken: no momentum, and left out.
     """
     group = optimizer.param_groups[0]
     found = {name: float(group[name]) for name in PLAIN if isinstance(group.get(name), float | int)}
@@ -23,7 +24,14 @@ def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
         found |= dict(zip(BETAS, map(float, group["betas"]), strict=True))
     elif "alpha" in group:
         found["beta2"] = float(group["alpha"])
+    if averages_itself(optimizer):
+        found = {name: value for name, value in found.items() if name not in ("momentum", "beta1")}
     return found
+
+
+def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is one of the Schedule-Free optimizers."""
+    return "schedulefree" in type(optimizer).__name__.lower()
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from ..noise import Noise, noise_settings
 from ..sizing import SweetSpot, size_rule
 from ..sizing.wrapper import UNWRAPPED, Wrapper
 from ..stepping import AveragedDistance, Constant, step_rule
+from .optimizer_settings import averages_itself
 
 # Averaging removes most of the noise that is measured where the gradient is taken, so B_noise says less here. Three
 # half-performance batches run at 3/4 of the peak speed and eight at 8/9: beyond, hardly anything is to be gained.
@@ -71,6 +72,11 @@ def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) 
                 f"The step rule '{step.name}' tries one step along the gradient for all parameters; give the optimizer "
                 "one learning rate for all its groups, and no maximize, or choose another step rule."
             )
+    if step.averages and optimizer is not None and averages_itself(optimizer):
+        raise UnsupportedError(
+            f"The step rule '{step.name}' averages the iterates, and so does {type(optimizer).__name__}: give it a "
+            "plain optimizer, or choose another step rule."
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
 
