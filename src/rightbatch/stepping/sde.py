@@ -78,8 +78,8 @@ class SDE(BatchScaled):
         settings = {name: float(plan.settings[name]) for name in names if name in plan.settings}
         if not {"beta2", "eps"} <= settings.keys() or "schedulefree" in plan.optimizer.lower():
             raise UnsupportedError(
-                f"The step rule 'sde' scales beta2 and eps, which {plan.optimizer or 'the optimizer'} does not have: "
-                "use Adam, AdamW or RMSprop, or for SGD the step rule 'linear-scaling'."
+                f"The step rule 'sde' scales Adam's settings, which {plan.optimizer or 'the optimizer'} lacks or uses "
+                "otherwise: use Adam, AdamW or RMSprop, or for SGD the step rule 'linear-scaling'."
             )
         if self.most is not None and self.at is not None and not _valid(settings, self.most / self.at):
             raise InputError(
