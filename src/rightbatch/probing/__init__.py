@@ -1,9 +1,21 @@
 """What batch size should I use? Measured in half a minute, leaving no trace."""
 
 from .advice import Advice
+from .branching import Branch, CriticalBatch, critical_batch, warm_up
 from .rate_curve import RateCurve
 from .rate_finder import find_learning_rate
 from .run import probe
 from .spectra import feature_spectrum, kernel_spectrum
 
-__all__ = ["Advice", "RateCurve", "feature_spectrum", "find_learning_rate", "kernel_spectrum", "probe"]
+__all__ = [
+    "Advice",
+    "Branch",
+    "CriticalBatch",
+    "RateCurve",
+    "critical_batch",
+    "feature_spectrum",
+    "find_learning_rate",
+    "kernel_spectrum",
+    "probe",
+    "warm_up",
+]
