@@ -1,0 +1,67 @@
+"""The comparison of rules: every registered rule is in it, and a run says what it did."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from rightbatch.data import blobs
+from rightbatch.sizing import SIZE_RULES, size_rule
+from rightbatch.stepping import step_rule
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark, with points in the plane in the place of Fashion-MNIST."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("rules")
+    x, y = blobs(300).fetch(torch.arange(300))
+    problem = importlib.import_module("problems").Problem(
+        "blobs", x / 10, y, x / 10, y, lambda seed: nn.Linear(2, 3), nn.functional.cross_entropy, 3, False
+    )
+    monkeypatch.setattr(module, "problem_of", lambda name, quick: problem)
+    easy = module.Setting(rate=0.1, target=0.8, most_s=5.0, epochs=20)
+    monkeypatch.setattr(module, "setting", lambda name, quick: easy)
+    return module
+
+
+def test_every_rule_takes_part(rules: ModuleType) -> None:
+    texts = [rule for group in rules.GROUPS.values() for rule in group]
+    names = [(text if isinstance(text, str) else text[0]).partition("(")[0] for text in texts]
+    assert set(names) == set(SIZE_RULES)
+    for text in texts:
+        if isinstance(text, tuple):
+            assert size_rule(text[0]).name == step_rule(text[1]).name
+        elif text not in (rules.WITH_SPECTRUM, rules.OF_SWEET_SPOT):
+            assert size_rule(text)
+
+
+@pytest.mark.parametrize("rule", ["fixed(16)", "norm-test", ("seesaw(8)", "seesaw(first=8)"), "replay"])
+def test_a_run_ends_at_the_target(rules: ModuleType, rule: object) -> None:
+    result = rules.run(rules.Task("fashion-mlp", rule, 0, True))
+    assert result.reached and result.loss <= 0.8 and result.seconds > 0 and not result.refused
+    assert 0 < result.steps <= result.examples <= 20 * 300
+    assert result.sizes[0][0] == 0 and all(1 <= size <= 300 for _, size in result.sizes)
+
+
+def test_the_table_says_what_was_missed_and_refused(rules: ModuleType) -> None:
+    make = lambda seed, **about: rules.Result("fashion-mlp", "snapped", seed, **about)  # noqa: E731
+    reached = {"reached": True, "examples": 640, "steps": 10, "seconds": 0.5, "loss": 0.7}
+    row = rules._row("snapped", [make(0, **reached), make(1, **reached), make(2, examples=9, steps=1, loss=2.0)])
+    assert row == "| `snapped` | 0.50 | 640 | 10 | 64 | 2 of 3 |"
+    missed = rules._row("snapped", [make(0, examples=900, steps=9, seconds=1.0, loss=2.0)])
+    assert missed == "| `snapped` | missed: 2.0000 after 1.00 | 900 | 9 | 100 | 0 of 1 |"
+    assert "refused: no" in rules._row("snapped", [make(0, refused="no")])
+    assert "not run" in rules._row("snapped", [])
+
+
+def test_the_figure_is_drawn(rules: ModuleType) -> None:
+    result = rules.Result("fashion-mlp", "snapped", 0, sizes=[(0, 32), (320, 64)])
+    figure = rules.draw("fashion-mlp", {("fashion-mlp", "snapped"): [result]})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(rules.GROUPS)[1:]
+    rules.plt.close(figure)
