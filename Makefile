@@ -36,7 +36,7 @@ check: $(VENV)/.ready-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.ready-test
-	set -e; for name in noise_table overhead big_batch zero_tuning mnist_noise_scale coverage estimators; do $(BIN)/python benchmarks/$$name.py --write; done
+	set -e; for name in noise_table overhead big_batch zero_tuning mnist_noise_scale coverage estimators rules; do $(BIN)/python benchmarks/$$name.py --write; done
 
 peers: $(PEERS)/.ready
 	$(PEERS)/bin/python benchmarks/noise_overhead.py --write
