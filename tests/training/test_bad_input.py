@@ -91,9 +91,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "valid fraction": ({"valid": 1.5}, "between 0 and 1, got 1.5"),
     "valid of other classes": ({"valid": (torch.ones(9, 2), torch.full((9,), 3))}, "The valid targets run from 3"),
     "test of other shape": ({"test": (torch.ones(9, 4), torch.zeros(9).long())}, r"inputs of shape \(2, 4\)"),
-    "epochs 0": ({"epochs": 0}, "epochs must be positive"),
-    "seconds": ({"seconds": -1.0}, "seconds must be positive"),
-    "eval_every": ({"eval_every": 0.0}, "eval_every must be a positive number of epochs, got 0.0"),
+    "epochs 0": ({"epochs": 0}, "epochs must be a positive number"),
+    "epochs as text": ({"epochs": "5"}, "epochs must be a positive number, got '5'"),
+    "seconds as text": ({"seconds": "5"}, "seconds must be a positive number, got '5'"),
+    "eval_every as text": ({"eval_every": "1"}, "eval_every is '1'"),
+    "seed": ({"seed": "a"}, "seed is 'a'"),
+    "device": ({"device": "gpu"}, "device='gpu' cannot be used here"),
+    "optimizer": ({"optimizer": "adam"}, "write optimizer=torch.optim.Adam"),
+    "run_dir": ({"run_dir": 5}, "run_dir must be the path of a folder, got 5"),
+    "seconds": ({"seconds": -1.0}, "seconds must be a positive number"),
+    "eval_every": ({"eval_every": 0.0}, "eval_every is 0.0"),
     "target without valid": ({"target": {"valid_loss": 0.1}}, "give valid="),
     "target unknown": ({"valid": 0.2, "target": {"loss": 0.1}}, "target knows valid_loss and valid_accuracy"),
     "accuracy of numbers": (
@@ -106,7 +113,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"valid_accuracy cannot be a target: the targets are torch.float32.*Use valid_loss",
     ),
     "patience without valid": ({"patience": 2}, "give valid="),
-    "seed": ({"seed": -1}, "seed must be between 0"),
+    "seed below 0": ({"seed": -1}, "seed is -1"),
 }
 
 

@@ -16,6 +16,7 @@ from ..data import Source, as_source, hold_out, require_trainable
 from ..errors import InputError
 from ..noise import Noise
 from ..noise.isolation import random_state, set_random_state
+from ..ranges import require_number, require_whole
 from ..record import RunFolder, counted_events
 from ..report import Progress
 from ..rule_text import write_rule
@@ -111,8 +112,15 @@ def fit(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    if not eval_every > 0:
-        raise InputError(f"eval_every must be a positive number of epochs, got {eval_every!r}.")
+    require_number("eval_every", eval_every, above=0)
+    require_whole("seed", seed, least=0)
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
+        raise InputError(
+            f"optimizer must be a torch.optim.Optimizer or a function that makes one of parameters, got {optimizer!r}: "
+            "write optimizer=torch.optim.Adam."
+        )
+    if run_dir is not None and not isinstance(run_dir, str | os.PathLike):
+        raise InputError(f"run_dir must be the path of a folder, got {run_dir!r}.")
     if resume and run_dir is None:
         raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
     source = as_source(train)
@@ -128,7 +136,10 @@ def fit(
             f"{valid_source.y_shape}, accuracy needs one integer class an example. Use valid_loss."
         )
     if device is not None:
-        model.to(device)
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     require_fitting(model, loss, source)
     for name, other in (("valid", valid_source), ("test", test_source)):
         if other is not None:

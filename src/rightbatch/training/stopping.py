@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from types import FrameType
 
 from ..errors import InputError
@@ -38,12 +39,13 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("epochs", "seconds", "patience"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value > 0):
-                raise InputError(f"{name} must be positive, got {value!r}.")
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0):
+                raise InputError(f"{name} must be a positive number, got {value!r}.")
         if self.epochs is not None and int(self.epochs) != self.epochs:
             raise InputError(f"epochs must be a whole number, got {self.epochs!r}.")
         for name, value in (self.target or {}).items():
-            if name not in TARGETS or not math.isfinite(value):
+            if name not in TARGETS or not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"target knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
 
     @classmethod
