@@ -1,9 +1,10 @@
 """Every batch rule on three problems over the same optimizer: `python benchmarks/rules.py [--quick] [--write]`.
 
-The optimizer is SGD with momentum 0.9 and one constant learning rate a problem, from a coarse grid at a batch of
-64; rules that come with a step rule of the same name run with it. Everything else is each rule's default, or is
-written with its name. A run ends at the target or at its cap, in processor seconds of one thread; evaluation is left
-out, measuring is in. Medians over the seeds; a rule that misses the target for most seeds says how far it came.
+The optimizer is SGD with momentum 0.9 and one constant learning rate a problem, from a coarse grid at a batch of 64;
+rules that come with a step rule of the same name run with it. Everything else is each rule's default, or is written
+with its name; TOTAL is the horizon, the examples that schedules with an end are told. A run ends at the target or at
+its cap, in processor seconds of one thread; evaluation is left out, measuring is in. Medians over the seeds; a rule
+that misses the target for most seeds says how far it came.
 """
 
 import argparse
@@ -37,12 +38,13 @@ MOMENTUM = 0.9
 CHECKS_PER_EPOCH = 10
 CHECK_SAMPLES = 2000  # of held-out examples
 PROCESSES = 2
+MOST_EPOCHS = 1000  # the cap in seconds ends a run before
 MOST_POINTS = 400  # of a trajectory
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a problem is run: learning rate, target for the loss, cap in seconds, horizon in epochs, examples used."""
+    """How a problem is run: learning rate, target for the loss, cap in seconds, schedules' epochs, examples used."""
 
     rate: float
     target: float
@@ -52,9 +54,9 @@ class Setting:
 
 
 SETTINGS = {
-    "a9a": Setting(rate=0.05, target=0.3255, most_s=3.0, epochs=10),
-    "fashion-mlp": Setting(rate=0.03, target=0.37, most_s=8.0, epochs=6),
-    "fashion-cnn": Setting(rate=0.02, target=0.45, most_s=15.0, epochs=4, samples=20_000),
+    "a9a": Setting(rate=0.05, target=0.3255, most_s=2.5, epochs=10),
+    "fashion-mlp": Setting(rate=0.03, target=0.37, most_s=6.0, epochs=6),
+    "fashion-cnn": Setting(rate=0.02, target=0.45, most_s=12.0, epochs=4, samples=20_000),
 }
 QUICK = {"most_s": 0.1, "epochs": 2, "samples": 1000}
 
@@ -80,11 +82,11 @@ GROUPS: dict[str, tuple[str | tuple[str, str], ...]] = {
     ),
     "Schedules": (
         "thresholds('0:32 20K:64 60K:128')",
-        "growth(32, 512)",
+        "growth(32, 512, over_samples=TOTAL)",
         "cyclic(32, 256, every_samples=10000)",
         ("ada-batch(32, every_epochs=1)", "ada-batch(every_epochs=1)"),
         ("dont-decay(32, milestones=(1, 2, 3))", "dont-decay(first=32, milestones=(1, 2, 3))"),
-        ("seesaw(32)", "seesaw(first=32)"),
+        ("seesaw(32, total_samples=TOTAL)", "seesaw(first=32, total_samples=TOTAL)"),
         ("geo-damp(32, every_epochs=1)", "geo-damp(first=32, every_epochs=1)"),
         "ada-damp(32)",
         "rada-damp(32)",
@@ -163,9 +165,16 @@ def problem_of(name: str, quick: bool) -> Problem:
     return replace(problem, x=x, y=y, check_x=check[0], check_y=check[1])
 
 
-def size_rule_of(task: Task, problem: Problem) -> SizeRule:
+def texts(task: Task, problem: Problem) -> tuple[str, str | None]:
+    """Batch rule and step rule, with the horizon in numbers."""
+    total = str(setting(task.problem, task.quick).epochs * len(problem.x))
+    if isinstance(task.rule, str):
+        return task.rule.replace("TOTAL", total), None
+    return task.rule[0].replace("TOTAL", total), task.rule[1].replace("TOTAL", total)
+
+
+def size_rule_of(task: Task, problem: Problem, text: str) -> SizeRule:
     """The batch rule; the two that rest on something else are given it."""
-    text = task.rule if isinstance(task.rule, str) else task.rule[0]
     if text == WITH_SPECTRUM:
         if not problem.convex:
             raise rightbatch.UnsupportedError("for convex models that fit their data exactly only")
@@ -185,11 +194,11 @@ def run(task: Task) -> Result:
     result = Result(*task.key)
     model = problem.make(task.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=limit.rate, momentum=MOMENTUM)
-    step = None if isinstance(task.rule, str) else task.rule[1]
+    batch, step = texts(task, problem)
     try:
-        rule = size_rule_of(task, problem)
+        rule = size_rule_of(task, problem, batch)
         data = (problem.x, problem.y)
-        auto = rightbatch.AutoBatch(model, optimizer, data, rule, step, seed=task.seed, epochs=limit.epochs)
+        auto = rightbatch.AutoBatch(model, optimizer, data, rule, step, seed=task.seed, epochs=MOST_EPOCHS)
         _train(auto, problem, limit, result)
     except RightbatchError as error:
         result.refused = str(error)
@@ -250,7 +259,7 @@ def table(name: str, found: dict[tuple[str, str], list[Result]], limit: Setting)
         f"### {problem.name}",
         "",
         f"{len(problem.x):,} examples; target: {what} of {limit.target:g}; learning rate {limit.rate:g}; "
-        f"cap: {limit.most_s:g} s or {limit.epochs} epochs.",
+        f"cap: {limit.most_s:g} s; horizon of schedules: {limit.epochs} epochs.",
         "",
         "| rule | seconds | examples | steps | mean batch | reached |",
         "|---|---|---|---|---|---|",

@@ -35,13 +35,18 @@ def test_every_rule_takes_part(rules: ModuleType) -> None:
     names = [(text if isinstance(text, str) else text[0]).partition("(")[0] for text in texts]
     assert set(names) == set(SIZE_RULES)
     for text in texts:
-        if isinstance(text, tuple):
-            assert size_rule(text[0]).name == step_rule(text[1]).name
+        task = rules.Task("fashion-mlp", text, 0, True)
+        batch, step = rules.texts(task, rules.problem_of("fashion-mlp", True))
+        if step is not None:
+            assert size_rule(batch).name == step_rule(step).name
         elif text not in (rules.WITH_SPECTRUM, rules.OF_SWEET_SPOT):
-            assert size_rule(text)
+            assert size_rule(batch)
 
 
-@pytest.mark.parametrize("rule", ["fixed(16)", "norm-test", ("seesaw(8)", "seesaw(first=8)"), "replay"])
+@pytest.mark.parametrize(
+    "rule",
+    ["fixed(16)", "norm-test", ("seesaw(8, total_samples=TOTAL)", "seesaw(first=8, total_samples=TOTAL)"), "replay"],
+)
 def test_a_run_ends_at_the_target(rules: ModuleType, rule: object) -> None:
     result = rules.run(rules.Task("fashion-mlp", rule, 0, True))
     assert result.reached and result.loss <= 0.8 and result.seconds > 0 and not result.refused
