@@ -123,6 +123,13 @@ class Situation:
         """Passes over the data before this batch."""
         return self.samples / self.train_samples
 
+    @property
+    def known_noise_scale(self) -> float:
+        """B_noise, or what it is at least where no signal is told from zero; nan where nothing was measured."""
+        if self.noise is None:
+            return math.nan
+        return self.noise.noise_scale if self.noise.high < math.inf else self.noise.low
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:

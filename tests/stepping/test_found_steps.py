@@ -184,9 +184,10 @@ def test_distance_rules_solve_a_quadratic_without_tuning(rule: DoG) -> None:
 
 @pytest.mark.parametrize("rule", [Polyak(), DoG(), DoWG()])
 def test_gradient_steps_are_refused_over_adam_and_hold_without_a_gradient(rule: StepRule) -> None:
-    with pytest.raises(UnsupportedError, match="AdamW moves in another direction"):
-        rule.start(replace(PLAN, optimizer="AdamW"))
-    for optimizer in ("SGD", "SGDScheduleFree", ""):
+    for optimizer in ("AdamW", "SGDScheduleFree"):
+        with pytest.raises(UnsupportedError, match=f"{optimizer} moves in another direction"):
+            rule.start(replace(PLAN, optimizer=optimizer))
+    for optimizer in ("SGD", ""):
         state = rule.start(replace(PLAN, optimizer=optimizer))[1]
     for norm2 in (0.0, math.nan, math.inf):
         decision, held, _ = ask(rule, replace(parabola(1.0)[0], gradient_norm2=norm2), state)

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from ..decision import Decision, Needs, Plan, Situation
 from ..errors import InputError
-from ..evidence import NoiseEstimate
 from ..ranges import require_whole
 
 UNMEASURED = Decision(reason="hold: the gradient noise is not known yet")
@@ -56,7 +55,7 @@ class NoiseFollower:
 
     def decide(self, now: Situation, state: FollowerState) -> tuple[Decision, FollowerState]:
         """Move to the size that the noise asks for, or hold."""
-        scale = known_noise_scale(now.noise)
+        scale = now.known_noise_scale
         if now.noise is None or not 0 < scale < math.inf:
             return UNMEASURED, state
         wanted = self._size(scale, now, state.examples)
@@ -74,13 +73,6 @@ class NoiseFollower:
     def _size(self, scale: float, now: Situation, examples: int) -> tuple[float, str] | None:
         """The size for this noise scale, at present `examples`, and what else it rests on; None if that is unknown."""
         raise NotImplementedError
-
-
-def known_noise_scale(noise: NoiseEstimate | None) -> float:
-    """B_noise, or what it is at least where no signal is told from zero; nan where nothing was measured."""
-    if noise is None:
-        return math.nan
-    return noise.noise_scale if noise.high < math.inf else noise.low
 
 
 def within(size: float, least: int, most: int | None, train_samples: int) -> int:

@@ -8,7 +8,6 @@ from ..decision import Decision, Needs, Plan, Situation
 from ..errors import InputError
 from ..evidence import NoiseEstimate
 from ..ranges import require_number, require_whole
-from .noise_follower import known_noise_scale
 
 LEAST_SENSIBLE = 8
 BEYOND_TIMED = 2.0  # caches and memory bend the line: no size is chosen further from those really timed
@@ -107,7 +106,7 @@ class SweetSpot:
         if now.step_time is None:
             return UNTIMED, state
         b, half, noise = state.examples, now.step_time.half_performance, now.noise
-        scale = known_noise_scale(noise)
+        scale = now.known_noise_scale
         if scale > 0:
             spot = math.sqrt(scale * half)
             if noise is not None and noise.high == math.inf:

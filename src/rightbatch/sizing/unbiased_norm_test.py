@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..decision import Needs, Situation
-from .noise_follower import known_noise_scale
 from .sampling_test import Condition, SamplingTest
 
 
@@ -45,5 +44,5 @@ class UnbiasedNormTest(SamplingTest):
     needs: ClassVar[Needs] = Needs.NOISE
 
     def _conditions(self, now: Situation) -> list[Condition]:
-        scale = known_noise_scale(now.noise)
+        scale = now.known_noise_scale
         return [Condition(scale, self.theta**2)] if 0 < scale < math.inf else []

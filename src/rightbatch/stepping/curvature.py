@@ -7,7 +7,6 @@ from typing import ClassVar
 from ..decision import Decision, Needs, Plan, Search, Situation, Trial
 from ..ranges import require_number, require_whole
 from .backtracking import LEAST_GRADIENT_NORM2
-from .noise_scaled import cautious_noise_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class CurvatureStep:
             if 0 < outcome.curvature < math.inf:
                 curvature, age = outcome.curvature, 1
                 most = state.step * (self.growth if outcome.loss <= now.loss else 1 / self.growth)
-        scale = cautious_noise_scale(now.noise)
+        scale = now.known_noise_scale
         if not (curvature > 0 and 0 <= scale < math.inf):
             kept = CurvatureState(state.step, curvature, age, most)
             return Decision(learning_rate=state.step, reason="keep: curvature or noise not known"), kept

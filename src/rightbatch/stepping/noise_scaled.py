@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from ..decision import Decision, Needs, Plan, Search, Situation
 from ..errors import InputError
-from ..evidence import NoiseEstimate
 from ..ranges import require_number, require_whole
 
 UNMEASURED = Decision(reason="hold: the gradient noise is not known yet")
@@ -77,7 +76,7 @@ class NoiseScaled:
     def decide(self, now: Situation, state: NoiseScaledState) -> Search:
         """Scale to the current batch and noise."""
         yield from ()
-        scale = cautious_noise_scale(now.noise)
+        scale = now.known_noise_scale
         if not 0 < scale < math.inf:
             return UNMEASURED, state
         learning_rate = state.learning_rate / (1 + scale / now.examples)
@@ -88,10 +87,3 @@ class NoiseScaled:
         reason = f"noise scale {scale:.0f} against {now.examples} examples: step size {learning_rate:.3g}"
         evidence = {"noise_scale": scale, "examples": float(now.examples)}
         return Decision(learning_rate=learning_rate, reason=reason, evidence=evidence), state
-
-
-def cautious_noise_scale(noise: NoiseEstimate | None) -> float:
-    """The noise scale, its lower end where the upper is infinite, nan where there is none."""
-    if noise is None:
-        return math.nan
-    return noise.noise_scale if noise.high < math.inf else noise.low

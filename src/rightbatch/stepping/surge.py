@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from ..decision import Needs, Situation
 from .batch_scaled import BatchScaled
-from .noise_scaled import cautious_noise_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Surge(BatchScaled):
     def _factor(self, now: Situation, at: int) -> float:
         if now.examples == at:
             return 1.0
-        scale = cautious_noise_scale(now.noise)
+        scale = now.known_noise_scale
         if not 0 < scale < math.inf:
             return math.nan
         return _shape(now.examples / scale) / _shape(at / scale)
