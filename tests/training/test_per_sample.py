@@ -43,7 +43,7 @@ def go_on(auto: AutoBatch, model: nn.Module, stop: int = 0) -> list[tuple[int, f
         auto.backward(F.cross_entropy(model(x), y))
         if auto.step():
             group = auto.optimizer.param_groups[0]
-            seen.append((samples, group["lr"], group["momentum"]))
+            seen.append((samples, group["lr"], group.get("momentum", 0.0)))
             samples = auto.samples
             if stop and auto.steps == stop:
                 break
@@ -79,6 +79,33 @@ def test_it_goes_on_after_a_resume() -> None:
     other = AutoBatch(model, again, data, 4, per_sample(SCHEDULERS["OneCycleLR"], examples=4), epochs=2)
     other.load_state_dict(auto.state_dict())
     assert go_on(other, model) == whole[11:]
+
+
+@pytest.mark.parametrize("name", ["StepLR", "OneCycleLR"])
+def test_settings_that_the_scheduler_does_not_move_are_left_alone(name: str) -> None:
+    model = nn.Linear(3, 2)
+    data = torch.randn(N, 3), torch.randint(0, 2, (N,))
+    groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, eps=1e-6, betas=(0.9, 0.99))
+    auto = AutoBatch(model, optimizer, data, 4, per_sample(SCHEDULERS[name], examples=4), epochs=2)
+    go_on(auto, model, stop=5)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    for group in optimizer.param_groups:
+        assert (group["eps"], group["betas"][1]) == (1e-6, 0.99)
+        assert (group["betas"][0] == 0.9) == (name == "StepLR")
+
+
+def test_a_run_longer_than_one_cycle_is_refused_or_stays_at_its_last_rate() -> None:
+    model = nn.Linear(3, 2)
+    data = torch.randn(N, 3), torch.randint(0, 2, (N,))
+    rule = per_sample(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.2, 10), examples=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(InputError, match="ends after 10 steps of 4"):
+        AutoBatch(model, optimizer, data, 4, rule, epochs=1)
+    auto = AutoBatch(model, optimizer, data, 4, rule)
+    rates = [rate for _, rate, _ in go_on(auto, model, stop=14)]
+    assert rates[9:] == [pytest.approx(0.2 / 25 / 1e4)] * 5
+    assert rates[8] > 1e3 * rates[9]
 
 
 def test_refusals() -> None:

@@ -1,5 +1,6 @@
 """Any of torch's learning-rate schedulers, made to count examples."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ..decision import Decision, Needs, Plan, Search, Situation
 from ..errors import InputError, UnsupportedError
 from ..ranges import require_whole
-from .optimizer_settings import settings_of
+from .optimizer_settings import apply_settings, settings_of
 
 MakeScheduler = Callable[[Any], LRScheduler]
 
@@ -48,6 +49,12 @@ class PerSample:
         """Begin with the scheduler's first rate."""
         if not plan.learning_rate > 0:
             raise InputError("A scheduler alters a learning rate: give the optimizer one above 0.")
+        last = _last_tick(_made(self._make, _stand_in(plan.learning_rate, plan.settings)))
+        if plan.total_samples is not None and (plan.total_samples - 1) // self.examples > last:
+            raise InputError(
+                f"The run has {plan.total_samples} examples, but {self.scheduler} ends after {last + 1} steps of "
+                f"{self.examples}: give it more steps, count more examples as one, or train for fewer epochs."
+            )
         state = PerSampleState(plan.learning_rate, dict(plan.settings))
         return self._decision(0, state), state
 
@@ -61,15 +68,17 @@ class PerSample:
         if not at or at["ticks"] > ticks or at["state"] != state:
             optimizer = _stand_in(state.learning_rate, state.settings)
             at.update(ticks=0, state=state, optimizer=optimizer, scheduler=_made(self._make, optimizer))
-        for _ in range(ticks - at["ticks"]):
+            at["moved"] = _differing(optimizer, state.settings)
+        while at["ticks"] < min(ticks, _last_tick(at["scheduler"])):
             at["optimizer"].step()  # a scheduler that steps before its optimizer warns
             at["scheduler"].step()
-        at["ticks"] = ticks
+            at["ticks"] += 1
+            at["moved"] |= _differing(at["optimizer"], state.settings)
         rate, settings = float(at["optimizer"].param_groups[0]["lr"]), settings_of(at["optimizer"])
         return Decision(
             learning_rate=rate,
-            settings={name: settings[name] for name in state.settings if name in settings},
-            reason=f"{self.scheduler} says {rate:.4g} after {ticks} of its steps",
+            settings={name: settings[name] for name in sorted(at["moved"])},  # the others are left alone
+            reason=f"{self.scheduler} says {rate:.4g} after {at['ticks']} of its steps",
         )
 
 
@@ -80,8 +89,9 @@ def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
         auto = AutoBatch(model, optimizer, train, batch="sweet-spot", step=step)
 
     A schedule tuned for batches of 128 counts its steps in 128 examples. One that also moves momentum, as OneCycleLR,
-    does so here. All parameter groups follow one schedule and keep the ratios of their rates. What the scheduler does
-    must follow from the number of its steps alone: it is made anew after a resume.
+    does so here; settings that it does not move are left alone. All parameter groups follow one schedule and keep the
+    ratios of their rates. What the scheduler does must follow from the number of its steps alone: it is made anew after
+    a resume. OneCycleLR, which torch ends with an error, stays at its last rate where the run's length is not known.
 
     Args:
         scheduler: makes it, for an optimizer with one parameter group.
@@ -91,7 +101,8 @@ def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
         A step rule.
 
     Raises:
-        InputError: no scheduler was made, or `examples` is not a whole number of at least 1.
+        InputError: no scheduler was made, or `examples` is not a whole number of at least 1; or, when a run starts, it
+            is longer than OneCycleLR.
         UnsupportedError: ReduceLROnPlateau, which counts neither steps nor examples.
     """
     require_whole("per_sample's examples", examples, least=1)
@@ -108,9 +119,20 @@ def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
 def _stand_in(rate: float, settings: Mapping[str, float]) -> Optimizer:
     """An optimizer of nothing for the scheduler to move, with momentum or betas as the real one has them."""
     nothing = [torch.zeros(1, requires_grad=True)]
-    if "beta1" in settings:
-        return torch.optim.Adam(nothing, rate, (settings["beta1"], settings["beta2"]))
-    return torch.optim.SGD(nothing, rate, momentum=settings.get("momentum", 0.0))
+    optimizer = torch.optim.Adam(nothing, rate) if "beta1" in settings else torch.optim.SGD(nothing, rate)
+    apply_settings(optimizer, {name: settings[name] for name in settings_of(optimizer) if name in settings})
+    return optimizer
+
+
+def _differing(optimizer: Optimizer, settings: Mapping[str, float]) -> set[str]:
+    """The settings of the stand-in that are no longer the real optimizer's own."""
+    return {name for name, value in settings_of(optimizer).items() if name in settings and value != settings[name]}
+
+
+def _last_tick(scheduler: LRScheduler) -> float:
+    """How many steps it takes before it refuses, or would go on beyond its end: only OneCycleLR counts them."""
+    total = getattr(scheduler, "total_steps", None)
+    return math.inf if total is None else total - 1
 
 
 def _made(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler:
