@@ -241,8 +241,54 @@ class List:
         return 0
 
 
-Command = Probe | Train | Verify | List
-COMMANDS: dict[str, Callable[..., Command]] = {"probe": Probe, "train": Train, "list": List, "verify": Verify}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Run an experiment on what batch size does, on its classic problem or on your own, and write its page."""
+
+    name: str = option("list", "the experiment, all, or list to print them", positional=True, nargs="?", metavar="NAME")
+    data: str | None = option(None, "as for train; left out, the classic problem of the experiment", metavar="DATA")
+    model: str | None = option(None, "as for train; left out, that of the classic problem", metavar="NAME")
+    target: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
+    budget: str | None = option(None, "to spend at most, such as 90s, 5m or 1h: fewer trials are run", metavar="TIME")
+    folder: str | None = option(None, "for results and page; the same again goes on", metavar="DIR")
+    processes: int | None = option(None, "side by side; left out, one a core", type=int, metavar="N")
+
+    def run(self) -> int:
+        """Study, or print what there is to study."""
+        from dataclasses import replace
+
+        from .lab import EXPERIMENTS, study
+
+        if self.name == "list":
+            _print_section("study", {name: experiment.question for name, experiment in EXPERIMENTS.items()})
+            return 0
+        if self.name != "all" and self.name not in EXPERIMENTS:
+            raise InputError(f"There is no experiment {self.name!r}: give {', '.join(EXPERIMENTS)}, all or list.")
+        budget_s = None if self.budget is None else _seconds(self.budget)
+        chosen = list(EXPERIMENTS) if self.name == "all" else [self.name]
+        for name in chosen:
+            experiment = EXPERIMENTS[name]()
+            subject = experiment.classic
+            if self.data is not None:
+                subject = replace(subject, data=self.data, target=self.target)
+            if self.model is not None:
+                subject = replace(subject, model=self.model)
+            folder = self.folder if self.folder is None or len(chosen) == 1 else Path(self.folder) / name
+            share = None if budget_s is None else budget_s / len(chosen)
+            done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
+            if done.stopped.startswith("stopped"):
+                return INTERRUPTED
+        return 0
+
+
+Command = Probe | Train | Verify | List | Study
+COMMANDS: dict[str, Callable[..., Command]] = {
+    "probe": Probe,
+    "train": Train,
+    "study": Study,
+    "list": List,
+    "verify": Verify,
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -346,6 +392,16 @@ def _device(name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
+
+
+def _seconds(text: str) -> float:
+    """Seconds in a text such as 90, 90s, 5m or 1h."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        return float(number) * unit
+    except ValueError:
+        raise InputError(f"--budget {text!r} is no time: give seconds, or a number with s, m or h, as in 5m.") from None
 
 
 def _new_folder(data: str, model: str) -> Path:

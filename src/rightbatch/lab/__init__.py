@@ -1,0 +1,24 @@
+"""Experiments on what batch size does, on the classic problems and on data and models of one's own.
+
+A new experiment is one file here and its class in `EXPERIMENTS`.
+"""
+
+from .experiment import Drawing, Experiment, Finding, Section, Trial
+from .studying import Study, study
+from .subject import Subject
+from .wiggle import Wiggle
+
+EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in (Wiggle,)}
+
+__all__ = [
+    "EXPERIMENTS",
+    "Drawing",
+    "Experiment",
+    "Finding",
+    "Section",
+    "Study",
+    "Subject",
+    "Trial",
+    "Wiggle",
+    "study",
+]
