@@ -263,3 +263,100 @@ def test_offsets_and_maxima_of_bags_are_refused() -> None:
         one_each(call(bag)).mean().backward()
         with pytest.raises(UnsupportedError, match=r"offsets|maximum"):
             norms.measurement(1.0, B)
+
+
+class Gain(nn.Module):
+    """A gain per feature, applied in a way that its backward pass reads what was saved."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.gain = nn.Parameter(torch.rand(WIDTH) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "norm":
+            return F.layer_norm(x, (WIDTH,), self.gain)
+        return x / self.gain if self.kind == "quotient" else x * torch.sigmoid(self.gain)
+
+
+class Gained(nn.Module):
+    """A gain within a checkpoint, as a module of its own or by a parameter of the model."""
+
+    def __init__(self, kind: str, borrowed: bool, checkpoints: bool) -> None:
+        super().__init__()
+        self.first, self.scaled, self.checkpoints = nn.Linear(WIDTH, WIDTH), Gain(kind), checkpoints
+        self.gain = self.scaled.gain if borrowed else None
+
+    def block(self, x: Tensor) -> Tensor:
+        return x * self.gain if self.gain is not None else self.scaled(x.sin())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return checkpoint(self.block, x, use_reentrant=False) if self.checkpoints else self.block(x)
+
+
+@pytest.mark.parametrize("kind", ["product", "quotient", "norm"])
+def test_a_gain_within_a_checkpoint_is_exact(kind: str) -> None:
+    # a checkpoint gives what was saved once, to the backward pass
+    plain, model = Gained(kind, False, False).double(), Gained(kind, False, True).double()
+    x = inputs()
+    model.load_state_dict(plain.state_dict())
+    norms = PerExampleNorms(model)
+    norms.arm(B)
+    one_each(model(x)).mean().backward()
+    norms.disarm()
+    found = norms.measurement(squared_norm(p.grad for p in model.parameters()), B).variance
+    assert found == pytest.approx(both(plain, x)[1], rel=1e-10)
+
+
+def test_a_gain_that_its_owner_applies_within_a_checkpoint_does_not_end_the_run() -> None:
+    model = Gained("product", True, True).double()
+    norms = PerExampleNorms(model)
+    norms.arm(B)
+    one_each(model(inputs())).mean().backward()
+    norms.disarm()
+    with pytest.raises(UnsupportedError):
+        norms.measurement(1.0, B)
+
+
+class Residual(nn.Module):
+    """A layer whose input is changed in place, which autocast's copy allows."""
+
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+        self.layer.weight.requires_grad_(trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).float() * 1.0
+        x += 2 * self.layer(x)
+        output: Tensor = self.last(x)
+        return output
+
+
+def test_an_input_changed_in_place_is_noticed() -> None:
+    # its product with the output gradient would be that of another input
+    x = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(UnsupportedError, match="'layer': its input was changed in place"):
+            both(Residual(True), x, lambda output: one_each(output.float()))
+        found, exact = both(Residual(False), x, lambda output: one_each(output.float()))
+    assert found == pytest.approx(exact, rel=0.03)
+
+
+def test_hooks_on_parameters_are_refused() -> None:
+    # they may change the gradient, and with it the sum of what the layers show
+    model = nn.Sequential(nn.Linear(WIDTH, 3)).double()
+    norms = PerExampleNorms(model)
+    handle = model[0].weight.register_hook(lambda gradient: gradient * 2)
+    with pytest.raises(UnsupportedError, match=r"'0': hooks on its weight may change the gradient"):
+        PerExampleNorms(model)
+    norms.arm(B)
+    one_each(model(inputs())).mean().backward()
+    norms.disarm()
+    with pytest.raises(UnsupportedError, match="hooks that may change its gradient"):
+        norms.measurement(1.0, B)
+    handle.remove()
+    model[0].bias.register_post_accumulate_grad_hook(lambda parameter: None)
+    with pytest.raises(UnsupportedError, match=r"'0': hooks on its bias"):
+        PerExampleNorms(model)

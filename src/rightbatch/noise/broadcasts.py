@@ -7,6 +7,7 @@ them contributes. What was made of the parameter before, such as a slice or a si
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -270,12 +271,29 @@ class Graph:
         for user, slot, result in self._users.get(node, []):
             done = (steps[0]._replace(result=result), *steps[1:]) if steps else ()
             shape = _shape(node, result)
-            if (user, slot) in self._broadcast:
+            if _hooked(user):
+                yield None
+            elif (user, slot) in self._broadcast:
                 yield Route(user, slot, shape, done)
             elif user in self._shared and user.name() in PREPARING:
                 yield from self._upwards(user, (Step(user, 0, slot, shape), *done))
             else:
                 yield None
+
+
+def _hooked(node: Node) -> bool:
+    """Whether hooks give back what a node saved: those of a checkpoint do so once, which is the backward pass's."""
+    for name in _saved_names(type(node)):
+        saved = getattr(node, name)
+        each = saved if isinstance(saved, tuple) else (saved,)
+        if any(getattr(one, "unpack_hook", None) is not None for one in each):
+            return True
+    return False
+
+
+@cache
+def _saved_names(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
 def undone(rows: Tensor, steps: Iterable[Step]) -> Tensor:

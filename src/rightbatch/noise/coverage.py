@@ -93,6 +93,11 @@ def couples(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
+def hooked(parameter: nn.Parameter) -> bool:
+    """Whether hooks on a parameter may change its gradient, which then is not the sum of what the layers show."""
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
+
+
 def uncovered(model: nn.Module, only: Collection[nn.Module] | None = None) -> list[tuple[str, str]]:
     """Everything that is known beforehand to stand against exact per-example gradient norms of a model.
 
@@ -113,7 +118,9 @@ def uncovered(model: nn.Module, only: Collection[nn.Module] | None = None) -> li
 
 
 def _obstacles(module: nn.Module, own: dict[str, nn.Parameter]) -> Iterator[str]:
-    if "forward" in vars(module):
+    if names := [name for name, parameter in own.items() if hooked(parameter)]:
+        yield f"hooks on its {', '.join(names)} may change the gradient"
+    elif "forward" in vars(module):
         yield "its forward has been replaced"
     elif is_parametrized(module) or isinstance(module, ParametrizationList):
         yield "its parameters are computed from others (weight or spectral normalisation?)"

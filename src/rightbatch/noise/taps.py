@@ -19,10 +19,10 @@ from ..evidence import LayerReading
 from .attention import projects, sites
 from .broadcasts import Graph
 from .calls import CallUse, running_again, versions
-from .coverage import ROOT, RULES, couples, owned, positions_first, uncovered
+from .coverage import ROOT, RULES, couples, hooked, owned, positions_first, uncovered
 from .embedding import EMBEDDING
 from .graph import maker, mark, nodes_of, note_examples, reached, unmark
-from .layers import Rule
+from .layers import Kept, Rule, trains
 from .passes import Pass, listed, per_example_sum
 from .reading import Reading
 from .recurrent import RecurrentUse, recurrent
@@ -180,6 +180,8 @@ class Taps:
             ]
         if [p.requires_grad for p in self._parameters] != self._trainable:
             problems.append((ROOT, "parameters were frozen or unfrozen since the measurement was set up"))
+        if any(map(hooked, self.covered)):
+            problems.append((ROOT, "hooks that may change its gradient were put on a parameter since then"))
         if any(map(couples, self._normalising)):
             problems.append((ROOT, "BatchNorm was set to training mode since the measurement was set up"))
         if problems:
@@ -242,6 +244,9 @@ class Taps:
         self, run: Pass, index: int, layer: nn.Module, rule: Rule, inputs: Any, output: Tensor, node: Node
     ) -> None:
         kept, shape = rule.keep(layer, inputs, output), output.shape
+        # autograd watches what it saved itself, under autocast a copy
+        needed: Any = layer.weight
+        before = _versions(kept) if trains(needed) else []
         second = layer in self._second
         call = UnbatchedCall(layer, rule, kept, shape)
         perhaps = not second and perhaps_unbatched(rule, kept, run.examples)
@@ -253,6 +258,8 @@ class Taps:
         def use(d: Tensor) -> Use | None:
             if call.routed:  # it is read where its output is broadcast
                 return None
+            if before and before != _versions(kept):
+                raise UnsupportedError("its input was changed in place before the backward pass")
             rows = kept
             if d.shape != shape:  # of a view's base
                 d = d.reshape(shape)
@@ -393,6 +400,10 @@ def _positional(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     bound = inspect.signature(layer.forward).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.args
+
+
+def _versions(kept: Kept) -> list[int]:
+    return [value._version for value in kept if isinstance(value, Tensor) and not value.is_inference()]
 
 
 def has_rule(layer: nn.Module) -> bool:
