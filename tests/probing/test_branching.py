@@ -115,6 +115,7 @@ def test_the_schedule_doubles_where_an_estimate_allows_it() -> None:
     ("settings", "complaint"),
     [
         ({"factors": (2, 4)}, "let them ascend from 1"),
+        ({"factors": 4}, "several numbers"),
         ({"batch": 1000}, "only 512 examples"),
         ({"window_samples": 10}, "window_samples"),
         ({"scaling": "cubic"}, "scaling"),

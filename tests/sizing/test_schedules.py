@@ -130,6 +130,15 @@ def test_what_depends_on_the_length_of_the_run_wants_to_know_it() -> None:
         assert told.start(Plan(N))[0].examples
 
 
+@pytest.mark.parametrize("text", ["growth(first=10, last=100)", "seesaw(first=10)"])
+def test_a_run_taken_up_with_more_epochs_is_as_long_as_it_is_then(text: str) -> None:
+    rule = size_rule(text)
+    states = [rule.start(Plan(N, total_samples=total))[1] for total in (2 * N, 4 * N)]
+    now = Situation(0, 2 * N, 10, N, 1.0, 1.0, 0.1, total_samples=4 * N)
+    short, long = (rule.decide(now, state)[0].examples or 10 for state in states)
+    assert short == long < 60
+
+
 def test_thresholds() -> None:
     batches = drive(Thresholds(((0, 7), (100, 30), (1500, 10))), 3 * N)
     for samples, size in batches:
@@ -285,6 +294,7 @@ def test_text_is_read_back(rule: SizeRule) -> None:
         ("seesaw(most=0)", "Seesaw.most"),
         ("thresholds('5:8')", "ascend from 0"),
         ("thresholds('0:8 9')", "threshold:examples"),
+        ("thresholds('0:8 1.2.3:9')", "threshold:examples"),
         ("thresholds(((0, 8), (0, 9)))", "ascend from 0"),
         ("thresholds(3)", "pairs"),
         ("thresholds(())", "ascend from 0"),

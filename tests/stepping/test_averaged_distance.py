@@ -8,7 +8,7 @@ import pytest
 from rightbatch.decision import Decision, Plan, Situation
 from rightbatch.errors import InputError
 from rightbatch.evidence import Movement
-from rightbatch.stepping import AveragedDistance, RangeTest
+from rightbatch.stepping import AveragedDistance, RangeTest, step_rule
 from rightbatch.stepping.averaged_distance import AveragedDistanceState
 
 
@@ -91,3 +91,9 @@ def test_a_loss_that_runs_away_halves_everything_and_returns(losses: tuple[float
 def test_refuses_what_is_not_positive(name: str) -> None:
     with pytest.raises(InputError, match=name):
         AveragedDistance(**{name: 0})
+
+
+@pytest.mark.parametrize("text", ["averaged-distance(keep_every=2.5)", "averaged-distance(test=3)"])
+def test_refuses_what_is_of_the_wrong_type(text: str) -> None:
+    with pytest.raises(InputError, match=r"AveragedDistance\.(keep_every is 2\.5|test is 3)"):
+        step_rule(text)

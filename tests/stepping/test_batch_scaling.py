@@ -102,6 +102,16 @@ def test_ada_scale_shows_the_base_run_and_stops_with_it() -> None:
     assert rates[0] == pytest.approx(0.1) and rates[cut] == pytest.approx(0.1 / math.sqrt(2))
 
 
+def test_a_schedule_in_ada_scale_ends_with_the_base_run_whether_at_is_given_or_not() -> None:
+    """At batches of b0 the gain is 1 and τ counts steps: the run would be as long as 500 of them, the base run is 100."""
+    for rule in (AdaScale("cosine(0.1)", at=8, base_steps=100), AdaScale("cosine(0.1)", base_steps=100)):
+        state = rule.start(PLAN)[1]
+        for step in range(100):
+            now = replace(situation(8, 8 * step, step=step), total_samples=PLAN.total_samples)
+            decision, state = ask(rule, now, state)
+            assert decision.learning_rate == pytest.approx(0.05 * (1 + math.cos(math.pi * step / 100)))
+
+
 def test_ada_scale_without_noise_gains_nothing_and_with_nothing_but_noise_all() -> None:
     assert first(AdaScale(0.1, at=8), situation(64)).learning_rate == pytest.approx(0.1)
     lost = NoiseEstimate(10.0, -1.0, math.inf, 5.0, math.inf, UNKNOWN, 3)

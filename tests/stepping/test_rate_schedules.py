@@ -50,6 +50,24 @@ def rates(rule: StepRule, sizes: list[int]) -> list[float]:
 
 STEADY = [B] * (TOTAL // B)
 
+
+@pytest.mark.parametrize("text", ["cosine", "polynomial", "one-cycle", "seesaw"])
+def test_a_run_taken_up_with_more_epochs_is_as_long_as_it_is_then(text: str) -> None:
+    rule = step_rule(text)
+    longer = Plan(N, learning_rate=0.2, total_samples=2 * TOTAL, optimizer="SGD", settings={"momentum": 0.9})
+    states = [rule.start(plan)[1] for plan in (PLAN, longer)]
+    now = Situation(0, TOTAL, B, N, 1.0, 1.0, 0.2, total_samples=2 * TOTAL)
+    found = []
+    for state in states:
+        with pytest.raises(StopIteration) as end:
+            next(rule.decide(now, state))
+        found.append(end.value.value[0])
+    assert found[0] == found[1] and found[0].learning_rate > 0.05
+    told = step_rule(f"{text}(total_samples={TOTAL})")  # a length of its own stays
+    with pytest.raises(StopIteration) as end:
+        next(told.decide(now, told.start(PLAN)[1]))
+    assert end.value.value[0].learning_rate < 1e-4
+
 FORMULAS: dict[str, tuple[StepRule, Callable[[float], float]]] = {
     "inverse-time": (InverseTime(decay=1.0), lambda e: 0.2 / (1 + e)),
     "inverse-time, by passes": (InverseTime(decay=1.0, staircase=True), lambda e: 0.2 / (1 + math.floor(e + 1e-9))),

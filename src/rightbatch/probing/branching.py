@@ -114,6 +114,8 @@ def critical_batch(
     tolerance, and the plain mean over half of the window in place of a smoothed loss at its end.
     """
     require_whole("batch", batch, least=1)
+    if not isinstance(factors, Sequence):
+        raise InputError(f"factors is {factors!r}: give several numbers, ascending from 1, such as (1, 2, 4).")
     for k in factors:
         require_whole("A factor", k, least=1)
     if not factors or factors[0] != 1 or list(factors) != sorted(set(factors)):

@@ -26,7 +26,8 @@ class Course(NamedTuple):
 class Schedule:
     """A schedule b(s): every batch has the size that belongs to the examples consumed before it.
 
-    Counting examples and not steps, it keeps its place whatever the sizes are. A subclass gives b in `_size`; sizes are
+    Counting examples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
+    than at first is as long as it is then. A subclass gives b in `_size`; sizes are
     kept within 1 and the data.
     """
 
@@ -42,7 +43,8 @@ class Schedule:
 
     def decide(self, now: Situation, state: ScheduleState) -> tuple[Decision, ScheduleState]:
         """Move to the size of the next batch."""
-        course = Course(now.samples + now.examples, now.train_samples, state.total_samples)
+        total = now.total_samples or state.total_samples
+        course = Course(now.samples + now.examples, now.train_samples, total)
         examples = self._at(course)
         if examples == state.examples:
             return Decision(reason=f"hold: the schedule stays at {examples} examples"), state

@@ -11,7 +11,7 @@ from .schedule import Course, Schedule
 
 Unit = Literal["samples", "epochs"]
 Pairs = tuple[tuple[float, int], ...]
-PAIR = re.compile(r"([\d.]+)([KMBT]?):(\d+)", re.IGNORECASE)
+PAIR = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)", re.IGNORECASE)
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 

@@ -28,6 +28,7 @@ from typing import ClassVar
 
 from ..decision import Action, Decision, Needs, Plan, Search, Situation
 from ..errors import InputError
+from ..ranges import require_number, require_whole
 from .range_test import RangeState, RangeTest
 
 RAISE = "range test: raise the step size until the loss refuses"
@@ -59,7 +60,7 @@ class AveragedDistance:
         test: the range test.
 
     Raises:
-        InputError: an argument is not positive.
+        InputError: a setting out of its range.
     """
 
     scale: float = 2.2
@@ -76,9 +77,12 @@ class AveragedDistance:
     guards: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("scale", "power", "first", "start_size", "keep_every"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"averaged-distance: {name} must be positive, got {getattr(self, name)!r}.")
+        """Refuse impossible settings."""
+        for name in ("scale", "power", "first", "start_size"):
+            require_number(f"AveragedDistance.{name}", getattr(self, name), above=0)
+        require_whole("AveragedDistance.keep_every", self.keep_every, least=1)
+        if not isinstance(self.test, RangeTest):
+            raise InputError(f"AveragedDistance.test is {self.test!r}: give a RangeTest, in Python.")
 
     def start(self, plan: Plan) -> tuple[Decision, AveragedDistanceState]:
         """Begin the range test far below any useful step: moving each weight by 0.01 % of the weights' rms."""

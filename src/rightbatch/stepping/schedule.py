@@ -29,7 +29,8 @@ class ScheduleState:
 class Schedule:
     """A learning rate η(s) = η0 · share(s), s the examples consumed before the batch.
 
-    Counted in examples it keeps its place when the batch changes. A subclass gives the share in `_share`, and what
+    Counted in examples it keeps its place when the batch changes; a run taken up again with more epochs than at first
+    is as long as it is then. A subclass gives the share in `_share`, and what
     else it sets in `_settings`; one that needs the length of the run says so by `needs_total`.
 
     Args:
@@ -74,8 +75,9 @@ class Schedule:
     def decide(self, now: Situation, state: ScheduleState) -> Search:
         """Set the rate of the current batch."""
         yield from ()
-        rate = state.learning_rate * self._share(now.samples, now.train_samples, state.total_samples)
-        settings = self._settings(now.samples, state.total_samples, state.settings)
+        total = self._given_total(now.train_samples) or now.total_samples or state.total_samples
+        rate = state.learning_rate * self._share(now.samples, now.train_samples, total)
+        settings = self._settings(now.samples, total, state.settings)
         reason = f"after {now.samples} examples the schedule says {rate:.4g}"
         return Decision(learning_rate=rate, reason=reason, settings=settings), state
 
