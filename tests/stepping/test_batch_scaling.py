@@ -103,7 +103,7 @@ def test_ada_scale_shows_the_base_run_and_stops_with_it() -> None:
 
 
 def test_a_schedule_in_ada_scale_ends_with_the_base_run_whether_at_is_given_or_not() -> None:
-    """At batches of b0 the gain is 1 and τ counts steps: the run would be as long as 500 of them, the base run is 100."""
+    """At batches of b0 the gain is 1 and τ counts steps; the run has 500 of them, the base run 100."""
     for rule in (AdaScale("cosine(0.1)", at=8, base_steps=100), AdaScale("cosine(0.1)", base_steps=100)):
         state = rule.start(PLAN)[1]
         for step in range(100):
@@ -147,7 +147,7 @@ def test_sde_without_momentum_leaves_it_out_and_sgd_is_refused() -> None:
     assert set(ask(rule, situation(32), rule.start(zero)[1])[0].settings) == {"beta2", "eps"}
     sgd = replace(PLAN, optimizer="SGD", settings={"momentum": 0.9})
     for needy in (SDE(), Beta2HalfLife()):
-        with pytest.raises(UnsupportedError, match="which SGD (lacks|does not have)"):
+        with pytest.raises(UnsupportedError, match=r"which SGD (lacks|does not have)"):
             needy.start(sgd)
 
 

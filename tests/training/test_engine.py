@@ -95,6 +95,16 @@ def test_settings_act_like_those_set_by_hand(name: str) -> None:
     assert torch.equal(*trained)
 
 
+def test_parameter_groups_keep_the_ratios_of_their_weight_decays() -> None:
+    model, data = model_and_data()
+    decays = [0.1, 0.0, 0.025, 0.0]
+    groups = [{"params": [p], "weight_decay": d} for p, d in zip(model.parameters(), decays, strict=True)]
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    auto = AutoBatch(model, optimizer, data, Fixed(8), "sde(at=2, weight_decay=True)", epochs=1)
+    run(auto, model)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([2 * d for d in decays])
+
+
 def test_settings_are_known_to_rules_and_kept_through_a_resume() -> None:
     model, data = model_and_data()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.8, 0.9), eps=1e-7, weight_decay=0.3)

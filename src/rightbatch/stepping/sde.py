@@ -47,7 +47,7 @@ class SDE(BatchScaled):
         at: b0; None is the first batch of the run.
         most: the largest batch of the run, for the check at its start, where `at` is given.
         weight_decay: also scale a decoupled weight decay, λ -> sqrt(κ)·λ, so that η·λ grows by κ. Only AdamW and others
-            that decouple it.
+            that decouple it. That of the first parameter group counts, the others keep their ratios to it.
 
     Raises:
         InputError: a setting out of its range, or a rule within that finds the step for each batch itself; when a run

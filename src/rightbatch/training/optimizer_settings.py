@@ -35,7 +35,9 @@ def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, float]) -> None:
-    """Set what is named, in all parameter groups.
+    """Set what is named, in all parameter groups; their weight decays keep their ratios to that of the first.
+
+    So a group without weight decay, as is usual for biases, stays without.
 
     Raises:
         UnsupportedError: the optimizer has no such setting.
@@ -47,9 +49,11 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, floa
             f"A rule wants to set {', '.join(lacking)}, which {type(optimizer).__name__} does not have; it has "
             f"{', '.join(known) or 'none'}: choose another optimizer, or another rule."
         )
+    decay = known.get("weight_decay", 0.0)
     for group in optimizer.param_groups:
         for name, value in settings.items():
-            _set(group, name, float(value))
+            share = group[name] / decay if name == "weight_decay" and decay > 0 else 1.0
+            _set(group, name, float(value) * share)
         if settings.get("momentum") and "centered" in group:  # RMSprop without momentum has kept no buffer for it
             for state in (optimizer.state[p] for p in group["params"] if optimizer.state.get(p)):
                 state.setdefault("momentum_buffer", torch.zeros_like(state["square_avg"]))
