@@ -18,7 +18,8 @@ class DoWG(DoG):
     | g_i | gradient_norm2 | the gradient of batch i |
 
     Early gradients count for little, so that it is bolder than `dog` later on. As there, the guarantee is for an
-    average of the iterates, and this rule trains the last.
+    average of the iterates, and this rule trains the last. The guarantee is for convex losses; a network can be thrown
+    so far at first that it does not come back: watch the loss, and use `dog` where it stays that of a guess.
 
     Args:
         relative_start: the first movement.
