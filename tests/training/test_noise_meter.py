@@ -1,5 +1,6 @@
 """Which estimator a run gets, why, and that it measures the gradient as it is."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -208,6 +209,27 @@ def test_disarm_forgets_the_batch() -> None:
     clear(model)
     fresh = measured(meter_of(model), model, [12, 12])
     assert found == fresh is not None
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_nothing_of_a_batch_is_held_once_it_has_ended(read: bool) -> None:
+    # with projections every layer's input and output gradient are kept until the batch is read
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    meter = NoiseMeter(model, list(model.parameters()), projections=True)
+    between: list[weakref.ref[Tensor]] = []
+    model[1].register_forward_hook(lambda module, inputs, output: between.append(weakref.ref(output)))
+    meter.arm(5)
+    loss = model(torch.randn(5, 3)).square().mean()
+    meter.verify(loss)
+    loss.backward()
+    meter.take(5, 1.0)
+    storage = weakref.ref(meter._estimator._passes[-1].uses[0].kept[0])  # type: ignore[attr-defined]
+    if read:
+        assert meter.measure(squared_norm(p.grad for p in model.parameters()), 5, 1.0) is not None
+    meter.disarm()
+    del loss
+    assert storage() is None
+    assert between[0]() is None
 
 
 def test_the_average_goes_through_its_state() -> None:

@@ -110,6 +110,11 @@ class Audited(Estimator):
         if self._exact is not None:
             self._exact.disarm()
 
+    def clear(self) -> None:
+        self._estimator.clear()
+        if self._exact is not None:
+            self._exact.clear()
+
     def state_dict(self) -> dict[str, Any]:
         exact = None if self._exact is None else self._exact.state_dict()
         return {"estimator": self._estimator.state_dict(), "exact": exact, "batches": self._batches}

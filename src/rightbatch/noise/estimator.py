@@ -63,7 +63,10 @@ class Estimator(ABC):
         """
 
     def disarm(self) -> None:  # noqa: B027
-        """Forget the batch and leave no hooks behind."""
+        """End the batch and leave no hooks behind."""
+
+    def clear(self) -> None:  # noqa: B027
+        """Let go of what is held of a batch that has ended."""
 
     def state_dict(self) -> dict[str, Any]:
         """What it must know to go on bit for bit after a resume."""

@@ -87,6 +87,7 @@ class PerExampleNorms(Estimator):
     def clear(self) -> None:
         """Forget what was seen."""
         self._passes.clear()
+        self._taps.forget()
         self._reading.clear()
 
     def audit(self, examples: int) -> None:

@@ -134,6 +134,10 @@ class Taps:
             handle.remove()
         self._handles.clear()
 
+    def forget(self) -> None:
+        """Let go of the latest pass."""
+        self._pass = Pass(0, self._read)
+
     def verify(self, loss: Tensor) -> None:
         """Refuse parameters that act otherwise than in their layers: by function, or in a penalty term.
 

@@ -130,6 +130,7 @@ class NoiseMeter:
     def disarm(self) -> None:
         """Forget the current batch and leave no hooks behind."""
         self._estimator.disarm()
+        self._estimator.clear()
 
     def _build(self, names: Iterable[str]) -> None:
         """Take the first of the methods that the model permits."""
