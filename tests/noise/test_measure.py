@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rightbatch import InputError, UnsupportedError, measure
 from rightbatch.noise import per_example_gradients, reference_measurement
@@ -212,3 +213,22 @@ def test_refusals(make, loss, data, message: str) -> None:
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match="auto, per-example, micro-batch"):
         measure(plain(), F.cross_entropy, *batch(), method="exact")
+
+
+class Reentrant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = plain(), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(checkpoint(self.inner, x.clone().requires_grad_(), use_reentrant=True))
+        return output
+
+
+@pytest.mark.parametrize("method", ["auto", "per-example", "micro-batch"])
+def test_reentrant_checkpoints_are_refused_where_their_parameters_would_be_missed(method: str) -> None:
+    model, data = Reentrant(), batch()
+    with pytest.raises(InputError, match="use_reentrant=False"):
+        measure(model, F.cross_entropy, *data, method=method)
+    exact = measure(nn.Sequential(model.inner, model.head), F.cross_entropy, *data).variance
+    assert measure(model, F.cross_entropy, *data, method="sketch").variance == pytest.approx(exact, rel=1e-4)

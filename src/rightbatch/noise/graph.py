@@ -79,6 +79,20 @@ def reached(loss: Tensor, around: Collection[int]) -> set[nn.Parameter]:
     return found
 
 
+def within(loss: Tensor, kind: str) -> bool:
+    """Whether a node of that name is in the graph of a loss."""
+    waiting = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == kind:
+            return True
+        below = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= below
+        waiting += below
+    return False
+
+
 Parents = Mapping[Node, list[tuple[Node, int]]]
 
 

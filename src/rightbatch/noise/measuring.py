@@ -116,7 +116,7 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
         taps.remove()
         taps.verify(value)
         drew = objective.drew_since(before)
-        gradients = torch.autograd.grad(value, objective.parameters, allow_unused=True)
+        gradients = objective.differentiated(value)
     finally:
         taps.remove()
     taps.check(run)

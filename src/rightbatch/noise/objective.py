@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedError
+from .graph import within
 from .isolation import devices_of, random_state, set_random_state
 from .reference import example_gradients
 
@@ -50,7 +51,20 @@ class Objective:
 
     def gradients(self, rows: slice | Tensor = ALL) -> Gradients:
         """The gradient of the mean loss over some of the examples, for each parameter; None where it is unused."""
-        return torch.autograd.grad(self.value(rows), self.parameters, allow_unused=True)
+        return self.differentiated(self.value(rows))
+
+    def differentiated(self, value: Tensor) -> Gradients:
+        """The gradient of a loss, for each parameter; None where it is unused.
+
+        Raises:
+            InputError: a reentrant checkpoint is in its graph, and with it parameters that torch does not see there.
+        """
+        if within(value, "CheckpointFunctionBackward"):
+            raise InputError(
+                "the model uses checkpoint(..., use_reentrant=True), which hides parameters from torch.autograd.grad: "
+                "give use_reentrant=False, or measure with method='sketch'"
+            )
+        return torch.autograd.grad(value, self.parameters, allow_unused=True)
 
     def alone(self, examples: slice = ALL) -> Iterator[Tensor]:
         """The gradient of each example, from a pass of its own, as one float64 vector on the CPU.
