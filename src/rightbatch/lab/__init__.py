@@ -3,15 +3,17 @@
 A new experiment is one file here and its class in `EXPERIMENTS`.
 """
 
+from .batch_forms import BatchForms
 from .experiment import Drawing, Experiment, Finding, Section, Trial
 from .studying import Study, study
 from .subject import Subject
 from .wiggle import Wiggle
 
-EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in (Wiggle,)}
+EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in (Wiggle, BatchForms)}
 
 __all__ = [
     "EXPERIMENTS",
+    "BatchForms",
     "Drawing",
     "Experiment",
     "Finding",
