@@ -5,11 +5,14 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 
 from .batch_forms import BatchForms
 from .experiment import Drawing, Experiment, Finding, Section, Trial
+from .gradient_norms import GradientNorms
 from .studying import Study, study
 from .subject import Subject
 from .wiggle import Wiggle
 
-EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in (Wiggle, BatchForms)}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    experiment.name: experiment for experiment in (Wiggle, BatchForms, GradientNorms)
+}
 
 __all__ = [
     "EXPERIMENTS",
@@ -17,6 +20,7 @@ __all__ = [
     "Drawing",
     "Experiment",
     "Finding",
+    "GradientNorms",
     "Section",
     "Study",
     "Subject",
