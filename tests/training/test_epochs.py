@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rightbatch import AutoBatch
 from rightbatch.data import blobs, load
 from rightbatch.models import build_model
-from rightbatch.sizing import SIZE_RULES, BigBatch, Fixed, SweetSpot
+from rightbatch.sizing import SIZE_RULES, BigBatch, Fixed, GradientNoiseScale, SweetSpot
 from rightbatch.stepping import STEP_RULES
 
 # A rule that needs no settings is had by its name.
@@ -116,35 +116,37 @@ def test_without_epochs_one_for_is_one_epoch(rule: str, n: int, batch: int, watc
 
 
 def test_a_fixed_batch_is_cut_exactly_and_others_are_topped_up(watch: Any, drive: Any) -> None:
-    """Others get no handful of leftovers: half of what they want at least, one and a half at most."""
+    """Others get no handful of leftovers: half of what they want at least, and never more than that."""
     model, data = tiny(50)
     auto = AutoBatch(model, None, data, 16, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
     assert [i.examples for i in witness.intervals] == [16, 16, 16, 2] * 2
 
-    rule = BigBatch(first=16, most=16, tolerance=0.0, patience=0)
+    rule = GradientNoiseScale(first=16, least=16, most=16)
     model, data = tiny(50)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
     assert [[i.examples for i in intervals] for _, intervals in witness.steps] == [
-        [16], [16], [18], [16], [16], [18],
+        [16], [16], [9], [9], [16], [16], [9], [9],
     ]  # fmt: skip
     model, data = tiny(53)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
-    assert witness.steps[2][1] == [(0, 32, 53)]
+    assert [witness.steps[k][1] for k in (2, 3)] == [[(0, 32, 43)], [(0, 43, 53)]]
     model, data = tiny(38)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
     assert [list(map(tuple, intervals)) for _, intervals in witness.steps] == [
         [(0, 0, 16)],
-        [(0, 16, 38)],
+        [(0, 16, 27)],
+        [(0, 27, 38)],
         [(1, 0, 16)],
-        [(1, 16, 38)],
+        [(1, 16, 27)],
+        [(1, 27, 38)],
     ]
 
 

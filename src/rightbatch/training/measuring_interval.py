@@ -12,16 +12,17 @@ NEIGHBOURS = 2  # on each side
 PAIRS = 9
 ENOUGH_PAIRS = 3
 ASSUMED_OVERHEAD = 0.25
+NEAR = 1.5  # sizes within this factor are compared by the example
 
 
 class MeasuringInterval:
     """Says which steps are to be measured. It is told the seconds of every step and reads no clock.
 
-    The overhead o is what a measured step takes beyond its plain neighbours of the same size: o = t/t' - 1, t' the
-    median of up to two before and two after. Neighbours share their moment, so that a machine that is slow for a while
-    does not matter; and being a ratio, o still holds when the batch changes. The median of the last nine is believed
-    once there are three. Until then o is taken as 25 %, or as the lesser of two if both were more. The first
-    measurement sets things up and tells nothing.
+    The overhead o is what a measured step takes beyond its plain neighbours of about the same size, by the example:
+    o = t/t' - 1, t' the median of up to two before and two after. Neighbours share their moment, so that a machine that
+    is slow for a while does not matter; and being a ratio, o still holds when the batch changes. The median of the last
+    nine is believed once there are three. Until then o is taken as 25 %, or as the lesser of two if both were more. The
+    first measurement sets things up and tells nothing.
 
     With one measured step in k, measuring takes the share o/(k + o) of the time: k = ceil(o/budget) keeps it.
 
@@ -35,10 +36,10 @@ class MeasuringInterval:
         self.every = every
         self._last: int | None = None
         self._overheads: deque[float] = deque(maxlen=PAIRS)
-        self._examples = 0  # of the last steps, all of one size
-        self._plain_s: deque[float] = deque(maxlen=2 * NEIGHBOURS)
+        self._examples = 0  # of the last step, and about as many of those before it
+        self._plain_s: deque[float] = deque(maxlen=2 * NEIGHBOURS)  # by the example
         self._since = 0  # plain steps since the last measured one
-        self._waiting_s = math.nan  # a measured step that lacks later neighbours
+        self._waiting_s = math.nan  # by the example, of a measured step that lacks later neighbours
 
     def due(self, step: int) -> bool:
         """Whether this step is to be measured, if it can be; under a budget it remains so until one was."""
@@ -62,23 +63,24 @@ class MeasuringInterval:
     def cost_s(self) -> float:
         """Seconds that a measurement adds at the present size; nan while they are not known."""
         known = len(self._overheads) >= ENOUGH_PAIRS and self._plain_s
-        return self.overhead * median(self._plain_s) if known else math.nan
+        return self.overhead * median(self._plain_s) * self._examples if known else math.nan
 
     def add(self, step: int, examples: int, seconds: float, measured: bool) -> None:
         """A step on so many examples took so many seconds, with a measurement or without one."""
-        if measured or examples != self._examples:
+        near = max(examples, self._examples) <= NEAR * min(examples, self._examples)
+        if measured or not near:
             self._compare()
-        if examples != self._examples:
-            self._examples = examples
+        if not near:
             self._plain_s.clear()
+        self._examples = examples
         if not measured:
-            self._plain_s.append(seconds)
+            self._plain_s.append(seconds / examples)
             self._since += 1
             if self._since == NEIGHBOURS:
                 self._compare()
             return
         if self._last is not None:
-            self._waiting_s = seconds
+            self._waiting_s = seconds / examples
         self._last, self._since = step, 0
         while len(self._plain_s) > NEIGHBOURS:
             self._plain_s.popleft()

@@ -26,13 +26,13 @@ class Supply:
         """Cut off the stream what a batch of `wanted` examples, of which it holds `held`, still lacks.
 
         A batch cut exactly ends an epoch with what is left of it, and takes a single example that would be left
-        along. One that is not cut exactly gets between half and one and a half of what is wanted, so that no step rests
-        on a handful of leftovers: what would be left over of an epoch is taken along, and too small a rest is topped
-        up from the next epoch, if there is one.
+        along. One that is not cut exactly gets between half of what is wanted and all of it, so that no step rests on a
+        handful of leftovers and none exceeds a cap: what is left of an epoch for less than one and a half batches is
+        halved, and too small a rest is topped up from the next epoch, if there is one.
 
-        Where more than half of the data are wanted, a batch that has reached the end of an epoch is not enlarged, and
-        what tops up a rest is the whole next epoch. From then on batches end with the epochs: a batch of all the data
-        holds each example once, its gradient is free of noise.
+        Where more than half of the data are wanted, what would be left over is taken along, a batch that has reached
+        the end of an epoch is not enlarged, and what tops up a rest is the whole next epoch. From then on batches end
+        with the epochs: a batch of all the data holds each example once, its gradient is free of noise.
 
         Returns:
             Intervals; none where a batch is not to be enlarged or no example is left.
@@ -45,6 +45,8 @@ class Supply:
             # A single example is taken along or doubled: BatchNorm cannot take one alone.
             alone = (missing == 1 and held > 0) or (left == missing + 1 and missing > 1)
             return [self._stream.take(missing + alone)]
+        if left > missing and not most_of_all:
+            return [self._stream.take(missing if held else -(-left // 2))]
         tail = self._stream.take(left)
         if held + left >= 0.5 * wanted or self.exhausted:
             return [tail]
