@@ -6,12 +6,14 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 from .batch_forms import BatchForms
 from .experiment import Drawing, Experiment, Finding, Section, Trial
 from .gradient_norms import GradientNorms
+from .noise_removal import NoiseRemoval
+from .start_distance import StartDistance
 from .studying import Study, study
 from .subject import Subject
 from .wiggle import Wiggle
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    experiment.name: experiment for experiment in (Wiggle, BatchForms, GradientNorms)
+    experiment.name: experiment for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance)
 }
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "Experiment",
     "Finding",
     "GradientNorms",
+    "NoiseRemoval",
     "Section",
+    "StartDistance",
     "Study",
     "Subject",
     "Trial",

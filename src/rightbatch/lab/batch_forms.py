@@ -199,7 +199,8 @@ class BatchForms(Experiment):
             "epochs; accuracies are those of the model at the end of an epoch. Seeds differ in initial parameters and "
             "order; data and division are the same in all. Early: mean training accuracy of the first "
             f"{self._first_epochs:,} epochs. Volatility: mean change of the test accuracy from one epoch to the next, "
-            "over the second half. Intervals hold 90 % by Student's t over the seeds.",
+            "over the second half. The last batch of an epoch is what is left: of 500 examples 450 leave 50, a small "
+            "batch at full weight. Intervals hold 90 % by Student's t over the seeds.",
             "Automatic is step='auto', batch='auto' and nothing else, and the same with a first batch of 1; it has no "
             "learning rate to start badly from. It answers with averaged parameters, which is why its curves are "
             "smooth. Its batch depends on the seconds a step takes, so that another machine sees other curves.",
@@ -247,7 +248,7 @@ class BatchForms(Experiment):
                 verdict: Verdict = "cannot tell" if None in inside else "agrees" if all(inside) else "differs"
                 ours = ", ".join(f"{part} {told(values, further=True)}" for part, values in ends.items())
                 theirs = f"train {figures[0]:.3f}, test {figures[1]:.3f}"
-                findings.append(Finding(f"accuracy at the end: {form}", BROWNLEE, theirs, ours, verdict))
+                findings.append(Finding(f"accuracy at the end: {form}", "Brownlee", theirs, ours, verdict))
         fast, slow = (forms.get(_form(1, rate), {}) for rate in (self.rate, self.low_rate))
         worse = [fast[seed]["test"][-1] - slow[seed]["test"][-1] for seed in fast if seed in slow]
         for claim, theirs, values, what in (
@@ -272,7 +273,7 @@ class BatchForms(Experiment):
         ):
             if values:
                 ours = f"{what} {told(values, digits=4)}"
-                findings.append(Finding(claim, BROWNLEE, theirs, ours, below_zero(values)))
+                findings.append(Finding(claim, "Brownlee", theirs, ours, below_zero(values)))
         return findings + [
             self._judged(form, [*forms[form].values()]) for form in AUTOMATIC if published and form in forms
         ]
@@ -357,9 +358,8 @@ def _figure(forms: "Forms", shown: Sequence[str], published: Mapping[str, tuple[
                 axes.plot(epochs, run["test"], color=ORANGE, linewidth=0.7, alpha=0.6)
             if form in published:
                 axes.axhline(published[form][1], color=MUTED, linestyle="--", linewidth=1)
-                axes.text(
-                    len(epochs), published[form][1], "published", ha="right", va="bottom", fontsize=8, color=MUTED
-                )
+                if place == 0:
+                    axes.text(2, published[form][1] + 0.02, "published", fontsize=9, color=MUTED)
             axes.set_title(form, fontsize=10)
             axes.set_ylim(max(0.0, low - 0.03), 1)
             last, left = place + columns >= len(shown), place % columns == 0
