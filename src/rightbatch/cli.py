@@ -275,7 +275,13 @@ class Study:
                 subject = replace(subject, model=self.model)
             folder = self.folder if self.folder is None or len(chosen) == 1 else Path(self.folder) / name
             share = None if budget_s is None else budget_s / len(chosen)
-            done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
+            try:
+                done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
+            except InputError as error:
+                if len(chosen) == 1:
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)  # it does not suit this data or model
+                continue
             if done.stopped.startswith("stopped"):
                 return INTERRUPTED
         return 0

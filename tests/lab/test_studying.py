@@ -120,7 +120,8 @@ def test_the_wiggle_is_the_variance_of_a_mean(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study"]) == 0
-    assert all(name in capsys.readouterr().out for name in EXPERIMENTS)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in EXPERIMENTS)
     assert main(["study", "nonsense"]) == 2
     assert "There is no experiment 'nonsense'" in capsys.readouterr().err
     assert main(["study", "wiggle", "--budget", "soon"]) == 2

@@ -68,6 +68,7 @@ def test_a_run_taken_up_with_more_epochs_is_as_long_as_it_is_then(text: str) -> 
         next(told.decide(now, told.start(PLAN)[1]))
     assert end.value.value[0].learning_rate < 1e-4
 
+
 FORMULAS: dict[str, tuple[StepRule, Callable[[float], float]]] = {
     "inverse-time": (InverseTime(decay=1.0), lambda e: 0.2 / (1 + e)),
     "inverse-time, by passes": (InverseTime(decay=1.0, staircase=True), lambda e: 0.2 / (1 + math.floor(e + 1e-9))),

@@ -12,8 +12,8 @@ class Bounded(Wrapper):
     """Hold any rule within bounds: b = min(max(b_wanted, least), most).
 
     The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than `least`
-    examples, all of them are the batch. They are on the size decided: where an epoch ends, a batch of a rule that
-    measures may have from half to one and a half of that.
+    examples, all of them are the batch. They are on the size decided: where an epoch ends, a batch may be half as large,
+    and where more than half of the data are wanted, what is left over is taken along.
 
     Args:
         rule: the rule within.

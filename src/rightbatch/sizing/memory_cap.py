@@ -15,8 +15,9 @@ class MemoryCap(Wrapper):
     split its passes with `micro_batch`, which changes no result. When the rule within wants more than fits, the batch
     stays at the cap and the reason says what was wanted; a rule that enlarges the current batch then steps with a
     noisier gradient than it asked for, and does not stop the run as it may at a limit of its own. The cap holds in any
-    order of wrapping, also for wrappers around this one. It is on the size decided: where the rule within measures, the
-    last batch of an epoch may be half as large again, leftovers being taken along, so cap at two thirds of what fits.
+    order of wrapping, also for wrappers around this one. It is on the size decided: where it is more than half of the
+    data, what is left over of an epoch is taken along; and a run that times the hardware tries larger batches at its
+    start, which `micro_batch` keeps within memory.
 
     Args:
         rule: the rule within.
