@@ -52,7 +52,7 @@ class GradientNorms(Experiment):
     batch: int = 32
     rate: float = 0.1
 
-    name: ClassVar[str] = "gradient_norms"
+    name: ClassVar[str] = "gradient-norms"
     title: ClassVar[str] = "The norm of a mini-batch gradient"
     question: ClassVar[str] = (
         "Do larger batches have longer gradients? It has been measured that they do, and theory says that they do not. "

@@ -46,7 +46,7 @@ class StartDistance(Experiment):
     examples: int = 600_000
     looks: int = 40
 
-    name: ClassVar[str] = "start_distance"
+    name: ClassVar[str] = "start-distance"
     title: ClassVar[str] = "The distance from the start"
     question: ClassVar[str] = (
         "Do large batches stay near the initial parameters because they are large, or because they take fewer steps?"

@@ -12,7 +12,7 @@ class Bounded(Wrapper):
     """Hold any rule within bounds: b = min(max(b_wanted, least), most).
 
     The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than `least`
-    examples, all of them are the batch. They are on the size decided: where an epoch ends, a batch may be half as large,
+    examples, all of them are the batch. They are on the size decided: where an epoch ends a batch may be half of that,
     and where more than half of the data are wanted, what is left over is taken along.
 
     Args:
