@@ -1,11 +1,13 @@
 """Run the trials of an experiment in parallel processes, keep what they answer, and write the page."""
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -150,7 +152,8 @@ def _in_processes(
             why = why or over()
             while queue and not why and len(running) < processes:
                 trial = queue.pop(0)
-                running[pool.submit(_answer, experiment, subject, trial)] = trial
+                with _deaf():
+                    running[pool.submit(_answer, experiment, subject, trial)] = trial
             if not running or why.startswith("stopped"):
                 break
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -165,10 +168,21 @@ def _in_processes(
     return why or "all trials are done"
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes begun within hear no Ctrl-C, not even while they import: the terminal sends it to all of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare() -> None:
     """One thread a trial, and Ctrl-C is the study's to answer."""
-    import signal
-
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
