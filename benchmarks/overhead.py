@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from markdown import machine, write_page
+from networks import cnn2, mlp
 from torch import Tensor, nn
 
 import rightbatch
@@ -38,23 +39,11 @@ class Model:
     aim: float
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-
-
-def wide_cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
-
-
 MODELS = (
     Model("logistic regression 123-2", lambda: nn.Linear(123, 2), (123,), 0.0),
     Model("MLP 784-512-512-10", mlp, (784,), 1.10),
     Model("CNN, the built-in one (16, 64 channels)", lambda: build_model("cnn", (1, 28, 28), 10), (1, 28, 28), 1.40),
-    Model("CNN, 32 and 64 channels", wide_cnn, (1, 28, 28), 1.40),
+    Model("CNN, 32 and 64 channels", cnn2, (1, 28, 28), 1.40),
 )
 
 

@@ -14,7 +14,7 @@ from rightbatch.decision import Decision, Outcome, Plan, Situation, StepRule, Tr
 from rightbatch.errors import InputError, UnsupportedError
 from rightbatch.evidence import UNKNOWN, NoiseEstimate
 from rightbatch.stepping import Armijo, CurvatureStep, DoG, DoWG, Goldstein, Polyak, ScheduleFree
-from rightbatch.stepping.goldstein import GoldsteinState
+from rightbatch.stepping.backtracking import CarriedStep
 
 N = 1000
 PLAN = Plan(N, 3, 2.0, learning_rate=0.1, optimizer="SGD", settings={"momentum": 0.0})
@@ -52,7 +52,7 @@ def test_goldstein_takes_a_step_between_its_lines(curvature: float, carried: flo
     """On a parabola F falls by α(1 - αν/2)‖g‖², so that 2c/ν <= α <= 2(1 - c)/ν; `most` may end it below."""
     now, answer = parabola(curvature)
     rule = Goldstein(c=c, most=50.0)
-    decision, state, trials = ask(rule, now, GoldsteinState(carried), answer)
+    decision, state, trials = ask(rule, now, CarriedStep(carried), answer)
     low, high = 2 * c / curvature, 2 * (1 - c) / curvature
     assert min(low, 50.0) * 0.999 <= decision.learning_rate <= high * 1.001
     assert state.step == decision.learning_rate == trials[-1].step
@@ -62,7 +62,7 @@ def test_goldstein_takes_a_step_between_its_lines(curvature: float, carried: flo
 
 def test_goldstein_climbs_where_armijo_stays() -> None:
     now, answer = parabola(1.0)
-    state = GoldsteinState(1e-3)
+    state = CarriedStep(1e-3)
     assert ask(Goldstein(), now, state, answer)[0].learning_rate == pytest.approx(0.256)  # doubled until above 0.2
     assert ask(Armijo(), now, state, answer)[0].learning_rate == pytest.approx(1e-3)
 
@@ -71,10 +71,10 @@ def test_goldstein_gives_up_as_armijo_does() -> None:
     now, _ = parabola(1.0)
     rule = Goldstein(most_trials=4)
     for loss in (math.nan, now.loss + 1):
-        decision, state, trials = ask(rule, now, GoldsteinState(1.0), lambda _, loss=loss: Outcome(loss))
+        decision, state, trials = ask(rule, now, CarriedStep(1.0), lambda _, loss=loss: Outcome(loss))
         assert [trial.step for trial in trials] == [1.0, 0.5, 0.25, 0.125]
         assert decision.learning_rate == 0.125 and state.step == 0.5
-    endless = ask(rule, now, GoldsteinState(1.0), lambda trial: Outcome(now.loss - 5 * trial.step))
+    endless = ask(rule, now, CarriedStep(1.0), lambda trial: Outcome(now.loss - 5 * trial.step))
     assert endless[0].learning_rate == 8.0  # the longest that fell enough
     with pytest.raises(InputError, match="below 0"):
         Goldstein(c=0.5)
@@ -86,7 +86,7 @@ def test_goldstein_gives_up_as_armijo_does() -> None:
 def test_resets_of_the_searches(rule: Goldstein) -> None:
     now, answer = parabola(1.0)
     expected = {"never": 0.1, "gradual": 0.1 * 2**0.1, "always": 0.4}[rule.reset]
-    assert ask(rule, now, GoldsteinState(0.1), answer)[2][0].step == pytest.approx(expected)
+    assert ask(rule, now, CarriedStep(0.1), answer)[2][0].step == pytest.approx(expected)
 
 
 # Curvature.

@@ -14,8 +14,7 @@ from rightbatch.decision import Decision, Outcome, Plan, Situation, StepRule, Tr
 from rightbatch.errors import InputError
 from rightbatch.evidence import UNKNOWN, Measurement, NoiseEstimate
 from rightbatch.stepping import Armijo, BarzilaiBorwein
-from rightbatch.stepping.armijo import ArmijoState
-from rightbatch.stepping.barzilai_borwein import BarzilaiBorweinState
+from rightbatch.stepping.backtracking import CarriedStep
 
 N = 1000
 
@@ -70,27 +69,27 @@ def test_armijo_takes_the_first_step_that_satisfies_the_inequality(
 
 def test_armijo_on_a_parabola_stops_below_two_times_one_minus_c_over_the_curvature() -> None:
     now, answer = parabola(curvature=4.0)  # accepts a step up to 2·(1 - 0.1)/4 = 0.45
-    decision, _, trials = search(Armijo(), now, ArmijoState(1.0), answer)
+    decision, _, trials = search(Armijo(), now, CarriedStep(1.0), answer)
     assert decision.learning_rate == 0.25 and [trial.step for trial in trials] == [1.0, 0.5, 0.25]
     assert "from 1 to 0.25" in decision.reason
 
 
 def test_armijo_carries_the_step_and_doubles_it_where_the_batch_grew() -> None:
     now, answer = parabola(curvature=1e-3)
-    assert search(Armijo(), now, ArmijoState(0.25), answer)[0].learning_rate == 0.25
+    assert search(Armijo(), now, CarriedStep(0.25), answer)[0].learning_rate == 0.25
     grown = replace(now, grew=True)
-    assert search(Armijo(), grown, ArmijoState(0.25), answer)[0].learning_rate == 0.5
-    assert search(Armijo(growth_on_enlarge=1.0), grown, ArmijoState(0.25), answer)[0].learning_rate == 0.25
+    assert search(Armijo(), grown, CarriedStep(0.25), answer)[0].learning_rate == 0.5
+    assert search(Armijo(growth_on_enlarge=1.0), grown, CarriedStep(0.25), answer)[0].learning_rate == 0.25
 
 
 def test_armijo_resets() -> None:
     now, answer = parabola(curvature=1e-3, examples=100)
-    decision, *_ = search(Armijo(reset="gradual"), now, ArmijoState(0.25), answer)
+    decision, *_ = search(Armijo(reset="gradual"), now, CarriedStep(0.25), answer)
     assert decision.learning_rate == pytest.approx(0.25 * 2**0.1)
-    assert search(Armijo(first=3.0, reset="always"), now, ArmijoState(0.25), answer)[0].learning_rate == 3.0
+    assert search(Armijo(first=3.0, reset="always"), now, CarriedStep(0.25), answer)[0].learning_rate == 3.0
 
 
-RULES: list[tuple[StepRule, Any]] = [(Armijo(), ArmijoState(1.0)), (BarzilaiBorwein(), BarzilaiBorweinState(1.0))]
+RULES: list[tuple[StepRule, Any]] = [(Armijo(), CarriedStep(1.0)), (BarzilaiBorwein(), CarriedStep(1.0))]
 
 
 @pytest.mark.parametrize(("rule", "state"), RULES)
@@ -120,17 +119,17 @@ def test_rounding_of_the_loss_does_not_cut_the_step() -> None:
     now, _ = parabola(1e-5)
     now = replace(now, loss=0.3)
     one_bit_up = Outcome(0.3 + 2.0**-25)
-    assert search(Armijo(), now, ArmijoState(1.0), lambda _: one_bit_up)[0].learning_rate == 1.0
-    assert len(search(Armijo(rounding=0.0), now, ArmijoState(1.0), lambda _: one_bit_up)[2]) == 30
+    assert search(Armijo(), now, CarriedStep(1.0), lambda _: one_bit_up)[0].learning_rate == 1.0
+    assert len(search(Armijo(rounding=0.0), now, CarriedStep(1.0), lambda _: one_bit_up)[2]) == 30
 
 
 def test_barzilai_borwein_steps_by_one_over_the_curvature_met_before() -> None:
     now, answer = parabola(curvature=8.0, examples=N)
-    decision, state, trials = search(BarzilaiBorwein(), now, BarzilaiBorweinState(1.0), answer)
+    decision, state, trials = search(BarzilaiBorwein(), now, CarriedStep(1.0), answer)
     assert decision.learning_rate == 1 / 8 and state.step == pytest.approx(1 / 8)
     assert [trial.gradient for trial in trials] == [True] * 4
     # From far too small a step as well, which backtracking alone never lengthens; the new one is for the next batch.
-    decision, state, _ = search(BarzilaiBorwein(), now, BarzilaiBorweinState(1e-4), answer)
+    decision, state, _ = search(BarzilaiBorwein(), now, CarriedStep(1e-4), answer)
     assert decision.learning_rate == 1e-4 and state.step == pytest.approx(1 / 8)
 
 
@@ -147,12 +146,12 @@ def test_barzilai_borwein_agrees_with_the_formula() -> None:
     alpha, share, b = 0.1, 0.4, 300
     proposal = (1 - share * (1 - b / N)) / 2.0
     expected = (1 - b / N) * alpha + (b / N) * proposal
-    decision, state, trials = search(BarzilaiBorwein(), noisy(now, share), BarzilaiBorweinState(alpha), answer)
+    decision, state, trials = search(BarzilaiBorwein(), noisy(now, share), CarriedStep(alpha), answer)
     assert decision.learning_rate == alpha and state.step == pytest.approx(expected)
     assert decision.evidence["proposal"] == pytest.approx(proposal) and decision.evidence["curvature"] == 2.0
     assert len(trials) == 1
     by_noise = (1 - 300 / 400) * alpha + (300 / 400) * proposal
-    _, state, _ = search(BarzilaiBorwein(weight="noise"), noisy(now, share, 100.0), BarzilaiBorweinState(alpha), answer)
+    _, state, _ = search(BarzilaiBorwein(weight="noise"), noisy(now, share, 100.0), CarriedStep(alpha), answer)
     assert state.step == pytest.approx(by_noise)
 
 
@@ -160,7 +159,7 @@ def test_barzilai_borwein_proposes_more_the_more_of_the_data_is_in_the_batch() -
     proposals = []
     for b in (500, 900, 999, N):
         now, answer = parabola(curvature=2.0, examples=b)
-        proposals.append(search(BarzilaiBorwein(), noisy(now, 0.99), BarzilaiBorweinState(0.1), answer)[0].evidence)
+        proposals.append(search(BarzilaiBorwein(), noisy(now, 0.99), CarriedStep(0.1), answer)[0].evidence)
     found = [evidence["proposal"] for evidence in proposals]
     assert found == sorted(found) and found[0] > 0.25
     assert found[-2] == pytest.approx(found[-1], rel=2e-3) and found[-1] == pytest.approx(1 / 2)
@@ -168,7 +167,7 @@ def test_barzilai_borwein_proposes_more_the_more_of_the_data_is_in_the_batch() -
 
 def test_barzilai_borwein_backtracks_from_what_it_proposed() -> None:
     now, answer = parabola(curvature=2.0, examples=N)
-    decision, state, trials = search(BarzilaiBorwein(), now, BarzilaiBorweinState(100.0), answer)
+    decision, state, trials = search(BarzilaiBorwein(), now, CarriedStep(100.0), answer)
     assert trials[0].step == 100 and decision.learning_rate == 100 / 128
     assert state.step == pytest.approx(1 / 2)
 
@@ -178,7 +177,7 @@ def test_barzilai_borwein_on_all_the_data_leaves_steepest_descent_behind() -> No
     # was measured on, takes 1497 iterations to this accuracy; the delayed step takes 152.
     eigenvalues = np.linspace(1.0, 200.0, 20)
     x = 1 / eigenvalues
-    rule, state = BarzilaiBorwein(rounding=0.0), BarzilaiBorweinState(1.0)
+    rule, state = BarzilaiBorwein(rounding=0.0), CarriedStep(1.0)
     first = np.linalg.norm(eigenvalues * x)
     for step in range(1000):
         g = eigenvalues * x
@@ -201,7 +200,7 @@ def test_barzilai_borwein_ignores_a_useless_curvature(curvature: float) -> None:
     _, state, trials = search(
         BarzilaiBorwein(),
         noisy(now, 0.1),
-        BarzilaiBorweinState(0.1),
+        CarriedStep(0.1),
         lambda trial: replace(answer(trial), curvature=curvature),
     )
     assert state.step == 0.1 and len(trials) == 1
@@ -209,7 +208,7 @@ def test_barzilai_borwein_ignores_a_useless_curvature(curvature: float) -> None:
 
 def test_barzilai_borwein_keeps_its_step_where_noise_hides_the_gradient_or_is_unknown() -> None:
     now, answer = parabola(2.0)
-    state = BarzilaiBorweinState(0.1)
+    state = CarriedStep(0.1)
     assert search(BarzilaiBorwein(), noisy(now, 1.2), state, answer)[1] == state
     assert search(BarzilaiBorwein(), now, state, answer)[1] == state
     assert search(BarzilaiBorwein(weight="noise"), noisy(now, 0.1, math.inf), state, answer)[1] == state

@@ -3,16 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from ..decision import Decision, Needs, Plan, Search, Situation
+from ..decision import Decision, Search, Situation
 from ..ranges import require_choice, require_number
-from .backtracking import Backtracking, Reset
-
-
-@dataclass(frozen=True, slots=True)
-class ArmijoState:
-    """The step size carried on."""
-
-    step: float
+from .backtracking import Backtracking, CarriedStep, Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +44,6 @@ class Armijo(Backtracking):
     reset: Reset = "never"
 
     name: ClassVar[str] = "armijo"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    searches: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
-    guards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -62,12 +51,7 @@ class Armijo(Backtracking):
         require_number("Armijo.growth_on_enlarge", self.growth_on_enlarge, least=1)
         require_choice("Armijo.reset", self.reset, get_args(Reset))
 
-    def start(self, plan: Plan) -> tuple[Decision, ArmijoState]:
-        """Begin at the first step size."""
-        reason = f"search for the step size from {self.first:g}"
-        return Decision(learning_rate=float(self.first), reason=reason), ArmijoState(float(self.first))
-
-    def decide(self, now: Situation, state: ArmijoState) -> Search:
+    def decide(self, now: Situation, state: CarriedStep) -> Search:
         """Search along the current gradient."""
         if not self.searchable(now):
             return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
@@ -78,8 +62,8 @@ class Armijo(Backtracking):
         if found is None:
             shortest = step * self.factor ** (self.most_trials - 1)
             reason = f"none of {self.most_trials} steps from {step:.3g} to {shortest:.3g} lowered the batch's loss"
-            return Decision(learning_rate=shortest, reason=reason), ArmijoState(state.step * self.factor)
+            return Decision(learning_rate=shortest, reason=reason), CarriedStep(state.step * self.factor)
         reason = "the first step tried lowers the loss enough"
         if found.trials > 1:
             reason = f"step shortened from {step:.3g} to {found.step:.3g}, where the loss falls enough"
-        return Decision(learning_rate=found.step, reason=reason), ArmijoState(found.step)
+        return Decision(learning_rate=found.step, reason=reason), CarriedStep(found.step)

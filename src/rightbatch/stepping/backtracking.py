@@ -3,9 +3,9 @@
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from ..decision import Outcome, Situation, Trial
+from ..decision import Decision, Needs, Outcome, Plan, Situation, Trial
 from ..ranges import require_number, require_whole
 
 Reset = Literal["never", "gradual", "always"]
@@ -20,6 +20,13 @@ class Found(NamedTuple):
     step: float
     trials: int
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedStep:
+    """The step size that a line search carries on."""
+
+    step: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,11 @@ class Backtracking:
     most_trials: int = 30
     rounding: float = FLOAT32_ROUNDING
 
+    needs: ClassVar[Needs] = Needs.NOTHING
+    searches: ClassVar[bool] = True
+    averages: ClassVar[bool] = False
+    guards: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         require_number("The first step size", self.first, above=0)
@@ -58,6 +70,11 @@ class Backtracking:
         require_number("The backtracking factor", self.factor, above=0, most=0.99)
         require_whole("most_trials", self.most_trials, least=1)
         require_number("The rounding granted to a loss", self.rounding, least=0, most=0.01)
+
+    def start(self, plan: Plan) -> tuple[Decision, CarriedStep]:
+        """Begin at the first step size."""
+        reason = f"search for the step size from {self.first:g}"
+        return Decision(learning_rate=float(self.first), reason=reason), CarriedStep(float(self.first))
 
     def searchable(self, now: Situation) -> bool:
         """Whether loss and gradient are finite and the gradient long enough (1e-8) for a slope."""

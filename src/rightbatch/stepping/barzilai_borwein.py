@@ -6,16 +6,9 @@ from typing import ClassVar, Literal, get_args
 
 from ..decision import Decision, Needs, Plan, Search, Situation
 from ..ranges import require_choice
-from .backtracking import Backtracking
+from .backtracking import Backtracking, CarriedStep
 
 Weight = Literal["data", "noise"]
-
-
-@dataclass(frozen=True, slots=True)
-class BarzilaiBorweinState:
-    """The step size carried on."""
-
-    step: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +53,18 @@ class BarzilaiBorwein(Backtracking):
 
     name: ClassVar[str] = "barzilai-borwein"
     needs: ClassVar[Needs] = Needs.NOISE_OF_EVERY_BATCH
-    searches: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
-    guards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         Backtracking.__post_init__(self)
         require_choice("BarzilaiBorwein.weight", self.weight, get_args(Weight))
 
-    def start(self, plan: Plan) -> tuple[Decision, BarzilaiBorweinState]:
+    def start(self, plan: Plan) -> tuple[Decision, CarriedStep]:
         """Begin at the first step size."""
         reason = f"search for the step size from {self.first:g}, then follow the curvature"
-        return Decision(learning_rate=float(self.first), reason=reason), BarzilaiBorweinState(float(self.first))
+        return Decision(learning_rate=float(self.first), reason=reason), CarriedStep(float(self.first))
 
-    def decide(self, now: Situation, state: BarzilaiBorweinState) -> Search:
+    def decide(self, now: Situation, state: CarriedStep) -> Search:
         """Backtrack to the step to take; its curvature, smoothed, proposes the one to try next."""
         if not self.searchable(now):
             return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
@@ -84,19 +74,19 @@ class BarzilaiBorwein(Backtracking):
             reason = (
                 f"none of {self.most_trials} steps from {state.step:.3g} to {shortest:.3g} lowered the batch's loss"
             )
-            return Decision(learning_rate=shortest, reason=reason), BarzilaiBorweinState(state.step * self.factor)
+            return Decision(learning_rate=shortest, reason=reason), CarriedStep(state.step * self.factor)
         step, curvature = found.step, found.outcome.curvature
         proposal, weight = self._proposal(now, curvature), self._weight(now)
         if not 0 < proposal < math.inf or weight <= 0:
             reason = "keep: the curvature of this batch proposes no step"
-            return Decision(learning_rate=step, reason=reason), BarzilaiBorweinState(step)
+            return Decision(learning_rate=step, reason=reason), CarriedStep(step)
         smoothed = (1 - weight) * step + weight * proposal
         evidence = {"curvature": curvature, "proposal": proposal, "weight": weight, "next": smoothed}
         reason = (
             f"step of {step:.3g}; the curvature there, {curvature:.3g}, proposes {proposal:.3g}, which counts "
             f"{weight:.2g} in the next"
         )
-        return Decision(learning_rate=step, reason=reason, evidence=evidence), BarzilaiBorweinState(smoothed)
+        return Decision(learning_rate=step, reason=reason, evidence=evidence), CarriedStep(smoothed)
 
     def _proposal(self, now: Situation, curvature: float) -> float:
         if not 0 < curvature < math.inf:

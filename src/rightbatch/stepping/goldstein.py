@@ -5,17 +5,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, Trial
+from ..decision import Decision, Outcome, Search, Situation, Trial
 from ..errors import InputError
 from ..ranges import require_choice, require_number
-from .backtracking import Backtracking, Reset
-
-
-@dataclass(frozen=True, slots=True)
-class GoldsteinState:
-    """The step size carried on."""
-
-    step: float
+from .backtracking import Backtracking, CarriedStep, Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +51,6 @@ class Goldstein(Backtracking):
     reset: Reset = "never"
 
     name: ClassVar[str] = "goldstein"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    searches: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
-    guards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -72,12 +61,7 @@ class Goldstein(Backtracking):
         if not self.c < 0.5:
             raise InputError(f"Goldstein.c is {self.c!r}: give a number below 0.5, or no step can pass.")
 
-    def start(self, plan: Plan) -> tuple[Decision, GoldsteinState]:
-        """Begin at the first step size."""
-        reason = f"search for the step size from {self.first:g}"
-        return Decision(learning_rate=float(self.first), reason=reason), GoldsteinState(float(self.first))
-
-    def decide(self, now: Situation, state: GoldsteinState) -> Search:
+    def decide(self, now: Situation, state: CarriedStep) -> Search:
         """Search along the current gradient."""
         if not self.searchable(now):
             return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
@@ -85,9 +69,9 @@ class Goldstein(Backtracking):
         found, last, trials = yield from self._between(now, first)
         if found is None:
             reason = f"none of {trials} steps from {first:.3g} to {last:.3g} lowered the batch's loss"
-            return Decision(learning_rate=last, reason=reason), GoldsteinState(state.step * self.factor)
+            return Decision(learning_rate=last, reason=reason), CarriedStep(state.step * self.factor)
         reason = f"the loss falls enough and not too little further at {found:.3g}, after {trials} trials"
-        return Decision(learning_rate=found, reason=reason), GoldsteinState(found)
+        return Decision(learning_rate=found, reason=reason), CarriedStep(found)
 
     def _between(self, now: Situation, step: float) -> Generator[Trial, Outcome, tuple[float | None, float, int]]:
         """(the step that passes or the longest that falls enough, the last tried, how many were)."""

@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..evidence import StepTime
 from ..training import AutoBatch
 from .problems import Problem
 from .subject import Answer, Subject, same
+
+AnyRule = TypeVar("AnyRule", bound=SizeRule | StepRule)
 
 BATCH = 8  # for step rules
 MICRO_BATCH = 5
@@ -39,10 +41,10 @@ class Tape:
 
 
 @dataclass(frozen=True)
-class TapedSize:
-    """A batch rule that is listened to. The time of a step is always the same, so that runs can be compared."""
+class Taped(Generic[AnyRule]):
+    """A rule that is listened to. The time of a step is always the same, so that runs can be compared."""
 
-    rule: SizeRule
+    rule: AnyRule
     tape: Tape = field(default_factory=Tape, init=False, compare=False)
 
     @property
@@ -53,16 +55,25 @@ class TapedSize:
     def needs(self) -> Needs:
         return self.rule.needs & ~Needs.TIME
 
-    @property
-    def enlarges_current(self) -> bool:
-        return self.rule.enlarges_current
-
     def start(self, plan: Plan) -> tuple[Decision, Any]:
         self.tape.plan = plan
         return self.rule.start(plan)
 
+    def timed(self, now: Situation) -> Situation:
+        """What the rule is told, with the time of a step if it needs that."""
+        return replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
+
+
+@dataclass(frozen=True)
+class TapedSize(Taped[SizeRule]):
+    """A batch rule that is listened to."""
+
+    @property
+    def enlarges_current(self) -> bool:
+        return self.rule.enlarges_current
+
     def decide(self, now: Situation, state: Any) -> tuple[Decision, Any]:
-        now = replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
+        now = self.timed(now)
         decision, state = self.rule.decide(now, state)
         self.tape.asked.append(now)
         self.tape.answers.append(Answer(decision, state))
@@ -70,19 +81,8 @@ class TapedSize:
 
 
 @dataclass(frozen=True)
-class TapedStep:
+class TapedStep(Taped[StepRule]):
     """A step rule that is listened to."""
-
-    rule: StepRule
-    tape: Tape = field(default_factory=Tape, init=False, compare=False)
-
-    @property
-    def name(self) -> str:  # of the rule at hand, not of the class
-        return self.rule.name
-
-    @property
-    def needs(self) -> Needs:
-        return self.rule.needs & ~Needs.TIME
 
     @property
     def searches(self) -> bool:
@@ -96,12 +96,8 @@ class TapedStep:
     def guards(self) -> bool:
         return self.rule.guards
 
-    def start(self, plan: Plan) -> tuple[Decision, Any]:
-        self.tape.plan = plan
-        return self.rule.start(plan)
-
     def decide(self, now: Situation, state: Any) -> Search:
-        now = replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
+        now = self.timed(now)
         search, trials = self.rule.decide(now, state), list[tuple[Trial, Outcome]]()
         try:
             trial = next(search)

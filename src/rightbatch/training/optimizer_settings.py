@@ -42,6 +42,8 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, floa
     Raises:
         UnsupportedError: the optimizer has no such setting.
     """
+    if not settings:  # as after most steps
+        return
     known = settings_of(optimizer)
     lacking = [name for name in settings if name not in known]
     if lacking:
