@@ -1,5 +1,6 @@
 """The conformance suite: a third party's rule goes through it in a few lines, and each offence is caught."""
 
+import gc
 import random
 import time
 from dataclasses import dataclass, field
@@ -45,6 +46,21 @@ class RootOfNoise:
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_rule_of_ones_own_conforms(name: str) -> None:
     check(RootOfNoise(), name)
+
+
+def test_what_others_do_at_a_collection_is_not_the_rules_doing() -> None:
+    def note(phase: str, info: dict[str, int]) -> None:
+        perf_counter()
+
+    before = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        check(RootOfNoise(), "calm")
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*before)
+    assert gc.isenabled()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Run the trials of an experiment in parallel processes, keep what they answer, and write the page."""
 
+import json
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +18,6 @@ from ..errors import InputError, RunFolderError
 from ..ranges import require_number, require_whole
 from ..record.events import EventLog, read_events
 from ..report.words import duration
-from ..rule_text import write_rule
 from ..training.stopping import Interruption
 from .experiment import Experiment, Result, Trial
 from .page import write_page
@@ -202,15 +202,16 @@ def _folder(experiment: Experiment, subject: Subject) -> Path:
 
 def _opened(path: Path, experiment: Experiment, subject: Subject) -> dict[str, Result]:
     """Make the folder, or read what an earlier call left there."""
-    about = {"experiment": write_rule(experiment), "data": subject.data, "model": subject.model}
+    design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # a dataclass, every one
+    about = {"experiment": experiment.name, "design": design, "data": subject.data, "model": subject.model}
     log = path / RESULTS
     if log.exists():
         events = read_events(log)
         first: Mapping[str, Any] = events[0] if events else {}
         if events and {name: first.get(name) for name in about} != about:
             raise RunFolderError(
-                f"{path} holds the study {first.get('experiment')} of {first.get('model')} on {first.get('data')}: "
-                "give another folder, or remove it."
+                f"{path} holds the study {first.get('experiment')} of {first.get('model')} on {first.get('data')} with "
+                f"the design {first.get('design')}, which is not the one asked for: give another folder, or remove it."
             )
         if events:
             return {event["key"]: event["result"] for event in events if event["kind"] == "trial"}

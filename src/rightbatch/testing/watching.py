@@ -2,6 +2,7 @@
 
 import builtins
 import datetime
+import gc
 import os
 import random
 import sys
@@ -39,12 +40,15 @@ def nothing_from_outside() -> Iterator[list[str]]:
         if event == "c_call" and _from_outside(called):
             met.append(getattr(called, "__qualname__", repr(called)))
 
-    before, previous = _random_states(), sys.getprofile()
+    before, previous, collected = _random_states(), sys.getprofile(), gc.isenabled()
+    gc.disable()  # what others hang on a collection may well look at the clock: the rule is not to answer for it
     sys.setprofile(note)
     try:
         yield met
     finally:
         sys.setprofile(previous)
+        if collected:
+            gc.enable()
     if _random_states() != before and not met:
         met.append("the global random numbers")
 
