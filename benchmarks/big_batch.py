@@ -6,7 +6,6 @@ published forms run side by side, with θ = 1 as published and with θ = 0.5; th
 
 import argparse
 import math
-import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 import rightbatch
 from rightbatch.data import load
 from rightbatch.report.drawing import BLUE, GREEN, ORANGE, STYLE, finish, log_axis
+from rightbatch.report.saving import save_figure
 from rightbatch.sizing import BigBatch
 from rightbatch.stepping import Armijo, BarzilaiBorwein, Constant
 
@@ -172,15 +172,6 @@ def draw(traces: Traces, examples: int) -> plt.Figure:
         return figure
 
 
-def save_svg(figure: plt.Figure, path: Path) -> None:
-    """Save with coordinates to a tenth of a point: no screen shows more, and the file takes half the space."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.stem}):
-        figure.savefig(path, metadata={"Date": None})
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r' d="[^"]*"', lambda lines: re.sub(r"(\.\d)\d+", r"\1", lines.group()), text)
-    path.write_text(re.sub(r" +$", "", text, flags=re.MULTILINE), encoding="utf-8")
-
-
 def main() -> None:
     """Run and print, or write to docs/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -202,7 +193,7 @@ def main() -> None:
         figure.savefig(options.png, dpi=80)
     if options.write:
         (DOCS / "figures").mkdir(exist_ok=True)
-        save_svg(figure, DOCS / "figures" / "big_batch_a9a.svg")
+        save_figure(figure, DOCS / "figures" / "big_batch_a9a.svg")
         write_page(DOCS / "big_batch.md", __doc__, lines, "big_batch")
     else:
         print(machine())

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from big_batch import save_svg
 from markdown import machine, write_page
 from problems import DATA
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from rightbatch.evidence import NoiseEstimate
 from rightbatch.models import build_model
 from rightbatch.noise import NoiseScale, PerExampleNorms, squared_norm
 from rightbatch.report.drawing import BLUE, INK, MUTED, ORANGE, STYLE, finish, log_axis
+from rightbatch.report.saving import save_figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -161,7 +161,7 @@ def main() -> None:
         figure.savefig(options.png, dpi=80)
     if options.write:
         (DOCS / "figures").mkdir(exist_ok=True)
-        save_svg(figure, DOCS / "figures" / "mnist_noise_scale.svg")
+        save_figure(figure, DOCS / "figures" / "mnist_noise_scale.svg")
         write_page(DOCS / "mnist_noise_scale.md", __doc__, lines, "mnist-noise-scale")
     else:
         print("\n".join([*lines, "", machine()]))

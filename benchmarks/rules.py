@@ -20,7 +20,6 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from big_batch import DOCS, save_svg
 from markdown import machine, write_page
 from problems import Problem, problems
 
@@ -29,11 +28,13 @@ from rightbatch.decision import SizeRule
 from rightbatch.errors import RightbatchError
 from rightbatch.probing import feature_spectrum
 from rightbatch.report.drawing import STYLE, finish, log_axis
+from rightbatch.report.saving import save_figure
 from rightbatch.sizing import Replay, size_rule
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 MOMENTUM = 0.9
 CHECKS_PER_EPOCH = 10
 CHECK_SAMPLES = 2000  # of held-out examples
@@ -352,7 +353,7 @@ def main() -> None:
             if options.draw:
                 figure.savefig(options.draw / f"rules_{name}.png", dpi=80)
             if options.write:
-                save_svg(figure, DOCS / "figures" / f"rules_{name}.svg")
+                save_figure(figure, DOCS / "figures" / f"rules_{name}.svg")
     if options.write:
         write_page(DOCS / "rule_comparison.md", __doc__, lines, "rules")
     else:

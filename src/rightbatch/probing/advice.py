@@ -3,14 +3,11 @@
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import InputError
 from ..evidence import StepTime
 from ..report.figures import step_time_figure
+from ..report.saving import save_figure
 from ..report.words import duration, number
-
-FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +76,6 @@ class Advice:
             InputError: another ending, or the file cannot be written.
             MissingExtraError: matplotlib is not installed.
         """
-        path = Path(path)
-        if path.suffix.lower() not in FORMATS:
-            raise InputError(f"A picture was asked for in {str(path)!r}: its name must end in {', '.join(FORMATS)}.")
         known = 0 < self.noise_scale < math.inf and self.noise_high < math.inf
         figure = step_time_figure(
             self.points,
@@ -90,10 +84,7 @@ class Advice:
             sweet_spot=self.batch_size,
             sweet_range=(self.low, self.high),
         )
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise InputError(f"The picture {str(path)!r} cannot be written: {error.strerror or error}.") from error
+        save_figure(figure, path)
 
     def _use(self) -> str:
         use = f"Use a batch of {self.batch_size:,} examples"

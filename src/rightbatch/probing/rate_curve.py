@@ -3,15 +3,13 @@
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
 from ..report.rate_figure import rate_figure
+from ..report.saving import save_figure
 from ..report.words import number
 
-FORMATS = (".png", ".svg", ".pdf")
 LEAST_DROP = 0.01  # of the first loss
 
 
@@ -87,14 +85,8 @@ class RateCurve:
             InputError: another ending, or the file cannot be written.
             MissingExtraError: matplotlib is not installed.
         """
-        path = Path(path)
-        if path.suffix.lower() not in FORMATS:
-            raise InputError(f"A picture was asked for in {str(path)!r}: its name must end in {', '.join(FORMATS)}.")
         marks = {"valley": self.valley, "steepest": self.steepest, "tenth of minimum": self.tenth_of_minimum}
         figure = rate_figure(
             self.rates, self.losses, self.smoothed, {name: rate for name, rate in marks.items() if rate is not None}
         )
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise InputError(f"The picture {str(path)!r} cannot be written: {error.strerror or error}.") from error
+        save_figure(figure, path)
