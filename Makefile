@@ -3,11 +3,12 @@
 #   make test     the test suite
 #   make check    style, types, layers
 #   make nightly  the tests that take minutes
+#   make gallery  the studies of docs/, of which those stored are not run again, and their pages
 #   make bench    the benchmarks that write the tables and figures of docs/
 #   make peers    what measuring the noise costs, beside other libraries in an environment of their own
 #   make clean    remove everything made here
 
-.PHONY: demo test check nightly bench peers clean
+.PHONY: demo test check nightly gallery bench peers clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 INSTALL := $(BIN)/python $(PIP) -c constraints.txt
 
 # One thread a process: the same arithmetic whatever the number of cores, and on models this small it is the fastest.
-demo test nightly bench peers: export OMP_NUM_THREADS := 1
+demo test nightly gallery bench peers: export OMP_NUM_THREADS := 1
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/rightbatch train --data digits --model cnn --epochs 30
@@ -34,6 +35,9 @@ check: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gallery: $(VENV)/.ready-test
+	$(BIN)/python benchmarks/gallery.py
 
 bench: $(VENV)/.ready-test
 	set -e; for name in noise_table overhead big_batch zero_tuning mnist_noise_scale coverage estimators rules; do $(BIN)/python benchmarks/$$name.py --write; done

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from .. import __version__
 from ..errors import RunFolderError
 from ..report.drawing import inline_svg
 from ..report.stylesheet import STYLESHEET
-from ..training.recorder import machine
 from .experiment import Experiment, Finding, Result, Section
 from .subject import Subject
 
@@ -18,7 +15,13 @@ TABLE = "table{border-collapse:collapse}td,th{padding:.2em .9em .2em 0;text-alig
 
 
 def write_page(
-    folder: Path, experiment: Experiment, subject: Subject, results: Mapping[str, Result], planned: int, stopped: str
+    folder: Path,
+    experiment: Experiment,
+    subject: Subject,
+    results: Mapping[str, Result],
+    planned: int,
+    stopped: str,
+    made: str,
 ) -> Path:
     """Write `study.html` into the folder; with too few results it says so.
 
@@ -31,10 +34,6 @@ def write_page(
         f"<dt>{escape(item.name)}</dt><dd>{escape(repr(getattr(experiment, item.name)))}</dd>"
         for item in fields(experiment)  # type: ignore[arg-type]  # every experiment is a dataclass
     )
-    import torch
-
-    about = machine(torch.device("cpu"))
-    made = f"Rightbatch {__version__}, {datetime.now(UTC):%d %B %Y}, {about['cpu']}, torch {about['torch']}"
     text = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

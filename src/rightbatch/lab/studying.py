@@ -14,10 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import __version__
 from ..errors import InputError, RunFolderError
 from ..ranges import require_number, require_whole
 from ..record.events import EventLog, read_events
 from ..report.words import duration
+from ..training.recorder import machine, now
 from ..training.stopping import Interruption
 from .experiment import Experiment, Result, Trial
 from .page import write_page
@@ -36,6 +38,7 @@ class Study:
         results: by the keys of the trials.
         planned: trials of the whole design.
         stopped: why it ended, in words.
+        made: in words, by which version, when and on what machine it was begun.
         page: the HTML page.
     """
 
@@ -44,6 +47,7 @@ class Study:
     results: dict[str, Result]
     planned: int
     stopped: str
+    made: str
     page: Path
 
 
@@ -86,7 +90,7 @@ def study(
     if len({trial.key for trial in trials}) != len(trials):
         raise InputError(f"{type(experiment).__name__} has two trials of one key: keys must differ.")
     path = Path(folder) if folder is not None else _folder(experiment, subject)
-    results = _opened(path, experiment, subject)
+    results, made = _opened(path, experiment, subject)
     wanted = {trial.key for trial in trials}
     waiting = [trial for trial in trials if trial.key not in results]
     say = _Teller(progress or sys.stderr, len(trials), len(trials) - len(waiting))
@@ -96,9 +100,9 @@ def study(
     finally:
         log.close()
     kept = {key: result for key, result in results.items() if key in wanted}
-    page = write_page(path, experiment, subject, kept, len(trials), stopped)
+    page = write_page(path, experiment, subject, kept, len(trials), stopped, made)
     say.end(f"{stopped}; page: {page}")
-    return Study(experiment, subject, kept, len(trials), stopped, page)
+    return Study(experiment, subject, kept, len(trials), stopped, made, page)
 
 
 def _run(
@@ -200,29 +204,32 @@ def _folder(experiment: Experiment, subject: Subject) -> Path:
     return Path("studies") / plain
 
 
-def _opened(path: Path, experiment: Experiment, subject: Subject) -> dict[str, Result]:
-    """Make the folder, or read what an earlier call left there."""
+def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[str, Result], str]:
+    """Make the folder, or read what an earlier call left there; and where and when it was begun."""
     design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # a dataclass, every one
     about = {"experiment": experiment.name, "design": design, "data": subject.data, "model": subject.model}
     log = path / RESULTS
-    if log.exists():
-        events = read_events(log)
-        first: Mapping[str, Any] = events[0] if events else {}
-        if events and {name: first.get(name) for name in about} != about:
+    events = read_events(log) if log.exists() else []
+    if events:
+        first: Mapping[str, Any] = events[0]
+        if {name: first.get(name) for name in about} != about:
             raise RunFolderError(
                 f"{path} holds the study {first.get('experiment')} of {first.get('model')} on {first.get('data')} with "
                 f"the design {first.get('design')}, which is not the one asked for: give another folder, or remove it."
             )
-        if events:
-            return {event["key"]: event["result"] for event in events if event["kind"] == "trial"}
+        return {event["key"]: event["result"] for event in events if event["kind"] == "trial"}, str(first.get("made"))
+    import torch
+
+    here = machine(torch.device("cpu"))
+    made = f"Rightbatch {__version__}, {now()[:10]}, {here['cpu']}, torch {here['torch']}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with_start = EventLog(log)
     except OSError as error:
         raise RunFolderError(f"cannot write to {path}: {error.strerror or error}") from error
-    with_start.append("study", **about)
+    with_start.append("study", **about, made=made)
     with_start.close()
-    return {}
+    return {}, made
 
 
 class _Teller:

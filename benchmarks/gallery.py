@@ -1,0 +1,194 @@
+"""Run the studies of the docs, or take what is stored of them, and write their pages: `python benchmarks/gallery.py`.
+
+Results are kept in docs/lab/results and only what is missing there is run: remove a folder to run its study again.
+From them come a page for each experiment in docs/lab, docs/gallery.md with every picture, and docs/reproduction.md with
+every claim.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+from rightbatch.lab import EXPERIMENTS, Experiment, Section, Study, Subject, study
+from rightbatch.report.saving import save_figure
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+LEAST_S = 1e-9  # a budget in which no trial is begun
+
+
+@dataclass(frozen=True)
+class Run:
+    """One study of the docs: the experiment's classic problem unless a subject is given."""
+
+    experiment: Experiment
+    subject: Subject | None = None
+
+    @property
+    def on(self) -> Subject:
+        return self.subject or self.experiment.classic
+
+    @property
+    def stem(self) -> str:
+        """The name of its files."""
+        return self.experiment.name + (
+            f"-{Path(self.on.data).name.split('.')[0]}-{self.on.model}" if self.subject else ""
+        )
+
+
+RUNS = tuple(Run(make()) for make in EXPERIMENTS.values())
+
+
+@dataclass
+class Gallery:
+    """Pages under `docs`.
+
+    Args:
+        docs: the folder.
+        runs: all studies of the docs.
+        names: experiments to run where results are missing; empty is all. Of the others the stored results are shown.
+        processes: side by side.
+    """
+
+    docs: Path
+    runs: Sequence[Run]
+    names: Sequence[str] = ()
+    processes: int | None = None
+    done: dict[str, list[tuple[Run, Study, Section]]] = field(default_factory=dict)
+
+    def make(self) -> None:
+        """Study what is missing, then write every page."""
+        for run in self.runs:
+            folder = self.docs / "lab" / "results" / run.stem
+            wanted = not self.names or run.experiment.name in self.names
+            if not wanted and not folder.exists():
+                continue
+            print(run.stem, flush=True)
+            budget_s = None if wanted else LEAST_S
+            done = study(run.experiment, run.subject, folder=folder, budget_s=budget_s, processes=self.processes)
+            if done.stopped.startswith("stopped"):
+                raise SystemExit("stopped; the same again goes on")
+            done.page.unlink()  # the page of the docs is written from the same results
+            section = run.experiment.section(run.on, done.results)
+            self.done.setdefault(run.experiment.name, []).append((run, done, section))
+        for studies in self.done.values():
+            self._page(studies)
+        self._gallery()
+        self._reproduction()
+
+    def _page(self, studies: Sequence[tuple[Run, Study, Section]]) -> None:
+        experiment = studies[0][0].experiment
+        lines = [f"# {experiment.title}", "", experiment.question, "", f"After {experiment.source}.", ""]
+        for run, done, section in studies:
+            lines += [f"## {run.on}", ""] if len(studies) > 1 else []
+            for paragraph in section.paragraphs:
+                lines += [paragraph, ""]
+            for drawing, name in self._drawings(run, section):
+                lines += [f"![{drawing}](../figures/lab/{name})", "", f"*{drawing}.*", ""]
+            if section.rows:
+                lines += [*table(section.head, section.rows), ""]
+            if section.findings:
+                rows = [(f.claim, f.source, f.published, f.ours, f.verdict) for f in section.findings]
+                lines += [*table(("claim", "source", "published", "ours", "verdict"), rows), ""]
+            count = f"{len(done.results):,} of {done.planned:,} trials"
+            lines += [f"Design: `{run.experiment!r}`, {count}. {done.made}. {self._again(run)}", ""]
+        self._write(f"lab/{experiment.name}.md", lines)
+
+    def _drawings(self, run: Run, section: Section) -> list[tuple[str, str]]:
+        """Write the figures; (description, file name) of each."""
+        folder = self.docs / "figures" / "lab"
+        folder.mkdir(parents=True, exist_ok=True)
+        named = []
+        for drawing in section.drawings:
+            name = f"{run.stem}-{drawing.name}.svg"
+            save_figure(drawing.figure, folder / name)
+            named.append((drawing.description.rstrip("."), name))
+        return named
+
+    def _gallery(self) -> None:
+        lines = [
+            "# Gallery",
+            "",
+            "Every picture of the laboratory; `make gallery` draws them from the stored results.",
+            "",
+        ]
+        for name, studies in self.done.items():
+            experiment = studies[0][0].experiment
+            lines += [f"## [{experiment.title}](lab/{name}.md)", "", experiment.question, ""]
+            for run, _, section in studies:
+                for drawing in section.drawings:
+                    path = f"figures/lab/{run.stem}-{drawing.name}.svg"
+                    lines += [
+                        f"![{drawing.description}]({path})",
+                        "",
+                        f"*{run.on}: {drawing.description.rstrip('.')}.*",
+                        "",
+                    ]
+        self._write("gallery.md", lines)
+
+    def _reproduction(self) -> None:
+        rows, counts = [], {"agrees": 0, "differs": 0, "cannot tell": 0}
+        for name, studies in self.done.items():
+            for run, _, section in studies:
+                for f in section.findings:
+                    counts[f.verdict] += 1
+                    rows.append(
+                        (f.claim, f.source, f.published, f.ours, f.verdict, f"[{name}](lab/{name}.md), {run.on}")
+                    )
+        lines = [
+            "# What was reproduced",
+            "",
+            "Claims about batch size and step size, held against runs of this library. Intervals hold 90 % and are "
+            "over seeds unless the page of the experiment says otherwise; *cannot tell* means that the interval does "
+            "not decide it, or that it cannot be tested at this scale, and then says why. Every page gives the design "
+            "with its seeds and how to run it again.",
+            "",
+            f"{counts['agrees']} agree, {counts['differs']} differ, {counts['cannot tell']} cannot be told.",
+            "",
+            *table(("claim", "source", "published", "ours", "verdict", "experiment"), rows),
+        ]
+        self._write("reproduction.md", lines)
+
+    def _again(self, run: Run) -> str:
+        if run.experiment == type(run.experiment)():
+            subject = f" --data {run.on.data} --model {run.on.model}" if run.subject else ""
+            return f"To run it again: `rightbatch study {run.experiment.name}{subject}`."
+        return f"To run it again: `study({run.experiment!r}, {run.on!r})` from `rightbatch.lab`."
+
+    def _write(self, name: str, lines: Sequence[str]) -> None:
+        path = self.docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]
+
+
+def main() -> None:
+    """Run what is missing and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="experiments to run; left out, all")
+    parser.add_argument("--processes", type=int)
+    options = parser.parse_args()
+    os.chdir(ROOT)  # the data are named from here, so that the pages say the same on every machine
+    if unknown := set(options.names) - set(EXPERIMENTS):
+        parser.error(f"no experiment {', '.join(sorted(unknown))}: give {', '.join(EXPERIMENTS)}")
+    if absent := sorted({run.on.data for run in RUNS if "/" in run.on.data and not Path(run.on.data).exists()}):
+        raise SystemExit(f"the pages need these data, which are not there: {', '.join(absent)}")
+    Gallery(DOCS, RUNS, options.names, options.processes).make()
+
+
+if __name__ == "__main__":
+    main()
