@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DATA = {
     "digits": "1,797 handwritten digits of 8 x 8 pixels, 10 classes",
     "blobs": "1,000 points in the plane around 3 centres",
+    "three-blobs": "500 and 500 points in the plane around 3 centres that overlap, of a published experiment",
     "quadratic": "a quadratic loss in 10 dimensions whose gradient noise is known",
 }
 OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {

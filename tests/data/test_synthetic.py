@@ -92,7 +92,25 @@ def test_built_in_sets() -> None:
     assert load("quadratic").test is None
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_three_blobs_are_those_published() -> None:
+    """Centres uniform in ±10, then the points of one centre after another, all from one stream of seed 2."""
+    random = np.random.RandomState(2)
+    centres = random.uniform(-10, 10, (3, 2))
+    points = np.concatenate([random.normal(c, 2, (n, 2)) for c, n in zip(centres, (334, 333, 333), strict=True)])
+    made = load("three-blobs")
+    assert made.test is not None and made.train.classes == made.test.classes == 3
+    parts = [part.fetch(torch.arange(500)) for part in (made.train, made.test)]
+    x, y = (torch.cat(both).numpy() for both in zip(*parts, strict=True))
+    labels = np.repeat([0, 1, 2], [334, 333, 333])
+    ours, theirs = (
+        sorted(zip(*points.T.tolist(), labels.tolist(), strict=True)) for points, labels in ((x, y), (points, labels))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert torch.equal(load("three-blobs", seed=1).train.fetch(torch.arange(500))[0], parts[0][0])
+
+
+@pytest.mark.parametrize("name", ["digits", "three-blobs"])
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtraError, match=r"'scikit-learn': pip install 'rightbatch\[demo\]'"):
-        load("digits")
+        load(name)

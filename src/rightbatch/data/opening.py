@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, arange
 
 from ..errors import DataError, MissingExtraError
 from .arrays import TensorSource, array_source
@@ -24,7 +24,7 @@ from .split import hold_out
 from .synthetic import blobs, quadratic
 from .tables import PARQUET_SUFFIXES, Missing, Text, table_source
 
-BUILT_IN = ("digits", "blobs", "quadratic")
+BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
 FORMS = (
     "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, a pair of .npy "
@@ -80,7 +80,8 @@ def load(
     """Load a built-in data set by name, or any path that `as_source` reads.
 
     Args:
-        name: "digits" (scikit-learn's, pixels scaled to 0..1), "blobs", "quadratic", or a path.
+        name: "digits" (scikit-learn's, pixels scaled to 0..1), "blobs", "three-blobs" (those of a published experiment,
+            scikit-learn's, the first half to train on and the second to test on), "quadratic", or a path.
         target: as for `as_source`.
         seed: of the division of digits and blobs into four fifths to train on and one fifth to test on.
         text: as for `as_source`.
@@ -97,6 +98,8 @@ def load(
         case "blobs":
             train, test = hold_out(blobs(), TEST_FRACTION, seed)
             return Splits(train, test, "blobs")
+        case "three-blobs":
+            return Splits(*_three_blobs(), "three-blobs")
         case "quadratic":
             return Splits(quadratic().source, None, "quadratic")
     path = Path(fspath(name))
@@ -108,12 +111,25 @@ def load(
 
 
 def _digits() -> TensorSource:
-    try:
-        datasets = import_module("sklearn.datasets")
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "the built-in data set 'digits'") from error
-    images, labels = datasets.load_digits(return_X_y=True)
+    images, labels = _scikit_learn("digits").load_digits(return_X_y=True)
     return array_source(images.reshape(-1, 1, 8, 8) / 16, labels, ("pixels scaled to 0..1",))
+
+
+def _three_blobs() -> tuple[TensorSource, TensorSource]:
+    """1,000 points about 3 centres in the plane, standard deviation 2, seed 2; 500 to train on, 500 to test on.
+
+    Reference: J. Brownlee, How to Control the Stability of Training Neural Networks With the Batch Size (2019).
+    """
+    x, y = _scikit_learn("three-blobs").make_blobs(1000, 2, centers=3, cluster_std=2, random_state=2)
+    whole = array_source(x, y, ("3 Gaussian blobs",))
+    return whole.subset(arange(500)), whole.subset(arange(500, 1000))
+
+
+def _scikit_learn(name: str) -> Any:
+    try:
+        return import_module("sklearn.datasets")
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "demo", f"the built-in data set {name!r}") from error
 
 
 def _pair(data: tuple[Any, ...] | list[Any]) -> Source:

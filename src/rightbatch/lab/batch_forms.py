@@ -3,14 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from statistics import mean
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..models import build_model
 from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from ..data import Source
 
 FULL = 0  # stands for all the data
-BLOBS = "three-blobs"
 UNITS = 50
 BROWNLEE = "J. Brownlee, How to Control the Stability of Training Neural Networks With the Batch Size (2019)"
 # Accuracy on training and test data of his single runs, by batch size and learning rate.
@@ -85,7 +82,7 @@ class BatchForms(Experiment):
     @property
     def classic(self) -> Subject:
         """Three overlapping blobs in the plane, 500 points to train on and 500 to test on; 50 ReLU units."""
-        return Subject(BLOBS, f"{__name__}:{relu_50.__name__}")
+        return Subject("three-blobs", f"{__name__}:{relu_50.__name__}")
 
     def trials(self, subject: Subject) -> list[Trial]:
         """One run for each form and seed, all forms with the first seed first; sizes above the data are left out."""
@@ -96,7 +93,7 @@ class BatchForms(Experiment):
         require_number("BatchForms.momentum", self.momentum, least=0, most=1)
         for size in self.sizes:
             require_whole("a size of BatchForms", size, least=0)
-        train, _ = _sources(subject)
+        train, _ = subject.sources()
         if train.classes is None:
             raise InputError(
                 f"The targets of {subject.data} are no classes numbered from 0, so that there is no accuracy: "
@@ -116,7 +113,7 @@ class BatchForms(Experiment):
 
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Train; give both accuracies and the updates made at the end of every epoch."""
-        train, test = _sources(subject)
+        train, test = subject.sources()
         assert train.classes is not None  # `trials` has seen to it
         model = build_model(subject.model, train.x_shape, train.classes, int(trial.settings["seed"]))
         curves: dict[str, list[float]] = {"train": [], "test": [], "updates": []}
@@ -195,7 +192,7 @@ class BatchForms(Experiment):
         ]
         head = ("form", "runs", "updates", "training accuracy", "test accuracy", "early", "volatility")
         paragraphs = [
-            f"SGD with a momentum of {self.momentum:g} on {len(_sources(subject)[0]):,} examples for {self.epochs:,} "
+            f"SGD with a momentum of {self.momentum:g} on {len(subject.sources()[0]):,} examples for {self.epochs:,} "
             "epochs; accuracies are those of the model at the end of an epoch. Seeds differ in initial parameters and "
             "order; data and division are the same in all. Early: mean training accuracy of the first "
             f"{self._first_epochs:,} epochs. Volatility: mean change of the test accuracy from one epoch to the next, "
@@ -319,23 +316,6 @@ def _look(model: "nn.Module", train: "Source", test: "Source", curves: dict[str,
             x, y = everything(source)
             curves[part].append(float((model(x).argmax(1) == y).double().mean()))
     curves["updates"].append(updates)
-
-
-def _sources(subject: Subject) -> "tuple[Source, Source]":
-    return _three_blobs() if subject.data == BLOBS else subject.sources()
-
-
-@cache
-def _three_blobs() -> "tuple[Source, Source]":
-    from ..data import as_source
-
-    try:
-        datasets = import_module("sklearn.datasets")
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "the three blobs of the published figures") from error
-    x, y = datasets.make_blobs(n_samples=1000, centers=3, n_features=2, cluster_std=2, random_state=2)
-    x, y = x.astype(np.float32), y.astype(np.int64)
-    return as_source((x[:500], y[:500])), as_source((x[500:], y[500:]))
 
 
 def _figure(forms: "Forms", shown: Sequence[str], published: Mapping[str, tuple[float, float]]) -> "Figure":
