@@ -1,39 +1,39 @@
 """Stochastic, mini-batch and batch gradient descent on three blobs, and what the automatic mode does there."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
 
 from ..errors import InputError
 from ..models import build_model
 from ..ranges import require_number, require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
+from .batch_form_claims import (
+    AUTOMATIC,
+    EARLY_SHARE,
+    FULL,
+    PUBLISHED,
+    Forms,
+    early,
+    findings,
+    form_name,
+    updates_told,
+    volatility,
+)
+from .batch_form_figure import draw_forms
+from .experiment import Drawing, Experiment, Result, Section, Trial
 from .one_hidden_layer import OneHiddenLayer
-from .over_seeds import below_zero, run_interval, told
+from .over_seeds import told
+from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import nn
 
     from ..data import Source
 
-FULL = 0  # stands for all the data
 UNITS = 50
 BROWNLEE = "J. Brownlee, How to Control the Stability of Training Neural Networks With the Batch Size (2019)"
-# Accuracy on training and test data of his single runs, by batch size and learning rate.
-PUBLISHED = {
-    (FULL, 0.01): (0.816, 0.830),
-    (1, 0.01): (0.612, 0.606),
-    (1, 0.001): (0.816, 0.824),
-    (32, 0.01): (0.832, 0.812),
-}
-AUTOMATIC = {"automatic": "auto", "automatic from batch 1": "sweet-spot(first=1)"}
-AIM, AIM_UPDATES = 0.82, 12_500  # what batch 1 reaches by its 25th epoch, when its slower rate suits it
 
 
 def relu_50(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
@@ -103,7 +103,7 @@ class BatchForms(Experiment):
         if 1 in self.sizes:
             forms.insert(forms.index((1, self.rate)) + 1, (1, self.low_rate))
         settings = [{"size": size, "rate": rate} for size, rate in forms]
-        named = [(_form(size, rate), each) for (size, rate), each in zip(forms, settings, strict=True)]
+        named = [(form_name(size, rate), each) for (size, rate), each in zip(forms, settings, strict=True)]
         arms = named + [(name, {"batch": batch}) for name, batch in AUTOMATIC.items()]
         return [
             Trial(f"{name}, seed {seed}", {"form": name, "seed": seed, **each})
@@ -112,20 +112,17 @@ class BatchForms(Experiment):
         ]
 
     def run(self, subject: Subject, trial: Trial) -> Result:
-        """Train; give both accuracies and the updates made at the end of every epoch."""
+        """Train; give both accuracies at the end of every epoch, and the updates made."""
         train, test = subject.sources()
         assert train.classes is not None  # `trials` has seen to it
         model = build_model(subject.model, train.x_shape, train.classes, int(trial.settings["seed"]))
-        curves: dict[str, list[float]] = {"train": [], "test": [], "updates": []}
-        if "batch" in trial.settings:
-            self._automatic(model, train, test, trial, curves)
-        else:
-            self._fixed(model, train, test, trial, curves)
-        return {"form": trial.settings["form"], "seed": trial.settings["seed"], **curves}
+        curves: Curves = {"train": [], "test": []}
+        way = self._automatic if "batch" in trial.settings else self._fixed
+        updates = way(model, train, test, trial, curves)
+        kept = {part: rounded(accuracies) for part, accuracies in curves.items()}
+        return {"form": trial.settings["form"], "seed": trial.settings["seed"], "updates": updates, **kept}
 
-    def _fixed(
-        self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: dict[str, list[float]]
-    ) -> None:
+    def _fixed(self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: "Curves") -> int:
         import torch
 
         from ..data import Order
@@ -137,6 +134,7 @@ class BatchForms(Experiment):
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=self.momentum)
         by_hand = OneHiddenLayer.copy(model)
         for epoch in range(self.epochs):
+            # No `plain_steps`, whose batches are all whole: the published runs end an epoch with what is left of it.
             rows = torch.from_numpy(order.indices(epoch, 0, n))
             inputs, targets = x[rows], y[rows]
             if by_hand is not None:
@@ -150,11 +148,10 @@ class BatchForms(Experiment):
                     value = loss(model(inputs[start : start + b]), targets[start : start + b])
                     value.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
-            _look(model, train, test, curves, (epoch + 1) * -(-n // b))
+            _look(model, train, test, curves)
+        return self.epochs * -(-n // b)
 
-    def _automatic(
-        self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: dict[str, list[float]]
-    ) -> None:
+    def _automatic(self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: "Curves") -> int:
         from ..training import AutoBatch
         from ..training.losses import default_loss
 
@@ -165,10 +162,11 @@ class BatchForms(Experiment):
             if auto.step():
                 with auto.averaged():
                     while len(curves["test"]) < int(auto.epoch):
-                        _look(model, train, test, curves, auto.steps)
+                        _look(model, train, test, curves)
         with auto.averaged():
             while len(curves["test"]) < self.epochs:
-                _look(model, train, test, curves, auto.steps)
+                _look(model, train, test, curves)
+        return auto.steps
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """The curves, their ends, and the published figures beside them."""
@@ -178,15 +176,15 @@ class BatchForms(Experiment):
         classic = subject == self.classic and all(
             getattr(self, name) == getattr(BatchForms, name) for name in ("rate", "low_rate", "momentum", "epochs")
         )
-        published = {_form(*key): value for key, value in PUBLISHED.items()} if classic else {}
+        published = {form_name(*key): value for key, value in PUBLISHED.items()} if classic else {}
         rows = [
             (
                 form,
                 f"{len(runs)}",
-                _range([run["updates"][-1] for run in runs.values()]),
+                updates_told(runs),
                 *(told([run[part][-1] for run in runs.values()]) for part in ("train", "test")),
-                told([self._early(run) for run in runs.values()]),
-                told([self._volatility(run) for run in runs.values()], digits=4),
+                told([early(run) for run in runs.values()]),
+                told([volatility(run) for run in runs.values()], digits=4),
             )
             for form, runs in forms.items()
         ]
@@ -195,9 +193,9 @@ class BatchForms(Experiment):
             f"SGD with a momentum of {self.momentum:g} on {len(subject.sources()[0]):,} examples for {self.epochs:,} "
             "epochs; accuracies are those of the model at the end of an epoch. Seeds differ in initial parameters and "
             "order; data and division are the same in all. Early: mean training accuracy of the first "
-            f"{self._first_epochs:,} epochs. Volatility: mean change of the test accuracy from one epoch to the next, "
-            "over the second half. The last batch of an epoch is what is left: of 500 examples 450 leave 50, a small "
-            "batch at full weight. Intervals hold 90 % by Student's t over the seeds.",
+            f"{max(1, self.epochs // EARLY_SHARE):,} epochs. Volatility: mean change of the test accuracy from one "
+            "epoch to the next, over the second half. The last batch of an epoch is what is left: of 500 examples 450 "
+            "leave 50, a small batch at full weight. Intervals hold 90 % by Student's t over the seeds.",
             "Automatic is step='auto', batch='auto' and nothing else, and the same with a first batch of 1; it has no "
             "learning rate to start badly from. It answers with averaged parameters, which is why its curves are "
             "smooth. Its batch depends on the seconds a step takes, so that another machine sees other curves.",
@@ -208,147 +206,32 @@ class BatchForms(Experiment):
                 "would lie (90 %), not against our mean. A wide interval agrees with much: there, one run shows little."
             )
         drawings = []
-        compared = [form for form in (*(_form(*key) for key in PUBLISHED), *AUTOMATIC) if form in forms]
+        compared = [form for form in (*(form_name(*key) for key in PUBLISHED), *AUTOMATIC) if form in forms]
         if compared:
             about = "Accuracy over the epochs by form, a line for each seed: blue on training data, orange on test data"
             about += "; dashed, the published test accuracy" if published else ""
-            drawings.append(Drawing("forms", _figure(forms, compared, published), about))
-        sweep = [_form(size, self.rate) for size in self._sweep if _form(size, self.rate) in forms]
+            drawings.append(Drawing("forms", draw_forms(forms, compared, published), about))
+        sweep = [form_name(size, self.rate) for size in self._sweep if form_name(size, self.rate) in forms]
         if len(sweep) > 1:
             about = f"The same at a learning rate of {self.rate:g}, from the smallest batch to the largest"
-            drawings.append(Drawing("sweep", _figure(forms, sweep, {}), about))
-        return Section(paragraphs, drawings, head, rows, self._findings(forms, published))
+            drawings.append(Drawing("sweep", draw_forms(forms, sweep, {}), about))
+        return Section(
+            paragraphs, drawings, head, rows, findings(forms, self._sweep, self.rate, self.low_rate, published)
+        )
 
     @property
     def _sweep(self) -> list[int]:
         """Sizes that the claims about small and large are judged by; batch 1 and all the data are told apart."""
         return sorted(size for size in self.sizes if size > 1)
 
-    @property
-    def _first_epochs(self) -> int:
-        return max(1, self.epochs // 20)
 
-    def _early(self, run: Result) -> float:
-        return float(mean(run["train"][: self._first_epochs]))
-
-    def _volatility(self, run: Result) -> float:
-        late = run["test"][self.epochs // 2 :]
-        return float(np.mean(np.abs(np.diff(late)))) if len(late) > 1 else 0.0
-
-    def _findings(self, forms: "Forms", published: Mapping[str, tuple[float, float]]) -> list[Finding]:
-        findings = []
-        for form, figures in published.items():
-            if form in forms:
-                ends = {part: [run[part][-1] for run in forms[form].values()] for part in ("train", "test")}
-                where = [run_interval(values) for values in ends.values()]
-                inside = [span and span[0] <= figure <= span[1] for span, figure in zip(where, figures, strict=True)]
-                verdict: Verdict = "cannot tell" if None in inside else "agrees" if all(inside) else "differs"
-                ours = ", ".join(f"{part} {told(values, further=True)}" for part, values in ends.items())
-                theirs = f"train {figures[0]:.3f}, test {figures[1]:.3f}"
-                findings.append(Finding(f"accuracy at the end: {form}", "Brownlee", theirs, ours, verdict))
-        fast, slow = (forms.get(_form(1, rate), {}) for rate in (self.rate, self.low_rate))
-        worse = [fast[seed]["test"][-1] - slow[seed]["test"][-1] for seed in fast if seed in slow]
-        for claim, theirs, values, what in (
-            (
-                f"batch 1 ends with a lower test accuracy at {self.rate:g} than at {self.low_rate:g}",
-                "0.218 lower" if published else "lower",
-                worse,
-                "difference of test accuracy",
-            ),
-            (
-                "at one learning rate, small batches learn fast and large ones slowly",
-                "read off curves",
-                self._slopes(forms, self._early),
-                "early accuracy per doubling of the batch",
-            ),
-            (
-                "at one learning rate, small batches are volatile and large ones steady",
-                "read off curves",
-                self._slopes(forms, self._volatility),
-                "volatility per doubling of the batch",
-            ),
-        ):
-            if values:
-                ours = f"{what} {told(values, digits=4)}"
-                findings.append(Finding(claim, "Brownlee", theirs, ours, below_zero(values)))
-        return findings + [
-            self._judged(form, [*forms[form].values()]) for form in AUTOMATIC if published and form in forms
-        ]
-
-    def _judged(self, form: str, runs: Sequence[Result]) -> Finding:
-        """The automatic mode held against what it is to reach on the classic problem."""
-        ends, updates = [run["test"][-1] for run in runs], [run["updates"][-1] for run in runs]
-        verdict = below_zero([AIM - end for end in ends])
-        if verdict == "agrees" and max(updates) >= AIM_UPDATES:
-            verdict = "differs"
-        theirs = f"test accuracy above {AIM} in fewer than {AIM_UPDATES:,} updates"
-        return Finding(f"{form} needs no tuning", "our aim", theirs, f"{told(ends)} in {_range(updates)}", verdict)
-
-    def _slopes(self, forms: "Forms", measure: Callable[[Result], float]) -> list[float]:
-        """The slope of a measure over log₂ of the batch size, for each seed that has three sizes or more."""
-        slopes = []
-        for seed in range(self.seeds):
-            arms = [(size, forms.get(_form(size, self.rate), {}).get(seed)) for size in self._sweep]
-            there = [(math.log2(size), measure(run)) for size, run in arms if run is not None]
-            if len(there) >= 3:
-                doublings, values = np.array(there).T
-                slopes.append(float(np.polyfit(doublings, values, 1)[0]))
-        return slopes
+Curves = dict[str, list[float]]  # accuracies at the ends of epochs, on training and on test data
 
 
-Forms = dict[str, dict[int, Result]]  # runs by the name of the form and the seed
-
-
-def _form(size: int, rate: float) -> str:
-    return f"{'all' if size == FULL else f'batch {size}'} at {rate:g}"
-
-
-def _range(counts: Sequence[float]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _look(model: "nn.Module", train: "Source", test: "Source", curves: dict[str, list[float]], updates: int) -> None:
+def _look(model: "nn.Module", train: "Source", test: "Source", curves: Curves) -> None:
     from ..training.evaluation import evaluating
 
     with evaluating(model):
         for part, source in (("train", train), ("test", test)):
             x, y = everything(source)
             curves[part].append(float((model(x).argmax(1) == y).double().mean()))
-    curves["updates"].append(updates)
-
-
-def _figure(forms: "Forms", shown: Sequence[str], published: Mapping[str, tuple[float, float]]) -> "Figure":
-    from ..report.drawing import BLUE, MUTED, ORANGE, finish, styled
-
-    columns = 4 if len(shown) > 6 else 3
-    lines = -(-len(shown) // columns)
-
-    @styled
-    def draw() -> "Figure":
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 2.4 * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        low = min(min(run[part]) for form in shown for run in forms[form].values() for part in ("train", "test"))
-        for place, (axes, form) in enumerate(zip(grid.flat, shown, strict=False)):
-            for run in forms[form].values():
-                epochs = range(1, len(run["test"]) + 1)
-                axes.plot(epochs, run["train"], color=BLUE, linewidth=0.7, alpha=0.6)
-                axes.plot(epochs, run["test"], color=ORANGE, linewidth=0.7, alpha=0.6)
-            if form in published:
-                axes.axhline(published[form][1], color=MUTED, linestyle="--", linewidth=1)
-                if place == 0:
-                    axes.text(2, published[form][1] + 0.02, "published", fontsize=9, color=MUTED)
-            axes.set_title(form, fontsize=10)
-            axes.set_ylim(max(0.0, low - 0.03), 1)
-            last, left = place + columns >= len(shown), place % columns == 0
-            finish(axes, "epoch" if last else "", "accuracy" if left else "", legend=False)
-            axes.tick_params(labelbottom=last)
-        for text, colour, height in (("training", BLUE, 0.2), ("test", ORANGE, 0.08)):
-            grid.flat[0].text(0.97, height, text, color=colour, transform=grid.flat[0].transAxes, ha="right")
-        for axes in grid.flat[len(shown) :]:
-            axes.set_axis_off()
-        return figure
-
-    return draw()
