@@ -59,7 +59,7 @@ def measure_curvature(
     the best step; Hutchinson, "A stochastic estimator of the trace of the influence matrix" (1989), for random signs,
     here on the examples and as many of each. The correction of the signal and the standard error are our own.
     """
-    gradients, product, method, reason = _hessian(objective)
+    gradients, product, method, reason = hessian(objective)
     v = groups.scaled(gradients)
     hv = product(v)
     bend, slope = _dot(v, hv), _dot(dense(gradients, objective.parameters), v)
@@ -102,7 +102,7 @@ def _noise_scale(bend: float, traces: list[float], tilts: list[float], b: int) -
     return ratio, math.sqrt(variance) / s if b >= LEAST_EXAMPLES else math.nan
 
 
-def _hessian(objective: Objective) -> tuple[Gradients, Product, str, str]:
+def hessian(objective: Objective) -> tuple[Gradients, Product, str, str]:
     """g_B, v -> Hv, and how it is had."""
     before = objective.random_state()
     try:
