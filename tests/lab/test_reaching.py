@@ -79,8 +79,9 @@ def test_the_reference_can_be_reached_by_others(optimizer: str) -> None:
     assert target == reference_target(BLOBS, optimizer, samples=2_000)
     assert float(f"{target.loss:.3g}") == target.loss
     for size in (8, 64):
-        run, _ = tuned_reach(BLOBS, size, 1, target, 20_000)
+        run, _ = tuned_reach(BLOBS, size, 1, target, target.allowed(size))
         assert 1 <= run.steps < math.inf
+    assert target.samples <= 2_000 and target.allowed(8) == target.allowed(32) == target.allowed(64) / 2
 
 
 def test_dropout_is_repeated_and_the_random_state_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from ..report.words import NOTHING, number
 from .experiment import Verdict
 
 LEAST_RUNS = 3  # with fewer an interval says nothing
@@ -32,6 +33,28 @@ def below_zero(values: Sequence[float]) -> Verdict:
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "cannot tell"
     return "agrees" if interval[1] < 0 else "differs"
+
+
+def within(values: Sequence[float], limits: tuple[float, float]) -> Verdict:
+    """Whether the mean lies within the limits: its interval does, lies apart from them, or decides nothing."""
+    interval = mean_interval(values)
+    if interval is None:
+        return "cannot tell"
+    if limits[0] <= interval[0] and interval[1] <= limits[1]:
+        return "agrees"
+    return "differs" if interval[1] < limits[0] or interval[0] > limits[1] else "cannot tell"
+
+
+def told_factor(values: Sequence[float]) -> str:
+    """The geometric mean of positive numbers and the 90 % interval of its logarithm, in three digits."""
+    if not values:
+        return NOTHING
+    logs = [math.log(value) for value in values]
+    interval = mean_interval(logs)
+    middle = number(math.exp(mean(logs)))
+    return (
+        middle if interval is None else f"{middle} ({number(math.exp(interval[0]))} to {number(math.exp(interval[1]))})"
+    )
 
 
 def _about_mean(values: Sequence[float], share: float) -> tuple[float, float] | None:

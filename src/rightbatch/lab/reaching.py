@@ -6,6 +6,7 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import InputError
 from ..ranges import require_choice, require_number, require_whole
 from .plain_steps import plain_steps
 from .retuning import Retuned, retune
@@ -25,6 +26,7 @@ STUCK, STUCK_WAY = 1 / 8, 0.02  # share of the examples allowed, and of the way,
 REFERENCE_SIZE, REFERENCE_SEED, REFERENCE_EPOCHS = 32, 1_000_003, 4
 REFERENCE_SAMPLES = (16_000, 120_000)  # at least and at most
 SLACK = 0.05
+ALLOWANCE = 3.0
 
 
 class Reached(NamedTuple):
@@ -53,12 +55,21 @@ class Target(NamedTuple):
         rate: the best learning rate of the reference run, a start for others.
         size: its batch size.
         optimizer: its optimizer.
+        samples: examples in which the reference run itself reached the target.
     """
 
     loss: float
     rate: float
     size: int
     optimizer: str
+    samples: float = math.inf
+
+    def allowed(self, size: int) -> float:
+        """Examples that a run at another size may take, three times what it should need at most.
+
+        Smaller batches should need no more examples than the reference, larger ones no more steps.
+        """
+        return ALLOWANCE * self.samples * max(1.0, size / self.size)
 
 
 def reach(
@@ -148,7 +159,9 @@ def crossing(looks: "list[tuple[int, float]]", target: float) -> float | None:
 
 
 @cache
-def reference_target(subject: Subject, optimizer: str = "SGD", samples: int | None = None) -> Target:
+def reference_target(
+    subject: Subject, optimizer: str = "SGD", samples: int | None = None, slack: float = SLACK
+) -> Target:
     """A held-out loss that every batch size can be asked to reach, the same at every call.
 
     The held-out loss at the end of a reference run with batches of 32 whose rate is tuned for just that, by factors of
@@ -160,6 +173,10 @@ def reference_target(subject: Subject, optimizer: str = "SGD", samples: int | No
         subject: data and model.
         optimizer: as for `reach`.
         samples: examples of the reference run; None is four epochs, but 16,000 at least and 120,000 at most.
+        slack: the share of the way let off.
+
+    Raises:
+        InputError: no rate brings the loss down.
     """
     n = len(subject.sources()[0])
     low, high = REFERENCE_SAMPLES
@@ -179,8 +196,11 @@ def reference_target(subject: Subject, optimizer: str = "SGD", samples: int | No
         return reach(subject, size, rate, REFERENCE_SEED, 0.0, budget, optimizer, first).loss
 
     best = retune(cost, _first_rate(optimizer), tries=12)
-    end = best.cost + SLACK * max(0.0, starts[0] - best.cost)
-    return Target(_rounded_up(end) if math.isfinite(end) else math.nan, best.rate, size, optimizer)
+    if math.isinf(best.cost):
+        raise InputError(f"{subject} learns nothing with {optimizer} at any of the rates {sorted(best.tried)}.")
+    end = _rounded_up(best.cost + slack * max(0.0, starts[0] - best.cost))
+    needed = reach(subject, size, best.rate, REFERENCE_SEED, end, budget, optimizer).samples
+    return Target(end, best.rate, size, optimizer, min(needed, float(budget)))
 
 
 def tuned_reach(
