@@ -1,6 +1,7 @@
 """What the rules have in common that follow the smoothed noise scale, up and down."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ class FollowerState:
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseFollower:
+class NoiseFollower(ABC):
     """A batch size b(B_noise) that is a function of the noise scale.
 
     While its signal is not told from zero the noise scale is only known to be at least `noise.low`, which may enlarge
@@ -70,9 +71,9 @@ class NoiseFollower:
         evidence = {"noise_scale": scale, "wanted": size}
         return Decision(examples=examples, reason=reason, evidence=evidence), FollowerState(examples)
 
+    @abstractmethod
     def _size(self, scale: float, now: Situation, examples: int) -> tuple[float, str] | None:
         """The size for this noise scale, at present `examples`, and what else it rests on; None if that is unknown."""
-        raise NotImplementedError
 
 
 def within(size: float, least: int, most: int | None, train_samples: int) -> int:

@@ -1,6 +1,7 @@
 """What the tests have in common that ask whether a gradient stands out of its noise, and else grow the next batch."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -40,7 +41,7 @@ class Condition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingTest:
+class SamplingTest(ABC):
     """After each batch ask whether its noise is as small as allowed; if not, the next one is as large as needed.
 
     The size is carried on and never falls. A subclass gives the inequalities in `_conditions`; all must hold.
@@ -98,9 +99,9 @@ class SamplingTest:
         evidence = {"noise": noise, "allowed": allowed, "needed": needed}
         return Decision(examples=examples, reason=reason, evidence=evidence), SamplingState(examples)
 
+    @abstractmethod
     def _conditions(self, now: Situation) -> list[Condition]:
         """The inequalities asked of the batch; none where it was not measured."""
-        raise NotImplementedError
 
     def _rounded(self, needed: float) -> int:
         """The least size allowed that is at least `needed`."""

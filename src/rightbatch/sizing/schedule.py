@@ -1,5 +1,6 @@
 """What batch-size schedules have in common: the size depends on where the run stands, on nothing measured."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,7 +24,7 @@ class Course(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(ABC):
     """A schedule b(s): every batch has the size that belongs to the examples consumed before it.
 
     Counting examples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
@@ -52,9 +53,9 @@ class Schedule:
         reason = f"after {course.samples} examples, {epochs:.2f} epochs, the schedule says {examples}"
         return Decision(examples=examples, reason=reason), ScheduleState(examples, state.total_samples)
 
+    @abstractmethod
     def _size(self, course: Course) -> int:
         """The size of a batch before which the run stands there."""
-        raise NotImplementedError
 
     def _at(self, course: Course) -> int:
         return max(1, min(self._size(course), course.train_samples))

@@ -1,5 +1,6 @@
 """Batch-size rules around a rule: what bounds, hysteresis, dwell, snapping, memory caps and ramps have in common."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapper:
+class Wrapper(ABC):
     """A rule that alters what another rule, the one within, decides.
 
     The rule within is shown the size it last wanted, not the one decided in its place, and goes on as if it had been
@@ -115,9 +116,9 @@ class Wrapper:
             return decision, replace(state, inner=inner_state, wanted=wanted)
         return _account(inner, wanted, examples, why), WrapperState(inner_state, wanted, examples, now.step, samples)
 
+    @abstractmethod
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
         """What becomes of the size that the rule within wants, and why if it is altered."""
-        raise NotImplementedError
 
     def _own_limits(self) -> tuple[int, int | None]:
         return 1, None

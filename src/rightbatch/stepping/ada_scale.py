@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ..decision import Needs, Plan, Situation
 from ..evidence import NoiseEstimate
 from ..ranges import require_whole
-from .batch_scaled import BatchScaled
+from .batch_scaled import ForOneBatch
 from .wrapper import Altered
 
 LEAST_VARIANCE = 1e-6
@@ -22,7 +22,7 @@ class AdaScaleState:
 
 
 @dataclass(frozen=True, slots=True)
-class AdaScale(BatchScaled):
+class AdaScale(ForOneBatch):
     """Scale the rate by the gain r, the steps with the base batch that one step is worth, and the schedule's time too.
 
         r = (σ² + μ²)/(σ²·b0/b + μ²),    η = r·η0(⌊τ⌋),    τ <- τ + r
@@ -62,7 +62,7 @@ class AdaScale(BatchScaled):
 
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
-        BatchScaled.__post_init__(self)
+        ForOneBatch.__post_init__(self)
         if self.base_steps is not None:
             require_whole("AdaScale.base_steps", self.base_steps, least=1)
 

@@ -1,6 +1,7 @@
 """What the rules have in common that scale a learning rate with the batch."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,8 @@ class ScaledState:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchScaled(Wrapper):
-    """The rate of the rule within times a factor that depends on the batch: η(b) = f(b)·η, with f(at) = 1.
-
-    A subclass gives the factor in `_factor`, nan where there is not enough evidence for one: the last is then kept.
-    The current batch counts, also where the epoch ended and it is smaller than decided.
+class ForOneBatch(Wrapper):
+    """A rule whose rate was found for one batch size and is altered for others.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
@@ -47,6 +45,15 @@ class BatchScaled(Wrapper):
                 "the batches it meets: give a rate or a schedule, or use that rule alone."
             )
 
+
+@dataclass(frozen=True, slots=True)
+class BatchScaled(ForOneBatch):
+    """The rate of the rule within times a factor that depends on the batch: η(b) = f(b)·η, with f(at) = 1.
+
+    A subclass gives the factor in `_factor`, nan where there is not enough evidence for one: the last is then kept.
+    The current batch counts, also where the epoch ended and it is smaller than decided.
+    """
+
     def _begin(self, rate: float, plan: Plan) -> Altered:
         return Altered(rate, own=ScaledState(self.at or 0, 1.0))
 
@@ -59,6 +66,6 @@ class BatchScaled(Wrapper):
         why = f"{factor:.3g} times the rate for a batch of {at}, as {now.examples} examples allow"
         return Altered(rate * factor, "" if factor == 1 else why, own=ScaledState(at, factor))
 
+    @abstractmethod
     def _factor(self, now: Situation, at: int) -> float:
         """f(b), b being the examples of the current batch."""
-        raise NotImplementedError

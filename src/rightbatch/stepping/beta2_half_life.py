@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ..decision import Plan, Situation
 from ..errors import UnsupportedError
-from .batch_scaled import BatchScaled
+from .batch_scaled import ForOneBatch
 from .wrapper import Altered
 
 
@@ -19,7 +19,7 @@ class HalfLifeState:
 
 
 @dataclass(frozen=True, slots=True)
-class Beta2HalfLife(BatchScaled):
+class Beta2HalfLife(ForOneBatch):
     """Keep the half-life of Adam's second moment constant in examples, or tokens, β2(b) = β2^(b/b0).
 
     The rate is left to the rule within, so that this goes around a rule that scales it. All b down to 1.

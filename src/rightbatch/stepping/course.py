@@ -1,5 +1,6 @@
 """Schedules over the course of a whole run, which must know how long it is."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from .schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Course(Schedule):
-    """η(s) = η0 · (f + (1 - f) · shape(p)), p = s/S the part of the run that is over, and η0 · f from its end on.
+    """η(s) of the part p = s/S of the run that is over, and η0 · f from its end on.
 
     Args:
         learning_rate: η0; None takes the optimizer's own at the start.
@@ -39,10 +40,15 @@ class Course(Schedule):
             return max(1, round(self.total_epochs * train_samples))
         return self.total_samples
 
+
+@dataclass(frozen=True, slots=True)
+class Fall(Course):
+    """η(s) = η0 · (f + (1 - f) · shape(p))."""
+
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
         assert total_samples is not None
         return self.final + (1 - self.final) * self._shape(min(samples / total_samples, 1.0))
 
+    @abstractmethod
     def _shape(self, part: float) -> float:
         """From 1 at the start to 0 at the end."""
-        raise NotImplementedError

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..ranges import require_number
-from .course import Course
+from .course import Fall
 
 
 @dataclass(frozen=True, slots=True)
-class Polynomial(Course):
+class Polynomial(Fall):
     """η(s) = η0 · (f + (1 - f) · (1 - s/S)^q).
 
     | symbol | argument | meaning |
@@ -34,7 +34,7 @@ class Polynomial(Course):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Course.__post_init__(self)
+        Fall.__post_init__(self)
         require_number("Polynomial.power", self.power, above=0)
 
     def _shape(self, part: float) -> float:

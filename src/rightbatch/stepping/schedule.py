@@ -1,5 +1,6 @@
 """What the step rules have in common that are functions of the examples consumed, whatever the batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,7 +27,7 @@ class ScheduleState:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(ABC):
     """A learning rate η(s) = η0 · share(s), s the examples consumed before the batch.
 
     Counted in examples it keeps its place when the batch changes; a run taken up again with more epochs than at first
@@ -81,9 +82,9 @@ class Schedule:
         reason = f"after {now.samples} examples the schedule says {rate:.4g}"
         return Decision(learning_rate=rate, reason=reason, settings=settings), state
 
+    @abstractmethod
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
         """η/η0 for a batch before which `samples` examples were consumed."""
-        raise NotImplementedError
 
     def _settings(self, samples: int, total_samples: int | None, known: Mapping[str, float]) -> Mapping[str, float]:
         """Settings of the optimizer at that place; `known` are those that it has."""

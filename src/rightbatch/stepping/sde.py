@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..decision import Plan, Situation
 from ..errors import InputError, UnsupportedError
 from ..ranges import require_whole
-from .batch_scaled import BatchScaled
+from .batch_scaled import ForOneBatch
 from .wrapper import Altered
 
 DECAYS = ("beta1", "beta2")
@@ -25,7 +25,7 @@ class SDEState:
 
 
 @dataclass(frozen=True, slots=True)
-class SDE(BatchScaled):
+class SDE(ForOneBatch):
     """Scale rate, betas and epsilon of Adam or RMSprop together, so that the path of training stays the same.
 
         η -> sqrt(κ)·η,    1 - β1 -> κ(1 - β1),    1 - β2 -> κ(1 - β2),    ε -> ε/sqrt(κ),    κ = b/b0
@@ -67,7 +67,7 @@ class SDE(BatchScaled):
 
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
-        BatchScaled.__post_init__(self)
+        ForOneBatch.__post_init__(self)
         if self.most is not None:
             require_whole("SDE.most", self.most, least=1)
             if self.at is None:

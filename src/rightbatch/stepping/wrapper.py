@@ -1,5 +1,6 @@
 """Step rules around a step rule: what scaling with the batch, warm-up and AdaScale have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -48,7 +49,7 @@ class Altered:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapper:
+class Wrapper(ABC):
     """A step rule that alters what another step rule, the one within, decides.
 
     The rule within is shown the rate it last wanted, not the one used in its place, and goes on as if it had been
@@ -123,9 +124,9 @@ class Wrapper:
         """What becomes of the rate when a run starts, before a batch is known."""
         return Altered(rate)
 
+    @abstractmethod
     def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
         """What becomes of the rate for the current batch."""
-        raise NotImplementedError
 
     def _planned(self, plan: Plan) -> Plan:
         """The plan as the rule within is to see it."""
