@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +13,8 @@ from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Result, Section, Trial
 from .gradient_norm_claims import SHEN, Cell, against_theory, average, findings
 from .gradient_norm_figure import draw_norms
+from .plain_steps import plain_steps
+from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -102,7 +105,7 @@ class GradientNorms(Experiment):
             rows = torch.from_numpy(random.integers(len(x), size=size))
             gradients = torch.autograd.grad(loss(model(x[rows]), y[rows]), parameters, allow_unused=True)
             norms.append(math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None)))
-        return {**trial.settings, "norms": norms, "variance": variance, "signal": signal}
+        return {**trial.settings, "norms": rounded(norms), "variance": variance, "signal": signal}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """Norms by batch size, held against theory and against what was published."""
@@ -167,16 +170,10 @@ def _trained(design: GradientNorms, subject: Subject, seed: int, epochs: int) ->
     """The network after so many epochs, V and s; the trials of all sizes, which come one after the other, share it."""
     import torch
 
-    from ..data import Order
-
-    (x, y), loss, model = everything(subject.sources()[0]), _loss(subject), subject.network(seed).train()
-    order, optimizer = Order(len(x), seed), torch.optim.SGD(model.parameters(), lr=design.rate)
-    for epoch in range(epochs):
-        for start in range(0, len(x), design.batch):
-            rows = torch.from_numpy(order.indices(epoch, start, min(start + design.batch, len(x))))
-            optimizer.zero_grad()
-            loss(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    (x, y), loss, model = everything(subject.sources()[0]), _loss(subject), subject.network(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=design.rate)
+    for _ in islice(plain_steps(model, loss, x, y, design.batch, optimizer, seed), -(-epochs * len(x) // design.batch)):
+        pass
     return model, *_moments(model.eval(), loss, x, y)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from ..errors import InputError
 from ..ranges import require_whole
 from .experiment import Drawing, Experiment, Finding, Result, Section, Trial
+from .plain_steps import plain_steps
+from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Wiggle(Experiment):
 
     The loss of a batch of b examples drawn from N is the mean of b of the N losses, so that about the loss over all
     data at the same parameters it scatters with variance σ²/b · (N - b)/N, σ² the variance of one example's loss,
-    the sum of squares over N - 1.
+    the sum of squares over N - 1. A batch that reaches over the end of an epoch is two such draws.
 
     Args:
         sizes: batch sizes; 0 is all the data.
@@ -73,36 +75,33 @@ class Wiggle(Experiment):
         """Train; at evenly spaced steps compare the batch's loss with that over all data, in units of its theory."""
         import torch
 
-        from ..data import Order
         from ..training.losses import default_loss
 
         train, _ = subject.sources()
         x, y = everything(train)
         n, seed = len(x), int(trial.settings["seed"])
         b = int(trial.settings["size"]) or n
-        loss, model, order = default_loss(train), subject.network(seed), Order(n, seed)
+        loss, model = default_loss(train), subject.network(seed)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.rate)
+        steps = plain_steps(model, loss, x, y, b, optimizer, seed)
         looks = set(np.linspace(0, self.steps - 1, min(self.looks, self.steps)).astype(int).tolist())
         losses, apart, expected = [], [], []
-        epoch = position = 0
-        for step in range(self.steps):
-            if position + b > n:
-                epoch, position = epoch + 1, 0
-            rows = torch.from_numpy(order.indices(epoch, position, position + b))
-            position += b
-            value = loss(model(x[rows]), y[rows])
-            if step in looks:
-                with torch.no_grad():
-                    output = model(x)
-                    some = range(0, n, -(-n // VARIANCE_SAMPLES))
-                    each = torch.stack([loss(output[i : i + 1], y[i : i + 1]) for i in some]).double()
-                    apart.append(value.item() - loss(output, y).item())
-                expected.append(math.sqrt(each.var().item() / b * (n - b) / n))
-            losses.append(value.item())
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        return {"losses": losses, "apart": apart, "expected": expected, "examples": b}
+        for number in range(self.steps):
+            if number not in looks:
+                losses.append(next(steps).loss)
+                continue
+            with torch.no_grad():
+                output = model(x)
+                some = range(0, n, -(-n // VARIANCE_SAMPLES))
+                each = torch.stack([loss(output[i : i + 1], y[i : i + 1]) for i in some]).double()
+                whole = loss(output, y).item()
+            losses.append(next(steps).loss)
+            apart.append(losses[-1] - whole)
+            first = min(b, n - number * b % n)  # examples before the epoch ends
+            drawn = sum(part * (n - part) / n for part in (first, b - first))
+            expected.append(math.sqrt(each.var().item() * drawn) / b)
+        curves = {"losses": losses, "apart": apart, "expected": expected}
+        return {"examples": b, **{name: rounded(curve) for name, curve in curves.items()}}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """The curves, and the scatter held against theory."""
@@ -129,8 +128,8 @@ class Wiggle(Experiment):
         )
         paragraphs = [
             f"Plain SGD with a learning rate of {self.rate:g}, {self.steps} steps, on {n:,} examples. The curves show "
-            "the loss of each batch as a training loop prints it; batches come in the order of an epoch, without "
-            "repetition.",
+            "the loss of each batch as a training loop prints it; batches follow the order of the epochs, each of "
+            "which has every example once.",
             "Theory is the choice of the examples and nothing else: at the same parameters the loss of a batch lies "
             "about the loss over all data as far as the variance of a mean allows. All data have no wiggle. A curve "
             "that wiggles says nothing by itself of the learning rate being too large.",
