@@ -13,6 +13,8 @@ from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
 from .gradient_norm_claims import SHEN
 from .over_seeds import mean_interval, told
+from .plain_steps import plain_steps
+from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -94,43 +96,33 @@ class StartDistance(Experiment):
         """Train; distance and test loss at the looks, the last step and the one all sizes reach."""
         import torch
 
-        from ..data import Order
         from ..training.distance import Distance
         from ..training.losses import default_loss
 
         train, test = subject.sources()
         (x, y), (test_x, test_y), loss = everything(train), everything(test), default_loss(train)
         size, rate, seed = (trial.settings[name] for name in ("size", "rate", "seed"))
-        model, order, n = subject.network(seed), Order(len(x), seed), len(x)
+        model = subject.network(seed)
         parameters = [p for p in model.parameters() if p.requires_grad]
         distance, optimizer = Distance(parameters), torch.optim.SGD(parameters, lr=rate)
         last = self.examples // size
         looks = {self.steps, last, *np.geomspace(1, last, self.looks).round().astype(int).tolist()}
         steps, distances, losses = [], [], []
-        for step in range(1, last + 1):
-            rows, position = [], (step - 1) * size
-            while position < step * size:  # a batch may reach over the end of an epoch
-                epoch, start = divmod(position, n)
-                stop = min(n, start + step * size - position)
-                rows.append(order.indices(epoch, start, stop))
-                position += stop - start
-            batch = torch.from_numpy(np.concatenate(rows))
-            optimizer.zero_grad()
-            loss(model.train()(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if step in looks:
+        for step in plain_steps(model, loss, x, y, size, optimizer, seed):
+            over = step.number == last or not math.isfinite(step.loss)
+            if over or step.number in looks:
                 with torch.no_grad():
                     losses.append(loss(model.eval()(test_x), test_y).item())
-                steps.append(step)
+                steps.append(step.number)
                 distances.append(distance.measure())
-                if not math.isfinite(losses[-1]):
-                    break
-        return {**trial.settings, "steps": steps, "distances": distances, "losses": losses}
+            if over:
+                break
+        return {**trial.settings, "steps": steps, "distances": rounded(distances), "losses": rounded(losses)}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """Distances at equal examples and equal steps, and what they say of the claims."""
         cells: dict[Cell, Result] = {(r["size"], r["rate"], r["seed"]): r for r in results.values()}
-        whole = {cell: r for cell, r in cells.items() if r["steps"][-1] == self.examples // r["size"]}
+        whole = {cell: r for cell, r in cells.items() if _whole(self, r)}
         rows: list[list[str]] = []
         for size, rate in sorted({cell[:2] for cell in cells}, key=lambda pair: pair[::-1]):
             runs = [r for (b, lr, _), r in sorted(whole.items()) if (b, lr) == (size, rate)]
@@ -207,6 +199,10 @@ class StartDistance(Experiment):
                 )
             )
         return found
+
+
+def _whole(design: StartDistance, result: Result) -> bool:
+    return result["steps"][-1] == design.examples // result["size"] and math.isfinite(result["losses"][-1])
 
 
 def _best(result: Result) -> tuple[float, float]:
