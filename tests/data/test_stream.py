@@ -106,7 +106,7 @@ def test_a_position_in_other_data_is_refused(other: dict[str, Any], named: str) 
 
 
 def test_an_incomplete_state_is_refused() -> None:
-    with pytest.raises(InputError, match="lacks n, seed"):
+    with pytest.raises(InputError, match="lacks blocks, n, seed"):
         counted(10).load_state_dict({"epoch": 0, "position": 0, "shuffle": True})
 
 

@@ -52,6 +52,11 @@ class Order:
     def __reduce__(self) -> tuple[Any, ...]:
         return Order, (self.n, self.seed, self.shuffle, self.permute_below)
 
+    @property
+    def mixing(self) -> str:
+        """How examples are mixed, beside n, seed and shuffle all that the order depends on."""
+        return "all"
+
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
         """Return the examples at positions start, ..., stop - 1 of an epoch.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .block_order import BlockOrder
 from .order import Order
 from .source import Source
 
@@ -29,6 +30,9 @@ class Interval(NamedTuple):
 class BatchStream:
     """A place in a source's order, from which batches of any size are taken.
 
+    A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
+    `window`: its examples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
+
     Args:
         source: the examples.
         seed: keys the order, 0 to 2⁶⁴ - 1.
@@ -43,7 +47,12 @@ class BatchStream:
         self, source: Source, seed: int = 0, shuffle: bool = True, device: torch.device | str | None = None
     ) -> None:
         self.source = source
-        self.order = Order(len(source), seed, shuffle)
+        ends = getattr(source, "block_ends", None)
+        self.order = (
+            Order(len(source), seed, shuffle)
+            if ends is None
+            else BlockOrder(ends, seed, shuffle, getattr(source, "window", 16))
+        )
         self.device = None if device is None else torch.device(device)
         self._epoch = 0
         self._position = 0
@@ -122,6 +131,7 @@ class BatchStream:
             "seed": self.order.seed,
             "n": self.order.n,
             "shuffle": self.order.shuffle,
+            "blocks": self.order.mixing,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -133,7 +143,7 @@ class BatchStream:
         here = self.state_dict()
         if missing := sorted(here.keys() - state.keys()):
             raise InputError(f"the saved position of the data lacks {', '.join(missing)}")
-        for name in ("n", "seed", "shuffle"):
+        for name in ("n", "seed", "shuffle", "blocks"):
             if state[name] != here[name]:
                 raise InputError(
                     f"the saved position belongs to data with {name}={state[name]}, this stream has "

@@ -1,0 +1,138 @@
+"""A shuffled order for slow storage: blocks are shuffled, then the examples of a few blocks at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .order import Indices, Order, generator
+
+MIXED_WHOLE_SAMPLES = 2**16  # a larger window is mixed position by position: its permutation would take 5 ms and more
+NOT_AN_EPOCH = 2**64 - 1  # the stream of random words from which windows have their keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """Blocks in the order of one epoch and where each window of them begins."""
+
+    number: int
+    blocks: Indices
+    starts: Indices  # position at which window w begins; one more entry than windows
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The blocks of one window, where each ends within it, and the order its examples are mixed by."""
+
+    number: int
+    blocks: Indices
+    ends: Indices
+    order: Order
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockOrder:
+    """Maps positions of an epoch to examples so that few blocks are in use at a time; each example exactly once.
+
+    The blocks are shuffled anew every epoch. Then the examples of `window` blocks that follow each other in that order
+    are shuffled among themselves, then those of the next `window`, and so on: a reader that keeps the last `window`
+    blocks in memory reads each block once an epoch. With one window over all blocks this is a uniform shuffle; with
+    fewer, examples of one block still come near each other, so blocks of sorted data want a large window.
+
+    Args:
+        ends: where each block ends, ascending: block k holds the examples ends[k - 1], ..., ends[k] - 1.
+        seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
+        shuffle: False visits the examples as they are stored.
+        window: blocks whose examples are mixed.
+
+    Raises:
+        InputError: no examples, ends that do not ascend, or seed or window out of range.
+    """
+
+    ends: NDArray[np.int64]
+    seed: int = 0
+    shuffle: bool = True
+    window: int = 16
+    _outer: Order = field(init=False, repr=False)
+    _epoch: _Epoch | None = field(default=None, init=False, repr=False)
+    _window: _Window | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        ends = np.asarray(self.ends, np.int64)
+        if ends.ndim != 1 or len(ends) == 0 or ends[0] < 1 or (np.diff(ends) < 1).any():
+            raise InputError("ends of blocks must ascend from at least 1: every block holds an example")
+        if self.window < 1:
+            raise InputError(f"window must be at least 1 block, got {self.window}")
+        object.__setattr__(self, "ends", ends)
+        object.__setattr__(self, "_outer", Order(len(ends), self.seed, self.shuffle))
+
+    @classmethod
+    def even(cls, n: int, block: int, seed: int = 0, shuffle: bool = True, window: int = 16) -> BlockOrder:
+        """Blocks of `block` examples, the last of what is left.
+
+        Raises:
+            InputError: see there.
+        """
+        if n < 1 or block < 1:
+            raise InputError(f"an order needs examples and blocks of at least 1 of them, got n={n} and block={block}")
+        return cls(np.minimum(np.arange(block, n + block, block, dtype=np.int64), n), seed, shuffle, window)
+
+    @property
+    def n(self) -> int:
+        """Examples of an epoch."""
+        return int(self.ends[-1])
+
+    @property
+    def mixing(self) -> str:
+        """How examples are mixed; see `Order.mixing`."""
+        ends = crc32(self.ends.astype("<i8").tobytes())
+        return f"{self.window} of {len(self.ends)} blocks, {ends:08x}"
+
+    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the examples at positions start, ..., stop - 1 of an epoch; see `Order.indices`.
+
+        Raises:
+            InputError: positions outside the epoch.
+        """
+        if not (epoch >= 0 and 0 <= start <= stop <= self.n):
+            raise InputError(
+                f"positions {start} to {stop} of epoch {epoch} do not exist: {self.n} examples, epochs from 0"
+            )
+        if not self.shuffle:
+            return np.arange(start, stop, dtype=np.int64)
+        kept = self._in(epoch)
+        number, parts = int(np.searchsorted(kept.starts, start, "right")) - 1, []
+        while start < stop:
+            begin, end = int(kept.starts[number]), int(kept.starts[number + 1])
+            upto = min(stop, end)
+            parts.append(self._of(kept, number, start - begin, upto - begin))
+            start, number = upto, number + 1
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _in(self, epoch: int) -> _Epoch:
+        kept = self._epoch
+        if kept is None or kept.number != epoch:
+            blocks = self._outer.indices(epoch, 0, len(self.ends))
+            sizes = np.diff(self.ends, prepend=0)[blocks]
+            starts = np.append(0, np.cumsum(np.add.reduceat(sizes, np.arange(0, len(blocks), self.window))))
+            kept = _Epoch(epoch, blocks, starts)
+            object.__setattr__(self, "_epoch", kept)
+            object.__setattr__(self, "_window", None)
+        return kept
+
+    def _of(self, kept: _Epoch, number: int, start: int, stop: int) -> Indices:
+        """The examples at these positions of a window."""
+        window = self._window
+        if window is None or window.number != number:
+            blocks = kept.blocks[number * self.window : (number + 1) * self.window]
+            ends = np.cumsum(np.diff(self.ends, prepend=0)[blocks])
+            key = int(generator(self.seed, NOT_AN_EPOCH).advance(number).random_raw())
+            window = _Window(number, blocks, ends, Order(int(ends[-1]), key, True, MIXED_WHOLE_SAMPLES))
+            object.__setattr__(self, "_window", window)
+        places = window.order.indices(kept.number, start, stop)
+        which = np.searchsorted(window.ends, places, "right")
+        return places - window.ends[which] + self.ends[window.blocks[which]]
