@@ -5,6 +5,7 @@
     │   └── DataError                the examples themselves: shapes, types, missing values, formats
     ├── UnsupportedError (TypeError) the quantity asked for is not defined, or not available, for this model or rule
     ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
+    │   └── DamagedFileError         a file in it is not what was written
     ├── TraceError (RuntimeError)     probing found something changed that it must leave as it was
     ├── DivergedError (ArithmeticError)  training kept producing non-finite numbers and was stopped
     └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
@@ -31,6 +32,10 @@ class UnsupportedError(RightbatchError, TypeError):
 
 class RunFolderError(RightbatchError, OSError):
     """The run folder cannot be written, or already holds a run."""
+
+
+class DamagedFileError(RunFolderError):
+    """A file in the run folder is cut short or altered."""
 
 
 class TraceError(RightbatchError, RuntimeError):

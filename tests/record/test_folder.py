@@ -23,11 +23,11 @@ def test_create_then_open_and_read_the_settings(tmp_path: Path) -> None:
 def test_its_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     files = (folder.config, folder.events, folder.ledger, folder.checkpoint, folder.report, folder.model)
-    names = ["config.json", "events.jsonl", "ledger.txt", "checkpoint.pt", "report.html", "model.pt"]
+    names = ["config.json", "events.jsonl", "ledger.txt", "checkpoint.pt", "report.html", "model.safetensors"]
     assert [file.relative_to(tmp_path).as_posix() for file in files] == names
 
 
-@pytest.mark.parametrize("name", ["config.json", "events.jsonl", "checkpoint.pt"])
+@pytest.mark.parametrize("name", ["config.json", "events.jsonl", "checkpoint.pt", "checkpoint.previous.pt"])
 def test_a_folder_with_a_run_is_not_taken(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("kept")
     with pytest.raises(RunFolderError, match="already holds a run; resume it"):

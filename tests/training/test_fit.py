@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rightbatch import DivergedError, InputError, RunFolderError, fit
@@ -311,7 +312,8 @@ def test_the_run_folder(tmp_path: Path) -> None:
     run = quiet(model, batch="big-batch", step="armijo", **settings)
     folder = tmp_path / "a" / "run"
     assert run.folder == folder
-    names = ["checkpoint.pt", "config.json", "events.jsonl", "ledger.txt", "model.pt", "report.html"]
+    names = ["checkpoint.previous.pt", "checkpoint.pt", "config.json", "events.jsonl", "ledger.txt"]
+    names += ["model.safetensors", "report.html"]
     assert sorted(file.name for file in folder.iterdir()) == names
     config = json.loads((folder / "config.json").read_text())
     assert config["train_samples"] == N and config["seed"] == 0 and config["batch"].startswith("big-batch")
@@ -325,7 +327,8 @@ def test_the_run_folder(tmp_path: Path) -> None:
     assert events[-1]["best"] == run.best and events[-1]["test"] == run.test
     report = verify_ledger(folder / "ledger.txt", N)
     assert report.ok and report.complete_epochs == 2
-    parameters = load_checkpoint(folder / "model.pt")["model"]
+    parameters = load_file(folder / "model.safetensors")
+    assert parameters.keys() == model.state_dict().keys()
     assert all(torch.equal(value, parameters[name]) for name, value in model.state_dict().items())
     assert load_checkpoint(folder / "checkpoint.pt")["auto"]["counts"]["samples"] == 2 * N
     assert "<html" in (folder / "report.html").read_text()[:500].lower()
@@ -438,7 +441,7 @@ def test_patience_counts_on_after_a_resume(no_report: None, tmp_path: Path) -> N
 
 def test_resume_begins_a_run_where_there_is_none(no_report: None, tmp_path: Path) -> None:
     run = quiet(network(), epochs=1, run_dir=tmp_path / "new", resume=True)
-    assert run.stopped == "1 epochs are done" and (tmp_path / "new" / "model.pt").exists()
+    assert run.stopped == "1 epochs are done" and (tmp_path / "new" / "model.safetensors").exists()
 
 
 def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_path: Path) -> None:
@@ -470,14 +473,6 @@ def test_going_on_with_another_run_is_refused(
     assert contents(tmp_path) == before
 
 
-def test_a_damaged_checkpoint_is_said(no_report: None, tmp_path: Path) -> None:
-    quiet(network(), epochs=1, run_dir=tmp_path)
-    whole = (tmp_path / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunFolderError, match="damaged or not a checkpoint"):
-        quiet(network(), epochs=2, run_dir=tmp_path, resume=True)
-
-
 # Ctrl-C.
 
 
@@ -503,7 +498,8 @@ def test_an_interruption_ends_the_run_cleanly(tmp_path: Path) -> None:
     assert run.stopped == "interrupted"
     assert signal.getsignal(signal.SIGINT) is handler
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "checkpoint.pt", "config.json", "events.jsonl", "ledger.txt", "model.pt", "report.html",
+        "checkpoint.previous.pt", "checkpoint.pt", "config.json", "events.jsonl", "ledger.txt", "model.safetensors",
+        "report.html",
     ]  # fmt: skip
     events = read_events(tmp_path / "events.jsonl")
     assert events[-1]["kind"] == "stop" and events[-1]["reason"] == "interrupted"

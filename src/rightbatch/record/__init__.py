@@ -4,6 +4,7 @@ from .events import EventLog, iterate_events, read_events
 from .folder import RunFolder
 from .history import History, counted_events, read_history
 from .ledger import Irregularity, Ledger, LedgerReport, verify_ledger
+from .lock import RunLock
 from .replaying import replay_of
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Ledger",
     "LedgerReport",
     "RunFolder",
+    "RunLock",
     "counted_events",
     "iterate_events",
     "read_events",

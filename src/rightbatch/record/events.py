@@ -13,7 +13,7 @@ evaluation, `step` counts steps taken including this one):
 | failure | step, samples, reason, learning_rate (after the cut), restored_step |
 | measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
 | audit | step, samples, method, examples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
-| resume | step |
+| resume | step; optional: time (ISO 8601), warning (why it is not the checkpoint saved last) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 
 After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out). JSON has no word for

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ..errors import RunFolderError
 from .events import decode_json, encode_json
+from .whole import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,11 @@ class RunFolder:
     | events.jsonl | what happened (`events.py`) |
     | ledger.txt | which examples were consumed (`ledger.py`) |
     | checkpoint.pt | the state to resume from |
-    | model.pt | the parameters returned |
+    | checkpoint.previous.pt | the one before it, used if it is damaged |
+    | checkpoint.damaged.pt | one that was found damaged, set aside |
+    | model.safetensors | the parameters returned |
     | report.html | the page for people |
+    | run.lock | who is writing, as long as somebody is (`lock.py`) |
     """
 
     path: Path
@@ -35,16 +39,14 @@ class RunFolder:
             RunFolderError: the path is a file, cannot be written, or already holds a run.
         """
         folder = cls(Path(path))
-        folder._require_writable()
+        folder.require_writable()
         if folder.holds_run:
             raise RunFolderError(
                 f"{folder.path} already holds a run; resume it (resume=True, --resume) or choose another folder"
             )
-        # Written aside and renamed, so that the settings are there whole or not at all.
-        unfinished = folder.path / "config.json.new"
+        text = (encode_json(dict(config)) + "\n").encode("utf-8", errors="backslashreplace")
         try:
-            unfinished.write_text(encode_json(dict(config)) + "\n", encoding="utf-8", errors="backslashreplace")
-            unfinished.replace(folder.config)
+            write_whole(folder.config, lambda file: file.write(text))
         except OSError as error:
             raise RunFolderError(f"cannot write {folder.config}: {error.strerror or error}") from error
         return folder
@@ -66,13 +68,13 @@ class RunFolder:
             what = "does not exist" if not exists else "holds no run" if folder.path.is_dir() else "is a file"
             raise RunFolderError(f"{folder.path} {what}; give the folder of a run, the one with config.json in it")
         if writable:
-            folder._require_writable()
+            folder.require_writable()
         return folder
 
     @property
     def holds_run(self) -> bool:
         """Whether a run has been written here."""
-        return any(file.exists() for file in (self.config, self.events, self.checkpoint))
+        return any(file.exists() for file in (self.config, self.events, self.checkpoint, self.previous_checkpoint))
 
     @property
     def config(self) -> Path:
@@ -95,14 +97,29 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The state before that."""
+        return self.path / "checkpoint.previous.pt"
+
+    @property
+    def damaged_checkpoint(self) -> Path:
+        """A state that was found damaged."""
+        return self.path / "checkpoint.damaged.pt"
+
+    @property
     def model(self) -> Path:
         """The parameters returned by the run."""
-        return self.path / "model.pt"
+        return self.path / "model.safetensors"
 
     @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Who is writing."""
+        return self.path / "run.lock"
 
     def read_config(self) -> dict[str, Any]:
         """The settings the run was created with; empty if the file is missing.
@@ -118,8 +135,12 @@ class RunFolder:
             raise RunFolderError(f"cannot read {self.config}: {error}") from error
         return dict(config)
 
-    def _require_writable(self) -> None:
-        """Make the folder and really write a file into it: permission bits do not tell for every user."""
+    def require_writable(self) -> None:
+        """Make the folder and really write a file into it: permission bits do not tell for every user.
+
+        Raises:
+            RunFolderError: it cannot be made or written.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; a run needs a folder, choose another path")
         try:

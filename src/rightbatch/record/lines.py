@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -52,9 +53,21 @@ class LineFile(Generic[Item]):
         text = "\n".join(map(self._encode, items)) + "\n"
         # Text that is not valid Unicode (file names may be such) becomes JSON's own \udcXX and reads back unchanged.
         left = memoryview(text.encode("utf-8", errors="backslashreplace"))
+        end = self._file.seek(0, os.SEEK_END)
         try:
             while left:
                 left = left[self._file.write(left) :]
+        except OSError as error:
+            self._items = items + self._items
+            with suppress(OSError):
+                self._file.truncate(end)  # no part of a line, for the next flush would write on behind it
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+
+    def sync(self) -> None:
+        """Bring everything appended so far to the disk, to outlast a power failure too."""
+        self.flush()
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
 

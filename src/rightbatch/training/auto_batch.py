@@ -541,6 +541,7 @@ class AutoBatch:
         self._stepper.load_state_dict(state["stepper"])
         if self.meter is not None and state["meter"] is not None:
             self.meter.load_state_dict(state["meter"], self.samples)
+            self._told_method = self.meter.method
         self.clock.load_state_dict(state["clock"])
         if self._distance is not None:
             self._distance.load_state_dict(state["distance"])

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,20 +14,22 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..data import Source, as_source, hold_out, require_trainable
-from ..errors import InputError
+from ..errors import InputError, RunFolderError
 from ..noise import Noise
-from ..noise.isolation import random_state, set_random_state
+from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
-from ..record import RunFolder, counted_events
+from ..record import RunFolder, RunLock, counted_events
 from ..report import Progress
 from ..rule_text import write_rule
 from .auto_batch import ENDLESS, AutoBatch
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
 from .evaluation import evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
+from .randomness import own_random_numbers, random_states, set_random_states
 from .recorder import Recorder, machine, now
 from .rules import trainable
 from .stopping import Budget, Interruption
+from .weights import require_storable, save_weights
 
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
 
@@ -74,6 +77,7 @@ def fit(
     test: Any = None,
     patience: int | None = None,
     noise: Noise | str | None = None,
+    checkpoint_every: float = 600.0,
 ) -> Run:
     """Train `model`, the batch size and the step size being chosen from what is measured while training goes on.
 
@@ -95,24 +99,28 @@ def fit(
         seed: of the order of the examples and of dropout; the caller's random numbers are left alone.
         device: moved there first; None leaves the model where it is.
         micro_batch: most examples in one forward pass; memory only.
-        run_dir: folder to write to: settings, events, ledger, checkpoint, report.
+        run_dir: folder to write to: settings, events, ledger, checkpoints, parameters, report. One run at a time
+            writes to it.
         resume: go on with the run in `run_dir`, if there is one.
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
         test: like `train`; evaluated once, at the end.
         patience: end after so many evaluations without a better validation loss.
         noise: how the gradient noise is measured, as in `AutoBatch`.
+        checkpoint_every: most seconds between two checkpoints; there is one at each evaluation too.
 
     Returns:
-        The run; Ctrl-C ends it early, cleanly, with everything written.
+        The run; Ctrl-C, or SIGTERM, ends it early, cleanly, with everything written.
 
     Raises:
         InputError: unusable data, model, loss or settings; nothing has been changed then.
-        RunFolderError: `run_dir` cannot be used.
+        RunFolderError: `run_dir` cannot be used, another run is writing to it, or it can no longer be written; the last
+            checkpoint is whole then, and resume=True goes on from it.
         DivergedError: numbers kept becoming non-finite; everything up to then is written.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     require_number("eval_every", eval_every, above=0)
+    require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
         raise InputError(
@@ -146,24 +154,25 @@ def fit(
             require_fitting(model, loss, other, name)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(parameters)
+    if run_dir is not None:
+        require_storable(model)
     auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
-        folder = _folder(run_dir, resume, _config(auto, budget, seed, eval_every))
+        recorder = _recorder(run_dir, resume, _config(auto, budget, seed, eval_every), Progress(progress))
     except BaseException:
         auto.ship()
         raise
-    recorder = Recorder(folder, Progress(progress))
-    cuda = [p.device for p in model.parameters() if p.is_cuda][:1]
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, recorder)
-        try:
-            training.begin(seed, resume)
-        except BaseException:
-            recorder.release()
-            auto.ship()
-            raise
-        return training.run()
+    training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, checkpoint_every, recorder)
+    try:
+        with own_random_numbers(seed, training.devices):
+            try:
+                training.begin(seed, resume)
+            except BaseException:
+                auto.ship()
+                raise
+            return training.run()
+    finally:
+        recorder.release()
 
 
 class _Training:
@@ -178,6 +187,7 @@ class _Training:
         test: Source | None,
         budget: Budget,
         eval_every: float,
+        checkpoint_every: float,
         recorder: Recorder,
     ) -> None:
         self.auto = auto
@@ -189,6 +199,10 @@ class _Training:
         self.budget = budget
         self.eval_samples = max(1.0, eval_every * len(train))
         self.recorder = recorder
+        self.checkpoint_every_s = checkpoint_every
+        self.checkpoint_due_s = perf_counter() + checkpoint_every
+        self.checkpointed = (-1, -1)
+        self.devices = devices_of(auto.model)
         self.device = next(auto.model.parameters()).device
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -202,10 +216,11 @@ class _Training:
     def begin(self, seed: int, resume: bool) -> None:
         """Announce the run, or take it up where its last checkpoint left it."""
         folder = self.recorder.folder
-        if resume and folder is not None and folder.checkpoint.exists():
-            self._load(load_checkpoint(folder.checkpoint))
+        recovered = recover(folder) if resume and folder is not None else None
+        if recovered is not None:
+            self._load(recovered)
         else:
-            if resume and folder is not None and folder.events.exists() and folder.events.stat().st_size:
+            if resume and folder is not None and folder.events.stat().st_size:
                 self.recorder.resumed(0, 0, 0)  # killed before its first checkpoint: nothing of it counts
             self._announce(seed)
         self.recorder.progress.begin(
@@ -238,7 +253,7 @@ class _Training:
         except Exception as error:
             self.auto.ship()
             restore_modes()
-            self._close(f"{type(error).__name__}: {error}", None)
+            self._fail(error)
             raise
         except KeyboardInterrupt:
             stopped = "interrupted"
@@ -248,10 +263,14 @@ class _Training:
         elif self.auto.averages:
             refresh_batch_norm(self.model, self.train, self.device)
         restore_modes()
-        test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
         folder = self.recorder.folder
-        if folder is not None:
-            save_checkpoint(folder.model, {"model": self.model.state_dict()})
+        try:
+            test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
+            if folder is not None:
+                save_weights(folder.model, self.model)
+        except Exception as error:
+            self._fail(error)
+            raise
         self._close(stopped, test)
         return Run(self.model, self.history, self.best, stopped, folder.path if folder is not None else None, test)
 
@@ -273,6 +292,9 @@ class _Training:
                     self._checkpoint()
                     if reached:
                         return reached
+                if perf_counter() >= self.checkpoint_due_s:
+                    self.wall_s = self.resumed_wall_s + perf_counter() - started_s
+                    self._checkpoint()
                 if perf_counter() - started_s >= limit_s:
                     return f"{self.budget.seconds:g} seconds are over"
             # Only between two steps: in the midst of one the model may be at a trial point.
@@ -323,9 +345,11 @@ class _Training:
 
     def _checkpoint(self) -> None:
         folder = self.recorder.folder
-        if folder is None:
+        self.checkpoint_due_s = perf_counter() + self.checkpoint_every_s
+        at = (self.auto.steps, self.evaluated_step)
+        if folder is None or at == self.checkpointed:
             return
-        self.recorder.flush()
+        self.recorder.sync()  # on the disk, the ledger must not lack what the checkpoint has consumed
         save_checkpoint(
             folder.checkpoint,
             {
@@ -335,12 +359,16 @@ class _Training:
                 "best_state": self.best_state,
                 "worse_evaluations": self.worse_evaluations,
                 "next_evaluation": self.next_evaluation,
+                "evaluated_step": self.evaluated_step,
                 "wall_s": self.wall_s,
-                "random": random_state(self.device),
+                "random": random_states(self.devices),
             },
+            folder.previous_checkpoint,
         )
+        self.checkpointed = at
 
-    def _load(self, state: Mapping[str, Any]) -> None:
+    def _load(self, recovered: Recovered) -> None:
+        state = recovered.state
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -351,12 +379,15 @@ class _Training:
         self.worse_evaluations = state["worse_evaluations"]
         self.next_evaluation = state["next_evaluation"]
         self.resumed_wall_s = self.wall_s = state["wall_s"]
-        self.evaluated_step = self.auto.steps
-        set_random_state(state["random"], self.device)
+        self.evaluated_step = state["evaluated_step"]
+        self.checkpointed = (self.auto.steps, self.evaluated_step)
+        set_random_states(state["random"], self.devices)
         folder = self.recorder.folder
         assert folder is not None
-        self.recorder.resumed(self.auto.steps, *self.auto.place)
-        self.recorder.flush()
+        if recovered.warning:
+            set_aside_damaged(folder)
+        self.recorder.resumed(self.auto.steps, *self.auto.place, recovered.warning)
+        self.recorder.sync()
         counted = [e for e in counted_events(folder.events) if e["kind"] in ("step", "evaluation")]
         self.history = [{k: v for k, v in event.items() if k != "kind"} for event in counted]
 
@@ -383,6 +414,11 @@ class _Training:
         """How the noise is measured at present."""
         meter = self.auto.meter
         return None if meter is None else {"setting": str(meter.settings), "method": meter.method}
+
+    def _fail(self, error: Exception) -> None:
+        """End the run by an error; one of writing that comes on top of it is not told."""
+        with suppress(RunFolderError):
+            self._close(f"{type(error).__name__}: {error}", None)
 
     def _close(self, stopped: str, test: Mapping[str, float] | None) -> None:
         auto = self.auto
@@ -445,9 +481,19 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
     }
 
 
-def _folder(run_dir: str | os.PathLike[str] | None, resume: bool, config: Mapping[str, Any]) -> RunFolder | None:
+def _recorder(
+    run_dir: str | os.PathLike[str] | None, resume: bool, config: Mapping[str, Any], progress: Progress
+) -> Recorder:
+    """The recorder of a run, its folder locked before anything in it is looked at."""
     if run_dir is None:
-        return None
-    if resume and RunFolder(Path(run_dir)).holds_run:
-        return RunFolder.open(run_dir, writable=True)
-    return RunFolder.create(run_dir, config)
+        return Recorder(None, progress)
+    folder = RunFolder(Path(run_dir))
+    folder.require_writable()
+    lock = RunLock(folder.lock)
+    try:
+        if not (resume and folder.holds_run):
+            RunFolder.create(run_dir, config)
+        return Recorder(folder, progress, lock)
+    except BaseException:
+        lock.release()
+        raise

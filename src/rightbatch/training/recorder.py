@@ -3,7 +3,9 @@
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +16,7 @@ from ..data import Interval
 from ..decision import Decision
 from ..errors import MissingExtraError
 from ..evidence import Audit, StepTime
-from ..record import EventLog, Ledger, RunFolder
+from ..record import EventLog, Ledger, RunFolder, RunLock
 from ..report import Progress, write_report
 
 
@@ -24,11 +26,13 @@ class Recorder:
     Args:
         folder: where to write; None writes nothing.
         progress: the terminal's view.
+        lock: the right to write there, given back with the files.
     """
 
-    def __init__(self, folder: RunFolder | None, progress: Progress) -> None:
+    def __init__(self, folder: RunFolder | None, progress: Progress, lock: RunLock | None = None) -> None:
         self.folder = folder
         self.progress = progress
+        self._lock = lock
         self._events = EventLog(folder.events) if folder is not None else None
         self._ledger = Ledger(folder.ledger) if folder is not None else None
 
@@ -97,23 +101,28 @@ class Recorder:
                 standard_error=fit.standard_error,
             )
 
-    def resumed(self, step: int, epoch: int, position: int) -> None:
-        """The run goes on from what it was after `step`."""
-        self.event("resume", step=step)
+    def resumed(self, step: int, epoch: int, position: int, warning: str = "") -> None:
+        """The run goes on from what it was after `step`; what came later does not count, in log and ledger alike."""
+        self.event("resume", step=step, time=now(), **({"warning": warning} if warning else {}))
         if self._ledger is not None:
             self._ledger.rewind(step, epoch, position)
+        if warning:
+            warnings.warn(f"{self.folder and self.folder.path}: {warning}", stacklevel=2)
 
-    def flush(self) -> None:
-        """Everything told so far reaches the disk's owner."""
+    def sync(self) -> None:
+        """Bring everything told so far to the disk."""
         for file in (self._events, self._ledger):
             if file is not None:
-                file.flush()
+                file.sync()
 
     def release(self) -> None:
-        """Close the files."""
-        for file in (self._events, self._ledger):
-            if file is not None:
-                file.close()
+        """Close the files and give back the lock; twice is allowed."""
+        with ExitStack() as stack:  # the lock too if a file cannot be written
+            if self._lock is not None:
+                stack.callback(self._lock.release)
+            for file in (self._events, self._ledger):
+                if file is not None:
+                    stack.callback(file.close)
 
     def close(self, text: str) -> None:
         """End the run: close the files, write the report, say where it is."""

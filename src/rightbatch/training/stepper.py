@@ -121,6 +121,7 @@ class Stepper:
             "optimizer": self.optimizer.state_dict() if self._averaging is None else None,
             "averaging": None if self._averaging is None else self._averaging.state_dict(),
             "guard": self._guard.state_dict(),
+            "told_rate": self.told_rate,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,4 +131,5 @@ class Stepper:
         else:
             self.optimizer.load_state_dict(state["optimizer"])
         self._guard.load_state_dict(state["guard"])
-        self.learning_rate = self.told_rate = self._first_rate()
+        self.learning_rate = self._first_rate()
+        self.told_rate = state["told_rate"]

@@ -1,4 +1,4 @@
-"""When a run ends: budgets, a target reached, validation that no longer improves, Ctrl-C."""
+"""When a run ends: budgets, a target reached, validation that no longer improves, Ctrl-C or a request to end."""
 
 import math
 import signal
@@ -96,26 +96,28 @@ class Budget:
 
 
 class Interruption:
-    """Ctrl-C, remembered until the step under way is done; a second one interrupts at once."""
+    """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, the first Ctrl-C only sets `asked`; outside the main thread nothing is changed."""
+        """Within, the first signal only sets `asked`; outside the main thread nothing is changed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.getsignal(signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def remember(number: int, frame: FrameType | None) -> None:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
 
-        signal.signal(signal.SIGINT, remember)
+        for number in before:
+            signal.signal(number, remember)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
