@@ -10,10 +10,12 @@ from .noise_removal import NoiseRemoval
 from .start_distance import StartDistance
 from .studying import Study, study
 from .subject import Subject
+from .surfaces import Surfaces
 from .wiggle import Wiggle
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    experiment.name: experiment for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance)
+    experiment.name: experiment
+    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces)
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "StartDistance",
     "Study",
     "Subject",
+    "Surfaces",
     "Trial",
     "Wiggle",
     "study",
