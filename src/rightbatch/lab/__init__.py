@@ -11,11 +11,12 @@ from .start_distance import StartDistance
 from .studying import Study, study
 from .subject import Subject
 from .surfaces import Surfaces
+from .trade_off import TradeOff
 from .wiggle import Wiggle
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     experiment.name: experiment
-    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces)
+    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces, TradeOff)
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Study",
     "Subject",
     "Surfaces",
+    "TradeOff",
     "Trial",
     "Wiggle",
     "study",
