@@ -7,6 +7,7 @@ from .batch_forms import BatchForms
 from .experiment import Drawing, Experiment, Finding, Section, Trial
 from .gradient_norms import GradientNorms
 from .noise_removal import NoiseRemoval
+from .probe_regret import ProbeRegret
 from .start_distance import StartDistance
 from .studying import Study, study
 from .subject import Subject
@@ -16,7 +17,7 @@ from .wiggle import Wiggle
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     experiment.name: experiment
-    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces, TradeOff)
+    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces, ProbeRegret, TradeOff)
 }
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Finding",
     "GradientNorms",
     "NoiseRemoval",
+    "ProbeRegret",
     "Section",
     "StartDistance",
     "Study",
