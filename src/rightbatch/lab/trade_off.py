@@ -9,10 +9,9 @@ import numpy as np
 from ..errors import InputError
 from ..ranges import require_choice, require_number, require_whole
 from .experiment import Drawing, Experiment, Result, Section, Trial
-from .over_seeds import told_factor
 from .reaching import LOOK_EXAMPLES, OPTIMIZERS, REFERENCE_SIZE, Reached, Target, reach, reference_target, tuned_reach
 from .subject import Subject, everything
-from .trade_off_claims import MCCANDLISH, findings
+from .trade_off_claims import MCCANDLISH, findings, in_words, row
 from .trade_off_seen import Seen
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class TradeOff(Experiment):
         seeds: of initial parameters and order; each tunes its own rates.
         optimizer: "SGD", "momentum" or "Adam".
         factor: between the learning rates tried.
-        reference: examples of the run that sets the target; None for four epochs, within 16,000 and 120,000.
+        reference: examples of the run that sets the target; more of them ask for a lower loss, and time in proportion.
         noise_looks: how often the gradient noise is measured on the way to the target.
 
     Reference: McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), section 2.3, the curve;
@@ -44,7 +43,7 @@ class TradeOff(Experiment):
     seeds: int = 5
     optimizer: str = "SGD"
     factor: float = 2.0
-    reference: int | None = None
+    reference: int = 16_000
     noise_looks: int = 16
 
     name: ClassVar[str] = "tradeoff"
@@ -84,8 +83,7 @@ class TradeOff(Experiment):
         require_whole("TradeOff.noise_looks", self.noise_looks, least=2)
         require_number("TradeOff.factor", self.factor, above=1)
         require_choice("TradeOff.optimizer", self.optimizer, OPTIMIZERS)
-        if self.reference is not None:
-            require_whole("TradeOff.reference", self.reference, least=REFERENCE_SIZE)
+        require_whole("TradeOff.reference", self.reference, least=REFERENCE_SIZE)
         train, _ = subject.sources()
         for size in self.sizes:
             require_whole("TradeOff.sizes", size, least=1)
@@ -162,22 +160,22 @@ class TradeOff(Experiment):
         train, test = subject.sources()
         sizes = self.sizes_on(subject)
         seen = Seen(list(results.values()), sizes)
-        rows = [_row(seen, size) for size in seen.sizes]
+        rows = [row(seen, size) for size in seen.sizes]
         tuned = "doubling and halving it" if self.factor == 2 else f"by factors of {self.factor:g}"
         name = {"SGD": "plain SGD", "momentum": "SGD with momentum 0.9", "Adam": "Adam"}[self.optimizer]
         paragraphs = [
             f"{subject}: {len(train):,} examples to train on, the loss taken on {min(len(test), LOOK_EXAMPLES):,} held "
             f"out. Each run trains with {name} at a constant learning rate until the held-out loss is at most "
-            f"{seen.target:g} at two successive looks, 3.5 % of the steps apart. That target is what a run with "
-            f"batches of {REFERENCE_SIZE} attains, 5 % of the way from the start let off. At every batch size and for "
-            f"every seed the learning rate is tuned by {tuned} until both neighbours of the best need more steps. "
-            "Intervals are over seeds, 90 %.",
+            f"{seen.target:g} at two successive looks, 3.5 % of the steps apart. That target is what a run of "
+            f"{self.reference:,} examples in batches of {REFERENCE_SIZE} attains, 5 % of the way from the start let "
+            f"off. At every batch size and for every seed the learning rate is tuned by {tuned} until both neighbours "
+            "of the best need more steps. Intervals are over seeds, 90 %.",
             "The curve S = S_min (1 + B_crit/b) is fitted to the logarithms of the steps of each seed on its own, so "
             "that single points that are far off count little. The noise scale tr Σ/‖g‖² is measured on the way to the "
             f"target with batches of {seen.noise_size or REFERENCE_SIZE}, on up to {NOISE_EXAMPLES:,} examples, and "
             "averaged over the way as the theory of the curve asks. Seconds are steps times the median time of a step, "
             "the looks not counted; trials that run side by side share the machine.",
-            *_seen_in_words(seen),
+            *in_words(seen),
         ]
         drawings = []
         if seen.sizes:
@@ -204,47 +202,6 @@ def _coupled(subject: Subject) -> list[str]:
     from ..noise.coverage import coupled
 
     return [f"{path}: {reason}" for path, reason in coupled(subject.network(0).train())]
-
-
-def _seen_in_words(seen: Seen) -> list[str]:
-    missed = sum(steps is None for steps in seen.steps_of.values())
-    edge = sum(not result["enclosed"] for result in seen.results if result["steps"] is not None)
-    words = []
-    if seen.curve:
-        words.append(
-            f"Critical batch {told_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
-            f"{2 * seen.curve.least_samples:,.0f} examples are twice their least. Noise scale "
-            f"{told_factor(seen.noises)}."
-            if seen.noises
-            else f"Critical batch {told_factor(seen.criticals)}; the noise scale is not known."
-        )
-    elif seen.sizes:
-        words.append("No critical batch can be told from the sizes that were run.")
-    if seen.fastest:
-        low, high = seen.fast_range
-        theory = f"; theory says {seen.fastest_in_theory:,.0f}" if seen.fastest_in_theory else ""
-        words.append(
-            f"Least time at batch {seen.fastest:,}, {seen.seconds(seen.fastest):.3g} s; within 10 % of it from {low:,} "
-            f"to {high:,}{theory}."
-        )
-    if missed:
-        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are left out.")
-    if edge:
-        words.append(f"In {edge} runs the best rate is the last that was tried.")
-    return words
-
-
-def _row(seen: Seen, size: int) -> tuple[str, ...]:
-    known = [steps for (b, _), steps in seen.steps_of.items() if b == size and steps is not None]
-    return (
-        f"{size:,}",
-        f"{len(known)}",
-        f"{seen.rate(size):.3g}",
-        told_factor(known),
-        f"{seen.curve.steps(size):,.0f}" if seen.curve else "",
-        f"{seen.steps(size) * size:,.0f}",
-        f"{seen.seconds(size):.3g}",
-    )
 
 
 def _short(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What has been published about the trade-off between steps and examples, held against what was seen."""
+"""What was seen of the trade-off between steps and examples, in words, and held against what has been published."""
 
 import math
 from collections.abc import Sequence
@@ -26,12 +26,54 @@ def findings(seen: Seen) -> list[Finding]:
     return [_curve(seen), _twice(seen), *_noise(seen), *_rates(seen), _regimes(seen), _time(seen)]
 
 
+def in_words(seen: Seen) -> list[str]:
+    """Paragraphs on what was seen."""
+    missed = sum(steps is None for steps in seen.steps_of.values())
+    edge = sum(not result["enclosed"] for result in seen.results if result["steps"] is not None)
+    words = []
+    if seen.curve:
+        words.append(
+            f"Critical batch {told_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
+            f"{2 * seen.curve.least_samples:,.0f} examples are twice their least. Noise scale "
+            f"{told_factor(seen.noises)}."
+            if seen.noises
+            else f"Critical batch {told_factor(seen.criticals)}; the noise scale is not known."
+        )
+    elif seen.sizes:
+        words.append("No critical batch can be told from the sizes that were run.")
+    if seen.fastest:
+        low, high = seen.fast_range
+        theory = f"; theory says {seen.fastest_in_theory:,.0f}" if seen.fastest_in_theory else ""
+        words.append(
+            f"Least time at batch {seen.fastest:,}, {seen.seconds(seen.fastest):.3g} s; within 10 % of it from {low:,} "
+            f"to {high:,}{theory}."
+        )
+    if missed:
+        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are left out.")
+    if edge:
+        words.append(f"In {edge} runs the best rate is the last that was tried.")
+    return words
+
+
+def row(seen: Seen, size: int) -> tuple[str, ...]:
+    """A line of the table: size, runs, rate, steps, those of the curve, examples, seconds."""
+    known = [steps for (b, _), steps in seen.steps_of.items() if b == size and steps is not None]
+    return (
+        f"{size:,}",
+        f"{len(known)}",
+        f"{seen.rate(size):.3g}",
+        told_factor(known),
+        f"{seen.curve.steps(size):,.0f}" if seen.curve else "",
+        f"{seen.steps(size) * size:,.0f}",
+        f"{seen.seconds(size):.3g}",
+    )
+
+
 def _curve(seen: Seen) -> Finding:
-    residuals, ours, verdict = seen.residuals, "no seed has a curve at all sizes", _none()
+    residuals, ours, verdicts = seen.residuals, "no seed has a curve at all sizes", list[Verdict]()
     if len(residuals):
         means = residuals.mean(0)
-        each = [within(list(column), NEAR) for column in residuals.T]
-        verdict = "differs" if "differs" in each else "cannot tell" if "cannot tell" in each else "agrees"
+        verdicts = [within(list(column), NEAR) for column in residuals.T]
         worst = int(np.abs(means).argmax())
         ours = (
             f"mean residuals of log S {_rms(means):.3f} (rms over sizes), the farthest "
@@ -43,7 +85,7 @@ def _curve(seen: Seen) -> Finding:
             scatter = _rms(residuals - means) * math.sqrt(len(residuals) / (len(residuals) - 1))
             ours += f"; {than} than the scatter over seeds of {scatter:.3f} explains (F {ratio:.1f}, 95 % {most:.1f})"
     claim = "steps and examples to a target follow (S/S_min - 1)(E/E_min - 1) = 1, within 25 % at every batch size"
-    return Finding(claim, f"{MCCANDLISH}, eq. 2.11", "fits well", ours, verdict)
+    return Finding(claim, f"{MCCANDLISH}, eq. 2.11", "fits well", ours, _all(verdicts))
 
 
 def _twice(seen: Seen) -> Finding:
@@ -62,8 +104,7 @@ def _twice(seen: Seen) -> Finding:
                     math.log(samples[-1] * curve.steps(sizes[0]) * sizes[0] / (2 * curve.least_samples)),
                 )
             )
-    each = [within([pair[k] for pair in off], NEAR) for k in (0, 1)]
-    verdict: Verdict = "differs" if "differs" in each else "cannot tell" if "cannot tell" in each else "agrees"
+    verdict = _all([within([pair[k] for pair in off], NEAR) for k in (0, 1)])
     ours = "B_crit does not lie between the sizes"
     if steps and seen.curve:
         finite = (
@@ -122,12 +163,11 @@ def _rates(seen: Seen) -> list[Finding]:
 
 
 def _regimes(seen: Seen) -> Finding:
-    ours, verdict = "fewer than four batch sizes", _none()
+    ours, verdicts = "fewer than four batch sizes", list[Verdict]()
     if len(seen.sizes) >= 4:
         first, last = seen.sizes[:2], seen.sizes[-2:]
         small, large = seen.exponents("steps", *first), seen.exponents("steps", *last)
-        each = [within(small, PERFECT), within(large, NONE)]
-        verdict = "differs" if "differs" in each else "cannot tell" if "cannot tell" in each else "agrees"
+        verdicts = [within(small, PERFECT), within(large, NONE)]
         if small and large:
             ours = (
                 f"exponent of b in the steps {told(small, 2)} from {first[0]:,} to {first[1]:,}, {told(large, 2)} from "
@@ -138,7 +178,7 @@ def _regimes(seen: Seen) -> Finding:
         SHALLUE,
         "perfect scaling, diminishing returns, none: exponent -1 rising to 0",
         ours,
-        verdict,
+        _all(verdicts),
     )
 
 
@@ -167,5 +207,8 @@ def _rms(values: "np.ndarray | Sequence[float]") -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _none() -> Verdict:
-    return "cannot tell"
+def _all(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a claim that says several things at once."""
+    if "differs" in verdicts:
+        return "differs"
+    return "agrees" if verdicts and "cannot tell" not in verdicts else "cannot tell"
