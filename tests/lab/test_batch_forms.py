@@ -66,8 +66,10 @@ def test_all_data_and_sizes_that_do_not_divide_them() -> None:
 
 
 def test_trials_and_what_is_refused() -> None:
-    keys = [t.key for t in BatchForms(seeds=2).trials(CLASSIC)]
+    keys = [t.key for t in BatchForms(seeds=2, automatic_seeds=2).trials(CLASSIC)]
     assert len(keys) == 2 * (11 + 2) and keys[12].startswith("automatic from batch 1") and "seed 1" in keys[13]
+    more = [t.settings["form"] for t in BatchForms(seeds=1, automatic_seeds=3).trials(CLASSIC)]
+    assert len(more) == 11 + 3 * 2 and set(more[-4:]) == {"automatic", "automatic from batch 1"}
     digits = Subject("digits", "linear")
     assert all(t.settings.get("size") != 2000 for t in BatchForms(sizes=(8, 2000)).trials(digits))
     with pytest.raises(InputError, match="no classes"):
@@ -80,7 +82,7 @@ def results(seeds: int, rng_seed: int = 0) -> dict[str, Any]:
     """What the whole design would give if accuracy fell and steadiness rose with size, as published."""
     random = np.random.default_rng(rng_seed)
     made = {}
-    for trial in BatchForms(seeds=seeds).trials(CLASSIC):
+    for trial in BatchForms(seeds=seeds, automatic_seeds=seeds).trials(CLASSIC):
         size, rate = trial.settings.get("size"), trial.settings.get("rate")
         train, test = PUBLISHED.get((size, rate), (0.83, 0.84)) if size is not None else (0.84, 0.84)
         b = size or 500
@@ -115,7 +117,7 @@ def test_findings_follow_the_intervals() -> None:
 
 
 def test_too_few_runs_decide_nothing() -> None:
-    section = BatchForms(seeds=2).section(CLASSIC, results(2))
+    section = BatchForms(seeds=2, automatic_seeds=2).section(CLASSIC, results(2))
     assert set(verdicts(section.findings)) == {"cannot tell"}
     one = dict([next(iter(results(1).items()))])
     assert len(BatchForms().section(CLASSIC, one).rows) == 1
@@ -138,7 +140,7 @@ def test_intervals_over_seeds() -> None:
 
 
 def test_a_model_of_ones_own_and_the_automatic_mode(tmp_path: Path) -> None:
-    small = BatchForms(sizes=(0, 32), epochs=3, seeds=1)
+    small = BatchForms(sizes=(0, 32), epochs=3, seeds=1, automatic_seeds=1)
     done = study(small, Subject("blobs", "linear"), folder=tmp_path / "s", processes=0, progress=io.StringIO())
     assert len(done.results) == 4 and "50 ReLU" not in done.page.read_text()
     for run in done.results.values():

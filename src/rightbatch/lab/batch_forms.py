@@ -62,6 +62,7 @@ class BatchForms(Experiment):
         momentum: of SGD.
         epochs: of each run.
         seeds: of initial parameters and order; the data are the same throughout.
+        automatic_seeds: of the two automatic forms, about which thousandths decide.
     """
 
     sizes: tuple[int, ...] = (FULL, 1, 32, 4, 8, 16, 64, 128, 256, 450)
@@ -70,6 +71,7 @@ class BatchForms(Experiment):
     momentum: float = 0.9
     epochs: int = 200
     seeds: int = 5
+    automatic_seeds: int = 20
 
     name: ClassVar[str] = "forms"
     title: ClassVar[str] = "Stochastic, mini-batch, batch"
@@ -86,7 +88,7 @@ class BatchForms(Experiment):
 
     def trials(self, subject: Subject) -> list[Trial]:
         """One run for each form and seed, all forms with the first seed first; sizes above the data are left out."""
-        for name in ("seeds", "epochs"):
+        for name in ("seeds", "automatic_seeds", "epochs"):
             require_whole(f"BatchForms.{name}", getattr(self, name), least=1)
         for name in ("rate", "low_rate"):
             require_number(f"BatchForms.{name}", getattr(self, name), above=0)
@@ -104,11 +106,13 @@ class BatchForms(Experiment):
             forms.insert(forms.index((1, self.rate)) + 1, (1, self.low_rate))
         settings = [{"size": size, "rate": rate} for size, rate in forms]
         named = [(form_name(size, rate), each) for (size, rate), each in zip(forms, settings, strict=True)]
-        arms = named + [(name, {"batch": batch}) for name, batch in AUTOMATIC.items()]
+        automatic = [(name, {"batch": batch}) for name, batch in AUTOMATIC.items()]
         return [
             Trial(f"{name}, seed {seed}", {"form": name, "seed": seed, **each})
-            for seed in range(self.seeds)
+            for seed in range(max(self.seeds, self.automatic_seeds))
+            for arms, seeds in ((named, self.seeds), (automatic, self.automatic_seeds))
             for name, each in arms
+            if seed < seeds
         ]
 
     def run(self, subject: Subject, trial: Trial) -> Result:
