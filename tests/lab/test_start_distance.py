@@ -13,6 +13,7 @@ from rightbatch.data import Order
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
 from rightbatch.lab.start_distance import StartDistance
+from rightbatch.lab.start_distance_claims import findings
 from rightbatch.lab.subject import everything
 
 BLOBS = Subject("blobs", "linear")
@@ -56,10 +57,27 @@ def test_exponents_are_known_where_the_distance_depends_on_steps_alone(exponent:
     assert [f.verdict for f in section.findings[:2]] == ["agrees", "agrees"]
     # Linear scaling makes up for fewer steps just where the distance is linear in them.
     assert section.findings[2].verdict == ("agrees" if exponent == 1.0 else "differs")
+    assert section.findings[3].verdict == "cannot tell" and "not MNIST" in section.findings[3].ours
     # 16 times fewer steps: at the same rate not as far, at ten times the rate only where 10 > 16ᵉ.
     ratio = math.log(10 / 16**exponent)
-    assert section.findings[3].verdict == "agrees" and f"{ratio:.2f}" in section.findings[4].ours
-    assert section.findings[4].verdict == ("agrees" if ratio > 0 else "differs")
+    assert section.findings[4].verdict == "agrees" and f"{ratio:.2f}" in section.findings[5].ours
+    assert section.findings[5].verdict == ("agrees" if ratio > 0 else "differs")
+    # The loss is 1/steps whatever the rate: 16 times as high, which raising the rate does not mend.
+    assert [f.verdict for f in section.findings[6:]] == ["agrees", "differs"]
+
+
+def test_the_published_distance_is_judged_on_the_published_data() -> None:
+    design = StartDistance(sizes=(8, 32, 128), examples=128 * 50)
+    results = made(design, 0.5)  # batch 8 at 0.01 ends at √800
+    for end, verdict in ((6.5, "agrees"), (9.0, "differs")):
+        altered = {
+            key: {**r, "distances": [end / math.sqrt(800) * way for way in r["distances"]]}
+            for key, r in results.items()
+        }
+        found = findings(
+            design, Subject("folder/mnist", "mlp"), {(r["size"], r["rate"], r["seed"]): r for r in altered.values()}
+        )
+        assert found[3].verdict == verdict and f"{end:.2f}" in found[3].ours
 
 
 def test_missing_and_diverged_trials_decide_nothing() -> None:
