@@ -7,7 +7,7 @@
     ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
     │   └── DamagedFileError         a file in it is not what was written
     ├── TraceError (RuntimeError)     probing found something changed that it must leave as it was
-    ├── DivergedError (ArithmeticError)  training kept producing non-finite numbers and was stopped
+    ├── DivergedError (ArithmeticError)  training diverged again and again and was stopped
     └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
 
 A message says what was given, what is allowed and what to do, in one or two sentences.
@@ -43,7 +43,7 @@ class TraceError(RightbatchError, RuntimeError):
 
 
 class DivergedError(RightbatchError, ArithmeticError):
-    """Training kept producing non-finite numbers and was stopped."""
+    """Training diverged again and again and was stopped."""
 
 
 class MissingExtraError(RightbatchError, ImportError):

@@ -245,3 +245,92 @@ def test_a_return_is_no_step(watch: Any) -> None:
     ended = [decision for _, what, _, _, decision in witness.decisions if what == "step" and decision.action]
     assert ended[-1].action == "return" and "range test over" in ended[-1].reason
     assert auto.samples == 20 * auto.steps
+
+
+# Divergence in finite numbers.
+
+
+def least_squares() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(5)
+    x = torch.randn(N, 4)
+    return x, x @ torch.tensor([1.0, -2.0, 3.0, 0.5]) + 0.1 * torch.randn(N)
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    return (output.squeeze(-1) - target).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "step"),
+    [
+        ("SGD", None),
+        ("SGD", 1.3),
+        ("momentum", None),
+        ("weight decay", None),
+        ("SGD", "inverse-time(1.3, decay=0.02)"),
+        ("SGD", "warm-up(1.3, over_epochs=1)"),
+        ("SGD", "linear-scaling(1.3, at=30)"),
+        ("SGD", "cosine(1.3)"),
+        ("SGD", "noise-scaled(learning_rate=1.5)"),
+    ],
+)
+def test_a_step_too_large_is_found_out_while_numbers_are_finite(optimizer: str, step: Any, watch: Any) -> None:
+    """The loss of least squares grows by a factor a step, far from overflowing; at half the step all is well."""
+    x, y = least_squares()
+    model = nn.Linear(4, 1)
+    settings = {"SGD": {}, "momentum": {"momentum": 0.2}, "weight decay": {"weight_decay": 0.01}}[optimizer]
+    given = torch.optim.SGD(model.parameters(), lr=1.3, **settings)
+    noise = EVERY_STEP if isinstance(step, str) and step.startswith("noise") else None
+    auto = AutoBatch(model, given, (x, y), 30, step, epochs=40, noise=noise)
+    witness = watch(auto)
+    largest = 0.0
+    for bx, by in auto:
+        loss = squared_error(model(bx), by)
+        largest = max(largest, loss.item())
+        auto.backward(loss)
+        auto.step()
+    ((_, _, reason, rate, restored),) = witness.failures
+    assert reason.startswith("the loss has run away from") and restored == 0
+    assert rate <= 0.5 * 1.5 and 1e3 < largest < 1e15
+    with auto.averaged():
+        assert squared_error(model(x), y).item() < 0.05
+    assert witness.consumed_up_to(N) == auto.samples == 40 * N
+
+
+def test_a_run_that_has_unlearned_goes_back(watch: Any) -> None:
+    """Dead units: the loss stays at that of guessing, in perfectly finite numbers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3))
+    auto = AutoBatch(model, torch.optim.Adam(model.parameters(), lr=0.02), blobs(N), 20, None, epochs=100)
+    witness = watch(auto)
+    x, y = blobs(N).fetch(torch.arange(N))
+    killed = False
+    for bx, by in auto:
+        auto.backward(F.cross_entropy(model(bx), by))
+        auto.step()
+        if auto.steps == 220 and not killed:
+            killed = True
+            learned = F.cross_entropy(model(x), y).item()
+            with torch.no_grad():
+                model[0].weight.zero_()
+                model[0].bias.fill_(-10.0)
+                model[2].bias.zero_()
+    ((_, _, reason, rate, restored),) = witness.failures
+    assert reason.startswith("the loss has stayed near 1.") and (rate, restored) == (0.01, 200)
+    assert F.cross_entropy(model(x), y).item() < 1.1 * learned < 0.5
+
+
+def test_running_away_whatever_the_step_ends_the_run(watch: Any) -> None:
+    model = network()
+    auto = AutoBatch(model, torch.optim.Adam(model.parameters(), lr=0.01), blobs(N), 20, None, epochs=60)
+    witness = watch(auto)
+    state: dict[str, Tensor] = {}
+    with pytest.raises(DivergedError, match=r"run away from .* 5 times in a row.*last good state.*smaller learning"):
+        for x, y in auto:
+            auto.backward(F.cross_entropy(model(x), y) * (100.0 if auto.steps >= 15 else 1.0))
+            auto.step()
+            if not state:
+                state = snapshot(model)
+    assert [step for step, *_ in witness.failures] == [25, 35, 45, 55, 65]
+    assert auto.learning_rate == 0.01 / 2**5
+    assert witness.consumed_up_to(N) == auto.samples

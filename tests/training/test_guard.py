@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from rightbatch import DivergedError
 from rightbatch.training.averaging import ScheduleFree
-from rightbatch.training.guard import CUT, KEEP_EVERY_STEPS, MOST_FAILURES, Guard
+from rightbatch.training.guard import (
+    CUT,
+    FIRST_STEPS,
+    KEEP_EVERY_STEPS,
+    MOST_FAILURES,
+    RUNAWAY_STEPS,
+    Guard,
+)
 from rightbatch.training.kept import Kept
 
 
@@ -184,3 +191,88 @@ def test_the_state_round_trip() -> None:
         assert again.fail(failure, "", cut=False) is None
     assert again.fail(9, "", cut=False) is not None
     assert math.isnan(guard.state_dict()["_smooth_loss"])
+
+
+# Divergence in finite numbers.
+
+
+def told(guard: Guard, losses: list[float]) -> tuple[int, str]:
+    """The number of the first loss that is called a divergence, and why."""
+    for number, loss in enumerate(losses):
+        if reason := guard.divergence(loss):
+            return number, reason
+        guard.before_step(number, loss)
+    return -1, ""
+
+
+def test_ten_losses_in_a_row_out_of_all_proportion_are_a_divergence() -> None:
+    """Begun at 1 to 1.9, mean 1.45, the limit is 1.45 + 9 · 1.45 + 0.1 = 14.6."""
+    first = [1.0 + 0.1 * k for k in range(FIRST_STEPS)]
+    number, reason = told(guarded()[2], [*first, *[1.0] * 30, *[14.7] * 20])
+    assert number == FIRST_STEPS + 30 + RUNAWAY_STEPS - 1
+    assert reason == "the loss has run away from 1 at first to 14.7"
+    assert told(guarded()[2], [*first, *[14.5] * 500]) == (-1, ""), "bad, but not out of all proportion"
+    assert told(guarded()[2], [*first, *([14.7] * (RUNAWAY_STEPS - 1) + [1.0]) * 20]) == (-1, ""), "outliers"
+    assert told(guarded()[2], [*[1.0] * 5, *[1e9] * 5, *[1.0] * 50, *[1e9] * 50]) == (-1, ""), "a rough beginning"
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, -50.0])
+def test_losses_that_may_be_negative_have_their_range_for_a_measure(shift: float) -> None:
+    """-1 to 1 about zero: 9 times the range of 2, and 0.1."""
+    first = [shift + (-1.0) ** k for k in range(FIRST_STEPS)]
+    limit = shift + 9 * max(abs(shift), 2.0) + 0.1
+    assert told(guarded()[2], first + [limit - 0.01] * 50) == (-1, "")
+    assert told(guarded()[2], first + [limit + 0.01] * 50)[0] == FIRST_STEPS + RUNAWAY_STEPS - 1
+
+
+def test_a_gain_that_is_lost_for_a_hundred_steps_is_a_divergence() -> None:
+    learned = [2.3] * 10 + [0.3] * 800
+    # From 0.3 towards 2.25 at 1 % a step: past 0.3 + 0.9 · 2.0 = 2.1 after ln(1.95/0.15)/0.01 = 256 steps.
+    number, reason = told(guarded()[2], learned + [2.25] * 400)
+    assert abs(number - 810 - 256) < 10
+    assert reason == "the loss has stayed near 2.25, having come from 2.3 to 0.301 before"
+    assert told(guarded()[2], learned + [9.0] * 50 + [0.3] * 300) == (-1, ""), "a spike that passes"
+    assert told(guarded()[2], learned + [1e9, *[0.3] * 9] * 100) == (-1, ""), "outliers"
+    assert told(guarded()[2], learned + [1.6] * 2000) == (-1, ""), "risen again, not lost"
+    assert told(guarded()[2], [2.3, 2.1] * 300 + [2.4] * 500) == (-1, ""), "nothing was gained"
+
+
+def test_the_noise_of_single_examples_is_neither_gain_nor_loss() -> None:
+    """Squared normal numbers, the losses of a regression at batch size 1 that learns nothing. The slow average scatters
+    by √2·√(0.01/1.99) = 0.1 about 1: to gain half it would have to go five times as far."""
+    torch.manual_seed(0)
+    assert told(guarded()[2], torch.randn(30_000).square().tolist()) == (-1, "")
+
+
+def test_no_state_is_kept_while_half_of_the_gain_is_lost() -> None:
+    _, _, guard = guarded()
+    for number, loss in enumerate([2.4] * 10 + [1.0] * 250 + [1.9] * 300):
+        guard.before_step(number, loss)
+    assert guard.kept_step == 200
+
+
+def test_steps_of_a_lost_run_are_no_good_steps() -> None:
+    """Five divergences of the slow kind end a run as well, if no hundred good steps come between."""
+    _, _, guard = guarded()
+    number = 0
+    for loss in [2.3] * 10 + [0.1] * 400:
+        guard.before_step(number := number + 1, loss)
+    for failure in range(1, MOST_FAILURES + 1):
+        while not (reason := guard.divergence(2.3)):
+            guard.before_step(number := number + 1, 2.3)
+        error = guard.fail(number, reason, cut=True)
+        assert (error is not None) == (failure == MOST_FAILURES)
+
+
+def test_a_rule_that_guards_judges_itself() -> None:
+    assert told(guarded(by_rule=True)[2], [1.0] * 20 + [1e9] * 50) == (-1, "")
+
+
+def test_the_state_remembers_a_divergence_under_way() -> None:
+    losses = [1.0] * 30 + [100.0] * 4
+    _, _, guard = guarded()
+    _, _, again = guarded()
+    assert told(guard, losses) == (-1, "")
+    again.load_state_dict(guard.state_dict())
+    assert told(again, [100.0] * 10) == told(guard, [100.0] * 10)
+    assert told(again, [100.0])[0] == 0

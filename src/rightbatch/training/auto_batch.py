@@ -256,7 +256,7 @@ class AutoBatch:
 
         Raises:
             InputError: the micro-batch last yielded was not given to `backward`.
-            DivergedError: non-finite numbers again and again, although the step size was cut.
+            DivergedError: divergence again and again, although the step size was cut.
         """
         gathering = self._gathering
         if gathering is None or gathering.awaiting is not None:
@@ -320,6 +320,7 @@ class AutoBatch:
         norm2 = float(squared_norm(gradients)) * scale * scale if gradients else math.nan
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
+        gathering.failed = gathering.failed or self._stepper.divergence(gathering.loss)
         measurement = self._measure(gathering, norm2)
         if measurement is not None and self.meter is not None and not self.size_rule.enlarges_current:
             self.meter.absorb(measurement, self.samples + gathering.examples)
@@ -442,7 +443,7 @@ class AutoBatch:
             self.clock.add(gathering.examples, gathering.seconds, update_s)
 
     def _fail(self, gathering: Gathering, now: Situation) -> bool:
-        """The gradient is not to be trusted: take no step, go back to the last good state, cut the step size."""
+        """The run has diverged: take no step, go back to the last good state, cut the step size."""
         if self.step_rule.guards:
             try:
                 next(self.step_rule.decide(now, self._step_state))

@@ -115,7 +115,7 @@ def fit(
         InputError: unusable data, model, loss or settings; nothing has been changed then.
         RunFolderError: `run_dir` cannot be used, another run is writing to it, or it can no longer be written; the last
             checkpoint is whole then, and resume=True goes on from it.
-        DivergedError: numbers kept becoming non-finite; everything up to then is written.
+        DivergedError: it diverged again and again, from smaller steps too; everything up to then is written.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")

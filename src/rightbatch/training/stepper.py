@@ -99,6 +99,10 @@ class Stepper:
         else:
             self.optimizer.step()
 
+    def divergence(self, loss: float) -> str:
+        """Why the run has diverged, though its numbers are finite; empty if it has not, or the rule judges itself."""
+        return self._guard.divergence(loss)
+
     def fail(self, step: int, reason: str) -> DivergedError | None:
         """Go back to the state last kept and, where the rule does not do so itself, halve the step size.
 
