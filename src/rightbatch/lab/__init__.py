@@ -4,10 +4,14 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 """
 
 from .batch_forms import BatchForms
+from .big_batches import BigBatches
 from .experiment import Drawing, Experiment, Finding, Section, Trial
 from .gradient_norms import GradientNorms
+from .interpolation_regimes import InterpolationRegimes
+from .noise_growth import NoiseGrowth
 from .noise_removal import NoiseRemoval
 from .probe_regret import ProbeRegret
+from .schedules import Schedules
 from .start_distance import StartDistance
 from .studying import Study, study
 from .subject import Subject
@@ -17,18 +21,35 @@ from .wiggle import Wiggle
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     experiment.name: experiment
-    for experiment in (Wiggle, BatchForms, NoiseRemoval, GradientNorms, StartDistance, Surfaces, ProbeRegret, TradeOff)
+    for experiment in (
+        Wiggle,
+        BatchForms,
+        NoiseRemoval,
+        GradientNorms,
+        NoiseGrowth,
+        StartDistance,
+        Surfaces,
+        ProbeRegret,
+        TradeOff,
+        BigBatches,
+        Schedules,
+        InterpolationRegimes,
+    )
 }
 
 __all__ = [
     "EXPERIMENTS",
     "BatchForms",
+    "BigBatches",
     "Drawing",
     "Experiment",
     "Finding",
     "GradientNorms",
+    "InterpolationRegimes",
+    "NoiseGrowth",
     "NoiseRemoval",
     "ProbeRegret",
+    "Schedules",
     "Section",
     "StartDistance",
     "Study",
