@@ -6,6 +6,7 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 from .batch_forms import BatchForms
 from .big_batches import BigBatches
 from .experiment import Drawing, Experiment, Finding, Section, Trial
+from .generalisation import Generalisation
 from .gradient_norms import GradientNorms
 from .interpolation_regimes import InterpolationRegimes
 from .noise_growth import NoiseGrowth
@@ -28,6 +29,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         GradientNorms,
         NoiseGrowth,
         StartDistance,
+        Generalisation,
         Surfaces,
         ProbeRegret,
         TradeOff,
@@ -44,6 +46,7 @@ __all__ = [
     "Drawing",
     "Experiment",
     "Finding",
+    "Generalisation",
     "GradientNorms",
     "InterpolationRegimes",
     "NoiseGrowth",

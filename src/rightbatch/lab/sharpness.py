@@ -59,7 +59,7 @@ def keskar_sharpness(
     require_number("epsilon", epsilon, above=0)
     require_whole("iterations", iterations, least=1)
     require_scipy()
-    from scipy.optimize import minimize
+    from scipy.optimize import Bounds, minimize
 
     from ..noise.reference import flat
 
@@ -79,7 +79,8 @@ def keskar_sharpness(
             return -values[-1] / scale, -slope / scale
 
         options = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
-        minimize(downhill, 0 * start, jac=True, method="L-BFGS-B", bounds=[(-1, 1)] * len(start), options=options)
+        within = Bounds(np.full(len(start), -1.0), np.full(len(start), 1.0))
+        minimize(downhill, 0 * start, jac=True, method="L-BFGS-B", bounds=within, options=options)
         return 100 * (max(values) - values[0]) / (1 + values[0])
 
 
@@ -131,9 +132,11 @@ def largest_eigenvalue(
         sizes = [p.numel() for p in objective.parameters]
         direction = np.random.default_rng(seed).standard_normal(sum(sizes))
         direction /= np.linalg.norm(direction)
-        basis, diagonal, beside = [direction], [], []
+        basis = [direction]
+        diagonal: list[float] = []
+        beside: list[float] = []
         while True:
-            parts = torch.from_numpy(basis[-1]).split(sizes)
+            parts = torch.split(torch.from_numpy(basis[-1]), sizes)
             v = [part.view_as(p).to(p) for part, p in zip(parts, objective.parameters, strict=True)]
             image = flat(tuple(product(v)), objective.parameters).numpy()
             diagonal.append(float(basis[-1] @ image))
@@ -185,7 +188,7 @@ def _at_test(model: "nn.Module", loss: "Loss", x: "Tensor", y: "Tensor") -> "Ite
 def _write(parameters: "Sequence[Tensor]", values: Vector) -> None:
     import torch
 
-    parts = torch.from_numpy(values).split([p.numel() for p in parameters])
+    parts = torch.split(torch.from_numpy(values), [p.numel() for p in parameters])
     with torch.no_grad():
         for p, part in zip(parameters, parts, strict=True):
             p.copy_(part.view_as(p))
