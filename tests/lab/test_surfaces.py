@@ -14,10 +14,10 @@ from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
 from rightbatch.lab.landscapes import OPTIMIZERS, Plateau, Ravine, Saddle, Surface, descend, made
-from rightbatch.lab.surface_claims import _sooner, near
+from rightbatch.lab.surface_claims import _sooner
 from rightbatch.lab.surfaces import Surfaces, _settled
 
-SMALL = Surfaces(sizes=(1, 64), steps=120, replicas=10, seeds=3, conditions=(10.0, 100.0))
+SMALL = Surfaces(sizes=(1, 64), steps=200, replicas=10, seeds=3, conditions=(10.0, 100.0))
 
 
 @pytest.mark.parametrize("surface", [Ravine(), Saddle(), Plateau()])
@@ -117,7 +117,6 @@ def test_ratios_where_some_never_end() -> None:
     }
     for verdict, groups in cases.items():
         assert [_sooner("", "", pairs, 1000).verdict for pairs in groups] == [verdict] * len(groups)
-    assert [near(v, 1.0) for v in ([1.0] * 3, [2.0, 2.1, 2.2], [0.5, 1, 1.5])] == ["agrees", "differs", "cannot tell"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Saddle(Surface):
 
     name: ClassVar[str] = "saddle"
     goal: ClassVar[str] = "half the way to a minimum"
-    window: ClassVar[tuple[float, float, float, float]] = (-12.5, 5.5, -9.0, 9.0)
+    window: ClassVar[tuple[float, float, float, float]] = (-12.5, 9.0, -9.0, 9.0)
 
     def loss(self, w: "Tensor") -> "Tensor":
         """See the class."""
@@ -113,7 +113,7 @@ class Plateau(Surface):
 
     name: ClassVar[str] = "plateau"
     goal: ClassVar[str] = "within the bowl"
-    window: ClassVar[tuple[float, float, float, float]] = (-12.5, 5.5, -6.0, 12.0)
+    window: ClassVar[tuple[float, float, float, float]] = (-17.0, 6.0, -6.0, 13.0)
 
     def loss(self, w: "Tensor") -> "Tensor":
         """See the class."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from .experiment import Finding, Result, Verdict
 from .landscapes import MOMENTUM, Saddle
-from .over_seeds import below_zero, mean_interval, told
+from .over_seeds import below_zero, mean_interval, told, within
 
 if TYPE_CHECKING:
     from .surfaces import Surfaces
@@ -21,6 +21,7 @@ POLYAK = "B. Polyak, Some methods of speeding up the convergence of iteration me
 HINTON = "T. Tieleman, G. Hinton, Lecture 6.5: RMSProp (2012)"
 KINGMA = "D. Kingma, J. Ba, Adam (ICLR 2015)"
 TOLERANCE = 0.1  # of an exponent or a ratio: what a finite descent leaves of its beginning
+MOST = 0.5  # the share above which descents count as leaving
 Runs = Mapping[str, Sequence[Result]]
 
 
@@ -43,17 +44,6 @@ def steps_told(batch: Sequence[Result], surface: str, columns: int) -> list[str]
     return texts
 
 
-def near(values: Sequence[float], value: float, tolerance: float = TOLERANCE) -> Verdict:
-    """Whether the mean is the value, as far as its interval decides."""
-    interval = mean_interval(values)
-    if interval is None:
-        return "cannot tell"
-    low, high = interval[0] - value, interval[1] - value
-    if low > tolerance or high < -tolerance:
-        return "differs"
-    return "agrees" if low >= -tolerance and high <= tolerance else "cannot tell"
-
-
 def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
     findings = []
     whole = [run["saddle"]["share"][-1] for batch in found.values() for run in batch]
@@ -61,8 +51,10 @@ def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
     if whole and all(parts.values()):
         known = [mean_interval(values) for values in parts.values()]
         verdict: Verdict = "cannot tell"
-        if all(known):
-            verdict = "agrees" if max(whole) == 0 and all(each and each[0] > 0.5 for each in known) else "differs"
+        if any(each and each[1] < MOST for each in known) or (max(whole) > 0 and all(known)):
+            verdict = "differs"
+        elif all(each and each[0] > MOST for each in known):
+            verdict = "agrees"
         shares = ", ".join(f"{told(values, 2)} at {b:,}" for b, values in parts.items())
         ours = f"share of descents that leave within {design.steps:,} steps: exact {max(whole):g}, SGD {shares}"
         claim = "stochastic gradients leave a saddle that the full gradient, begun on its stable manifold, never leaves"
@@ -77,7 +69,9 @@ def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
             ratios = [slope * growth for slope in given]
             claim = "gradient descent leaves a saddle after a time logarithmic in the noise, ln(b)/(2·ln(1 + ηλ))"
             ours = f"slope over ln b as a share of it {told(ratios, 2)}"
-            findings.append(Finding(claim, "the linearised step", "1", ours, near(ratios, 1.0)))
+            findings.append(
+                Finding(claim, "the linearised step", "1", ours, within(ratios, (1 - TOLERANCE, 1 + TOLERANCE)))
+            )
         claim = f"{name}: noisier gradients, of smaller batches, leave a saddle sooner"
         ours = f"{told([slope * math.log(2) for slope in given], 2)} steps for each doubling of the batch"
         findings.append(Finding(claim, GE, "they do", ours, below_zero([-slope for slope in given])))
@@ -128,7 +122,7 @@ def _following(design: "Surfaces", found: Runs) -> list[Finding]:
         if slopes:
             claim = f"{name}: larger batches follow the path of the full gradient more closely"
             published = "closer; in theory, exponent -0.5" if linear else "closer"
-            verdict = near(slopes, -0.5) if linear else below_zero(slopes)
+            verdict = within(slopes, (-0.5 - TOLERANCE, -0.5 + TOLERANCE)) if linear else below_zero(slopes)
             ours = f"distance from that path: exponent of b {told(slopes)}"
             findings.append(Finding(claim, NG, published, ours, verdict))
     return findings
@@ -156,7 +150,9 @@ def _exact(design: "Surfaces", exact: Sequence[Result]) -> list[Finding]:
         slopes = [float(np.polyfit(logs, np.log(run["taken"][name]), 1)[0]) for run in exact]
         claim = f"{text}, each at its best rate"
         ours = f"exponent {told(slopes)}"
-        findings.append(Finding(claim, POLYAK, f"exponent {value:g}", ours, near(slopes, value)))
+        findings.append(
+            Finding(claim, POLYAK, f"exponent {value:g}", ours, within(slopes, (value - TOLERANCE, value + TOLERANCE)))
+        )
     across, along = ([math.log(run["swung"]["momentum"][i] / run["swung"]["SGD"][i]) for run in exact] for i in (0, 1))
     claim = "momentum damps the swinging across a ravine, at a rate where gradient descent swings"
     ours = (

@@ -57,10 +57,10 @@ def path_figure(surface: Surface, runs: Mapping[str, Sequence[Result]], names: S
                 axes, paths, names, [INK if i == len(paths) - 1 else looks[i % 3]["color"] for i in range(len(paths))]
             )
             steps = ", ".join(
-                f"{name_}: {taken if taken is not None else 'never'}"
+                f"{taken if taken is not None else 'never'} ({name_})"
                 for name_, taken in zip(names, batch[0][surface.name]["steps"], strict=True)
             )
-            axes.set_title(f"{name}   steps {steps}", fontsize=9.5, loc="left")
+            axes.set_title(f"{name}: steps {steps}", fontsize=9.5, loc="left")
             finish(axes, "x" if place >= len(runs) - 2 else "", "y" if place % 2 == 0 else "", legend=False)
             linear_axis(axes, "y", ticks=5)
             axes.grid(visible=False)

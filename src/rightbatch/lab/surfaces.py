@@ -26,6 +26,7 @@ BESIDE = 50  # steps over which paths are compared with that of the exact gradie
 TUNED_AT = 16  # the batch size for which rates are tuned
 TUNED_FLOOR = FLOOR / 2  # stricter, so that a rate found with other noise does not sit on the edge
 TUNED = 2**31  # the seed of its noise, none of the trials'
+STAYING = 0.75  # share of the steps by which the loss must have settled, to be taken as settled
 SWING = 0.95  # share of the largest stable rate of gradient descent at which it swings across the ravine
 SWINGS = 30  # steps it is watched for
 
@@ -147,6 +148,7 @@ class Surfaces(Experiment):
         each = torch.stack(losses).T.tolist()
         if isinstance(surface, Ravine):
             taken = [_settled(curve, FLOOR * _loss(surface, start)) for curve in each]
+            taken = [step if step is not None and step <= STAYING * self.steps else None for step in taken]
         else:
             medians = first.quantile(0.5, 1, interpolation="higher").tolist()
             taken = [int(value) if math.isfinite(value) else None for value in medians]
@@ -236,9 +238,9 @@ class Surfaces(Experiment):
             f"of the ravine, their loss staying below {TUNED_FLOOR:.0%} of where it began; one rate for each "
             "optimizer, the same at all batch sizes and on all surfaces.",
             f"Steps, up to {self.steps:,}: on the ravine until the loss, averaged over {self.replicas} replicas, "
-            f"stays below {FLOOR:.0%} of where it began; elsewhere the median over the replicas of the first step "
-            "within the bowl, or half the way from the saddle to a minimum. Seeds differ in start and noise; "
-            "intervals hold 90 %, by Student's t over the seeds.",
+            f"stays below {FLOOR:.0%} of where it began, for at least the last quarter; elsewhere the median over the "
+            "replicas of the first step within the bowl, or half the way from the saddle to a minimum. Seeds differ in "
+            "start and noise; intervals hold 90 %, by Student's t over the seeds.",
             "On the saddle all descents begin exactly on the line from which the exact gradient leads to the saddle. "
             "Noise grows there by 1 + ηλ a step of gradient descent, so that a batch b times larger needs "
             "ln(b)/(2·ln(1 + ηλ)) steps more. RMSProp and Adam divide by the size of the gradients, on the plateau "
