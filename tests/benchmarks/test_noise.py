@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from rightbatch.noise import measure, reference_measurement
+from rightbatch.noise import reference_measurement
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -23,12 +23,6 @@ def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "VISIT_S", 1e-4)
     monkeypatch.setattr(module, "LEAST_RUN_S", 0.0)
     return module
-
-
-@pytest.fixture
-def mnist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("mnist_noise_scale")
 
 
 def small(overhead: ModuleType) -> object:
@@ -91,24 +85,3 @@ def test_the_script_runs() -> None:
     assert done.returncode == 0, done.stderr
     memory = done.stdout.split("| peak memory, MB |")[1].splitlines()[2].split("|")
     assert float(memory[2]) > 10  # MB: parameters, momentum, gradients and one batch are 11
-
-
-def test_a_look_is_the_measurement_of_its_examples(mnist: ModuleType) -> None:
-    torch.manual_seed(0)
-    x, y = torch.randn(512, 1, 8, 8), torch.randint(0, 10, (512,))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    seen = mnist.look(model, x, y, step=3, batches=1)
-    expected = measure(model, nn.functional.cross_entropy, x, y)
-    assert seen.noise.variance == pytest.approx(expected.variance, rel=1e-4)
-    assert seen.noise.signal == pytest.approx(expected.signal, rel=1e-4)
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_run_on_a_few_images(mnist: ModuleType) -> None:
-    torch.manual_seed(0)
-    trace = mnist.train(torch.randn(640, 1, 8, 8), torch.randint(0, 10, (640,)), looks=(0, 2, 10), batches=1)
-    assert [seen.step for seen in trace.looks] == [0, 2, 10]
-    assert len(trace.running) >= 2
-    lines = mnist.table(trace)
-    assert lines[2].startswith("| 0 | 0.00 |") and "876 lies within the interval" in lines[-1]
-    assert len(mnist.draw(trace).axes) == 2
