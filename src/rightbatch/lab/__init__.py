@@ -11,6 +11,7 @@ from .gradient_norms import GradientNorms
 from .interpolation_regimes import InterpolationRegimes
 from .noise_growth import NoiseGrowth
 from .noise_removal import NoiseRemoval
+from .optimizers import Optimizers
 from .probe_regret import ProbeRegret
 from .schedules import Schedules
 from .start_distance import StartDistance
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         StartDistance,
         Generalisation,
         Surfaces,
+        Optimizers,
         ProbeRegret,
         TradeOff,
         BigBatches,
@@ -51,6 +53,7 @@ __all__ = [
     "InterpolationRegimes",
     "NoiseGrowth",
     "NoiseRemoval",
+    "Optimizers",
     "ProbeRegret",
     "Schedules",
     "Section",
