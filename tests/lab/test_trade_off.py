@@ -135,6 +135,7 @@ def test_a_study_of_blobs(tmp_path: Path) -> None:
     way = done.results["batch 32, seed 0"]["noise"]
     assert way["steps"][0] == 0 and way["steps"] == sorted(set(way["steps"])) and min(way["variance"]) > 0
     assert all("noise" not in r for r in done.results.values() if r["size"] != 32)
+    assert "Ask for more" in " ".join(design.section(BLOBS, done.results).paragraphs)
     assert max(len(json.dumps(r)) for r in done.results.values()) < 10_000
 
 
@@ -165,6 +166,7 @@ def test_sizes_suit_data_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (TradeOff(optimizer="LBFGS"), "optimizer"),
         (TradeOff(reference=1), "reference"),
         (TradeOff(noise_looks=1), "noise_looks"),
+        (TradeOff(slack=0.0), "slack"),
     ],
 )
 def test_designs_out_of_range_are_refused(design: TradeOff, name: str) -> None:

@@ -33,6 +33,7 @@ class TradeOff(Experiment):
         optimizer: "SGD", "momentum" or "Adam".
         factor: between the learning rates tried.
         reference: examples of the run that sets the target; more of them ask for a lower loss, and time in proportion.
+        slack: the share of the way from the initial loss to that run's last one that is let off; less is harder.
         noise_looks: how often the gradient noise is measured on the way to the target.
 
     Reference: McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), section 2.3, the curve;
@@ -44,6 +45,7 @@ class TradeOff(Experiment):
     optimizer: str = "SGD"
     factor: float = 2.0
     reference: int = 16_000
+    slack: float = 0.05
     noise_looks: int = 16
 
     name: ClassVar[str] = "tradeoff"
@@ -82,6 +84,7 @@ class TradeOff(Experiment):
         require_whole("TradeOff.seeds", self.seeds, least=1)
         require_whole("TradeOff.noise_looks", self.noise_looks, least=2)
         require_number("TradeOff.factor", self.factor, above=1)
+        require_number("TradeOff.slack", self.slack, above=0, most=0.5)
         require_choice("TradeOff.optimizer", self.optimizer, OPTIMIZERS)
         require_whole("TradeOff.reference", self.reference, least=REFERENCE_SIZE)
         train, _ = subject.sources()
@@ -105,7 +108,7 @@ class TradeOff(Experiment):
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Tune the rate of one size; at the size nearest to 32 also measure the noise on the way."""
         size, seed = int(trial.settings["size"]), int(trial.settings["seed"])
-        target = reference_target(subject, self.optimizer, self.reference)
+        target = reference_target(subject, self.optimizer, self.reference, self.slack)
         run, tuned = tuned_reach(subject, size, seed, target, target.allowed(size), factor=self.factor)
         result: Result = {
             "size": size,
@@ -167,9 +170,9 @@ class TradeOff(Experiment):
             f"{subject}: {len(train):,} examples to train on, the loss taken on {min(len(test), LOOK_EXAMPLES):,} held "
             f"out. Each run trains with {name} at a constant learning rate until the held-out loss is at most "
             f"{seen.target:g} at two successive looks, 3.5 % of the steps apart. That target is what a run of "
-            f"{self.reference:,} examples in batches of {REFERENCE_SIZE} attains, 5 % of the way from the start let "
-            f"off. At every batch size and for every seed the learning rate is tuned by {tuned} until both neighbours "
-            "of the best need more steps. Intervals are over seeds, 90 %.",
+            f"{self.reference:,} examples in batches of {REFERENCE_SIZE} attains, {self.slack:.3g} of the way from the "
+            f"start let off. At every batch size and for every seed the learning rate is tuned by {tuned} until both "
+            "neighbours of the best need more steps. Intervals are over seeds, 90 %.",
             "The curve S = S_min (1 + B_crit/b) is fitted to the logarithms of the steps of each seed on its own, so "
             "that single points that are far off count little. The noise scale tr Σ/‖g‖² is measured on the way to the "
             f"target with batches of {seen.noise_size or REFERENCE_SIZE}, on up to {NOISE_EXAMPLES:,} examples, and "

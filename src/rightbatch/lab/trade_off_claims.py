@@ -18,6 +18,7 @@ SMALL_FACTOR = (-math.log(3), math.log(3))
 ABOVE = (0.0, math.inf)
 LINEAR = (0.75, 1.25)  # exponents of b taken as 1
 LESS = (-math.inf, 0.75)
+FEW_STEPS = 10
 PERFECT, NONE = (-1.25, -0.75), (-0.25, 0.25)  # exponents taken as -1 and as 0
 
 
@@ -47,6 +48,11 @@ def in_words(seen: Seen) -> list[str]:
         words.append(
             f"Least time at batch {seen.fastest:,}, {seen.seconds(seen.fastest):.3g} s; within 10 % of it from {low:,} "
             f"to {high:,}{theory}."
+        )
+    if seen.sizes and seen.steps(seen.sizes[-1]) < FEW_STEPS:
+        words.append(
+            f"The largest batch needs {seen.steps(seen.sizes[-1]):.2g} steps: a target so near hardly tells a curve. "
+            "Ask for more, by less slack or a longer reference run."
         )
     if missed:
         words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are left out.")
