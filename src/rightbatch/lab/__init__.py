@@ -13,6 +13,7 @@ from .noise_growth import NoiseGrowth
 from .noise_removal import NoiseRemoval
 from .optimizers import Optimizers
 from .probe_regret import ProbeRegret
+from .rate_scaling import RateScaling
 from .schedules import Schedules
 from .start_distance import StartDistance
 from .studying import Study, study
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         BigBatches,
         Schedules,
         InterpolationRegimes,
+        RateScaling,
     )
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "NoiseRemoval",
     "Optimizers",
     "ProbeRegret",
+    "RateScaling",
     "Schedules",
     "Section",
     "StartDistance",
