@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Result, Section, Trial
-from .noise_growth_claims import MCCANDLISH, findings, told_scale
+from .noise_growth_claims import MCCANDLISH, findings, published, told_scale
 from .noise_growth_figure import draw_growth
 from .over_seeds import told
 from .rounding import rounded
@@ -144,17 +144,16 @@ class NoiseGrowth(Experiment):
             f"of {size} training examples; the loss is that of the same examples. The run's own: smoothed over the "
             f"measurements of every {self.every} steps (19 of them in the long run). Nothing is tuned; seeds differ in "
             "initial parameters and order. Ranges in the table are over seeds; intervals hold 90 %.",
-            "Early in training the gradients of most examples point one way, and a few dozen examples tell the way. As "
-            "the loss falls, what they have in common (ŝ) falls faster than what sets them apart (V̂), so that their "
-            "ratio grows. It has no single value: it differs between the iterates of one run by more than the "
-            "intervals of the looks, and a noise scale without a moment, or a loss, says little.",
+            "ŝ is what the gradients of the examples have in common, V̂ what sets them apart: the noise scale grows "
+            "where ŝ falls faster. One iterate differs from the next, so that a noise scale without a moment, or a "
+            "loss, says little.",
         ]
         about = (
             "Left: the noise scale of the first seed against steps, its own estimate (line, with its 90 % interval) "
             "and exact (points); middle: exact, of all seeds, against the training loss; right: V̂ and ŝ against "
             "the loss"
         )
-        drawings = [Drawing("noise_growth", draw_growth(runs), about)] if runs else []
+        drawings = [Drawing("noise_growth", draw_growth(runs, published(subject)), about)] if runs else []
         head = ("steps", "runs", "training loss", "V̂", "ŝ", "noise scale, exact", "the run's own")
         return Section(paragraphs, drawings, head, rows, findings(subject, runs))
 

@@ -18,6 +18,11 @@ MNIST = "mnist"  # the name of the folder that holds it
 CLOSE = math.log(1.5)  # on average over looks: closer than that is no matter to a choice of the batch size
 
 
+def published(subject: Subject) -> float | None:
+    """The one number given, where it was given for these data."""
+    return PUBLISHED if Path(subject.data).name == MNIST else None
+
+
 def told_scale(scales: Sequence[float]) -> str:
     """Least to largest, three digits; "∞" where the signal does not stand out of the noise."""
     if not scales:
@@ -107,7 +112,7 @@ def _on_mnist(subject: Subject, runs: Sequence[Result], lines: Sequence[tuple[fl
     """Whether the one number given is among those that every run passes through, and at which loss."""
     claim, theirs = "the noise scale of MNIST is about 900", "about 900; 876 by an independent implementation"
     scales = [[look["scale"][0] for look in run["looks"]] for run in runs]
-    if Path(subject.data).name != MNIST:
+    if published(subject) is None:
         return Finding(claim, MCCANDLISH, theirs, f"{subject.data} is not MNIST", "cannot tell")
     passed = [min(values) <= PUBLISHED <= max(values) for values in scales]
     verdict: Verdict = "cannot tell"

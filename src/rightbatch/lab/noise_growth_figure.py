@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .experiment import Result
-from .noise_growth_claims import PUBLISHED, known_looks
+from .noise_growth_claims import known_looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 MARKERS = "osD^vP*X"
 
 
-def draw_growth(runs: Sequence[Result]) -> "Figure":
-    """Of the first run the course, of all runs the exact values."""
+def draw_growth(runs: Sequence[Result], level: float | None = None) -> "Figure":
+    """Of the first run the course, of all runs the exact values; dashed, the level published."""
     from ..report.drawing import MUTED, log_axis, styled
 
     @styled
@@ -26,16 +26,16 @@ def draw_growth(runs: Sequence[Result]) -> "Figure":
         course, against, parts = figure.subplots(1, 3)
         scales = [scale for run in runs for _, scale in known_looks(run)]
         scales += [found[1] for found in runs[0]["own"] if 0 < found[1] < math.inf]
-        low, high = (min(scales) / 1.6, max(scales) * 2.5) if scales else (1.0, 10.0)
+        low, high = (min(scales) / 4, max(scales) * 2.5) if scales else (1.0, 10.0)
         _course(course, runs[0], low, high)
         _against_loss(against, runs)
         _parts(parts, runs)
-        if low < PUBLISHED < high:
+        if level is not None and low < level < high:
             for axes in (course, against):
-                axes.axhline(PUBLISHED, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
-            edge = course.get_xlim()[0]
+                axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
+            place = (course.get_xlim()[0], level)
             course.annotate(
-                "about 900 (MNIST)", (edge, PUBLISHED), (5, 3), textcoords="offset points", color=MUTED, fontsize=9
+                f"published: {level:,.0f}", place, (4, 3), textcoords="offset points", color=MUTED, fontsize=9
             )
         for axes in (course, against):
             log_axis(axes, "y", low, high, ticks=7)

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
 from .over_seeds import mean_interval, told
+from .rounding import rounded
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -89,7 +90,12 @@ class NoiseRemoval(Experiment):
             if step in kept:
                 seen.append(presented)
                 errors.append(float(np.mean(v * v)))
-        return {"schedule": trial.settings["schedule"], "steps": len(steps), "presented": seen, "error": errors}
+        return {
+            "schedule": trial.settings["schedule"],
+            "steps": len(steps),
+            "presented": seen,
+            "error": rounded(errors),
+        }
 
     def theory(self, schedule: str) -> tuple[list[int], list[float]]:
         """Presentations and E v²/σ² after every step, by the recursion."""
