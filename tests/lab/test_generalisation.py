@@ -220,6 +220,17 @@ def test_missing_and_diverged_trials_decide_nothing() -> None:
     assert {f.verdict for f in section.findings} == {"cannot tell"} and section.rows[0][4] == "diverged"
 
 
+def test_runs_that_are_left_when_others_diverged_decide_nothing() -> None:
+    """Four of five seeds test as well with the root, the fifth diverged."""
+    design = replace(SMALL, seeds=5)
+    results = made(design, lambda *_: 0.9, lambda *_: 1.0)
+    results["batch 14, seed 2"]["outcomes"]["root"]["steps"] = None
+    findings = design.section(BLOBS, results).findings
+    found = by_claim(findings, "scaled by the root and as many updates")
+    assert found.verdict == "cannot tell" and found.ours.endswith("0.00 ± 0.00 points, 1 of 5 diverged")
+    assert by_claim(findings, "test no worse").verdict == "agrees"
+
+
 def test_a_study_of_blobs(tmp_path: Path) -> None:
     design = replace(SMALL, sizes=(4,), epochs=1, label_noise=0.1, optimizer="Adam", rate=0.001, tries=3)
     linear = Subject("blobs", "linear")

@@ -72,7 +72,7 @@ def findings(cells: Cells) -> list[Finding]:
 
 
 def _worse(claim: str, source: str, published: str, values: Sequence[float]) -> Finding:
-    return Finding(claim, source, published, _points(values), below_zero(values))
+    return Finding(claim, source, published, _points(values), below_zero(_whole(values)))
 
 
 def _as_well(
@@ -88,14 +88,22 @@ def _as_well(
 
 
 def _not_worse(values: Sequence[float]) -> Verdict:
-    interval = mean_interval(values)
+    interval = mean_interval(_whole(values))
     if interval is None or interval[0] <= -MARGIN <= interval[1]:
         return "cannot tell"
     return "agrees" if interval[0] > -MARGIN else "differs"
 
 
+def _whole(values: Sequence[float]) -> Sequence[float]:
+    """Nothing, where runs diverged: those that are left would say too much."""
+    return values if all(map(math.isfinite, values)) else ()
+
+
 def _points(values: Sequence[float]) -> str:
-    return f"{told([100 * value for value in values], 2)} points" if values else "not run, or diverged"
+    known = [100 * value for value in values if math.isfinite(value)]
+    lost = f"{len(values) - len(known)} of {len(values)} diverged" if len(known) < len(values) else ""
+    text = f"{told(known, 2)} points" if known else "" if lost else "not run"
+    return ", ".join(filter(None, (text, lost)))
 
 
 def _sharper(cells: Cells, run: str) -> list[Finding]:

@@ -24,7 +24,7 @@ def drawings(cells: Cells) -> list[Drawing]:
                 "generalisation",
                 draw_outcomes(cells),
                 "Test loss (above) and test accuracy (below) against batch size, mean and 90 % interval over seeds, a "
-                "panel for each budget and a line for each way to set the learning rate",
+                "panel for each budget and a line for each way to set the learning rate; the worst lie outside",
             ),
             Drawing(
                 "generalisation_sharpness",
@@ -38,7 +38,7 @@ def drawings(cells: Cells) -> list[Drawing]:
             Drawing(
                 "generalisation_switch",
                 draw_switches(cells),
-                "Test loss and accuracy against examples consumed, means over seeds: one batch size throughout, and a "
+                "Test loss and accuracy against examples consumed, means over seeds: one batch size alone, and a "
                 "switch after the epochs that equal examples are (grey line)",
             )
         )
@@ -178,8 +178,8 @@ def draw_switches(cells: Cells) -> "Figure":
 
     small, large = cells.sizes[0], cells.sizes[-1]
     ways = {  # what is drawn: its colour and line
-        f"{small:,} throughout": (BLUE, "-"),
-        f"{large:,} throughout": (INK, ":"),
+        f"{small:,} from the start": (BLUE, "-"),
+        f"{large:,} from the start": (INK, ":"),
         f"{large:,}, then {small:,}": (ORANGE, (0, (5, 2))),
         f"{small:,}, then {large:,}": (GREEN, "-."),
         f"{large:,}, then a larger rate": (VIOLET, (0, (1, 1))),
@@ -208,7 +208,8 @@ def draw_switches(cells: Cells) -> "Figure":
                 if not whole or not whole[0]["samples"]:
                     continue
                 across, up = np.array(whole[0]["samples"]), np.mean([c[name] for c in whole], axis=0)
-                axes.plot(across[across <= last], up[across <= last], color=colour, linestyle=line, label=label)
+                drawn = np.searchsorted(across, last) + 1  # one beyond the edge, to be cut there
+                axes.plot(across[:drawn], up[:drawn], color=colour, linestyle=line, label=label)
                 seen += up[(across <= last) & (across > last / 20)].tolist()
             if not seen:
                 continue

@@ -53,12 +53,12 @@ class Cells:
         return list(self.by_seed(setting, name).values())
 
     def paired(self, one: Setting, other: Setting, name: str, of_logarithms: bool = False) -> list[float]:
-        """One less the other, of the seeds that have both."""
+        """One less the other, of the seeds that have both; of numbers, not logarithms, nan where one has diverged."""
         a, b = self.by_seed(one, name), self.by_seed(other, name)
-        seeds = [seed for seed in a if seed in b]
         if of_logarithms:
-            return [math.log(a[seed] / b[seed]) for seed in seeds if min(a[seed], b[seed]) > 0]
-        return [a[seed] - b[seed] for seed in seeds]
+            return [math.log(a[seed] / b[seed]) for seed in a if seed in b and min(a[seed], b[seed]) > 0]
+        seeds = [seed for kind, size, seed in self.grid if (kind, size) == one[:2] and (*other[:2], seed) in self.grid]
+        return [a.get(seed, math.nan) - b.get(seed, math.nan) for seed in seeds]
 
     def large_less_small(
         self, way: str, budget: str, name: str, *, than: str = "", kind: str = "plain", of_logarithms: bool = False
@@ -70,7 +70,7 @@ class Cells:
 
 def rows(cells: Cells) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table."""
-    head = ["equal", "rate", "batch size", "runs", "rate", "test accuracy", "test loss", "train loss", "gap"]
+    head = ["equal", "way", "batch size", "runs", "rate", "test accuracy", "test loss", "train loss", "gap"]
     table = []
     for budget in BUDGETS:
         for way in WAYS:
@@ -84,7 +84,7 @@ def rows(cells: Cells) -> tuple[list[str], list[list[str]]]:
                 names = (("test_accuracy", 4), ("test_loss", 3), ("train_loss", 3), ("gap", 4))
                 numbers = [told(cells.values(at, name), digits) if rates else "" for name, digits in names]
                 sharp = [_ratio(cells.values(at, name)) for name in ("sharpness", "eigenvalue")]
-                table.append([budget, SPELLED[way], f"{b:,}", f"{len(rates)} of {ran}", rate, *numbers, *sharp])
+                table.append([budget, SPELLED[way], f"{b:,}", f"{len(rates)}", rate, *numbers, *sharp])
     return [*head, "sharpness", "largest eigenvalue"], table
 
 
@@ -120,7 +120,7 @@ def seen(cells: Cells) -> list[str]:
             "it has two; the interval is over seeds. At the edge of the sizes it stands for all beyond."
         )
     gaps = {
-        (way, budget): [100 * value for value in cells.large_less_small(way, budget, "gap")]
+        (way, budget): [100 * gap for gap in cells.large_less_small(way, budget, "gap") if math.isfinite(gap)]
         for budget in ("examples", "steps")
         for way in ("fixed", "tuned")
     }
