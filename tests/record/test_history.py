@@ -81,3 +81,19 @@ def test_neither_torch_nor_numpy_nor_matplotlib_is_imported() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "[]\n"
+
+
+def test_a_run_begun_anew_has_one_beginning(tmp_path: Path) -> None:
+    """Killed before its first checkpoint: what was decided before its first step is told once."""
+    with EventLog(tmp_path / "events.jsonl") as log:
+        for branch in range(2):
+            if branch:
+                log.append("resume", step=0)
+            log.append("start", model=f"mlp {branch}")
+            log.append("decision", step=0, what="batch", old=None, new=8)
+            step(log, 1, float(branch))
+    history = read_history(tmp_path / "events.jsonl")
+    assert history.start["model"] == "mlp 1" and list(history.steps["train_loss"]) == [1.0]
+    assert len(history.decisions) == len(history.resumes) == 1
+    counted = [event["kind"] for event in counted_events(tmp_path / "events.jsonl")]
+    assert counted == ["resume", "start", "decision", "step"]

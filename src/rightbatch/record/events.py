@@ -16,7 +16,8 @@ evaluation, `step` counts steps taken including this one):
 | resume | step; optional: time (ISO 8601), warning (why it is not the checkpoint saved last) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 
-After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out). JSON has no word for
+After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out); at step 0, where
+the run is begun anew, none did. JSON has no word for
 numbers that are not finite: they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` turns
 exactly these three strings back into numbers.
 """  # noqa: E501

@@ -29,7 +29,7 @@ class History:
     """One run as it counted: what a later resume made void is left out.
 
     Args:
-        start: the first start event; empty if there is none.
+        start: the first start event that counts; empty if there is none.
         steps: one column of doubles for each field of a step event, nan where it said null or nothing.
         evaluations, decisions, timings, failures, resumes: the events of that kind, in order.
         stop: the last stop event; empty while the run has not ended, or has been resumed since.
@@ -49,8 +49,10 @@ class History:
         for column in self.steps.values():
             del column[kept:]
         for events in (self.evaluations, self.decisions, self.timings, self.failures):
-            events[:] = [event for event in events if event.get("step", 0) <= step]
+            events[:] = [event for event in events if event.get("step", 0) <= step] if step else []
         self.stop.clear()
+        if not step:  # begun anew, with a start of its own
+            self.start.clear()
 
 
 def read_history(path: str | os.PathLike[str]) -> History:
@@ -95,6 +97,7 @@ def counted_events(path: str | os.PathLike[str]) -> list[Event]:
     counted: list[Event] = []
     for event in iterate_events(path):
         if event["kind"] == "resume":
-            counted = [e for e in counted if e["kind"] != "stop" and e.get("step", 0) <= event["step"]]
+            step = event["step"]
+            counted = [e for e in counted if e["kind"] != "stop" and e.get("step", 0) <= step] if step else []
         counted.append(event)
     return counted

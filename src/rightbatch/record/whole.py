@@ -22,7 +22,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path 
         previous: the name under which the old file is kept; between the two renames it is the only one there.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written; the old file is as it was, if need be under the name `previous`.
     """
     unfinished = path.with_name(path.name + ".new")
     try:

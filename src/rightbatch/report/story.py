@@ -58,7 +58,8 @@ def tell(history: History) -> list[Moment]:
         step = event["step"]
         at = bisect_right(history.steps["step"], step) - 1
         samples = history.steps["samples"][at] if at >= 0 else 0.0
-        moments.append(Moment(samples, step, "resume", f"The run was resumed from its checkpoint at step {step:,}."))
+        text = f"The run was resumed from its checkpoint at step {step:,}."
+        moments.append(Moment(samples, step, "resume", text, str(event.get("warning") or "")))
     moments.sort(key=lambda moment: moment.samples)
     if stop := history.stop:
         text = f"The run ended: {stop.get('reason') or 'no reason was given'}."

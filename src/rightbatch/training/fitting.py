@@ -131,32 +131,33 @@ def fit(
         raise InputError(f"run_dir must be the path of a folder, got {run_dir!r}.")
     if resume and run_dir is None:
         raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
-    source = as_source(train)
-    require_trainable(source)
-    valid_source, source = _validation(valid, source, seed)
-    test_source = None if test is None else as_source(test)
-    budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
-    loss = loss or default_loss(source)
-    parameters = trainable(model)
-    if valid_source is not None and "valid_accuracy" in (target or {}) and not _has_classes(valid_source):
-        raise InputError(
-            f"valid_accuracy cannot be a target: the targets are {valid_source.y_dtype} of shape "
-            f"{valid_source.y_shape}, accuracy needs one integer class an example. Use valid_loss."
-        )
-    if device is not None:
-        try:
-            model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    require_fitting(model, loss, source)
-    for name, other in (("valid", valid_source), ("test", test_source)):
-        if other is not None:
-            require_fitting(model, loss, other, name)
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer(parameters)
-    if run_dir is not None:
-        require_storable(model)
-    auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
+    with own_random_numbers(seed, devices_of(model)):  # trying out data and model may draw some
+        source = as_source(train)
+        require_trainable(source)
+        valid_source, source = _validation(valid, source, seed)
+        test_source = None if test is None else as_source(test)
+        budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
+        loss = loss or default_loss(source)
+        parameters = trainable(model)
+        if valid_source is not None and "valid_accuracy" in (target or {}) and not _has_classes(valid_source):
+            raise InputError(
+                f"valid_accuracy cannot be a target: the targets are {valid_source.y_dtype} of shape "
+                f"{valid_source.y_shape}, accuracy needs one integer class an example. Use valid_loss."
+            )
+        if device is not None:
+            try:
+                model.to(device)
+            except (RuntimeError, AssertionError) as error:
+                raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        require_fitting(model, loss, source)
+        for name, other in (("valid", valid_source), ("test", test_source)):
+            if other is not None:
+                require_fitting(model, loss, other, name)
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            optimizer = optimizer(parameters)
+        if run_dir is not None:
+            require_storable(model)
+        auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
         recorder = _recorder(run_dir, resume, _config(auto, budget, seed, eval_every), Progress(progress))
     except BaseException:
@@ -220,7 +221,7 @@ class _Training:
         if recovered is not None:
             self._load(recovered)
         else:
-            if resume and folder is not None and folder.events.stat().st_size:
+            if resume and folder is not None and any(f.stat().st_size for f in (folder.events, folder.ledger)):
                 self.recorder.resumed(0, 0, 0)  # killed before its first checkpoint: nothing of it counts
             self._announce(seed)
         self.recorder.progress.begin(
