@@ -129,6 +129,8 @@ def test_missing_and_diverged_trials_decide_nothing() -> None:
     ended = {key: {k: run[k] for k in ("optimizer", "size", "seed")} | lost for key, run in runs.items()}
     section = SMALL.section(BLOBS, ended)
     assert not section.findings and not section.drawings and "3 diverged" in section.rows[0][2]
+    nothing = {key: {**run, "loss": 0.0} for key, run in runs.items()}  # as a float may be
+    assert len(SMALL.section(BLOBS, nothing).rows) == len(section.rows)
 
 
 def test_what_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

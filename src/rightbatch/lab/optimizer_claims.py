@@ -172,7 +172,9 @@ def _free(sizes: Sequence[int], runs: Runs) -> list[Finding]:
     own = runs.cells.get((AUTOMATIC, 0), {})
     there = [seed for seed in sorted(own) if seed in best and own[seed].get("accuracy") is not None]
     behind = [own[seed]["accuracy"] - best[seed]["accuracy"] for seed in there]
-    lost = [math.log(own[seed]["loss"] / best[seed]["loss"]) for seed in there]
+    lost = [
+        math.log(own[seed]["loss"] / best[seed]["loss"]) for seed in there if own[seed]["loss"] and best[seed]["loss"]
+    ]
     claim = f"{AUTOMATIC} does as well on test data as the best of all tuned optimizers and sizes, to within a point"
     return findings + _close(claim, "our aim", "as good", behind, lost)
 

@@ -38,7 +38,8 @@ def loss_figure(runs: Runs, sizes: Sequence[int]) -> "Figure":
                     for b in sizes
                 ]
                 axes.plot(sizes, best, color=MUTED, linewidth=5, alpha=0.3)
-                axes.annotate("best tuned", (sizes[0], best[0]), (0, -13), textcoords="offset points", color=MUTED)
+                if math.isfinite(best[1]):
+                    axes.annotate("best tuned", (sizes[1], best[1]), (0, -17), textcoords="offset points", color=MUTED)
                 if own:
                     spot = mean(run["batch"] for run in own), math.exp(mean(math.log(run["loss"]) for run in own))
                     axes.plot(*spot, "*", color=MUTED, markersize=13)
@@ -63,13 +64,13 @@ def rate_figure(runs: Runs, sizes: Sequence[int]) -> "Figure":
         axes = figure.subplots()
         curves = [(name, _curve(runs, name, "best", sizes)) for name in STARTS]
         heights = [y for _, points in curves for _, y in points]
-        _lines(axes, curves, sizes, (min(heights) / 2.5, max(heights) * 2.5))
-        ends = [(points[0][1], points) for _, points in curves if points]
-        foot = math.sqrt(ends[0][0] * min(end for end, _ in ends))
+        foot = 2 * max(points[0][1] for _, points in curves if points)  # above the lines, which rise no faster
+        top = max(*heights, foot * sizes[1] / sizes[0])
+        _lines(axes, curves, sizes, (min(heights) / 2, top * 2))
         for exponent, text in ((1.0, "∝ b"), (0.5, "∝ √b")):
-            top = foot * (sizes[1] / sizes[0]) ** exponent
-            axes.plot(sizes[:2], (foot, top), color=MUTED, linestyle=":", linewidth=1.2)
-            axes.annotate(text, (sizes[1], top), (4, 0), textcoords="offset points", color=MUTED, va="center")
+            end = foot * (sizes[1] / sizes[0]) ** exponent
+            axes.plot(sizes[:2], (foot, end), color=MUTED, linestyle=":", linewidth=1.2)
+            axes.annotate(text, (sizes[1], end), (4, 0), textcoords="offset points", color=MUTED, va="center")
         finish(axes, "batch size", "tuned rate", legend=False)
         return figure
 
@@ -100,7 +101,7 @@ def _lines(
     ends: list[tuple[float, int, str, str]] = []
     for (name, points), colour, line, marker in zip(curves, colours, LINES, MARKERS, strict=False):
         if points:
-            thick = {AVERAGED: 3.0}.get(name, 1.6)
+            thick = {AVERAGED: 2.4}.get(name, 1.6)
             axes.plot(
                 *zip(*points, strict=True), color=colour, linestyle=line, marker=marker, linewidth=thick, markersize=5
             )

@@ -148,12 +148,12 @@ class Optimizers(Experiment):
                     f"{len(each)}" + (f", {lost} diverged" if lost else ""),
                     (told_factor(values["best"]) if values["best"] else "default")
                     + (f", {edges} at the edge" if edges else ""),
-                    told_factor(values["loss"]),
+                    told_factor([value for value in values["loss"] if value > 0]),
                     told([100 * value for value in values["accuracy"]], 1) if values["accuracy"] else "",
                 )
             )
         drawings = []
-        if any(run["loss"] is not None for cell in runs.cells.values() for run in cell.values()):
+        if any(run["loss"] for cell in runs.cells.values() for run in cell.values()):
             about = "Training loss at the end of equal examples against batch size: left at tuned rates, right without"
             drawings.append(Drawing("optimizer_losses", loss_figure(runs, self.sizes), about))
         if runs.rates:
