@@ -31,15 +31,15 @@ def loss_figure(runs: Runs, sizes: Sequence[int]) -> "Figure":
         heights = [y for group in curves for _, points in group for _, y in points]
         own = [run for run in runs.cells.get((AUTOMATIC, 0), {}).values() if run["loss"]]
         heights += [run["loss"] for run in own]
-        for axes, group, title in zip(panels, curves, ("rates tuned", "no rate to tune, at the defaults"), strict=True):
+        for axes, group, title in zip(
+            panels, curves, ("rates tuned", "no rate to tune, at the defaults; grey: the best tuned"), strict=True
+        ):
             if axes is panels[1]:
                 best = [
                     min((dict(points)[b] for _, points in curves[0] if b in dict(points)), default=math.nan)
                     for b in sizes
                 ]
                 axes.plot(sizes, best, color=MUTED, linewidth=5, alpha=0.3)
-                if math.isfinite(best[1]):
-                    axes.annotate("best tuned", (sizes[1], best[1]), (0, -17), textcoords="offset points", color=MUTED)
                 if own:
                     spot = mean(run["batch"] for run in own), math.exp(mean(math.log(run["loss"]) for run in own))
                     axes.plot(*spot, "*", color=MUTED, markersize=13)
@@ -60,11 +60,11 @@ def rate_figure(runs: Runs, sizes: Sequence[int]) -> "Figure":
     def draw() -> "Figure":
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = Figure(figsize=(10, 4.0), layout="constrained")
         axes = figure.subplots()
         curves = [(name, _curve(runs, name, "best", sizes)) for name in STARTS]
         heights = [y for _, points in curves for _, y in points]
-        foot = 2 * max(points[0][1] for _, points in curves if points)  # above the lines, which rise no faster
+        foot = 3 * max(points[0][1] for _, points in curves if points)  # above the lines, which rise no faster
         top = max(*heights, foot * sizes[1] / sizes[0])
         _lines(axes, curves, sizes, (min(heights) / 2, top * 2))
         for exponent, text in ((1.0, "∝ b"), (0.5, "∝ √b")):
