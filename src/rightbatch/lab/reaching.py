@@ -22,7 +22,7 @@ OPTIMIZERS = ("SGD", "momentum", "Adam")
 MOMENTUM = 0.9
 LOOK_EXAMPLES = 2000  # held out, at most
 LOOK_RATIO = 1.035  # between the step numbers of two looks
-STUCK, STUCK_WAY = 1 / 8, 0.02  # share of the examples allowed, and of the way, that has to be made by then
+STUCK, STUCK_STEPS, STUCK_WAY = 1 / 8, 50, 0.02  # share of the examples allowed, steps at least; share of the way
 REFERENCE_SIZE, REFERENCE_SEED, REFERENCE_EPOCHS = 32, 1_000_003, 4
 REFERENCE_SAMPLES = (16_000, 120_000)  # at least and at most
 SLACK = 0.05
@@ -87,7 +87,8 @@ def reach(
     The loss on at most 2,000 held-out examples is looked at after 0, 1, 2, ... steps, later at step numbers 3.5 %
     apart. The target counts as reached where two successive looks lie at or below it; the step of the crossing is
     interpolated between the looks about the first of them, on the logarithm of the steps. A run is given up where its
-    loss is not finite, or where an eighth of the examples allowed has not brought it 2 % of the way to the target.
+    loss is not finite, or where an eighth of the examples allowed, and 50 steps, have not brought it 2 % of the way to
+    the target.
 
     The seconds are the steps times the median of the measured times of a step, so that neither looks nor other work of
     the machine count, as long as it disturbs less than half of the steps.
@@ -97,7 +98,7 @@ def reach(
         size: examples in a batch.
         rate: learning rate.
         seed: of initial parameters, order of the examples and dropout.
-        target: held-out loss.
+        target: held-out loss; with -inf the run goes to its end.
         most_samples: examples to consume at most.
         optimizer: one of "SGD", "momentum" (SGD with 0.9), "Adam".
         watch: is shown (steps made, model) at every look; it must leave the model as it was.
@@ -136,7 +137,8 @@ def reach(
                 if watch:
                     watch(step.number, model)
                 moved = looks[0][1] - looks[-1][1] >= STUCK_WAY * (looks[0][1] - target)
-                if (step.number >= STUCK * most and not moved) or not math.isfinite(looks[-1][1]):
+                late = math.isfinite(target) and step.number >= max(STUCK_STEPS, STUCK * most)
+                if (late and not moved) or not math.isfinite(looks[-1][1]):
                     looks.append((step.number, math.nan))
                 if crossing(looks, target) or math.isnan(looks[-1][1]) or step.number >= most:
                     break
@@ -193,7 +195,7 @@ def reference_target(
                 starts.append(float(loss(model.eval()(held_x), held_y)))
 
     def cost(rate: float, _: float) -> float:
-        return reach(subject, size, rate, REFERENCE_SEED, 0.0, budget, optimizer, first).loss
+        return reach(subject, size, rate, REFERENCE_SEED, -math.inf, budget, optimizer, first).loss
 
     best = retune(cost, _first_rate(optimizer), tries=12)
     if math.isinf(best.cost):
