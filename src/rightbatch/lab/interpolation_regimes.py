@@ -69,7 +69,7 @@ class InterpolationRegimes(Experiment):
     network_examples: int = 1000
     network_accuracy: float = 0.05
     rate: float = 0.05
-    seeds: int = 4
+    seeds: int = 5
 
     name: ClassVar[str] = "interpolation"
     title: ClassVar[str] = "Interpolation: where a larger batch stops being worth it"

@@ -199,7 +199,8 @@ def _train(
         auto.ship()
     on_test, on_train = evaluate(model, loss, test, here), evaluate(model, loss, train, here)
     if watch.failed or not math.isfinite(on_test["loss"] + on_train["loss"]):
-        return {"steps": None, "test_loss": None, "train_loss": None, "error": _constant_guess(train, test)}
+        lost = {"steps": None, "test_loss": None, "train_loss": None}
+        return {**lost, "error": float(f"{_constant_guess(train, test):.5g}")}
     error = 1 - on_test["accuracy"] if "accuracy" in on_test else on_test["loss"]
     found = {"test_loss": on_test["loss"], "train_loss": on_train["loss"], "error": error}
     return {"steps": auto.steps, **{key: float(f"{value:.5g}") for key, value in found.items()}}
