@@ -56,7 +56,7 @@ def draw_costs(seen: Seen) -> "Figure":
             plane.axvline(least[0], color=INK, linestyle=":", linewidth=1)
             plane.axhline(least[1], color=INK, linestyle=":", linewidth=1)
             plane.plot(2 * least[0], 2 * least[1], "D", color=INK, markersize=6, zorder=4)
-            plane.annotate("B_crit", (2 * least[0], 2 * least[1]), (-4, -22), textcoords="offset points", ha="right")
+            plane.annotate("B_crit", (2 * least[0], 2 * least[1]), (6, 7), textcoords="offset points")
         for b in seen.sizes:
             plane.plot(seen.steps(b), seen.steps(b) * b, "o", color=BLUE, markersize=5, zorder=3)
             plane.annotate(
@@ -74,7 +74,7 @@ def draw_costs(seen: Seen) -> "Figure":
 
 def draw_time_and_rates(seen: Seen) -> "Figure":
     """Seconds to the target, and the best learning rate, against batch size."""
-    from ..report.drawing import GREEN, INK, MUTED, VIOLET, finish, log_axis, styled
+    from ..report.drawing import GREEN, INK, MUTED, PAPER, VIOLET, finish, log_axis, styled
 
     @styled
     def draw() -> "Figure":
@@ -97,6 +97,7 @@ def draw_time_and_rates(seen: Seen) -> "Figure":
                 xycoords=("data", "axes fraction"),
                 ha="center",
                 color=GREEN,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
             )
         if best := seen.fastest_in_theory:
             axes.axvline(best, color=INK, linestyle=":")
