@@ -110,7 +110,11 @@ def _lines(
     spots: list[float] = []
     for height, *_ in sorted(ends):
         spots.append(max(height, spots[-1] * apart) if spots else height)
-    excess = max(1.0, spots[-1] / (limits[1] / apart**0.5)) if spots else 1.0
+    # Brought down to lie about their ends, and below the frame.
+    about = (
+        math.exp(mean(math.log(spot / end[0]) for spot, end in zip(spots, sorted(ends), strict=True))) if spots else 1.0
+    )
+    excess = max(about, spots[-1] / (limits[1] / apart**0.5)) if spots else 1.0
     for spot, (height, x, name, colour) in zip(spots, sorted(ends), strict=True):
         axes.annotate(
             name,
