@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
 from functools import partial
 from io import TextIOWrapper
+from itertools import chain, count
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -120,6 +121,7 @@ class Train(Problem):
     micro_batch: int | None = option(None, "most examples in one forward pass, to save memory", type=int, metavar="N")
     run_dir: str | None = option(None, "folder to write; left out, runs/<date>-<time>-<data>-<model>", metavar="FOLDER")
     resume: bool = option(False, "go on with the run in --run-dir")
+    checkpoint_every: float = option(600.0, "seconds between checkpoints, at most", type=float, metavar="S")
     quiet: bool = option(False, "no progress, only the result")
 
     def run(self) -> int:
@@ -158,6 +160,7 @@ class Train(Problem):
             micro_batch=self.micro_batch,
             run_dir=self.run_dir or _new_folder(name, self.model),
             resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
             progress=False if self.quiet else None,
             noise=noise,
         )
@@ -179,13 +182,14 @@ class Train(Problem):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Prove from a run's ledger that every example was consumed exactly once per epoch; exit code 1 if not."""
+    """Prove that each example was consumed exactly once per epoch and the checkpoints are whole; exit code 1 if not."""
 
     folder: str = field(metadata={"help": "the run folder", "metavar": "RUN", "positional": True})
 
     def run(self) -> int:
-        """Read the ledger and print what it proves."""
+        """Read the ledger and the checkpoints and print what they prove."""
         from .record import RunFolder, verify_ledger
+        from .record.seal import open_sealed
 
         folder = RunFolder.open(self.folder)
         samples = folder.read_config().get("train_samples")
@@ -194,6 +198,14 @@ class Verify:
         report = verify_ledger(folder.ledger, samples)
         proved = report.ok and report.entries > 0
         print(f"{self.folder}: {'proved' if proved else 'not proved'}: {report}")
+        for file in (folder.checkpoint, folder.previous_checkpoint):
+            if file.exists():
+                try:
+                    with open_sealed(file):
+                        print(f"{file}: agrees with its SHA-256 digest")
+                except RunFolderError as error:
+                    print(error)
+                    proved = False
         return 0 if proved else 1
 
 
@@ -412,7 +424,9 @@ def _seconds(text: str) -> float:
 
 
 def _new_folder(data: str, model: str) -> Path:
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{data}-{model.replace(':', '-')}"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{data}-{model.replace(':', '-')}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))  # of the same second, or a clock that went back
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def _summary(described: Any) -> str:

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rightbatch import cli
-from rightbatch.record import RunFolder
+from rightbatch.record import RunFolder, RunLock
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,45 @@ def test_default_folder_is_named_for_the_run() -> None:
     assert folder.name.endswith("-blobs-linear")
 
 
+def test_a_default_folder_is_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs begun in one second, or after the clock went back."""
+
+    class Standing(datetime):
+        @classmethod
+        def now(cls, zone: object = None) -> "Standing":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(cli, "datetime", Standing)
+    names = []
+    for _ in range(3):
+        folder = cli._new_folder("blobs", "own:net")
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    first = "20260102-030405-blobs-own-net"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_a_damaged_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", "blobs", "--model", "linear", "--batch", "32", "--step", "0.1", "--checkpoint-every", "1e-6")
+    assert train(*flags, "--epochs", "1") == 0
+    assert cli.main(["verify", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint.pt: agrees with its SHA-256 digest" in printed and "checkpoint.previous.pt: agrees" in printed
+    Path("run/checkpoint.pt").write_bytes(Path("run/checkpoint.pt").read_bytes()[:-1])
+    assert cli.main(["verify", "run"]) == 1
+    assert "checkpoint.pt is damaged: it is cut short" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="going on from checkpoint.previous.pt"):
+        assert train(*flags, "--epochs", "2", "--resume") == 0
+    assert cli.main(["verify", "run"]) == 0
+
+
+def test_a_folder_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    held = RunLock(RunFolder(Path(".")).lock)
+    assert cli.main(["train", "--quiet", "--run-dir", ".", "--data", "blobs", "--epochs", "1"]) == 2
+    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
+    held.release()
+
+
 def test_existing_run_needs_resume(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--data", "blobs", "--model", "linear", "--batch", "32", "--step", "0.1")
     assert train(*flags, "--epochs", "1") == 0
@@ -140,7 +180,7 @@ def test_interruption_ends_a_run_cleanly() -> None:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output.decode()
     assert b"Traceback" not in output
-    assert Path("run/model.pt").exists()
+    assert Path("run/model.safetensors").exists()
     assert cli.main(["verify", "run"]) == 0
 
 

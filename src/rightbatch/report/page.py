@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
+from ..record.whole import write_whole
 from . import captions
 from .story import Moment, clock, tell
 from .stylesheet import STYLESHEET
@@ -49,10 +50,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     run = RunFolder.open(folder)
     history = read_history(run.events) if run.events.exists() else History()
     page = _page(history, run)
-    unfinished = run.report.with_name("report.html.new")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(run.report)
+        write_whole(run.report, lambda file: file.write(page.encode("utf-8", errors="replace")))
     except OSError as error:
         raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from error
     return run.report
