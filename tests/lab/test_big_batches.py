@@ -20,7 +20,7 @@ from rightbatch.lab.experiment import Result
 from rightbatch.lab.objective import Objective, known_objective
 
 BLOBS = Subject("blobs", "linear")
-SMALL = BigBatches(passes=2, seeds=1, size=16, tries=2, looks=6, thetas=(1.0,), decays=(1.0,), most_examples=100)
+SMALL = BigBatches(passes=2, seeds=1, size=16, tries=2, looks=8, thetas=(1.0,), decays=(1.0,), most_examples=100)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ Cells = Mapping[tuple[str, int], Result]  # by method and seed
 
 DE = "De, Yadav, Jacobs, Goldstein, “Automated Inference with Adaptive Batches” (2017)"
 LATE = 0.9  # of the passes: what is averaged at the end
+MIDDLE = (0.4, 0.55)  # the looks from which the second half of the passes is judged
 TWOFOLD = math.log10(2)  # an objective or a norm within a factor of two is as good, on a scale of many decades
 POINT = 1.0  # of accuracy
 STRAIGHT = 0.95  # R² of a straight line
@@ -113,7 +114,8 @@ def _no_decay(design: "BigBatches", cells: Cells) -> Finding:
     parts, verdicts = [], []
     for theta in design.thetas:
         runs = [r for s in _seeds(cells) if (r := _whole(cells, f"fixed step, θ = {theta:g}", s)) is not None]
-        falls = [(_fall(r), _fall(r["plain"])) for r in runs if r["plain"]["whole"]]
+        both = [(_fall(r), _fall(r["plain"])) for r in runs if r["plain"]["whole"]]
+        falls = [pair for pair in both if all(map(math.isfinite, pair))]
         if falls:
             ours, theirs = ([fall[i] for fall in falls] for i in (0, 1))
             parts.append(f"θ = {theta:g}: {told(ours, 2)}, SGD {told(theirs, 2)}")
@@ -129,7 +131,7 @@ def _no_decay(design: "BigBatches", cells: Cells) -> Finding:
 
 
 def _fall(result: Result) -> float:
-    return tail(result, "excess", 0.4, 0.5) - tail(result, "excess")
+    return tail(result, "excess", *MIDDLE) - tail(result, "excess")
 
 
 def _surrogate(design: "BigBatches", cells: Cells) -> Finding:

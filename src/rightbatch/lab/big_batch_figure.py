@@ -50,15 +50,15 @@ def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, examples: int) 
                 axes.axhline(examples, color="0.6", linewidth=0.8)
                 axes.annotate(
                     "all",
-                    (1, examples),
-                    (-16, -11),
+                    (0, examples),
+                    (3, -11),
                     xycoords=("axes fraction", "data"),
                     textcoords="offset points",
                     fontsize=9,
                 )
             finish(axes, "passes" if name in list(titles)[-2:] else "", "", legend=False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, handlelength=3)
         return figure
 
     return draw()

@@ -38,7 +38,7 @@ class BigBatches(Experiment):
         untuned: a rate that nobody tuned: that of a well-known library's SGD.
         decays: k of the rates η/(1 + k·passes), the better one taken.
         tries: runs at most to tune a rate, from 1/L where the model is linear and from 0.1 where not.
-        looks: how often the whole objective is computed.
+        looks: how often the whole objective is computed, one half of them evenly over the passes, one earlier.
         most_examples: to train and to test on; None takes all.
         against_rest: the class to tell from all others; None takes the classes as they are.
 
@@ -85,7 +85,7 @@ class BigBatches(Experiment):
         """
         for name in ("seeds", "tries"):
             require_whole(f"BigBatches.{name}", getattr(self, name), least=1)
-        require_whole("BigBatches.looks", self.looks, least=4)
+        require_whole("BigBatches.looks", self.looks, least=8)
         require_whole("BigBatches.size", self.size, least=2)
         for name in ("passes", "penalty", "untuned"):
             require_number(f"BigBatches.{name}", getattr(self, name), above=0)
@@ -149,7 +149,8 @@ class BigBatches(Experiment):
             "steps",
             "last batch",
         )
-        return Section(self._paragraphs(examples, linear), [drawing], head, rows, findings(self, cells, linear))
+        paragraphs = [*self._paragraphs(examples, linear), *self._seen(cells, examples)]
+        return Section(paragraphs, [drawing], head, rows, findings(self, cells, linear))
 
     def _paragraphs(self, examples: int, linear: bool) -> list[str]:
         kind = f"a penalty of λ = {self.penalty:g}, in double precision" if linear else "no penalty"
@@ -164,6 +165,21 @@ class BigBatches(Experiment):
             f"(Barzilai-Borwein), for SGD at a rate of {self.untuned:g}, and for Adadelta with its published settings. "
             "The automatic stop of Big Batch is turned off. Intervals hold 90 %, over seeds; differences are taken "
             "seed by seed.",
+        ]
+
+    def _seen(self, cells: Cells, examples: int) -> list[str]:
+        """How far the batch grew, and what that saves."""
+        whole = {cell: r for cell, r in cells.items() if r["whole"]}
+        ends = [(r["sizes"][-1], r["steps"][-1]) for (arm, _), r in whole.items() if "θ" in arm]
+        plain = [r["steps"][-1] for (arm, _), r in whole.items() if arm in ("SGD, tuned", "SGD, decayed", "Adadelta")]
+        if not ends or not plain:
+            return []
+        sizes, steps = ([round(values[i]) for values in ends] for i in (0, 1))
+        return [
+            f"From batches of {self.size} Big Batch came to {_span(sizes)} of {examples:,} examples, and made "
+            f"{_span(steps)} steps where fixed batches made {_span([round(s) for s in plain])}. The noise of one "
+            "example being what it is, the batch has to grow like 1/‖∇ℓ‖²: what it saves are steps, which parallel "
+            "hardware can use, not passes. Where all examples are in the batch, what is left is gradient descent."
         ]
 
     def _row(self, arm: str, runs: list[Result]) -> list[str]:
@@ -238,3 +254,8 @@ class BigBatches(Experiment):
             if not marks:
                 break
         return {"whole": not marks, **{name: rounded(values) for name, values in curves.items()}}
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

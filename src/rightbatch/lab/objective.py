@@ -103,8 +103,9 @@ class Objective:
             outputs = train.classes
         if x.dim() == 2 and x.is_floating_point():
             wide = x.abs().amax(0) > 1
-            x, test_x = x.clone(), test_x.clone()
-            x[:, wide], test_x[:, wide] = _scaled(x[:, wide], test_x[:, wide])
+            if wide.any():
+                x, test_x = x.clone(), test_x.clone()
+                x[:, wide], test_x[:, wide] = _scaled(x[:, wide], test_x[:, wide])
         model = build_model(subject.model, tuple(x.shape[1:]), outputs)
         require_fitting(model, default_loss(train), as_source((x[:2], y[:2])))
         linear = _is_linear(model)

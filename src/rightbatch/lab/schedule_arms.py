@@ -181,7 +181,7 @@ def train(
                 continue
             size, now = auto.last["batch_size"], auto.epoch
             run.steps_by_size[size] = run.steps_by_size.get(size, 0) + 1
-            if now >= place:
+            if place <= now < epochs:
                 run.keep_place(now, auto.batch_size, auto.learning_rate)
                 place += epochs / PLACES
             if now >= due - 1e-9:

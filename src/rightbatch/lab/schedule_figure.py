@@ -43,7 +43,7 @@ def draw_schedules(results: Mapping[str, Result], epochs: int) -> "Figure":
             runs = list(first["arms"].values())
             for axes, name in ((panels[0], "sizes"), (panels[1], "rates")):
                 drawn = [value for run in runs for value in run[name] if value > 0]
-                log_axis(axes, "y", min(drawn) / 1.4, max(drawn) * 1.6, ticks=5)
+                log_axis(axes, "y", min(drawn) / 1.4, max(drawn) * 1.6, ticks=6)
             steps = [step for run in runs for step in run["at_steps"]]
             log_axis(panels[3], "x", min(steps) / 1.2, max(steps) * 1.2, ticks=4)
             fixed = [100 * value for value in runs[0]["accuracy"]]
