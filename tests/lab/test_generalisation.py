@@ -84,6 +84,19 @@ def test_a_tuned_rate_is_the_best_of_those_tried_by_validation_loss() -> None:
     assert octaves == pytest.approx(round(octaves), abs=1e-3)
 
 
+def test_a_rate_is_tuned_by_what_is_asked_for() -> None:
+    linear, design = Subject("blobs", "linear"), replace(SMALL, tuned_by="accuracy")
+    result = design.run(linear, next(t for t in design.trials(linear) if t.key == "batch 8, seed 0"))
+    known = result["outcomes"]
+    assert known["tuned"]["examples"]["validation_accuracy"] >= known["root"]["examples"]["validation_accuracy"]
+    parts, model = divide(linear, 0, 120, 0.2, 0.0), linear.network(0)
+    run = Run(parts, model, iter([8]), frozenset({1}), frozenset())
+    look = run.upto(1)
+    with torch.no_grad():
+        right = (model(parts.validation[0]).argmax(1) == parts.validation[1]).double().mean().item()
+    assert look is not None and look.validation_accuracy == pytest.approx(right)
+
+
 def test_a_run_goes_no_further_than_asked_and_says_where_it_broke() -> None:
     parts, made = divide(BLOBS, 0, 120, 0.2, 0.0), []
     model = BLOBS.network(0)
@@ -199,7 +212,9 @@ def test_the_sweet_spot_of_a_parabola(spot: float) -> None:
     results = made(design, lambda *_: 0.9, lambda *_: 1.0, lambda _, b, way, budget, seed: (math.log2(b) - spot) ** 2)
     best = min(range(3), key=lambda k: abs(math.log2(sizes[k]) - spot))
     expected = spot if best == 1 else math.log2(sizes[best])
-    assert sweet_spot(Cells(results, sizes, ""), "examples") == pytest.approx([expected] * 3)
+    assert sweet_spot(Cells(results, sizes, "", "loss"), "examples") == pytest.approx([expected] * 3)
+    by_accuracy = made(design, lambda _, b, *rest: 1 - (math.log2(b) - spot) ** 2 / 100, lambda *_: 1.0)
+    assert sweet_spot(Cells(by_accuracy, sizes, "", "accuracy"), "examples") == pytest.approx([expected] * 3)
     found = by_claim(design.section(BLOBS, results).findings, "between 2 and 32")
     assert found.verdict == "agrees" and f"{2**expected:.0f}" in found.ours
 
@@ -264,6 +279,7 @@ def test_variants_belong_to_the_built_in_network() -> None:
         ({"label_noise": 1.0}, "label_noise"),
         ({"optimizer": "RMSprop"}, "optimizer"),
         ({"variants": ("mixup",)}, "variants"),
+        ({"tuned_by": "test loss"}, "tuned_by"),
     ],
 )
 def test_designs_out_of_range_are_refused(change: dict[str, Any], name: str) -> None:

@@ -45,14 +45,15 @@ class Generalisation(Experiment):
 
     One run is read at three ends: after so many epochs; after as many seconds as the smallest batch takes for them, by
     the median time of a step; and after as many steps as it takes. Each way to set the rate has its runs, and each end
-    its own re-tuned rate, that with the least validation loss there; test data choose nothing.
+    its own re-tuned rate, the best on validation data there; test data choose nothing.
 
     Args:
         sizes: batch sizes; those not below the large one are left out.
         large: the largest batch, as a share of the examples trained on.
         seeds: of the examples drawn, their division, initial parameters and order.
         epochs: that equal examples are.
-        rate: learning rate of the smallest batch; fixed, or scaled by batch size over smallest size or its root.
+        rate: learning rate that suits the smallest batch (with Adam rather 0.001); kept at the others, or scaled by
+            batch size over smallest size or its root.
         optimizer: "SGD", with momentum, or "Adam", with torch's settings.
         momentum: of SGD.
         most_examples: drawn from the training data, the held-out part among them, and from the test data.
@@ -60,6 +61,8 @@ class Generalisation(Experiment):
         label_noise: share of the labels of training and validation data replaced by another class.
         variants: of the built-in model "mlp", for the smallest and the largest batch: "dropout", "batch norm".
         looks: at how many steps a run is looked at, evenly on the logarithm of the steps, beside its ends.
+        tuned_by: what a re-tuned rate is best in on validation data, and the sweet spot on test data: "loss", or
+            "accuracy", which long training may still raise when it raises the loss too.
         tries: learning rates tried for each end, at most.
 
     Reference: N. Keskar et al., "On large-batch training for deep learning" (ICLR 2017); K. Shen, "Effect of batch
@@ -78,6 +81,7 @@ class Generalisation(Experiment):
     label_noise: float = 0.0
     variants: tuple[str, ...] = VARIANTS
     looks: int = 12
+    tuned_by: Literal["loss", "accuracy"] = "loss"
     tries: int = 8
 
     name: ClassVar[str] = "generalisation"
@@ -115,6 +119,7 @@ class Generalisation(Experiment):
         for size in self.sizes:
             require_whole("Generalisation.sizes", size, least=2)
         require_choice("Generalisation.optimizer", self.optimizer, ("SGD", "Adam"))
+        require_choice("Generalisation.tuned_by", self.tuned_by, ("loss", "accuracy"))
         for variant in self.variants:
             require_choice("Generalisation.variants", variant, VARIANTS)
         train, _ = subject.sources()
@@ -162,7 +167,9 @@ class Generalisation(Experiment):
 
         def cost(end: int, rate: float, _: float) -> float:
             look = run_at(rate).upto(end)
-            return look.validation_loss if look else math.inf
+            if look is None:
+                return math.inf
+            return look.validation_loss if self.tuned_by == "loss" else 1 - look.validation_accuracy
 
         ratio = size / small
         rates = {"fixed": self.rate, "linear": self.rate * ratio, "root": self.rate * math.sqrt(ratio)}
@@ -194,7 +201,7 @@ class Generalisation(Experiment):
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """Test loss, gap and sharpness by batch size; what the switches did; the claims."""
-        cells = Cells(results, self.batches(subject), self.described)
+        cells = Cells(results, self.batches(subject), self.described, self.tuned_by)
         paragraphs = [self._set_up(subject, cells), *seen(cells)]
         return Section(paragraphs, drawings(cells), *rows(cells), findings(cells))
 
@@ -221,10 +228,10 @@ class Generalisation(Experiment):
             f"{self.described} on {n:,} examples, drawn, like the validation data, anew for each seed; {noise}. "
             f"Batches of {', '.join(f'{b:,}' for b in sizes)}, the last {self.large:.0%} of the examples. The rate is "
             f"{self.rate:g} at every size (fixed), scaled by the batch size over {sizes[0]} (linear) or its root, or "
-            "re-tuned: for each size, seed and end, a walk over factors of 2 to the least validation loss. Ends are "
-            f"{self.epochs} epochs (equal examples), the time that batch {sizes[0]} takes for them (equal seconds), "
-            f"and its number of steps (equal steps). {variants}Intervals hold 90 %, over seeds; differences are taken "
-            "within a seed. They do not hold the choice of the test examples, which are the same for all."
+            f"re-tuned: for each size, seed and end, a walk over factors of 2 to the best validation {self.tuned_by}. "
+            f"Ends are {self.epochs} epochs (equal examples), the time that batch {sizes[0]} takes for them, by the "
+            f"median time of a step (equal seconds), and its number of steps (equal steps). {variants}Intervals hold "
+            "90 %, over seeds; differences are taken within a seed. They do not hold the choice of the test examples, which are the same for all."
         )
 
     def _trained_on(self, subject: Subject) -> int:

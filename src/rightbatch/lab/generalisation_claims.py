@@ -47,13 +47,13 @@ def findings(cells: Cells) -> list[Finding]:
             {"scaled by the root": cells.large_less_small("root", "steps", "test_accuracy", than="fixed")},
         ),
         _as_well(
-            f"with re-tuned rates and as many steps, larger batches test no worse {run}",
+            f"with rates re-tuned by {cells.tuned_by} and as many steps, larger batches test no worse {run}",
             "Shallue et al. (2019)",
             "no degradation found",
             {"re-tuned": cells.large_less_small("tuned", "steps", "test_accuracy")},
         ),
         _worse(
-            f"with re-tuned rates and as many steps, small batches still test better {run}",
+            f"with rates re-tuned by {cells.tuned_by} and as many steps, small batches still test better {run}",
             "Smith, Elsen, De (2020)",
             "better at small and medium sizes",
             cells.large_less_small("tuned", "steps", "test_accuracy"),
@@ -162,8 +162,8 @@ def _masters_and_luschi(cells: Cells) -> Finding:
     elif interval and interval[0] >= 1 and interval[1] <= 5:
         verdict = "agrees"
     return Finding(
-        "of the sizes tested, one between 2 and 32 tests best in equal examples with re-tuned rates, by test loss "
-        f"({cells.optimizer}; from {cells.sizes[0]:,} to {cells.sizes[-1]:,})",
+        "of the sizes tested, one between 2 and 32 tests best in equal examples with re-tuned rates, by test "
+        f"{cells.tuned_by} ({cells.optimizer}; from {cells.sizes[0]:,} to {cells.sizes[-1]:,})",
         "Masters and Luschi (2018), by accuracy",
         "best between 2 and 32",
         size_told(spots) if spots else "not run at all sizes",

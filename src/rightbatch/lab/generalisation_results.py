@@ -23,11 +23,13 @@ class Cells:
         results: of all trials there are.
         sizes: batch sizes, rising.
         optimizer: in words.
+        tuned_by: "loss" or "accuracy", by which rates are re-tuned and sizes compared.
     """
 
     results: Mapping[str, Result]
     sizes: Sequence[int]
     optimizer: str
+    tuned_by: str
     grid: dict[tuple[str, int, int], Result] = field(init=False)  # network, batch size, seed
     switches: dict[tuple[str, int], Result] = field(init=False)  # switch, seed
 
@@ -37,13 +39,15 @@ class Cells:
         self.switches = {(r["switch"], r["seed"]): r for r in known if r["kind"] == "switch"}
 
     def by_seed(self, setting: Setting, name: str) -> dict[int, float]:
-        """A number of every seed that has it; "gap" is training less test accuracy."""
+        """A number of every seed that has it; "gap" is training less test accuracy, "error" one less test accuracy."""
         kind, size, way, budget = setting
         found = {}
         for (k, b, seed), result in self.grid.items():
             known = result["outcomes"][way].get(budget) if (k, b) == (kind, size) else None
             if known and name == "gap":
                 found[seed] = known["train_accuracy"] - known["test_accuracy"]
+            elif known and name == "error":
+                found[seed] = 1 - known["test_accuracy"]
             elif known and name in known:
                 found[seed] = known[name]
         return found
@@ -89,11 +93,12 @@ def rows(cells: Cells) -> tuple[list[str], list[list[str]]]:
 
 
 def sweet_spot(cells: Cells, budget: str) -> list[float]:
-    """log₂ of the size with the least re-tuned test loss, of each seed that has all sizes.
+    """log₂ of the size with the best test loss or accuracy, rates re-tuned, of each seed that has all sizes.
 
     Where neighbours enclose the best size, the minimum of the parabola through the three in log b is taken.
     """
-    by_size = [cells.by_seed(("plain", b, "tuned", budget), "test_loss") for b in cells.sizes]
+    name = "test_loss" if cells.tuned_by == "loss" else "error"
+    by_size = [cells.by_seed(("plain", b, "tuned", budget), name) for b in cells.sizes]
     at, spots = [math.log2(b) for b in cells.sizes], []
     for seed in sorted(set.intersection(*map(set, by_size))) if by_size else ():
         losses = [found[seed] for found in by_size]
@@ -114,7 +119,7 @@ def seen(cells: Cells) -> list[str]:
     spots = {budget: found for budget in BUDGETS if (found := sweet_spot(cells, budget))}
     if spots:
         said.append(
-            "The sweet spot for generalisation, the batch size of the least test loss with re-tuned rates: "
+            f"The sweet spot for generalisation, the batch size of the best test {cells.tuned_by} with re-tuned rates: "
             f"{'; '.join(f'{size_told(found)} in equal {budget}' for budget, found in spots.items())}. For each seed "
             "it is the best size, moved to the minimum of the parabola through it and its neighbours in log b where "
             "it has two; the interval is over seeds. At the edge of the sizes it stands for all beyond."

@@ -45,6 +45,7 @@ class Look:
     train_loss: float
     train_accuracy: float
     validation_loss: float
+    validation_accuracy: float
     test_loss: float
     test_accuracy: float
 
@@ -151,7 +152,7 @@ class Run:
         if not math.isfinite(train[0] + validation[0] + test[0]):
             self.diverged = True
             return
-        self.made[self.step] = Look(self.step, samples, *train, validation[0], *test)
+        self.made[self.step] = Look(self.step, samples, *train, *validation, *test)
         if self.step in self.keep:
             self.kept[self.step] = {name: value.clone() for name, value in self.model.state_dict().items()}
 
