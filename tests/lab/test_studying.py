@@ -1,6 +1,8 @@
 """Studies: trials are run once, kept, resumed, cut short by a budget, and end in a page."""
 
 import io
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from rightbatch.cli import main
 from rightbatch.errors import RunFolderError
 from rightbatch.lab import EXPERIMENTS, Experiment, Finding, Section, Study, Subject, Trial, Wiggle, study
 from rightbatch.lab.experiment import Result
+from rightbatch.training.stopping import Interruption
 
 RAN: list[str] = []
 
@@ -99,6 +102,18 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot write"):
         run(tmp_path / "file")
+
+
+def test_a_trial_interrupted_while_it_trains_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(self: Squares, subject: Subject, trial: Trial) -> Result:
+        with Interruption().watched():  # as `fit` does
+            if trial.key == "n 2":
+                os.kill(os.getpid(), signal.SIGINT)
+        return {"square": 0.0}
+
+    monkeypatch.setattr(Squares, "run", cut_short)
+    done = run(tmp_path / "s")
+    assert list(done.results) == ["n 0", "n 1"] and done.stopped == "stopped by Ctrl-C"
 
 
 def test_processes_answer_as_this_one_does(tmp_path: Path) -> None:

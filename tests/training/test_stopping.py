@@ -97,6 +97,19 @@ def test_the_first_interruption_is_remembered_and_the_second_comes_at_once() -> 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_whoever_watches_around_is_told_too() -> None:
+    outer, inner = Interruption(), Interruption()
+    with outer.watched():
+        with inner.watched():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert inner.asked and outer.asked
+    with inner.watched():
+        pass
+    later = Interruption()
+    with later.watched():
+        assert not later.asked
+
+
 def test_in_another_thread_nothing_is_touched() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 

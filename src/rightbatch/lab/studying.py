@@ -135,7 +135,10 @@ def _run(
             for trial in waiting:
                 if why := over():
                     return why
-                take(trial, _answer(experiment, subject, trial))
+                answer = _answer(experiment, subject, trial)
+                if interruption.asked:
+                    return over()  # what was trained within ended early
+                take(trial, answer)
             return "all trials are done"
         return _in_processes(experiment, subject, waiting, processes or os.cpu_count() or 1, over, take)
 
@@ -168,7 +171,7 @@ def _in_processes(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list((pool._processes or {}).values()):
-            process.terminate()
+            process.kill()  # a fit within would answer a gentler signal by ending early, and the trial by going on
     return why or "all trials are done"
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from types import FrameType
+from typing import ClassVar
 
 from ..errors import InputError
 
@@ -96,7 +97,12 @@ class Budget:
 
 
 class Interruption:
-    """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a second one interrupts at once."""
+    """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a second one interrupts at once.
+
+    Where one is watched within another, as a fit within a study, both are told.
+    """
+
+    _watched: ClassVar[list["Interruption"]] = []
 
     def __init__(self) -> None:
         self.asked = False
@@ -112,12 +118,15 @@ class Interruption:
         def remember(number: int, frame: FrameType | None) -> None:
             if self.asked:
                 raise KeyboardInterrupt
-            self.asked = True
+            for each in self._watched:
+                each.asked = True
 
+        self._watched.append(self)
         for number in before:
             signal.signal(number, remember)
         try:
             yield
         finally:
+            self._watched.remove(self)
             for number, handler in before.items():
                 signal.signal(number, handler)
