@@ -195,6 +195,7 @@ def test_claims_with_known_answers() -> None:
         assert ("-1.00" in found.ours and "change 2.00" in found.ours) == (kind != "early stopping")
     opposite = made(design, lambda *at: 1 - accuracy(*at), lambda *at: 1 / sharpness(*at))
     findings = design.section(BLOBS, opposite).findings
+    assert by_claim(findings, "dropout reduces").verdict == "cannot tell"  # nothing to reduce
     assert (
         by_claim(findings, "tests worse than").verdict
         == by_claim(findings, "is at a sharper place, by").verdict

@@ -231,7 +231,8 @@ class Generalisation(Experiment):
             f"re-tuned: for each size, seed and end, a walk over factors of 2 to the best validation {self.tuned_by}. "
             f"Ends are {self.epochs} epochs (equal examples), the time that batch {sizes[0]} takes for them, by the "
             f"median time of a step (equal seconds), and its number of steps (equal steps). {variants}Intervals hold "
-            "90 %, over seeds; differences are taken within a seed. They do not hold the choice of the test examples, which are the same for all."
+            "90 %, over seeds; differences are taken within a seed. They do not hold the choice of the test examples, "
+            "which are the same for all."
         )
 
     def _trained_on(self, subject: Subject) -> int:

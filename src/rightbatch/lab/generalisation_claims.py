@@ -183,8 +183,10 @@ def _regularised(cells: Cells, run: str) -> list[Finding]:
         with_it, without = ([by_seed[k][seed] for seed in seeds] for k in (kind, "plain"))
         change = [a - b for a, b in zip(with_it, without, strict=True)]
         remains, less = below_zero(with_it), below_zero([-value for value in change])
-        both: set[Verdict] = {remains, less}
-        verdict: Verdict = "differs" if "differs" in both else "agrees" if both == {"agrees"} else "cannot tell"
+        verdict: Verdict = "cannot tell"
+        if below_zero(without) == "agrees":  # otherwise there is nothing to reduce
+            both = {remains, less}
+            verdict = "differs" if "differs" in both else "agrees" if both == {"agrees"} else "cannot tell"
         found.append(
             Finding(
                 f"{kind} reduces by how much a large batch tests worse at one rate in equal steps, but not to 0 {run}",
