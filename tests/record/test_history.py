@@ -88,7 +88,7 @@ def test_a_run_begun_anew_has_one_beginning(tmp_path: Path) -> None:
     with EventLog(tmp_path / "events.jsonl") as log:
         for branch in range(2):
             if branch:
-                log.append("resume", step=0)
+                log.append("resume", step=0, log_bytes=0)
             log.append("start", model=f"mlp {branch}")
             log.append("decision", step=0, what="batch", old=None, new=8)
             step(log, 1, float(branch))
@@ -97,3 +97,27 @@ def test_a_run_begun_anew_has_one_beginning(tmp_path: Path) -> None:
     assert len(history.decisions) == len(history.resumes) == 1
     counted = [event["kind"] for event in counted_events(tmp_path / "events.jsonl")]
     assert counted == ["resume", "start", "decision", "step"]
+
+
+def test_the_position_in_the_log_tells_what_a_checkpoint_knew(tmp_path: Path) -> None:
+    """A decision for the step after it bears the same step number as one before it."""
+    path = tmp_path / "events.jsonl"
+    with EventLog(path) as log:
+        step(log, 1, 0.0)
+        log.append("decision", step=1, what="batch", old=8, new=16)
+        saved = log.sync()
+        log.append("decision", step=1, what="step", old=0.1, new=0.2)
+        step(log, 2, 0.0)
+        log.append("resume", step=1, log_bytes=saved)
+        log.append("decision", step=1, what="step", old=0.1, new=0.3)
+        step(log, 2, 1.0)
+        log.append("resume", step=1, log_bytes=saved)
+        log.append("decision", step=1, what="step", old=0.1, new=0.4)
+        step(log, 2, 2.0)
+        log.append("stop", reason="done", step=2)
+    history = read_history(path)
+    assert [event["new"] for event in history.decisions] == [16, 0.4]
+    assert list(history.steps["train_loss"]) == [0.0, 2.0]
+    assert len(history.resumes) == 2 and history.stop["reason"] == "done"
+    kinds = [event["kind"] for event in counted_events(path)]
+    assert kinds == ["step", "decision", "resume", "resume", "decision", "step", "stop"]

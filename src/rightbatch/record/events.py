@@ -13,11 +13,11 @@ evaluation, `step` counts steps taken including this one):
 | failure | step, samples, reason, learning_rate (after the cut), restored_step |
 | measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
 | audit | step, samples, method, examples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
-| resume | step; optional: time (ISO 8601), warning (why it is not the checkpoint saved last) |
+| resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why it is not the checkpoint saved last) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 
-After `resume` at step s, earlier events of later steps did not count (`history.py` leaves them out); at step 0, where
-the run is begun anew, none did. JSON has no word for
+Of the events before a `resume`, those that begin at or behind its `log_bytes` did not count (`iterate_counted` leaves
+them out): 0 begins the run anew. Where it is missing, those of later steps did not. JSON has no word for
 numbers that are not finite: they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` turns
 exactly these three strings back into numbers.
 """  # noqa: E501
@@ -64,12 +64,38 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
 
 def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
     """The events of a log one at a time, for logs too long to hold; see `read_events`."""
+    return (event for _, event in _events(path))
+
+
+def iterate_counted(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events that count, one at a time, and every resume; see `read_events`."""
+    void: list[tuple[float, float]] = []
+    for resumed, event in _events(path, only=b'{"kind":"resume"'):
+        saved = event.get("log_bytes", resumed)
+        while void and void[-1][1] > saved:  # overlaps what an earlier resume has left out
+            saved = min(saved, void.pop()[0])
+        void.append((saved, resumed))
+    spans = iter([*void, (math.inf, math.inf)])
+    first, last = next(spans)
+    for begin, event in _events(path):
+        while begin >= last:
+            first, last = next(spans)
+        if begin < first or event["kind"] == "resume":
+            yield event
+
+
+def _events(path: str | os.PathLike[str], only: bytes = b"") -> Iterator[tuple[int, Event]]:
+    """Each event, of those whose line begins so, with the number of bytes before it."""
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise RunFolderError(f"cannot read the event log {Path(path)}: {error.strerror or error}") from error
+    begin = end = 0
     with file:
         for number, line in enumerate(file, 1):
+            begin, end = end, end + len(line)
+            if not line.startswith(only):
+                continue
             try:
                 event = decode_json(line.decode())
                 if not isinstance(event, dict) or "kind" not in event:
@@ -81,7 +107,7 @@ def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
                     f"{Path(path)}: line {number} is damaged, it is not an event ({error}); restore the file from a "
                     "copy, or delete that line to do without it"
                 ) from error
-            yield event
+            yield begin, event
 
 
 def encode_json(value: Any) -> str:

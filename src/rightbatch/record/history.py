@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from .events import Event, iterate_events
+from .events import Event, iterate_counted
 
 STEP_COLUMNS = (
     "step",
@@ -49,10 +49,8 @@ class History:
         for column in self.steps.values():
             del column[kept:]
         for events in (self.evaluations, self.decisions, self.timings, self.failures):
-            events[:] = [event for event in events if event.get("step", 0) <= step] if step else []
+            events[:] = [event for event in events if event.get("step", 0) <= step]
         self.stop.clear()
-        if not step:  # begun anew, with a start of its own
-            self.start.clear()
 
 
 def read_history(path: str | os.PathLike[str]) -> History:
@@ -69,7 +67,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
         "failure": history.failures,
     }
     columns = [(name, history.steps[name].append) for name in STEP_COLUMNS]
-    for event in iterate_events(path):
+    for event in iterate_counted(path):
         kind = event["kind"]
         if kind == "step":
             for name, append in columns:
@@ -78,7 +76,8 @@ def read_history(path: str | os.PathLike[str]) -> History:
         elif kind in lists:
             lists[kind].append(event)
         elif kind == "resume":
-            history._rewind(event["step"])
+            if "log_bytes" not in event:
+                history._rewind(event["step"])
             history.resumes.append(event)
         elif kind == "start" and not history.start:
             history.start.update(event)
@@ -89,15 +88,15 @@ def read_history(path: str | os.PathLike[str]) -> History:
 
 
 def counted_events(path: str | os.PathLike[str]) -> list[Event]:
-    """The events of a log that count: at each resume those of later steps, and the stop before it, are left out.
+    """The events of a log that count: what came between a checkpoint and the resume from it is left out.
 
     Raises:
         RunFolderError: as `read_events`.
     """
     counted: list[Event] = []
-    for event in iterate_events(path):
-        if event["kind"] == "resume":
+    for event in iterate_counted(path):
+        if event["kind"] == "resume" and "log_bytes" not in event:
             step = event["step"]
-            counted = [e for e in counted if e["kind"] != "stop" and e.get("step", 0) <= step] if step else []
+            counted = [e for e in counted if e["kind"] != "stop" and e.get("step", 0) <= step]
         counted.append(event)
     return counted

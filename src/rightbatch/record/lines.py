@@ -63,11 +63,12 @@ class LineFile(Generic[Item]):
                 self._file.truncate(end)  # no part of a line, for the next flush would write on behind it
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
 
-    def sync(self) -> None:
-        """Bring everything appended so far to the disk, to outlast a power failure too."""
+    def sync(self) -> int:
+        """Bring everything appended so far to the disk, to outlast a power failure too; return the file's bytes."""
         self.flush()
         try:
             os.fsync(self._file.fileno())
+            return self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
 

@@ -222,7 +222,7 @@ class _Training:
             self._load(recovered)
         else:
             if resume and folder is not None and any(f.stat().st_size for f in (folder.events, folder.ledger)):
-                self.recorder.resumed(0, 0, 0)  # killed before its first checkpoint: nothing of it counts
+                self.recorder.resumed(0, 0, 0, 0)  # killed before its first checkpoint: nothing of it counts
             self._announce(seed)
         self.recorder.progress.begin(
             None if self.budget.epochs is None else self.budget.epochs * len(self.train),
@@ -350,7 +350,7 @@ class _Training:
         at = (self.auto.steps, self.evaluated_step)
         if folder is None or at == self.checkpointed:
             return
-        self.recorder.sync()  # on the disk, the ledger must not lack what the checkpoint has consumed
+        log_bytes = self.recorder.sync()  # on the disk, the ledger must not lack what the checkpoint has consumed
         save_checkpoint(
             folder.checkpoint,
             {
@@ -362,6 +362,7 @@ class _Training:
                 "next_evaluation": self.next_evaluation,
                 "evaluated_step": self.evaluated_step,
                 "wall_s": self.wall_s,
+                "log_bytes": log_bytes,
                 "random": random_states(self.devices),
             },
             folder.previous_checkpoint,
@@ -387,7 +388,7 @@ class _Training:
         assert folder is not None
         if recovered.warning:
             set_aside_damaged(folder)
-        self.recorder.resumed(self.auto.steps, *self.auto.place, recovered.warning)
+        self.recorder.resumed(self.auto.steps, *self.auto.place, state["log_bytes"], recovered.warning)
         self.recorder.sync()
         counted = [e for e in counted_events(folder.events) if e["kind"] in ("step", "evaluation")]
         self.history = [{k: v for k, v in event.items() if k != "kind"} for event in counted]

@@ -101,19 +101,20 @@ class Recorder:
                 standard_error=fit.standard_error,
             )
 
-    def resumed(self, step: int, epoch: int, position: int, warning: str = "") -> None:
+    def resumed(self, step: int, epoch: int, position: int, log_bytes: int, warning: str = "") -> None:
         """The run goes on from what it was after `step`; what came later does not count, in log and ledger alike."""
-        self.event("resume", step=step, time=now(), **({"warning": warning} if warning else {}))
+        told = {"warning": warning} if warning else {}
+        self.event("resume", step=step, log_bytes=log_bytes, time=now(), **told)
         if self._ledger is not None:
             self._ledger.rewind(step, epoch, position)
         if warning:
             warnings.warn(f"{self.folder and self.folder.path}: {warning}", stacklevel=2)
 
-    def sync(self) -> None:
-        """Bring everything told so far to the disk."""
-        for file in (self._events, self._ledger):
-            if file is not None:
-                file.sync()
+    def sync(self) -> int:
+        """Bring everything told so far to the disk; return the bytes of the event log."""
+        if self._ledger is not None:
+            self._ledger.sync()
+        return self._events.sync() if self._events is not None else 0
 
     def release(self) -> None:
         """Close the files and give back the lock; twice is allowed."""
