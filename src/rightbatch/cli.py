@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .errors import InputError, RightbatchError, RunFolderError
+from .errors import InputError, MissingExtraError, RightbatchError, RunFolderError
 
 if TYPE_CHECKING:
     import torch
@@ -290,7 +290,7 @@ class Study:
             share = None if budget_s is None else budget_s / len(chosen)
             try:
                 done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
-            except InputError as error:
+            except (InputError, MissingExtraError) as error:
                 if len(chosen) == 1:
                     raise
                 print(f"{name} is left out: {error}", file=sys.stderr)  # it does not suit this data or model
