@@ -6,14 +6,37 @@ every claim.
 """
 
 import argparse
+import lzma
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
-from rightbatch.lab import EXPERIMENTS, Experiment, Section, Study, Subject, study
+from rightbatch.lab import (
+    EXPERIMENTS,
+    BatchForms,
+    BigBatches,
+    Experiment,
+    Generalisation,
+    GradientNorms,
+    InterpolationRegimes,
+    NoiseGrowth,
+    NoiseRemoval,
+    Optimizers,
+    RateScaling,
+    Schedules,
+    Section,
+    StartDistance,
+    Study,
+    Subject,
+    Surfaces,
+    TradeOff,
+    Wiggle,
+    study,
+)
 from rightbatch.report.saving import save_figure
 
 matplotlib.use("Agg")
@@ -42,7 +65,40 @@ class Run:
         )
 
 
-RUNS = tuple(Run(make()) for make in EXPERIMENTS.values())
+DATA = "../shared/data"  # named from the repository, so that the pages say the same on every machine
+MNIST, FASHION, LIBSVM = f"{DATA}/mnist", f"{DATA}/fashion_mnist", f"{DATA}/libsvm"
+CIFAR = "studies/cifar10.npz"
+CONVNET = BigBatches(passes=10, looks=8, tries=4, decays=(1,), thetas=(1,), most_examples=1000)
+# Those with a subject are of the data that the published figures are of, or of more than a laptop's digits.
+RUNS = (
+    Run(Wiggle()),
+    Run(BatchForms()),
+    Run(GradientNorms()),
+    Run(StartDistance()),
+    Run(StartDistance(examples=1_800_000), Subject(MNIST, "mlp")),
+    Run(NoiseRemoval()),
+    Run(NoiseGrowth()),
+    Run(NoiseGrowth(epochs=2, looks=10, seeds=3), Subject(MNIST, "cnn")),
+    Run(Surfaces()),
+    Run(InterpolationRegimes()),
+    Run(RateScaling()),
+    Run(RateScaling(base=32, epochs=3, scales=(1, 4, 8, 16, 64), seeds=4), Subject(FASHION, "mlp")),
+    Run(Optimizers()),
+    Run(Optimizers(examples=30_000), Subject(FASHION, "mlp")),
+    Run(Generalisation()),
+    Run(Generalisation(sizes=(16, 64), rate=0.0025, tuned_by="accuracy"), Subject(FASHION, "mlp")),
+    Run(Schedules()),
+    Run(Schedules(size=32, tries=5, seeds=4, most_examples=20_000), Subject(FASHION, "mlp")),
+    Run(BigBatches(seeds=5)),
+    Run(BigBatches(size=256, tries=6, penalty=0.001), Subject(f"{LIBSVM}/a9a_train.npz", "linear")),
+    Run(BigBatches(size=128, tries=6, penalty=0.001, against_rest=2), Subject(f"{LIBSVM}/covtype_20k.npz", "linear")),
+    Run(BigBatches(size=256, tries=6, penalty=0.001), Subject(f"{LIBSVM}/ijcnn1_real12_train.npz", "linear")),
+    Run(BigBatches(tries=6, penalty=0.001), Subject(f"{DATA}/regression/millionsong_6724.npz", "linear", "year")),
+    Run(CONVNET, Subject(MNIST, "cnn")),
+    Run(CONVNET, Subject(CIFAR, "cnn")),
+    Run(TradeOff()),
+    Run(TradeOff(sizes=(1, 4, 16, 64, 256, 1024, 4096), seeds=3), Subject(MNIST, "mlp")),
+)
 
 
 @dataclass
@@ -176,13 +232,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]
 
 
+def write_cifar(path: Path) -> None:
+    """The CIFAR-10 images, channels first, in one file that `load` reads."""
+    folder = Path(DATA) / "cifar10"
+    if folder.exists():
+        path.parent.mkdir(exist_ok=True)
+        with lzma.open(folder / "cifar10_x_train.npy.xz") as file:
+            x = np.load(file)
+        np.savez(path, x=np.moveaxis(x, -1, 1), y=np.load(folder / "cifar10_labels.npz")["y_train"])
+
+
 def main() -> None:
     """Run what is missing and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="experiments to run; left out, all")
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()
-    os.chdir(ROOT)  # the data are named from here, so that the pages say the same on every machine
+    os.chdir(ROOT)
+    if not Path(CIFAR).exists():
+        write_cifar(Path(CIFAR))
     if unknown := set(options.names) - set(EXPERIMENTS):
         parser.error(f"no experiment {', '.join(sorted(unknown))}: give {', '.join(EXPERIMENTS)}")
     if absent := sorted({run.on.data for run in RUNS if "/" in run.on.data and not Path(run.on.data).exists()}):

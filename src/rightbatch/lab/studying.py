@@ -210,7 +210,7 @@ def _folder(experiment: Experiment, subject: Subject) -> Path:
 def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[str, Result], str]:
     """Make the folder, or read what an earlier call left there; and where and when it was begun."""
     design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # a dataclass, every one
-    about = {"experiment": experiment.name, "design": design, "data": subject.data, "model": subject.model}
+    about = {"experiment": experiment.name, "design": design, **asdict(subject)}
     log = path / RESULTS
     events = read_events(log) if log.exists() else []
     if events:
