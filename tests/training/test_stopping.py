@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pytest
@@ -86,15 +87,17 @@ def test_in_words() -> None:
 
 
 def test_the_first_interruption_is_remembered_and_the_second_comes_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    interruption = Interruption()
-    with pytest.raises(KeyboardInterrupt), interruption.watched():
-        assert not interruption.asked
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
-        os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("the second should have raised")
-    assert signal.getsignal(signal.SIGINT) is before
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    for first, second in product(numbers, numbers):
+        interruption = Interruption()
+        with pytest.raises(KeyboardInterrupt), interruption.watched():
+            assert not interruption.asked
+            os.kill(os.getpid(), first)
+            assert interruption.asked
+            os.kill(os.getpid(), second)
+            pytest.fail("the second should have raised")
+        assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_whoever_watches_around_is_told_too() -> None:

@@ -31,6 +31,18 @@ LOST = 0.9  # of what was gained
 SLOW = 0.01  # weight of a loss in the average that tells what was gained and lost
 
 
+class _Beginning:
+    """What the first losses say: their mean L₀ and range R, and from both when a gain is real and a loss too much."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.loss = sum(losses) / len(losses)
+        spread = max(losses) - min(losses)
+        size = max(abs(self.loss), spread)
+        self.real_gain = max(abs(self.loss) / 2, spread / 4)
+        self.most_counted = self.loss + size
+        self.most_loss = self.loss + (RUNAWAY - 1) * size + 0.1
+
+
 class Guard:
     """Keeps good states and counts failures.
 
@@ -51,6 +63,7 @@ class Guard:
         self._kept = Kept(model, optimizer, averaging)
         self._by_rule = by_rule
         self._first_losses: list[float] = []
+        self._beginning: _Beginning | None = None  # until they are complete
         self._smooth_loss = self._lowest = math.nan
         self._slow_loss = self._slow_lowest = math.nan
         self._failures = 0
@@ -68,7 +81,7 @@ class Guard:
         if self._by_rule:
             self._count_good()
             return
-        self._high_steps = self._high_steps + 1 if loss > self._most_loss() else 0
+        self._high_steps = self._high_steps + 1 if self._high(loss) else 0
         self._absorb(loss)
         self._smooth_loss = loss if math.isnan(self._smooth_loss) else 0.9 * self._smooth_loss + 0.1 * loss
         self._lowest = self._smooth_loss if math.isnan(self._lowest) else min(self._lowest, self._smooth_loss)
@@ -81,55 +94,41 @@ class Guard:
 
     def divergence(self, loss: float) -> str:
         """Why the run has diverged, though its numbers are finite, `loss` being that of this step; empty if not."""
-        if self._high_steps >= RUNAWAY_STEPS - 1 and loss > self._most_loss():
+        if self._high_steps >= RUNAWAY_STEPS - 1 and self._high(loss):
             return f"the loss has run away from {self._first_losses[0]:.3g} at first to {loss:.3g}"
-        if self._lost(self._slow_loss, self._slow_lowest, LOST):
+        if self._beginning is not None and self._lost(self._slow_loss, self._slow_lowest, LOST):
             return (
-                f"the loss has stayed near {self._smooth_loss:.3g}, having come from {self._first_loss:.3g} to "
+                f"the loss has stayed near {self._smooth_loss:.3g}, having come from {self._beginning.loss:.3g} to "
                 f"{self._slow_lowest:.3g} before"
             )
         return ""
 
     def _absorb(self, loss: float) -> None:
         """Take a loss into those that tell where the run began, or into the slow average."""
-        if len(self._first_losses) < FIRST_STEPS:
-            self._first_losses.append(loss)
-            if len(self._first_losses) == FIRST_STEPS:
-                self._slow_loss = self._slow_lowest = self._first_loss
+        if self._beginning is not None:
+            self._slow_loss += SLOW * (min(loss, self._beginning.most_counted) - self._slow_loss)
+            self._slow_lowest = min(self._slow_lowest, self._slow_loss)
             return
-        counted = min(loss, self._first_loss + self._first_size)
-        self._slow_loss += SLOW * (counted - self._slow_loss)
-        self._slow_lowest = min(self._slow_lowest, self._slow_loss)
+        self._first_losses.append(loss)
+        if len(self._first_losses) == FIRST_STEPS:
+            self._beginning = _Beginning(self._first_losses)
+            self._slow_loss = self._slow_lowest = self._beginning.loss
 
     def _count_good(self) -> None:
         self._good_steps += 1
         if self._good_steps >= KEEP_EVERY_STEPS:
             self._failures = 0
 
-    @property
-    def _first_loss(self) -> float:
-        return sum(self._first_losses) / FIRST_STEPS
-
-    @property
-    def _first_range(self) -> float:
-        return max(self._first_losses) - min(self._first_losses)
-
-    @property
-    def _first_size(self) -> float:
-        return max(abs(self._first_loss), self._first_range)
-
-    def _most_loss(self) -> float:
-        """Above it a loss is out of all proportion; without limit while the first losses are being collected."""
-        if len(self._first_losses) < FIRST_STEPS:
-            return math.inf
-        return self._first_loss + (RUNAWAY - 1) * self._first_size + 0.1
+    def _high(self, loss: float) -> bool:
+        """Whether a loss is out of all proportion."""
+        return self._beginning is not None and loss > self._beginning.most_loss
 
     def _lost(self, loss: float, lowest: float, share: float) -> bool:
         """Whether more than this share of a real gain is lost."""
-        if len(self._first_losses) < FIRST_STEPS:
+        if self._beginning is None:
             return False
-        gain = self._first_loss - lowest
-        return gain >= max(abs(self._first_loss) / 2, self._first_range / 4) and loss > lowest + share * gain
+        gain = self._beginning.loss - lowest
+        return gain >= self._beginning.real_gain and loss > lowest + share * gain
 
     def keep(self, step: int) -> None:
         """Keep the present state, a rule having asked for it."""
@@ -170,6 +169,7 @@ class Guard:
         """Go on from `state`."""
         self._kept.load_state_dict(state["kept"])
         self._first_losses = list(state["first_losses"])
+        self._beginning = _Beginning(self._first_losses) if len(self._first_losses) == FIRST_STEPS else None
         for name in _NUMBERS:
             setattr(self, name, state[name])
 
