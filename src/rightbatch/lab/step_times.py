@@ -1,12 +1,11 @@
-"""Seconds of a step at several batch sizes, measured in turns."""
+"""Seconds of the processor that a step takes at several batch sizes, measured in turns."""
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from .plain_steps import Step, plain_steps
+from .plain_steps import plain_steps
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -20,10 +19,12 @@ LEAST_ROUNDS, MOST_ROUNDS = 4, 60
 def step_times(
     subject: Subject, sizes: Sequence[int], made: "Callable[[nn.Module], Optimizer]", seconds: float
 ) -> list[float]:
-    """The median seconds of a step of every size.
+    """The median processor seconds of a step of every size.
 
-    All sizes are visited in turns, forth and back, a few steps each time: a machine that is disturbed for a while
-    disturbs all sizes alike. Every size trains a model of its own, from the same initial parameters.
+    The seconds are this process's own, not the wall's: where other work is on the machine, steps longer than a slice of
+    time are interrupted and shorter ones are not, so that the wall would favour small batches. With one thread and
+    nothing else to do the two agree. All sizes are visited in turns, forth and back, a few steps each time. Every size
+    trains a model of its own, from the same initial parameters.
 
     Args:
         subject: data and model.
@@ -43,8 +44,10 @@ def step_times(
     start, done = time.perf_counter(), 0
     while done < LEAST_ROUNDS or (done < MOST_ROUNDS and time.perf_counter() - start < seconds):
         for k in range(len(sizes))[:: 1 if done % 2 else -1]:
-            burst: list[Step] = list(islice(runs[k], BURST))
-            if done:  # the first round sets up the optimizer's state
-                times[k] += [after.seconds - before.seconds for before, after in pairwise(burst)]
+            for step in range(BURST):
+                before = time.process_time()
+                next(runs[k])
+                if done and step:  # the first round sets up the optimizer's state
+                    times[k].append(time.process_time() - before)
         done += 1
     return [median(each) for each in times]
