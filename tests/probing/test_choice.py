@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rightbatch.evidence import UNKNOWN, NoiseEstimate
-from rightbatch.probing.choice import choose, range_within, relative_time, rounded, settle, sweet_spot
+from rightbatch.probing.choice import (
+    choose,
+    range_within,
+    relative_time,
+    rounded,
+    settle,
+    sweet_spot,
+)
 
 positive = st.floats(0.1, 1e6)
 
@@ -54,6 +61,11 @@ def test_choices() -> None:
     assert choose(noise(math.inf, 0, math.inf), 100.0, 1, 4096)[0] == rounded(300)
     size, low, high = choose(noise(1e9, 1e8, 1e10), 100.0, 1, 64)
     assert size == high == 64 and 55 <= low < 64  # far below the sweet spot every example counts
+
+
+def test_the_noise_along_the_way_goes_before_that_at_the_start() -> None:
+    for start in (noise(100, 90, 110), noise(900, 100, math.inf), noise(math.inf, 0, math.inf)):
+        assert choose(start, 100.0, 1, 4096, along=441.0) == choose(noise(441, 400, 480), 100.0, 1, 4096)
 
 
 @settings(max_examples=50, deadline=None)

@@ -36,14 +36,16 @@ def test_a_known_curve_and_known_noise_give_the_sweet_spot(bench: Make) -> None:
     assert advice.half_performance == pytest.approx(100) and 0 < advice.half_performance_error < 20
     assert all(seconds == pytest.approx(1e-3 + 1e-5 * size) for size, seconds, _ in advice.points)
     assert (advice.max_batch, advice.limited_by) == (1024, "data")
-    assert advice.batch_size == rounded(math.sqrt(advice.noise_scale * 100))
+    scale = advice.training_noise_scale
+    assert scale is not None
+    assert advice.batch_size == rounded(math.sqrt(scale * 100))
     assert advice.noise_low <= there.problem.population.noise_scale(torch.zeros(4)) <= advice.noise_high
     assert advice.learning_rate is not None and 0.1 < advice.learning_rate < 1
     assert advice.seconds_used <= 30 and advice.notes == ()
-    least = relative_time(advice.noise_scale, 100, advice.batch_size)
+    least = relative_time(scale, 100, advice.batch_size)
     for bound, beyond in ((advice.low, advice.low - 2), (advice.high, advice.high + 2)):
-        assert relative_time(advice.noise_scale, 100, bound) <= 1.1 * least * (1 + 1e-9)
-        assert relative_time(advice.noise_scale, 100, beyond) > 1.1 * least
+        assert relative_time(scale, 100, bound) <= 1.1 * least * (1 + 1e-9)
+        assert relative_time(scale, 100, beyond) > 1.1 * least
 
 
 def test_the_interval_holds_the_true_noise_nine_times_in_ten() -> None:

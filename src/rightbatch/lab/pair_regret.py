@@ -29,7 +29,9 @@ class PairRegret:
         by_seed: of every seed, its own time at the size advised over its own time at `fastest`.
         least_steps: S_min of the law S_min·(1 + B_crit/b).
         critical: B_crit.
-        noise_scale: that the probe saw, the geometric mean over seeds; None where it could not be told.
+        noise_scale: that the probe saw at the initial parameters, the geometric mean over seeds; None where it could
+            not be told.
+        training_noise_scale: the same along its training.
     """
 
     pair: str
@@ -44,6 +46,7 @@ class PairRegret:
     least_steps: float
     critical: float
     noise_scale: float | None
+    training_noise_scale: float | None
 
 
 def pair_regret(pair: str, results: Sequence[Result]) -> PairRegret | None:
@@ -95,7 +98,11 @@ def pair_regret(pair: str, results: Sequence[Result]) -> PairRegret | None:
     own = {
         seed: steps_at(advised[seed], steps[seed]) + times[seed] - steps[seed][best] - mean_s[best] for seed in seeds
     }
-    scales = [probes[seed]["noise_scale"] for seed in seeds]
+
+    def mean_scale(name: str) -> float | None:
+        scales = [float(probes[seed].get(name) or 0.0) for seed in seeds]
+        return math.exp(fmean(map(math.log, scales))) if all(scales) else None
+
     return PairRegret(
         pair=pair,
         sizes=tuple(sizes),
@@ -108,7 +115,8 @@ def pair_regret(pair: str, results: Sequence[Result]) -> PairRegret | None:
         by_seed={seed: math.exp(value) for seed, value in own.items()},
         least_steps=least,
         critical=critical,
-        noise_scale=float(np.exp(np.mean(np.log(scales)))) if all(scales) else None,
+        noise_scale=mean_scale("noise_scale"),
+        training_noise_scale=mean_scale("training_noise_scale"),
     )
 
 

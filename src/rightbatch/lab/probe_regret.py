@@ -146,11 +146,13 @@ class ProbeRegret(Experiment):
 
         sizes = sorted({*self._sizes(pair), advice.batch_size})
         times = step_times(pair, sizes, made, self.timing_s)
+        along = advice.training_noise_scale
         return {
             "advised": advice.batch_size,
             "low": advice.low,
             "high": advice.high,
             "noise_scale": float(f"{advice.noise_scale:.5g}") if math.isfinite(advice.noise_scale) else None,
+            "training_noise_scale": None if along is None else float(f"{along:.5g}"),
             "half_performance": float(f"{advice.half_performance:.5g}"),
             "took_s": round(advice.seconds_used, 3),
             "step_s": {str(b): float(f"{t:.5g}") for b, t in zip(sizes, times, strict=True)},
@@ -172,7 +174,8 @@ class ProbeRegret(Experiment):
             "The regret is the time with the batch size advised over the least time of all sizes, of the means over "
             "seeds, in brackets its 90 % interval over seeds. The least of several noisy times is a little too small, "
             "so that this overstates the regret, and it is what counts. The smoothed regret takes the steps from "
-            "S_min·(1 + B_crit/b), fitted to all sizes and seeds, and is free of that luck, but believes the formula.",
+            "S_min·(1 + B_crit/b), fitted to all sizes and seeds, and is free of that luck, but believes the formula. "
+            "Beside B_crit stand the noise scales that the probe saw at the initial parameters and along its training.",
         ]
         if known:
             worst = max(known, key=lambda regret: regret.raw)
@@ -189,7 +192,7 @@ class ProbeRegret(Experiment):
                 "dashed the fitted law; the vertical lines are the sizes that the probe advised"
             )
             drawings.append(Drawing("probe_regret", draw_regrets(known), says))
-        head = ("data and model", "seeds", "fastest", "advised", "regret", "smoothed", "noise scale", "B_crit")
+        head = ("data and model", "seeds", "fastest", "advised", "regret", "smoothed", "noise scale", "along", "B_crit")
         return Section(paragraphs, drawings, head, rows, findings(known))
 
     def _sizes(self, pair: Subject) -> list[int]:

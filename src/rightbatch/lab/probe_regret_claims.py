@@ -21,7 +21,8 @@ def row(regret: PairRegret) -> list[str]:
         ", ".join(f"{size:,}" for size in sorted(regret.advised.values())),
         f"{regret.raw:.2f}{_interval(logs)}",
         f"{regret.smooth:.2f}",
-        "not told" if regret.noise_scale is None else f"{regret.noise_scale:.3g}",
+        _scale(regret.noise_scale),
+        _scale(regret.training_noise_scale),
         f"{regret.critical:.3g}",
     ]
 
@@ -48,6 +49,10 @@ def findings(regrets: Sequence[PairRegret]) -> list[Finding]:
             ("in the worst of the problems", max(raw, default=math.nan), worst, WORST_AIM),
         )
     ]
+
+
+def _scale(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.3g}"
 
 
 def _interval(logs: Sequence[float]) -> str:

@@ -15,7 +15,8 @@ class Advice:
     """The answer of `probe`; every size in it was run.
 
     Args:
-        batch_size: the batch to train with, B* = sqrt(B_noise·n½), rounded to four significant bits.
+        batch_size: the batch to train with, B* = sqrt(B·n½), rounded to four significant bits; B is the noise scale
+            along the way, or where that is not known the one at the parameters given.
         low: smallest batch within 10 % of the least time to the same result.
         high: largest batch within 10 % of it.
         noise_scale: B_noise at the parameters given, in examples; infinite where no signal was seen at all.
@@ -32,6 +33,10 @@ class Advice:
         seconds_used: by the probe in all.
         method: how the noise was measured.
         notes: what else should be known.
+        training_noise_scale: along the way to a trained model, from a throw-away training. None where there was no
+            time for that, or the loss did not fall.
+        training_steps: of that way.
+        training_examples: of each of its steps.
     """
 
     batch_size: int
@@ -50,12 +55,16 @@ class Advice:
     seconds_used: float
     method: str
     notes: tuple[str, ...] = ()
+    training_noise_scale: float | None = None
+    training_steps: int = 0
+    training_examples: int = 0
 
     def __str__(self) -> str:
         time = self.step_time
         rate = "not told" if self.learning_rate is None else number(self.learning_rate, 2)
         found = {
             "noise scale": self._noise(),
+            "along the way": self._along(),
             "half performance": f"{number(self.half_performance)} ± {number(self.half_performance_error, 2)} examples: "
             f"a step takes {duration(time.fixed_s)} + {duration(time.per_example_s)} per example",
             "sweet spot": self._sweet_spot(),
@@ -66,7 +75,7 @@ class Advice:
             "noise from": self.method,
             "took": duration(self.seconds_used),
         }
-        lines = [self._use(), *(f"  {name:<18}{text}" for name, text in found.items())]
+        lines = [self._use(), *(f"  {name:<18}{text}" for name, text in found.items() if text)]
         return "\n".join([*lines, *(f"  {'note':<18}{note}" for note in self.notes)])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -92,8 +101,18 @@ class Advice:
             return f"{use}; of the sizes run, every other takes over 10 % longer to the same result."
         return f"{use}; any from {self.low:,} to {self.high:,} takes at most 10 % longer to the same result."
 
+    def _along(self) -> str:
+        if self.training_noise_scale is None:
+            return ""
+        return (
+            f"{number(self.training_noise_scale)} examples, over {self.training_steps:,} throw-away steps of "
+            f"{self.training_examples:,}"
+        )
+
     def _sweet_spot(self) -> str:
         scale, sign = (self.noise_scale, "") if self.noise_high < math.inf else (self.noise_low, "at least ")
+        if self.training_noise_scale is not None:
+            scale, sign = self.training_noise_scale, ""
         if not scale > 0:
             return "unknown, as the noise is"
         spot = math.sqrt(scale * self.half_performance)

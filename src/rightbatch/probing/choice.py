@@ -49,16 +49,25 @@ def rounded(examples: float) -> int:
     return max(1, round(examples / unit) * unit)
 
 
-def choose(noise: NoiseEstimate, half_performance: float, smallest: int, largest: int) -> tuple[int, int, int]:
+def choose(
+    noise: NoiseEstimate, half_performance: float, smallest: int, largest: int, along: float | None = None
+) -> tuple[int, int, int]:
     """The batch size wanted and the range within 10 % of its time, all within `smallest` and `largest`.
 
     Where nothing is known of the noise, the size at which three quarters of the peak speed is reached.
 
+    Args:
+        noise: at the parameters given.
+        half_performance: n½.
+        smallest: size allowed.
+        largest: size allowed.
+        along: the noise scale along the way to a trained model, to be taken instead where it is known.
+
     Returns:
         (size, low, high).
     """
-    scale = usable_noise(noise)
-    if scale == 0 and noise.high == math.inf:
+    scale = usable_noise(noise) if along is None else along
+    if along is None and scale == 0 and noise.high == math.inf:
         scale = WORTH_IT_ANYHOW**2 * half_performance
     size = min(max(rounded(sweet_spot(scale, half_performance)), smallest), largest)
     low, high = range_within(scale, half_performance, size)

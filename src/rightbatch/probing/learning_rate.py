@@ -38,7 +38,7 @@ def suggest_learning_rate(steps: Steps, curve: Curve, examples: int, budget: Bud
         The learning rate, None where none can be told, and then why.
     """
     start = steps.averaging.average()
-    watched = min(max(2 * examples, LEAST_WATCHED), curve.sizes[-1])
+    watched = _watched(curve, examples)
     expected_s = curve.expected_s(examples) + curve.expected_s(watched)
     found = []
     for epoch in range(TESTS):
@@ -56,8 +56,29 @@ def suggest_learning_rate(steps: Steps, curve: Curve, examples: int, budget: Bud
     return OVER_PROGRESS * median_low(rates), ""
 
 
+def rate_by_one_test(steps: Steps, curve: Curve, examples: int, budget: Budget, share: float) -> float | None:
+    """η_r of a single range test from the present parameters and back; None where none can be told in that time."""
+    start = steps.averaging.average()
+    watched = _watched(curve, examples)
+    expected_s = curve.expected_s(examples) + curve.expected_s(watched)
+    found = _range_test(steps, examples, watched, expected_s, budget, start, 0, share)
+    steps.averaging.restart(start)
+    return OVER_PROGRESS * found if found else None
+
+
+def _watched(curve: Curve, examples: int) -> int:
+    return min(max(2 * examples, LEAST_WATCHED), curve.sizes[-1])
+
+
 def _range_test(
-    steps: Steps, examples: int, watched: int, expected_s: float, budget: Budget, start: Tensor, epoch: int
+    steps: Steps,
+    examples: int,
+    watched: int,
+    expected_s: float,
+    budget: Budget,
+    start: Tensor,
+    epoch: int,
+    share: float = 1.0,
 ) -> float | None:
     """η_80 of one test from `start`; 0 if the loss did not fall, None if the time ended first."""
     steps.averaging.restart(start)
@@ -69,7 +90,7 @@ def _range_test(
     test = replace(rule.test, coarse_factor=rule.test.factor)
     now, noise = rule.start(plan)[1].test, 0.0
     while not now.finished:
-        if not budget.allows(expected_s):
+        if not budget.allows(expected_s, share):
             return None
         now = test.observe(now, loss_of_watched())
         if now.seen <= test.reference_steps:

@@ -23,8 +23,10 @@ from .gradient_noise import NoiseProbe
 from .learning_rate import suggest_learning_rate
 from .steps import Steps
 from .trace import leaving_no_trace
+from .training_noise import TrainingNoise, noise_in_training
 
-TIMING_UNTIL, NOISE_UNTIL, CHECKS_UNTIL = 0.45, 0.75, 0.85  # shares of the budget; the range tests have the rest
+# Shares of the budget; the range tests have the rest.
+TIMING_UNTIL, NOISE_UNTIL, TRAINING_UNTIL, CHECKS_UNTIL = 0.3, 0.45, 0.8, 0.88
 CHECKS = 5
 OFF_THE_LINE = 1.25
 TIDYING_UP = 4.0  # putting back and comparing twice, over taking note
@@ -42,11 +44,12 @@ def probe(
 ) -> Advice:
     """Measure speed and gradient noise of a model on its data, and say which batch size to use.
 
-    Steps like those of `fit` are timed over batch sizes 1, 2, 4, ..., the noise scale is measured at the parameters
-    given, and the sweet spot, the range within 10 % of its time and a learning rate follow. The model is where it was
-    before, and as it was: parameters, gradients, buffers, hooks, modes, random numbers and the data set's attributes
-    are noted before, put back after and compared. The noise scale mostly grows as training goes on, and the sweet spot
-    with its root: an untrained model's is a beginning.
+    Steps like those of `fit` are timed over batch sizes 1, 2, 4, ...; the noise scale is measured at the parameters
+    given and along a short throw-away training from there; the sweet spot, the range within 10 % of its time and a
+    learning rate follow. The model is where it was before, and as it was: parameters, gradients, buffers, hooks, modes,
+    random numbers and the data set's attributes are noted before, put back after and compared. How far the throw-away
+    training comes depends on the seconds: where the loss was still falling when they ended, the advice says so, and
+    larger batches may be better later on.
 
         advice = rightbatch.probe(model, (x, y))
         print(advice)
@@ -111,17 +114,21 @@ class _Probe:
         self._budget = budget
         self._curve = Curve(steps, budget, seed)
         self._micro_batch = micro_batch
+        self._seed = seed
 
     def advice(self) -> Advice:
         time = self._time()
         sizes = self._curve.sizes
         noise, method = self._noise(time, sizes[-1])
-        wanted = choose(noise, time.half_performance, sizes[0], sizes[-1])
+        first = settle(choose(noise, time.half_performance, sizes[0], sizes[-1]), sizes)[0]
+        way = noise_in_training(self._steps, self._curve, first, self._budget, TRAINING_UNTIL, self._seed)
+        along = None if way is None else way.noise_scale
+        wanted = choose(noise, time.half_performance, sizes[0], sizes[-1], along)
         self._curve.repeat([size for size in {*wanted} if size not in sizes], CHECKS_UNTIL, CHECKS)
         size, low, high = settle(wanted, self._curve.sizes)
         rate, note = suggest_learning_rate(self._steps, self._curve, size, self._budget)
         self._curve.climb_further()
-        notes = [_noise_note(noise, size), self._line_note(time, size), note]
+        notes = [_noise_note(noise, way, size), self._line_note(time, size), note]
         return Advice(
             batch_size=size,
             low=low,
@@ -139,6 +146,9 @@ class _Probe:
             seconds_used=self._budget.spent_s,
             method=method,
             notes=tuple(note for note in notes if note),
+            training_noise_scale=along,
+            training_steps=0 if way is None else way.steps,
+            training_examples=0 if way is None else way.examples,
         )
 
     def _time(self) -> StepTime:
@@ -202,9 +212,13 @@ def seed_device(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def _noise_note(noise: NoiseEstimate, size: int) -> str:
+def _noise_note(noise: NoiseEstimate, way: TrainingNoise | None, size: int) -> str:
+    if way is not None:
+        if way.arrived:
+            return ""
+        return "the throw-away training had not arrived when its time ended: further on, larger batches may be better"
     if noise.high < math.inf:
-        return ""
+        return "the noise is that of the parameters given: there was no time or way to train and measure on"
     if usable_noise(noise) > 0:
         return f"the noise scale may be larger than could be told, and the best batch then larger than {size:,}"
     return (

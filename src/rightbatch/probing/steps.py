@@ -1,7 +1,8 @@
 """Real training steps of any size: fetch, forward, backward and the update that `fit` makes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -28,12 +29,14 @@ class Steps:
 
     def __init__(self, model: nn.Module, source: Source, loss: Loss, seed: int, micro_batch: int | None) -> None:
         self.model = model
+        self.source = source
         self.train_samples = len(source)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.averaging = ScheduleFree(model, None)
         self._loss = loss
         self._most_forward = micro_batch or self.train_samples
+        self._seed = seed
         self._stream = BatchStream(source, seed, device=self.device)
         self._epoch = 0
         self.clear()
@@ -42,6 +45,21 @@ class Steps:
         """Go on with the examples in the order of `epoch`, from its first."""
         self._epoch = epoch
         self._stream.seek(epoch, 0)
+
+    @property
+    def left_of_epoch(self) -> int:
+        """Examples not yet taken."""
+        return self._stream.remaining if self._stream.epoch == self._epoch else 0
+
+    @contextmanager
+    def over(self, source: Source) -> Iterator[None]:
+        """Within, the examples are those of another source, from the first of its first epoch."""
+        before = self._stream, self._epoch
+        self._stream, self._epoch = BatchStream(source, self._seed, device=self.device), 0
+        try:
+            yield
+        finally:
+            self._stream, self._epoch = before
 
     def step(self, examples: int, learning_rate: float = 0.0) -> float:
         """One step on exactly `examples` examples, over on the device on return; its loss, no step if not finite."""
