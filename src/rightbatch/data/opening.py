@@ -17,7 +17,7 @@ from ..errors import DataError, MissingExtraError
 from .arrays import TensorSource, array_source
 from .idx import idx_sources
 from .map_style import dataset_source
-from .memory_map import MemoryMapSource, memory_map_source
+from .memory_map import MemoryMapSource, has_shards, memory_map_source, shard_source
 from .npz import npz_source
 from .source import Source
 from .split import hold_out
@@ -28,7 +28,7 @@ BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
 FORMS = (
     "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, a pair of .npy "
-    "files, a folder with x.npy and y.npy, or a folder of IDX files"
+    "files, a folder with x.npy and y.npy or with shards x-00000.npy, y-00000.npy, ..., or a folder of IDX files"
 )
 
 
@@ -46,8 +46,9 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
 
     Args:
         data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
-            path of an `.npz`, CSV or Parquet file, of a folder with x.npy and y.npy, or of a folder of IDX files, of
-            which the training part is taken; or a source.
+            path of an `.npz`, CSV or Parquet file, of a folder with x.npy and y.npy or with shards of them
+            (x-00000.npy, y-00000.npy, ...), or of a folder of IDX files, of which the training part is taken; or a
+            source.
         target: the key or the column to predict, for `.npz`, CSV and Parquet files.
         text: for tables: "error", "drop" the columns, or "codes" to number their values.
         missing: for tables: "error", "drop" the rows, or fill in the "mean".
@@ -150,9 +151,13 @@ def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple
     if path.is_dir():
         if (path / "x.npy").exists() and (path / "y.npy").exists():
             return memory_map_source(path / "x.npy", path / "y.npy"), None
+        if has_shards(path):
+            return shard_source(path), None
         if list(path.glob("train-images*")):
             return idx_sources(path)
-        raise DataError(f"the folder {path} holds neither x.npy and y.npy nor train-images* and train-labels*")
+        raise DataError(
+            f"the folder {path} holds neither x.npy and y.npy nor shards of them nor train-images* and train-labels*"
+        )
     kind = path.name.lower()
     if kind.endswith(".npz"):
         return npz_source(path, target), None
