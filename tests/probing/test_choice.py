@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rightbatch.evidence import UNKNOWN, NoiseEstimate
 from rightbatch.probing.choice import (
     choose,
+    noise_to_reckon_with,
     range_within,
     relative_time,
     rounded,
@@ -63,9 +64,12 @@ def test_choices() -> None:
     assert size == high == 64 and 55 <= low < 64  # far below the sweet spot every example counts
 
 
-def test_the_noise_along_the_way_goes_before_that_at_the_start() -> None:
-    for start in (noise(100, 90, 110), noise(900, 100, math.inf), noise(math.inf, 0, math.inf)):
-        assert choose(start, 100.0, 1, 4096, along=441.0) == choose(noise(441, 400, 480), 100.0, 1, 4096)
+def test_which_noise_is_reckoned_with() -> None:
+    assert noise_to_reckon_with(noise(100, 90, 110), 400.0) == pytest.approx(200)
+    assert noise_to_reckon_with(noise(100, 90, 110), None) == 100
+    assert noise_to_reckon_with(noise(900, 100, math.inf), 400.0) == 400
+    assert noise_to_reckon_with(noise(math.inf, 0, math.inf), None) == 0
+    assert choose(noise(100, 90, 110), 100.0, 1, 4096, along=441 * 4.41)[0] == rounded(math.sqrt(441 * 100))
 
 
 @settings(max_examples=50, deadline=None)

@@ -36,8 +36,8 @@ def test_a_known_curve_and_known_noise_give_the_sweet_spot(bench: Make) -> None:
     assert advice.half_performance == pytest.approx(100) and 0 < advice.half_performance_error < 20
     assert all(seconds == pytest.approx(1e-3 + 1e-5 * size) for size, seconds, _ in advice.points)
     assert (advice.max_batch, advice.limited_by) == (1024, "data")
-    scale = advice.training_noise_scale
-    assert scale is not None
+    assert advice.training_noise_scale is not None
+    scale = math.sqrt(advice.noise_scale * advice.training_noise_scale)
     assert advice.batch_size == rounded(math.sqrt(scale * 100))
     assert advice.noise_low <= there.problem.population.noise_scale(torch.zeros(4)) <= advice.noise_high
     assert advice.learning_rate is not None and 0.1 < advice.learning_rate < 1

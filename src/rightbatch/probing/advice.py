@@ -15,8 +15,8 @@ class Advice:
     """The answer of `probe`; every size in it was run.
 
     Args:
-        batch_size: the batch to train with, B* = sqrt(B·n½), rounded to four significant bits; B is the noise scale
-            along the way, or where that is not known the one at the parameters given.
+        batch_size: the batch to train with, B* = sqrt(B·n½), rounded to four significant bits. B is the geometric mean
+            of the noise scale at the parameters given and the one along the way; where one is not known, the other.
         low: smallest batch within 10 % of the least time to the same result.
         high: largest batch within 10 % of it.
         noise_scale: B_noise at the parameters given, in examples; infinite where no signal was seen at all.
@@ -112,7 +112,9 @@ class Advice:
     def _sweet_spot(self) -> str:
         scale, sign = (self.noise_scale, "") if self.noise_high < math.inf else (self.noise_low, "at least ")
         if self.training_noise_scale is not None:
-            scale, sign = self.training_noise_scale, ""
+            told = self.noise_scale > 0 and self.noise_high < math.inf
+            scale = math.sqrt(self.noise_scale * self.training_noise_scale) if told else self.training_noise_scale
+            sign = ""
         if not scale > 0:
             return "unknown, as the noise is"
         spot = math.sqrt(scale * self.half_performance)

@@ -25,6 +25,23 @@ def usable_noise(noise: NoiseEstimate) -> float:
     return max(0.0, noise.noise_scale if noise.high < math.inf else noise.low)
 
 
+def noise_to_reckon_with(noise: NoiseEstimate, along: float | None) -> float:
+    """Between the noise scale at the parameters given and the one along the way: their geometric mean.
+
+    The first is that of the first step only: too large on a plateau, otherwise mostly too small. The second takes every
+    step to be as long as its noise allows, and is too large where curvature limits the steps, or momentum and averaging
+    remove noise. Halfway between them, on the logarithm, a truth at either end is equally far. Where there is only one
+    it is taken; 0 where nothing is known.
+
+    Args:
+        noise: at the parameters given; one that is not told from infinity yields to the other.
+        along: the way to a trained model; None where it is not known.
+    """
+    if along is None:
+        return usable_noise(noise)
+    return math.sqrt(along * noise.noise_scale) if noise.noise_scale > 0 and noise.high < math.inf else along
+
+
 def relative_time(noise_scale: float, half_performance: float, examples: float) -> float:
     """T(B), the time to the same result up to a factor."""
     return (1 + noise_scale / examples) * (half_performance + examples)
@@ -61,12 +78,12 @@ def choose(
         half_performance: n½.
         smallest: size allowed.
         largest: size allowed.
-        along: the noise scale along the way to a trained model, to be taken instead where it is known.
+        along: the noise scale along the way to a trained model, where it is known.
 
     Returns:
         (size, low, high).
     """
-    scale = usable_noise(noise) if along is None else along
+    scale = noise_to_reckon_with(noise, along)
     if along is None and scale == 0 and noise.high == math.inf:
         scale = WORTH_IT_ANYHOW**2 * half_performance
     size = min(max(rounded(sweet_spot(scale, half_performance)), smallest), largest)

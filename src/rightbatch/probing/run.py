@@ -17,7 +17,7 @@ from ..ranges import require_number, require_whole
 from ..training.losses import Loss, default_loss, require_fitting
 from .advice import Advice
 from .budget import Budget
-from .choice import WORTH_IT_ANYHOW, choose, settle, usable_noise
+from .choice import choose, settle, usable_noise
 from .curve import Curve
 from .gradient_noise import NoiseProbe
 from .learning_rate import suggest_learning_rate
@@ -27,7 +27,6 @@ from .training_noise import TrainingNoise, noise_in_training
 
 # Shares of the budget; the range tests have the rest.
 TIMING_UNTIL, NOISE_UNTIL, TRAINING_UNTIL, CHECKS_UNTIL = 0.3, 0.45, 0.8, 0.88
-MOST_OF_DATA = 0.1  # in a batch of the throw-away training, so that an epoch has several steps
 CHECKS = 5
 OFF_THE_LINE = 1.25
 TIDYING_UP = 4.0  # putting back and comparing twice, over taking note
@@ -121,11 +120,9 @@ class _Probe:
         time = self._time()
         sizes = self._curve.sizes
         noise, method = self._noise(time, sizes[-1])
-        start = settle(choose(noise, time.half_performance, sizes[0], sizes[-1]), sizes)[0]
-        # Large, so that the seconds take it far: nothing is kept of it, and the noise is known the better.
-        fast = min(int(WORTH_IT_ANYHOW * time.half_performance), int(MOST_OF_DATA * self._steps.train_samples))
-        examples = min(max(start, fast), sizes[-1])
-        way = noise_in_training(self._steps, self._curve, examples, self._budget, TRAINING_UNTIL, self._seed)
+        # Not larger: where steps are limited by curvature and not by noise, the noise of large batches says nothing.
+        first = settle(choose(noise, time.half_performance, sizes[0], sizes[-1]), sizes)[0]
+        way = noise_in_training(self._steps, self._curve, first, self._budget, TRAINING_UNTIL, self._seed)
         along = None if way is None else way.noise_scale
         wanted = choose(noise, time.half_performance, sizes[0], sizes[-1], along)
         self._curve.repeat([size for size in {*wanted} if size not in sizes], CHECKS_UNTIL, CHECKS)
