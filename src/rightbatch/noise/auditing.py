@@ -115,6 +115,9 @@ class Audited(Estimator):
         if self._exact is not None:
             self._exact.clear()
 
+    def reseed(self, seed: str) -> None:
+        self._estimator.reseed(seed)
+
     def state_dict(self) -> dict[str, Any]:
         exact = None if self._exact is None else self._exact.state_dict()
         return {"estimator": self._estimator.state_dict(), "exact": exact, "batches": self._batches}

@@ -1,12 +1,19 @@
 """What every estimator of the gradient noise can do: watch a batch being differentiated and say how noisy it was."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..evidence import Measurement
+
+Gather = Callable[[Sequence[float]], list[list[float]]]
+
+
+def of_one_process(numbers: Sequence[float]) -> list[list[float]]:
+    """The numbers of every process, where there is one."""
+    return [list(numbers)]
 
 
 class Estimator(ABC):
@@ -16,9 +23,15 @@ class Estimator(ABC):
     and calls `take`; for the batch then `gather` and `measurement`, and `disarm` when it is done with. A batch that is
     enlarged afterwards is reopened and goes on with `arm`. An estimator overrides what it needs; an idle one leaves
     nothing on the model.
+
+    Where several processes have differentiated a share of the batch each, `measurement` is asked once the parameters
+    hold the sum of their gradients. What an estimator has seen of the examples themselves it then puts together by one
+    call of `gather_numbers`, after all that could be refused has been.
     """
 
     name: ClassVar[str]
+    gathers: ClassVar[bool] = False  # whether `measurement` calls `gather_numbers`
+    gather_numbers: Gather = staticmethod(of_one_process)
     groups: int = 1  # the least number of micro-batches a measured batch must be cut into
 
     @property
@@ -45,13 +58,16 @@ class Estimator(ABC):
     def reopen(self) -> None:  # noqa: B027
         """Undo `gather`: the batch is being enlarged."""
 
+    def reseed(self, seed: str) -> None:  # noqa: B027
+        """Begin random choices anew, so that processes choose independently of each other."""
+
     @abstractmethod
     def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far.
 
         Args:
             gradient_norm2: ‖G‖² of the mean gradient, over all trainable parameters.
-            examples: b, the sum over the micro-batches armed.
+            examples: b, the sum over the micro-batches armed, in all processes.
             scale: factor from the gradients as accumulated to the mean gradient.
 
         Returns:

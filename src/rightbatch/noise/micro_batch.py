@@ -38,6 +38,11 @@ class MicroBatchNorms:
     def __init__(self) -> None:
         self._groups: list[tuple[int, float]] = []
 
+    @property
+    def groups(self) -> tuple[tuple[int, float], ...]:
+        """(m_j, ‖g_j‖²) of what was added."""
+        return tuple(self._groups)
+
     def add(self, examples: int, gradient_norm2: float) -> None:
         """Note one micro-batch: its size m_j and the squared norm of its mean gradient."""
         if examples < 1:
@@ -90,7 +95,8 @@ class MicroBatchNorms:
 class MicroBatches(Estimator):
     """Looks at the gradient of each micro-batch of a batch on its own; see `MicroBatchNorms` for the formula.
 
-    Gradients are set aside one by one and added up in the end, so that the batch's is the same but for rounding.
+    Gradients are set aside one by one and added up in the end, so that the batch's is the same but for rounding. Where
+    there are several processes, the micro-batches of all are compared.
 
     Args:
         parameters: the trainable parameters.
@@ -104,6 +110,7 @@ class MicroBatches(Estimator):
     """
 
     name: ClassVar[str] = "micro-batch"
+    gathers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -171,12 +178,20 @@ class MicroBatches(Estimator):
             raise self._too_early
         if self._preconditioner is not None:
             gradient_norm2 = self._norm2() * scale * scale
-        found = self._norms.measurement(gradient_norm2, examples)
+        own = [self._projections(gradient_norm2, scale)] if self._each is not None else [0.0]
+        pooled = self.gather_numbers([*own, *(number for group in self._norms.groups for number in group)])
+        norms = MicroBatchNorms()
+        for _, *numbers in pooled:
+            for count, norm2 in zip(numbers[::2], numbers[1::2], strict=True):
+                norms.add(int(count), norm2)
+        found = norms.measurement(gradient_norm2, examples)
         if self._each is not None:
-            return replace(found, projection_variance=self._projection_variance(gradient_norm2, scale))
+            projections = math.fsum(row[0] for row in pooled)
+            return replace(found, projection_variance=projections / (len(norms.groups) - 1))
         return found if self._preconditioner is None else replace(found, metric=self._preconditioner.name)
 
-    def _projection_variance(self, gradient_norm2: float, scale: float) -> float:
+    def _projections(self, gradient_norm2: float, scale: float) -> float:
+        """Σ_j m_j (⟨g_j, ḡ⟩ - ‖ḡ‖²)²."""
         assert self._each is not None
         mean = [p.grad for p in self._parameters]
         total = 0.0
@@ -186,7 +201,7 @@ class MicroBatches(Estimator):
                 torch.dot(g.flatten(), G.flatten()).item() for g, G in pairs if g is not None and G is not None
             )
             total += m * (scale * product - gradient_norm2) ** 2
-        return total / (len(self._each) - 1)
+        return total
 
     def disarm(self) -> None:
         """Forget the batch."""

@@ -11,7 +11,7 @@ from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
 from . import coverage
 from .estimator import Estimator
-from .gradient_norm import squared_norm
+from .gradient_norm import squared_norm, sum_dtype
 from .passes import Pass
 from .reading import Reading
 from .taps import Taps
@@ -52,6 +52,7 @@ class PerExampleNorms(Estimator):
 
     uncovered = staticmethod(coverage.uncovered)
     name = "per-example"
+    gathers = True
 
     def __init__(
         self,
@@ -126,8 +127,6 @@ class PerExampleNorms(Estimator):
         if examples < 2:
             raise InputError(f"the variance of {examples} example is not defined; measure at least 2")
         seen = sum(run.examples for run in self._passes)
-        if seen != examples:
-            raise UnsupportedError(f"{seen} of the batch's {examples} examples were armed; arm every micro-batch")
         for run in self._passes:
             self._taps.check(run)
         weighted = self._reading.gradient_norm2(self._taps.covered)
@@ -137,15 +136,21 @@ class PerExampleNorms(Estimator):
             gradient_norm2 = squared_norm(p.grad for p in self._part) * scale * scale
         # where only some rows are read each counts for as many as its micro-batch has examples to a row
         parts = [(run.examples, self._taps.norms2(run)) for run in self._passes]
-        rows = sum(len(norms2) for _, norms2 in parts)
-        if len(parts) == 1:
-            norms2 = parts[0][1]
-        else:
-            norms2 = torch.cat([norms2 * (count / len(norms2) * rows / examples) for count, norms2 in parts])
-        total, squares = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
-        b, scale2 = examples, scale * scale
+        own = [0.0, 0.0]
+        if parts:
+            each = [norms2 if count == len(norms2) else norms2 * (count / len(norms2)) for count, norms2 in parts]
+            norms2 = each[0] if len(each) == 1 else torch.cat(each)
+            own = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
+        products = self._products(scale * scale * examples, gradient_norm2) if self._projections else [0.0, 0.0]
+        read = sum(len(norms2) for _, norms2 in parts)
+        pooled = self.gather_numbers([float(seen), float(read), *own, *products])
+        armed, read_of_all, total, squares, excess, excess2 = (math.fsum(c) for c in zip(*pooled, strict=True))
+        if armed != examples:
+            raise UnsupportedError(f"{armed:.0f} of the batch's {examples} examples were armed; arm every micro-batch")
+        b, rows, scale2 = examples, int(read_of_all), scale * scale
         unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient
-        variance = (unit * total * (b / rows) - b * gradient_norm2) / (b - 1)
+        variance = (unit * total - b * gradient_norm2) / (b - 1)
+        total, squares = total * (rows / b), squares * (rows / b) ** 2
         spread = unit * math.sqrt(max(squares - total * total / rows, 0.0) / (rows - 1) / rows)
         return Measurement(
             examples=b,
@@ -157,14 +162,21 @@ class PerExampleNorms(Estimator):
             metric=self._reading.metric,
             layers=self._taps.layers_read,
             audit=self._reading.audited(),
-            projection_variance=self._projection_variance(scale, b) if self._projections else math.nan,
+            projection_variance=(excess2 - excess * excess / b) / (b - 1) if self._projections else math.nan,
         )
 
-    def _projection_variance(self, scale: float, b: int) -> float:
-        """Of b·scale² ⟨c_i, Σ c⟩ = ⟨g_i, g_B⟩."""
+    def _products(self, unit: float, gradient_norm2: float) -> list[float]:
+        """The sums of ⟨g_i, g_B⟩ - ‖g_B‖² and of its square, ⟨g_i, g_B⟩ being b·scale² ⟨c_i, Σ c⟩."""
         sums: dict[Tensor, Tensor | None] = {p: p.grad for p in self._taps.covered}
+        if not self._passes:
+            return [0.0, 0.0]
         products = torch.cat([self._taps.products(run, sums) for run in self._passes])
-        return products.var().item() * (b * scale * scale) ** 2
+        excess = products.to(sum_dtype(products.device)) * unit - gradient_norm2
+        found: list[float] = torch.stack([excess.sum(), excess.dot(excess)]).tolist()
+        return found
+
+    def reseed(self, seed: str) -> None:
+        self._reading.reseed(seed)
 
     def state_dict(self) -> dict[str, Any]:
         return self._reading.state_dict()

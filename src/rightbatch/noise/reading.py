@@ -70,6 +70,9 @@ class Reading:
         """What came of that; None where nothing was estimated."""
         return None
 
+    def reseed(self, seed: str) -> None:
+        """Begin its random choices anew."""
+
     def state_dict(self) -> dict[str, Any]:
         """Where its random choices have got to."""
         return {}
@@ -159,6 +162,9 @@ class Subset(Reading):
         self._note(path, use, "exact, of some examples", f"{len(self._rows)} examples drawn at random")
         return use.at(self._rows).norms2()
 
+    def reseed(self, seed: str) -> None:
+        self._random.seed(seed)
+
     def state_dict(self) -> dict[str, Any]:
         return {"random": self._random.getstate()}
 
@@ -244,6 +250,10 @@ class Cheapest(Reading):
         estimate, exact = (torch.stack([part.double() for part in parts]).sum(0) for parts in pairs)
         error = math.sqrt(len(exact) * (estimate - exact).var().item()) if len(exact) > 1 else math.nan
         return Audit(len(exact), estimate.sum().item(), exact.sum().item(), error)
+
+    def reseed(self, seed: str) -> None:
+        self._signs.reseed(seed)
+        self._random.seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
         return {"signs": self._signs.state_dict(), "random": self._random.getstate()}

@@ -52,6 +52,10 @@ class Signs:
         places = torch.arange(8, dtype=torch.uint8)
         return (packed.unsqueeze(1).bitwise_right_shift(places) & 1).view(-1).to(torch.int8).mul_(2).sub_(1)
 
+    def reseed(self, seed: str) -> None:
+        """Begin the windows anew; the pool stays."""
+        self._random.seed(seed)
+
     def state_dict(self) -> dict[str, Any]:
         """The seed, the size of the pool and where the windows have got to."""
         return {"seed": self._seed, "size": self._size, "random": self._random.getstate()}

@@ -23,12 +23,14 @@ from ..noise import squared_norm
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
+from .consensus import Consensus, Seen, unwrapped
 from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .optimizer_settings import apply_settings, settings_of
+from .ranks import Ranks
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
@@ -52,8 +54,12 @@ class AutoBatch:
     epoch, as with a DataLoader, and the next `for` the next; otherwise one `for` covers them all. A `for` left early
     loses nothing: the next one begins with the first example that no step has used.
 
+    Where torch.distributed has been initialised, the processes train one model: the batch is that of all of them, each
+    is yielded its share, and all take the same steps. All must make the same calls, `load_state_dict` included; model
+    and buffers are set to those of rank 0.
+
     Args:
-        model: its trainable parameters are trained where they are.
+        model: its trainable parameters are trained where they are. In DistributedDataParallel or, better, not.
         optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
             "auto", plain SGD otherwise. With step="auto" it steps the averaging's parameters until `ship`.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
@@ -82,6 +88,7 @@ class AutoBatch:
         epochs: int | None = None,
         noise: Any = None,
     ) -> None:
+        model = unwrapped(model)
         parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
@@ -101,6 +108,9 @@ class AutoBatch:
             raise InputError(
                 f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
             )
+        self.ranks = Ranks.present()
+        same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
+        self._consensus = Consensus(self.ranks, model, parameters, same)
         self.model = model
         self.train_samples = len(source)
         self.epochs = epochs
@@ -112,11 +122,12 @@ class AutoBatch:
         self._needs = self.size_rule.needs | self.step_rule.needs
         projections = Needs.PROJECTIONS in self._needs
         self.meter = (
-            NoiseMeter(model, parameters, settings, self.optimizer, projections) if settings is not None else None
+            NoiseMeter(model, parameters, settings, self.optimizer, projections, self.ranks) if settings else None
         )
         self._distance = Distance(parameters) if Needs.DISTANCE in self._needs else None
         self.clock = StepClock()
         self._feed = Feed(
+            self.ranks,
             self._stream,
             epochs,
             exact=not (self.size_rule.needs or self.size_rule.enlarges_current),
@@ -244,7 +255,7 @@ class AutoBatch:
             raise InputError("auto.backward(loss) was called without a new micro-batch from the loop.")
         self._check(loss)
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not gathering.idle:
             gathering.failed = gathering.failed or f"the loss became {value}"
         elif gathering.wants_gradient and not gathering.failed:
             gathering.differentiate(loss, self._parameters)
@@ -266,9 +277,10 @@ class AutoBatch:
         self._mark_s = perf_counter()
         if gathering.line is None:
             return self._complete(gathering)
+        self._consensus.hear_trial(gathering)
         loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
         gathering.failed = ""
-        return self._advance(gathering, gathering.line.outcome(loss, gathering.scale))
+        return self._advance(gathering, self._consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
 
     # Gathering a batch.
 
@@ -311,13 +323,22 @@ class AutoBatch:
     # A complete gradient: measure, decide, apply.
 
     def _complete(self, gathering: Gathering) -> bool:
+        self._consensus.hear(gathering)
         if not gathering.failed and self._feed.climb(gathering):
             return False
         if gathering.meter is not None:
             gathering.meter.gather()
+        if not gathering.failed:
+            self._consensus.add_gradients(gathering)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         scale = gathering.scale
-        norm2 = float(squared_norm(gradients)) * scale * scale if gradients else math.nan
+        own = Seen(
+            float(squared_norm(gradients)) * scale * scale if gradients else math.nan,
+            self._distance.measure() if self._distance is not None else None,
+            self._stepper.movement,
+        )
+        seen = self._consensus.seen(own, gathering.failed)
+        norm2 = seen.gradient_norm2
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
         gathering.failed = gathering.failed or self._stepper.divergence(gathering.loss)
@@ -335,10 +356,10 @@ class AutoBatch:
             measurement=measurement,
             noise=self.meter.noise if self.meter is not None else None,
             step_time=self.clock.fit() if Needs.TIME in self._needs else None,
-            movement=self._stepper.movement,
+            movement=seen.movement,
             grew=gathering.growth is not None,
             wanted=self._wanted,
-            distance=self._distance.measure() if self._distance is not None else None,
+            distance=seen.distance,
             total_samples=self._total_samples,
         )
         if gathering.failed:
@@ -380,6 +401,9 @@ class AutoBatch:
             return False
         if not self._feed.enlarge(gathering, wanted):
             return False
+        self._consensus.set_aside(gathering)
+        if gathering.meter is not None:
+            gathering.meter.reopen()
         gathering.growth, gathering.size_state = decision, state
         self._lap(gathering)
         return True
@@ -405,6 +429,7 @@ class AutoBatch:
 
     def _apply(self, gathering: Gathering, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
+        self._consensus.note(self.steps, gathering.size, decision)
         self._stepper.prepare(decision, self.steps, gathering.loss)
         if self._stepper.worth_telling or decision.action in ("return", "stop"):
             self._tell_rate(decision)
@@ -422,8 +447,11 @@ class AutoBatch:
                 self._tell("batch", self._wanted, wanted, size)
             self._wanted = wanted
         self._finish()
+        self._consensus.share_buffers()
         update_s = perf_counter() - self._mark_s
         self._lap(gathering)
+        times = self._consensus.conclude(self.steps, (self.seconds, gathering.seconds, gathering.trial_s, update_s))
+        self.seconds, gathering.seconds, gathering.trial_s, update_s = times
         if gathering.compared:
             self.clock.compare(gathering.times_s, update_s)
         elif taken and not gathering.climbs:
@@ -514,6 +542,7 @@ class AutoBatch:
             "rules": self._rules,
             "stream": stream,
             "counts": {name: getattr(self, name) for name in _COUNTS},
+            "decisions": self._consensus.decisions,
             "wanted": self._wanted,
             "size_state": asdict(self._size_state),
             "step_state": asdict(self._step_state),
@@ -546,6 +575,7 @@ class AutoBatch:
         self.clock.load_state_dict(state["clock"])
         if self._distance is not None:
             self._distance.load_state_dict(state["distance"])
+        self._consensus.begin_at(state.get("decisions", 0))
 
 
 _COUNTS = ("steps", "samples", "seconds", "stopped")

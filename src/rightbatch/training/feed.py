@@ -8,6 +8,7 @@ from torch import Tensor
 from ..data import BatchStream, Interval
 from .gathering import Gathering, even_sizes
 from .noise_meter import NoiseMeter
+from .ranks import Ranks
 from .step_clock import StepClock
 from .supply import Supply
 
@@ -19,10 +20,11 @@ class Feed:
     """Begins batches, adds to them and fetches their examples.
 
     Args:
+        ranks: the processes among which each micro-batch is divided.
         stream: the examples in their order.
         epochs: where they end; None for never.
         exact: cut batches exactly, see `Supply`.
-        most_forward: most examples in one forward pass.
+        most_forward: most examples in one forward pass of one process.
         clock: times steps.
         meter: measures noise, where it is wanted.
         device: the model's.
@@ -32,6 +34,7 @@ class Feed:
 
     def __init__(
         self,
+        ranks: Ranks,
         stream: BatchStream,
         epochs: int | None,
         exact: bool,
@@ -42,9 +45,10 @@ class Feed:
         timed: bool,
         repeatable: bool,
     ) -> None:
+        self._ranks = ranks
         self._stream = stream
         self._supply = Supply(stream, epochs, exact)
-        self._most_forward = most_forward
+        self._most_forward = most_forward * ranks.size
         self._clock = clock
         self._meter = meter
         self._device = device
@@ -64,10 +68,12 @@ class Feed:
         if len(intervals) == 1 and examples <= self._most_forward and not (meter and meter.interval.every):
             sizes = self._clock.cut(step, examples)
             if sizes is not None:
-                gathering = Gathering(origin, examples, compared=True, repeatable=self._repeatable)
+                gathering = Gathering(self._ranks, origin, examples, compared=True, repeatable=self._repeatable)
                 gathering.enqueue(intervals[0], sizes)
                 return gathering
-        gathering = Gathering(origin, examples, meter, repeatable=self._repeatable)
+        if meter is not None and not self._ranks.first:
+            meter.reseed(f"{self._ranks.rank} {step}")
+        gathering = Gathering(self._ranks, origin, examples, meter, repeatable=self._repeatable)
         self._enqueue(gathering, intervals)
         return gathering
 
@@ -83,8 +89,6 @@ class Feed:
     def enlarge(self, gathering: Gathering, wanted: int) -> bool:
         """Draw what the batch lacks of `wanted` examples; False if there are none for it."""
         intervals = self._supply.draw(wanted, gathering.examples)
-        if intervals and gathering.meter is not None:
-            gathering.meter.reopen()
         self._enqueue(gathering, intervals)
         return bool(intervals)
 
@@ -101,15 +105,15 @@ class Feed:
         if not self._timed or not self._clock.wants_ladder(step) or self._stream.remaining < most:
             return None
         self._clock.start_ladder(most, min(self._most_forward, most // 2))
-        gathering = Gathering(origin, LADDER_REFERENCE, climbs=True, repeatable=self._repeatable)
+        gathering = Gathering(self._ranks, origin, LADDER_REFERENCE, climbs=True, repeatable=self._repeatable)
         return gathering if self.climb(gathering) else None
 
     def _enqueue(self, gathering: Gathering, intervals: Sequence[Interval]) -> None:
         groups = 1
         if gathering.meter is not None and not gathering.pieces and intervals:
-            groups = -(-gathering.meter.groups // len(intervals))
+            groups = -(-gathering.meter.groups // (len(intervals) * self._ranks.size))
         for interval in intervals:
             # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
-            least = min(groups, interval.examples // 2)
+            least = min(groups, interval.examples // (2 * self._ranks.size))
             count = max(1, least, -(-interval.examples // self._most_forward))
             gathering.enqueue(interval, even_sizes(interval.examples, count))

@@ -15,6 +15,7 @@ from ..decision import Decision, Search
 from ..errors import InputError
 from ..noise.isolation import random_state, set_random_state
 from .noise_meter import NoiseMeter
+from .ranks import Ranks
 from .search import LineSearch
 
 HOLD = Decision()
@@ -26,9 +27,12 @@ class Gathering:
 
     Micro-batch j of m_j examples is differentiated with weight m_j/reference, whatever the batch will turn out to
     hold; once it is complete, gradients times `scale` = reference/examples are those of the mean over the whole
-    batch, for any split.
+    batch, for any split. Where several processes train, each takes its share of every micro-batch; the sum of the
+    gradients over the processes is then that of any other split. One that has no share is given two examples all the
+    same, which count nothing: all processes make the same calls.
 
     Args:
+        ranks: the processes that take part.
         origin: (epoch, position) of the first example, to go back to if the batch is abandoned.
         reference: examples the weights refer to; the batch size planned.
         meter: measures the noise of this batch; None where it is not measured.
@@ -36,10 +40,14 @@ class Gathering:
         climbs: whether they are the rungs of a timing ladder.
         repeatable: whether trial steps may want its micro-batches again, with the same random numbers.
         queue: micro-batches not yet handed out.
-        awaiting: the one handed out whose loss is not yet known.
+        awaiting: this process's share of the one handed out whose loss is not yet known.
+        idle: that is no share, but two examples which count nothing.
         pieces: those handed out, for trial steps to repeat.
         random: the states of the random generators before each of them.
         witness: a parameter that got a gradient; should it lose it before the step, gradients were cleared meanwhile.
+        examples: of all intervals, in all processes.
+        loss_sum: over this process's examples; `loss_total` over all, once they have heard of each other.
+        summed: gradients already summed over the processes, of the first part of a batch that is being enlarged.
         times_s: (examples, seconds) of each micro-batch, where they are compared.
         seconds: spent on it, of which `trial_s` on trial steps.
         growth: the last decision that enlarged it.
@@ -49,6 +57,7 @@ class Gathering:
         line: the model at trial points; None until the first.
     """
 
+    ranks: Ranks
     origin: tuple[int, int]
     reference: int
     meter: NoiseMeter | None = None
@@ -58,12 +67,15 @@ class Gathering:
     intervals: list[Interval] = field(default_factory=list)
     queue: deque[Interval] = field(default_factory=deque)
     awaiting: Interval | None = None
+    idle: bool = False
     pieces: list[Interval] = field(default_factory=list)
     random: list[list[Tensor]] = field(default_factory=list)
     witness: Tensor | None = None
     times_s: list[tuple[int, float]] = field(default_factory=list)
     examples: int = 0
     loss_sum: float = 0.0
+    loss_total: float = 0.0
+    summed: list[Tensor | None] | None = None
     trial_loss_sum: float = 0.0
     gradient_norm2: float = math.nan
     seconds: float = 0.0
@@ -83,7 +95,7 @@ class Gathering:
     @property
     def loss(self) -> float:
         """Mean loss at the present parameters; nan if the batch failed."""
-        return math.nan if self.failed else self.loss_sum / max(1, self.examples)
+        return math.nan if self.failed else self.loss_total / max(1, self.examples)
 
     @property
     def wants_gradient(self) -> bool:
@@ -94,20 +106,24 @@ class Gathering:
         """Take in an interval, to be handed out in micro-batches of these sizes, which add up to it."""
         self.queue.extend(cut(interval, sizes))
         self.intervals.append(interval)
+        self.examples += interval.examples
 
     def hand_out(self, device: torch.device) -> Interval:
-        """The next micro-batch."""
+        """This process's share of the next micro-batch."""
         piece = self.queue.popleft()
+        begin, end = self.ranks.share(piece.examples)
+        self.idle = begin == end
+        end = min(2, piece.examples) if self.idle else end
+        self.awaiting = Interval(piece.epoch, piece.start + begin, piece.start + end)
         if self.line is not None:
             set_random_state(self.random[len(self.pieces) - len(self.queue) - 1], device)
         else:
             self.pieces.append(piece)
             if self.repeatable:
                 self.random.append(random_state(device))
-            if self.meter is not None:
-                self.meter.arm(piece.examples)
-        self.awaiting = piece
-        return piece
+            if self.meter is not None and not self.idle:
+                self.meter.arm(self.awaiting.examples)
+        return self.awaiting
 
     def differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
         """Add the gradient of the micro-batch awaited, and measure it.
@@ -116,6 +132,8 @@ class Gathering:
             InputError: earlier gradients of the batch are gone.
         """
         assert self.awaiting is not None
+        if self.idle:
+            return
         if self.line is None and self.witness is not None and self.witness.grad is None:
             raise InputError("Gradients were cleared in the midst of a batch: leave out zero_grad, step() does it.")
         weight = self.awaiting.examples / self.reference
@@ -131,14 +149,13 @@ class Gathering:
     def note(self, loss: float, seconds: float) -> None:
         """The micro-batch awaited had this loss and took so many seconds; none is awaited any more."""
         assert self.awaiting is not None
-        examples, self.awaiting = self.awaiting.examples, None
+        examples, self.awaiting = 0 if self.idle else self.awaiting.examples, None
         if self.line is not None:
-            self.trial_loss_sum += loss * examples
+            self.trial_loss_sum += loss * examples if examples else 0.0
             return
-        self.loss_sum += loss * examples
-        self.examples += examples
+        self.loss_sum += loss * examples if examples else 0.0
         if self.compared:
-            self.times_s.append((examples, seconds))
+            self.times_s.append((self.pieces[-1].examples, seconds))
 
     def repeat(self) -> None:
         """Hand out all micro-batches again, for a trial step."""

@@ -1,7 +1,7 @@
 """The noise of the run's own gradients: the best estimator the model permits, and the average over the run."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..noise import Noise, NoiseScale
 from ..noise.estimator import Estimator
 from ..noise.methods import AUTO, METHODS, Subject, estimator
 from .measuring_interval import MeasuringInterval
+from .ranks import Ranks
 
 LAST_RESORT = AUTO[-1]
 
@@ -31,9 +32,10 @@ class NoiseMeter:
         settings: which method, and how often.
         optimizer: what steps the parameters, for the methods that look at its state.
         projections: also measure the spread of the examples along the gradient.
+        ranks: the processes that each see a part of every batch.
 
     Raises:
-        UnsupportedError: the model does not permit the method named.
+        UnsupportedError: the model does not permit the method named, or several processes are to be audited.
     """
 
     def __init__(
@@ -43,8 +45,15 @@ class NoiseMeter:
         settings: Noise | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         projections: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.settings = settings or Noise()
+        self._ranks = ranks or Ranks()
+        self._gathered = False
+        if self._ranks.several and self.settings.audit_every:
+            raise UnsupportedError(
+                "audit_every= works in one process only: leave it out, or audit a run in one process."
+            )
         self.interval = MeasuringInterval(self.settings.budget, self.settings.every)
         self.noise: NoiseEstimate | None = None
         self.reason = ""
@@ -63,6 +72,10 @@ class NoiseMeter:
     def groups(self) -> int:
         """How many micro-batches a measured batch must be cut into, at least."""
         return self._estimator.groups
+
+    def reseed(self, seed: str) -> None:
+        """Begin random choices anew, before a batch."""
+        self._estimator.reseed(seed)
 
     def arm(self, examples: int) -> None:
         """Get ready for the forward pass of a micro-batch."""
@@ -97,22 +110,57 @@ class NoiseMeter:
         Raises:
             UnsupportedError: it is impossible by the method named, which has measured nothing so far.
         """
-        if examples < 2:
+        if examples < 2 or not self._same_method():
             return None
         try:
-            found = self._estimator.measurement(gradient_norm2, examples, scale)
+            found = self._together(gradient_norm2, examples, scale)
         except InputError:
             return None
         except UnsupportedError as error:
             self._give_up(str(error))
-            # Should the batch still be enlarged, what it holds by now is its first micro-batch.
-            self._estimator.take(examples, 1 / scale)
-            self._estimator.gather()
+            if self._ranks.first:
+                # Should the batch still be enlarged, what it holds by now is its first micro-batch.
+                self._estimator.take(examples, 1 / scale)
+                self._estimator.gather()
             return None
         if not (math.isfinite(found.variance) and math.isfinite(found.signal)):
             return None
         self._proven = True
         return replace(found, reason=found.reason or self.reason, cost_s=self.interval.cost_s)
+
+    def _same_method(self) -> bool:
+        """Whether all processes measure alike; where one has given its method up, the others do so now."""
+        places = [int(row[0]) for row in self._ranks.gather([self._place])]
+        while self._place < max(places):
+            self._give_up(f"rank {places.index(max(places))} could not measure otherwise")
+        return min(places) == max(places)
+
+    @property
+    def _place(self) -> int:
+        return AUTO.index(self._name) if self._name in AUTO else -1
+
+    def _together(self, gradient_norm2: float, examples: int, scale: float) -> Measurement:
+        """The estimator's measurement; refused in every process if it is in one."""
+        self._gathered = False
+        try:
+            return self._estimator.measurement(gradient_norm2, examples, scale)
+        except (InputError, UnsupportedError) as error:
+            if self._estimator.gathers and not self._gathered:
+                self._agree(error)
+            raise
+
+    def _gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        self._gathered = True
+        self._agree(None)
+        return self._ranks.gather_uneven(numbers)
+
+    def _agree(self, error: Exception | None) -> None:
+        """Raise in every process what is raised in some: the worst of it."""
+        found = 0.0 if error is None else 2.0 if isinstance(error, UnsupportedError) else 1.0
+        worst = max(row[0] for row in self._ranks.gather([found])) if self._ranks.several else 0.0
+        if worst:
+            said = self._ranks.collect(str(error) if found == worst else "")
+            raise (InputError if worst == 1.0 else UnsupportedError)(next(text for text in said if text))
 
     def absorb(self, measurement: Measurement, samples: int) -> None:
         """Average a measurement into `noise`, `samples` examples having been consumed with it."""
@@ -141,6 +189,7 @@ class NoiseMeter:
                 if self._subject.projections and not METHODS[name].projects:
                     raise UnsupportedError(f"'{name}' does not see how the examples spread along the gradient")
                 self._estimator: Estimator = estimator(name, self._subject)
+                self._estimator.gather_numbers = self._gather
                 self._name = name
                 return
             except UnsupportedError as error:
