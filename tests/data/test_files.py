@@ -270,7 +270,7 @@ def test_damaged_idx(digits: Path) -> None:
             as_source(digits)
         assert str(digits) in str(caught.value)
     path.unlink()
-    with pytest.raises(DataError, match="holds neither"):
+    with pytest.raises(DataError, match="holds nothing known"):
         as_source(digits)
     path.write_bytes(idx(np.zeros((8, 3, 4))))
     (digits / "train-images-copy").write_bytes(b"")

@@ -104,9 +104,9 @@ def shard_source(folder: Path) -> MemoryMapSource:
         for part in "xy"
     }
     for here, there in ("xy", "yx"):
-        for rest in sorted(names[here].keys() - names[there].keys(), key=_natural):
+        for rest in sorted(names[here].keys() - names[there].keys(), key=natural):
             raise DataError(f"{names[here][rest]} has no counterpart {there}{rest}: each shard is a pair of files")
-    rests = sorted(names["x"], key=_natural)
+    rests = sorted(names["x"], key=natural)
     x, y = (NpyRows([names[part][rest] for rest in rests]) for part in "xy")
     for rest, x_rows, y_rows in zip(rests, x.lengths, y.lengths, strict=True):
         if x_rows != y_rows:
@@ -117,6 +117,6 @@ def shard_source(folder: Path) -> MemoryMapSource:
 _SHARD = re.compile(r"([xy])([-_.].+\.npy)")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which numbers in names count by value."""
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return the sort key under which numbers in names count by value."""
     return [(int(digits), "") if digits else (-1, text) for digits, text in re.findall(r"(\d+)|(\D+)", name)]

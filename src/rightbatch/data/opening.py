@@ -15,20 +15,24 @@ from torch import Tensor, arange
 
 from ..errors import DataError, MissingExtraError
 from .arrays import TensorSource, array_source
-from .idx import idx_sources
+from .column_source import ColumnSource
+from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
+from .columns import is_list
+from .folders import FOLDERS, folder_sources
 from .map_style import dataset_source
-from .memory_map import MemoryMapSource, has_shards, memory_map_source, shard_source
+from .memory_map import MemoryMapSource, memory_map_source
 from .npz import npz_source
 from .source import Source
 from .split import hold_out
 from .synthetic import blobs, quadratic
-from .tables import PARQUET_SUFFIXES, Missing, Text, table_source
+from .tables import Missing, Text, table_source
 
 BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
+WHOLE_BYTES = 2**28  # of a Parquet file: above it is read as needed
 FORMS = (
-    "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, a pair of .npy "
-    "files, a folder with x.npy and y.npy or with shards x-00000.npy, y-00000.npy, ..., or a folder of IDX files"
+    "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, .arrow, a pair of "
+    f".npy files, or a folder of {FOLDERS}"
 )
 
 
@@ -46,12 +50,13 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
 
     Args:
         data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
-            path of an `.npz`, CSV or Parquet file, of a folder with x.npy and y.npy or with shards of them
-            (x-00000.npy, y-00000.npy, ...), or of a folder of IDX files, of which the training part is taken; or a
-            source.
-        target: the key or the column to predict, for `.npz`, CSV and Parquet files.
+            path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, of which the training part is taken; or a
+            source. Folders hold x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
+            Arrow files, or a data set saved by the package datasets.
+        target: the key or the column to predict, for `.npz` and tables.
         text: for tables: "error", "drop" the columns, or "codes" to number their values.
-        missing: for tables: "error", "drop" the rows, or fill in the "mean".
+        missing: for tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory are read as
+            needed and cannot have "codes", "drop" of rows or "mean".
 
     Raises:
         DataError: data that cannot be used, saying why and what to do.
@@ -149,25 +154,27 @@ def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple
     if not path.exists():
         raise DataError(f"{path} does not exist{_nearby(path)}")
     if path.is_dir():
-        if (path / "x.npy").exists() and (path / "y.npy").exists():
-            return memory_map_source(path / "x.npy", path / "y.npy"), None
-        if has_shards(path):
-            return shard_source(path), None
-        if list(path.glob("train-images*")):
-            return idx_sources(path)
-        raise DataError(
-            f"the folder {path} holds neither x.npy and y.npy nor shards of them nor train-images* and train-labels*"
-        )
+        return folder_sources(path, target, text, missing)
     kind = path.name.lower()
     if kind.endswith(".npz"):
         return npz_source(path, target), None
-    if kind.endswith((".csv", ".csv.gz", *PARQUET_SUFFIXES)):
+    if kind.endswith((".csv", ".csv.gz")):
         return table_source(path, target, text, missing), None
+    if kind.endswith((*PARQUET_SUFFIXES, *ARROW_SUFFIXES)):
+        return _columnar(path, target, text, missing), None
     if kind.endswith(".npy"):
         raise DataError(f"{path} is a single array without targets: pass the pair of paths (x.npy, y.npy)")
     if "-ubyte" in kind:
         raise DataError(f"{path} is one of four IDX files: pass the folder {path.parent} that holds them")
     raise DataError(f"{path} has no known format: pass {FORMS}")
+
+
+def _columnar(path: Path, target: str | None, text: Text, missing: Missing) -> Source:
+    """Read a small Parquet file whole, larger ones and Arrow files as needed."""
+    file = open_columnar(path)
+    if isinstance(file, ParquetFile) and file.bytes <= WHOLE_BYTES and not any(is_list(f.type) for f in file.schema):
+        return table_source(path, target, text, missing)
+    return ColumnSource([file], target, text, missing)
 
 
 def _nearby(path: Path, names: tuple[str, ...] = ()) -> str:

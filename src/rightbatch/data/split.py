@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError, InputError
 from .arrays import TensorSource
-from .order import Order
+from .order import ROUNDS, Indices, Order, encrypt, generator
 from .source import Source
 
 # An epoch no run reaches: the split never coincides with a training order of the same seed.
@@ -39,10 +40,60 @@ class View(Source):
         return self._source.fetch(torch.from_numpy(whole))
 
 
+class StrataView(Source):
+    """A part of a source on slow storage: of every few examples that follow each other one is held out, at random.
+
+    The order on the disk is kept, so that neither part needs other blocks than it has examples in. Of n examples, held
+    out are h: one, drawn at random, of the examples ⌊jn/h⌋, ..., ⌊(j + 1)n/h⌋ - 1 for each j < h.
+
+    Args:
+        source: the whole, with `block_ends`.
+        held: examples held out, h.
+        seed: keys the draws.
+        train: whether this is the part that is left, not the one held out.
+    """
+
+    def __init__(self, source: Source, held: int, seed: int, train: bool) -> None:
+        self._source, self._n, self._held, self._train = source, len(source), held, train
+        self._keys = generator(seed, SPLIT_EPOCH).random_raw(ROUNDS)
+        self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
+        self.y_dtype, self.y_range = source.y_dtype, source.y_range
+        self.notes = (*source.notes, f"a part of {self._n:,} examples")
+        self.window = getattr(source, "window", 16)
+        ends: Indices = source.block_ends  # type: ignore[attr-defined]
+        # Held out before an end: one of each stratum that is over, and that of the one it is in if it lies before.
+        stratum = ((ends + 1) * held - 1) // self._n
+        out = np.where(ends == self._n, held, stratum + (self._drawn(np.minimum(stratum, held - 1)) < ends))
+        self.block_ends = np.unique(ends - out if train else out)
+        self.block_ends = self.block_ends[self.block_ends > 0]
+
+    def __len__(self) -> int:
+        return self._n - self._held if self._train else self._held
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and y of the examples at `indices` of this part."""
+        return self._source.fetch(torch.from_numpy(self.whole(indices.numpy())))
+
+    def whole(self, indices: Indices) -> Indices:
+        """Return where the examples of this part are in the whole."""
+        if not self._train:
+            return self._drawn(indices)
+        stratum = ((indices + 1) * self._held - 1) // (self._n - self._held)
+        found = indices + stratum
+        return found + (found >= self._drawn(stratum))
+
+    def _drawn(self, strata: Indices) -> Indices:
+        """The example of each stratum that is held out."""
+        begins, ends = strata * self._n // self._held, (strata + 1) * self._n // self._held
+        words = encrypt(strata.astype(np.uint64), np.uint64(32), self._keys)
+        return begins + (words % (ends - begins).astype(np.uint64)).view(np.int64)
+
+
 def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, Source]:
     """Divide a source at random into a part to train on and a part to validate on.
 
-    Tensors in memory are copied; anything else is viewed.
+    Tensors in memory are copied; anything else is viewed. Of a source that is read in blocks, one of every few examples
+    that follow each other is held out, so that both parts can be read in blocks.
 
     Args:
         source: at least two examples.
@@ -62,6 +113,10 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     if n < 2:
         raise DataError(f"{n} examples cannot be divided: at least 2 are needed")
     held = min(n - 1, max(1, round(n * fraction)))
+    if getattr(source, "block_ends", None) is not None:
+        if n * held >= 2**63:
+            raise DataError(f"{held:,} of {n:,} examples cannot be held out here: give the validation data apart")
+        return StrataView(source, held, seed, True), StrataView(source, held, seed, False)
     order = Order(n, seed)
     if isinstance(source, TensorSource):
         indices = torch.from_numpy(order.indices(SPLIT_EPOCH, 0, n))

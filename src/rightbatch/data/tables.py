@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,11 +10,12 @@ import numpy as np
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
+from .columnar import PARQUET_SUFFIXES
+from .columns import choose_target
 from .labels import file_targets
 
 Text = Literal["error", "drop", "codes"]
 Missing = Literal["error", "drop", "mean"]
-PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
 def table_source(path: Path, target: str | None, text: Text = "error", missing: Missing = "error") -> TensorSource:
@@ -34,17 +34,11 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
         InputError: an unknown choice for text or missing.
         MissingExtraError: pandas, or pyarrow for Parquet, is not installed.
     """
-    for name, given, allowed in (("text", text, get_args(Text)), ("missing", missing, get_args(Missing))):
-        if given not in allowed:
-            raise InputError(f"{name}={given!r} is unknown: choose one of {', '.join(allowed)}")
+    require_choices(text, missing)
     frame = _read(path)
     columns = [str(name) for name in frame.columns]
     frame.columns = columns
-    if target not in columns:
-        asked = "name the column to predict with target='...'" if target is None else f"there is no column {target!r}"
-        close = get_close_matches(target or "", columns, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"{path}: {asked}; the columns are {', '.join(columns)}{hint}")
+    target = choose_target(columns, target, str(path))
     if len(frame) == 0:
         raise DataError(f"{path} is empty: it has the columns {', '.join(columns)} and no rows")
     features = frame.drop(columns=target)
@@ -96,6 +90,17 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
         return array_source(x.to_numpy(np.float32), y, (*notes, *target_notes))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def require_choices(text: str, missing: str) -> None:
+    """Refuse unknown choices.
+
+    Raises:
+        InputError: an unknown choice for text or missing.
+    """
+    for name, given, allowed in (("text", text, get_args(Text)), ("missing", missing, get_args(Missing))):
+        if given not in allowed:
+            raise InputError(f"{name}={given!r} is unknown: choose one of {', '.join(allowed)}")
 
 
 def _read(path: Path) -> Any:
