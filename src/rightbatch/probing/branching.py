@@ -16,6 +16,7 @@ from ..ranges import require_choice, require_number, require_whole
 from ..sizing import Thresholds
 from ..training import AutoBatch
 from ..training.losses import Loss, default_loss, require_fitting
+from ..training.ranks import alone
 from .trace import leaving_no_trace
 
 Scaling = Literal["linear", "square-root"]
@@ -191,7 +192,7 @@ def _run(
     rate = float(optimizer.param_groups[0]["lr"])
     model.train()
     total = weighed = 0.0
-    with torch.random.fork_rng(devices=[device for device in devices_of(model) if device.type == "cuda"]):
+    with alone(), torch.random.fork_rng(devices=[device for device in devices_of(model) if device.type == "cuda"]):
         torch.manual_seed(seed)
         auto = AutoBatch(model, optimizer, source, examples, seed=seed, epochs=math.ceil(window / len(source)))
         try:

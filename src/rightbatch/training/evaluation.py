@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..data import BatchStream, Interval, Source
 from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
+from .ranks import Ranks
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = 4096
@@ -28,8 +29,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate(model: nn.Module, loss: Loss, source: Source, device: torch.device) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loss: Loss, source: Source, device: torch.device, ranks: Ranks | None = None
+) -> dict[str, float]:
     """Mean loss over all examples of `source`, and accuracy where targets are classes.
+
+    Several processes take turns at chunks of 1,024 examples and add up what they found.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
@@ -37,8 +42,9 @@ def evaluate(model: nn.Module, loss: Loss, source: Source, device: torch.device)
     total = correct = 0.0
     classifies = False
     n = len(source)
+    ranks = ranks or Ranks()
     with evaluating(model):
-        for start in range(0, n, CHUNK_SAMPLES):
+        for start in range(ranks.rank * CHUNK_SAMPLES, n, ranks.size * CHUNK_SAMPLES):
             indices = torch.arange(start, min(start + CHUNK_SAMPLES, n))
             x, y = source.fetch(indices)
             x, y = x.to(device), y.to(device)
@@ -47,8 +53,10 @@ def evaluate(model: nn.Module, loss: Loss, source: Source, device: torch.device)
             classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
             if classifies:
                 correct += float((output.argmax(1) == y).sum())
+    rows = ranks.gather([total, correct, float(classifies)])
+    total, correct, classifying = (sum(column) for column in zip(*rows, strict=True))
     result = {"loss": total / n}
-    if classifies:
+    if classifying:
         result["accuracy"] = correct / n
     return result
 

@@ -23,9 +23,11 @@ from ..report import Progress
 from ..rule_text import write_rule
 from .auto_batch import ENDLESS, AutoBatch
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
+from .consensus import unwrapped
 from .evaluation import evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
-from .randomness import own_random_numbers, random_states, set_random_states
+from .randomness import begin_at, own_random_numbers, random_states, seed_of, set_random_states
+from .ranks import Ranks
 from .recorder import Recorder, machine, now
 from .rules import trainable
 from .stopping import Budget, Interruption
@@ -43,7 +45,7 @@ class Run:
         history: one dict per step and per evaluation, in order.
         best: the evaluation `model` comes from; empty without validation data.
         stopped: why the run ended, in words.
-        folder: the run folder, if there is one.
+        folder: the run folder, if there is one; of several processes only the first has it.
         test: {"loss": ..., "accuracy": ...} of `model` on the test data, if there are any.
     """
 
@@ -80,6 +82,8 @@ def fit(
     checkpoint_every: float = 600.0,
 ) -> Run:
     """Train `model`, the batch size and the step size being chosen from what is measured while training goes on.
+
+    Where torch.distributed has been initialised, all processes make this call and train one model; the first writes.
 
     Args:
         model: trained in place.
@@ -119,6 +123,7 @@ def fit(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    model = unwrapped(model)
     require_number("eval_every", eval_every, above=0)
     require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)
@@ -159,13 +164,13 @@ def fit(
             require_storable(model)
         auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
-        recorder = _recorder(run_dir, resume, _config(auto, budget, seed, eval_every), Progress(progress))
+        recorder = _recorder(auto.ranks, run_dir, resume, _config(auto, budget, seed, eval_every), progress)
     except BaseException:
         auto.ship()
         raise
     training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, checkpoint_every, recorder)
     try:
-        with own_random_numbers(seed, training.devices):
+        with own_random_numbers(seed_of(seed, auto.ranks.rank), training.devices):
             try:
                 training.begin(seed, resume)
             except BaseException:
@@ -192,6 +197,7 @@ class _Training:
         recorder: Recorder,
     ) -> None:
         self.auto = auto
+        self.ranks = auto.ranks
         self.model = auto.model
         self.loss = loss
         self.train = train
@@ -217,9 +223,9 @@ class _Training:
     def begin(self, seed: int, resume: bool) -> None:
         """Announce the run, or take it up where its last checkpoint left it."""
         folder = self.recorder.folder
-        recovered = recover(folder) if resume and folder is not None else None
+        recovered = self.ranks.on_first(lambda: recover(folder) if resume and folder is not None else None)
         if recovered is not None:
-            self._load(recovered)
+            self._load(recovered, seed)
         else:
             if resume and folder is not None and any(f.stat().st_size for f in (folder.events, folder.ledger)):
                 self.recorder.resumed(0, 0, 0, 0)  # killed before its first checkpoint: nothing of it counts
@@ -262,13 +268,12 @@ class _Training:
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         elif self.auto.averages:
-            refresh_batch_norm(self.model, self.train, self.device)
+            self._refresh_batch_norm()
         restore_modes()
         folder = self.recorder.folder
         try:
-            test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device)
-            if folder is not None:
-                save_weights(folder.model, self.model)
+            test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device, self.ranks)
+            self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, self.model))
         except Exception as error:
             self._fail(error)
             raise
@@ -293,13 +298,18 @@ class _Training:
                     self._checkpoint()
                     if reached:
                         return reached
-                if perf_counter() >= self.checkpoint_due_s:
-                    self.wall_s = self.resumed_wall_s + perf_counter() - started_s
-                    self._checkpoint()
-                if perf_counter() - started_s >= limit_s:
-                    return f"{self.budget.seconds:g} seconds are over"
-            # Only between two steps: in the midst of one the model may be at a trial point.
-            if interruption.asked and auto.steps > steps:
+            if auto.steps == steps:
+                continue  # in the midst of a step the model may be at a trial point
+            now_s = perf_counter()
+            asked, over, due = self.ranks.any(
+                interruption.asked, now_s - started_s >= limit_s, now_s >= self.checkpoint_due_s
+            )
+            if due:
+                self.wall_s = self.resumed_wall_s + perf_counter() - started_s
+                self._checkpoint()
+            if over:
+                return f"{self.budget.seconds:g} seconds are over"
+            if asked:
                 return "interrupted"
         return auto.stopped or f"{self.budget.epochs} epochs are done"
 
@@ -314,8 +324,8 @@ class _Training:
             return ""
         with auto.averaged():
             if auto.averages:
-                refresh_batch_norm(self.model, self.train, self.device)
-            found = evaluate(self.model, self.loss, self.valid, self.device)
+                self._refresh_batch_norm()
+            found = evaluate(self.model, self.loss, self.valid, self.device, self.ranks)
             row: dict[str, Any] = {
                 "step": auto.steps,
                 "samples": auto.samples,
@@ -337,6 +347,10 @@ class _Training:
             reached = f"{self.worse_evaluations} evaluations brought no better validation loss"
         return reached
 
+    def _refresh_batch_norm(self) -> None:
+        refresh_batch_norm(self.model, self.train, self.device)
+        self.ranks.copy_from_first(list(self.model.buffers()))  # dropout differs
+
     def _value(self, row: Mapping[str, Any]) -> float:
         """What the best iterate has least of: validation loss, or error where only an accuracy is the target."""
         if self.budget.target and "valid_loss" not in self.budget.target:
@@ -348,8 +362,15 @@ class _Training:
         folder = self.recorder.folder
         self.checkpoint_due_s = perf_counter() + self.checkpoint_every_s
         at = (self.auto.steps, self.evaluated_step)
-        if folder is None or at == self.checkpointed:
+        if at == self.checkpointed or not any(self.ranks.any(folder is not None)):
             return
+        random = self.ranks.collect(random_states(self.devices))
+        self.ranks.on_first(lambda: self._save(random))
+        self.checkpointed = at
+
+    def _save(self, random: list[dict[str, Any]]) -> None:
+        folder = self.recorder.folder
+        assert folder is not None
         log_bytes = self.recorder.sync()  # on the disk, the ledger must not lack what the checkpoint has consumed
         save_checkpoint(
             folder.checkpoint,
@@ -363,13 +384,13 @@ class _Training:
                 "evaluated_step": self.evaluated_step,
                 "wall_s": self.wall_s,
                 "log_bytes": log_bytes,
-                "random": random_states(self.devices),
+                "random": random[0],
+                "random_of_others": random[1:],
             },
             folder.previous_checkpoint,
         )
-        self.checkpointed = at
 
-    def _load(self, recovered: Recovered) -> None:
+    def _load(self, recovered: Recovered, seed: int) -> None:
         state = recovered.state
         try:
             self.model.load_state_dict(state["model"])
@@ -383,15 +404,24 @@ class _Training:
         self.resumed_wall_s = self.wall_s = state["wall_s"]
         self.evaluated_step = state["evaluated_step"]
         self.checkpointed = (self.auto.steps, self.evaluated_step)
-        set_random_states(state["random"], self.devices)
-        folder = self.recorder.folder
+        random = [state["random"], *state.get("random_of_others", ())]
+        if self.ranks.first or self.ranks.size == len(random):
+            set_random_states(random[self.ranks.rank], self.devices)
+        else:
+            begin_at(seed_of(seed, self.ranks.rank, self.auto.steps))
+        self.history = self.ranks.on_first(lambda: self._go_on_recording(recovered))
+
+    def _go_on_recording(self, recovered: Recovered) -> list[dict[str, Any]]:
+        """Write that the run goes on; return its history."""
+        folder, auto = self.recorder.folder, self.auto
         assert folder is not None
         if recovered.warning:
             set_aside_damaged(folder)
-        self.recorder.resumed(self.auto.steps, *self.auto.place, state["log_bytes"], recovered.warning)
+        log_bytes = recovered.state["log_bytes"]
+        self.recorder.resumed(auto.steps, *auto.place, log_bytes, recovered.warning, self.ranks.size)
         self.recorder.sync()
         counted = [e for e in counted_events(folder.events) if e["kind"] in ("step", "evaluation")]
-        self.history = [{k: v for k, v in event.items() if k != "kind"} for event in counted]
+        return [{k: v for k, v in event.items() if k != "kind"} for event in counted]
 
     def _announce(self, seed: int) -> None:
         auto = self.auto
@@ -400,6 +430,7 @@ class _Training:
             version=__version__,
             time=now(),
             machine=machine(self.device),
+            processes=self.ranks.size,
             model=type(self.model).__name__,
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             train_samples=len(self.train),
@@ -484,6 +515,19 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
 
 
 def _recorder(
+    ranks: Ranks,
+    run_dir: str | os.PathLike[str] | None,
+    resume: bool,
+    config: Mapping[str, Any],
+    progress: bool | None,
+) -> Recorder:
+    """The recorder of a run; the first process has it, the others tell nothing to anyone."""
+    made: list[Recorder] = []
+    ranks.on_first(lambda: made.append(_locked(run_dir, resume, config, Progress(progress))))
+    return made[0] if made else Recorder(None, Progress(False))
+
+
+def _locked(
     run_dir: str | os.PathLike[str] | None, resume: bool, config: Mapping[str, Any], progress: Progress
 ) -> Recorder:
     """The recorder of a run, its folder locked before anything in it is looked at."""

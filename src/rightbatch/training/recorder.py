@@ -101,14 +101,16 @@ class Recorder:
                 standard_error=fit.standard_error,
             )
 
-    def resumed(self, step: int, epoch: int, position: int, log_bytes: int, warning: str = "") -> None:
+    def resumed(
+        self, step: int, epoch: int, position: int, log_bytes: int, warning: str = "", processes: int = 1
+    ) -> None:
         """The run goes on from what it was after `step`; what came later does not count, in log and ledger alike."""
         told = {"warning": warning} if warning else {}
-        self.event("resume", step=step, log_bytes=log_bytes, time=now(), **told)
+        self.event("resume", step=step, log_bytes=log_bytes, time=now(), processes=processes, **told)
         if self._ledger is not None:
             self._ledger.rewind(step, epoch, position)
-        if warning:
-            warnings.warn(f"{self.folder and self.folder.path}: {warning}", stacklevel=2)
+        if warning and self.folder is not None:
+            warnings.warn(f"{self.folder.path}: {warning}", stacklevel=2)
 
     def sync(self) -> int:
         """Bring everything told so far to the disk; return the bytes of the event log."""

@@ -1,0 +1,134 @@
+"""`fit` in several processes: one run folder, and a run that goes on with more or fewer of them."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rightbatch
+from rightbatch.errors import RunFolderError
+from rightbatch.record import verify_ledger
+from rightbatch.record.events import read_events
+
+N, D, CLASSES = 203, 6, 3
+WHOLE_STEPS = -(-N // 16) * 6
+
+
+def data(n: int = N, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, D, generator=generator, dtype=torch.float64)
+    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0.3).long()
+
+
+class Interrupting(nn.Module):
+    """Cross-entropy that asks for an end, as a scheduler does, when it has been called so many times in training."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if output.requires_grad:
+            self.calls -= 1
+            if self.calls == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return nn.functional.cross_entropy(output, target)
+
+
+def fit(folder: Path | None, rank: int = 0, stop_after: int = 0, **settings: Any) -> dict[str, Any]:
+    """Six epochs, or so many steps; only the process of the highest rank is told to stop."""
+    torch.manual_seed(10 + rank)
+    model = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
+    arguments: dict[str, Any] = {
+        "batch": 16,
+        "step": 0.1,
+        "optimizer": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+        "epochs": 6,
+    }
+    run = rightbatch.fit(
+        model,
+        data(),
+        Interrupting(stop_after),
+        valid=data(3000, 2),
+        run_dir=folder,
+        resume=folder is not None,
+        progress=False,
+        **(arguments | settings),
+    )
+    return {
+        "weights": [p.detach() for p in run.model.parameters()],
+        "losses": [row["train_loss"] for row in run.history if "train_loss" in row],
+        "valid": [(row["valid_loss"], row["valid_accuracy"]) for row in run.history if "valid_loss" in row],
+        "stopped": run.stopped,
+        "folder": run.folder,
+    }
+
+
+def test_a_run_goes_on_with_more_and_with_fewer_processes(together: Any, tmp_path: Path) -> None:
+    """One process, then four, then three: every example once an epoch, and the losses of a single process."""
+    whole, folder = fit(None), tmp_path / "run"
+    assert fit(folder, stop_after=20 + 1)["stopped"] == "interrupted"  # one call to see whether the loss fits the data
+    four = together(4, lambda rank: fit(folder, rank, stop_after=30 if rank == 3 else 0))
+    assert {each["stopped"] for each in four} == {"interrupted"}
+    three = together(3, lambda rank: fit(folder, rank))
+    for each in three:
+        assert len(each["losses"]) == WHOLE_STEPS
+        torch.testing.assert_close(torch.tensor(each["losses"]), torch.tensor(whole["losses"]), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(each["weights"], whole["weights"], rtol=1e-9, atol=1e-12)
+        assert each["valid"][-1] == pytest.approx(whole["valid"][-1], rel=1e-9)
+    assert [each["folder"] for each in three] == [folder, None, None]
+    report = verify_ledger(folder / "ledger.txt", N)
+    assert report.ok and report.complete_epochs == 6 and report.last_epoch_samples == N
+    events = list(read_events(folder / "events.jsonl"))
+    assert [e["processes"] for e in events if e["kind"] in ("start", "resume")] == [1, 4, 3]
+
+
+def test_a_folder_that_cannot_be_used_is_refused_everywhere(together: Any, tmp_path: Path) -> None:
+    fit(tmp_path / "run", epochs=1)
+
+    def work(rank: int) -> str:
+        with pytest.raises(RunFolderError) as caught:
+            rightbatch.fit(nn.Linear(D, CLASSES).double(), data(), run_dir=tmp_path / "run", epochs=1, progress=False)
+        return str(caught.value)
+
+    first, second = together(2, work)
+    assert first == second and str(tmp_path / "run") in first
+
+
+def test_dropout_differs_between_processes(together: Any) -> None:
+    """The first process draws what a run of its own would, the others something else."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(D, CLASSES).double()
+            self.drawn: list[float] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training and torch.is_grad_enabled():
+                self.drawn.append(torch.rand(1).item())
+            return self.inner(x)
+
+    def work(rank: int) -> list[float]:
+        model = Drawing()
+        rightbatch.fit(model, data(), batch=16, step=0.1, epochs=1, progress=False)
+        return model.drawn[-8:]
+
+    one = work(0)
+    first, second = together(2, work)
+    assert first == one
+    assert not set(first) & set(second)
+
+
+@pytest.mark.nightly
+def test_all_defaults(together: Any, tmp_path: Path) -> None:
+    """`batch="auto"`, `step="auto"`, decisions from measured time and noise: the same run everywhere, to the end."""
+    settings: dict[str, Any] = {"batch": "auto", "step": "auto", "optimizer": None, "epochs": 40}
+    found = together(2, lambda rank: fit(tmp_path / "run", rank, **settings))
+    assert found[0]["losses"] == found[1]["losses"] and found[0]["valid"] == found[1]["valid"]
+    assert found[0]["valid"][-1][1] > 0.9
+    assert verify_ledger(tmp_path / "run" / "ledger.txt", N).complete_epochs == 40
