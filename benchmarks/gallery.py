@@ -26,6 +26,7 @@ from rightbatch.lab import (
     NoiseGrowth,
     NoiseRemoval,
     Optimizers,
+    ProbeRegret,
     RateScaling,
     Schedules,
     Section,
@@ -67,6 +68,7 @@ class Run:
 
 DATA = "../shared/data"  # named from the repository, so that the pages say the same on every machine
 MNIST, FASHION, LIBSVM = f"{DATA}/mnist", f"{DATA}/fashion_mnist", f"{DATA}/libsvm"
+REAL_PAIRS = ((FASHION, "mlp"), (f"{LIBSVM}/a9a_train.npz", "linear"), (FASHION, "linear"))
 CIFAR = "studies/cifar10.npz"
 CONVNET = BigBatches(passes=10, looks=8, tries=4, decays=(1.0,), thetas=(1.0,), most_examples=1000)
 # Those with a subject are of the data that the published figures are of, or of more than a laptop's digits.
@@ -103,6 +105,8 @@ RUNS = (
     ),
     Run(CONVNET, Subject(MNIST, "cnn")),
     Run(CONVNET, Subject(CIFAR, "cnn")),
+    Run(ProbeRegret()),
+    Run(ProbeRegret(pairs=REAL_PAIRS, sizes=(32, 64, 128, 256, 512, 1024), seconds=15), Subject(FASHION, "mlp")),
     Run(TradeOff()),
     Run(TradeOff(sizes=(1, 4, 16, 64, 256, 1024, 4096), seeds=3), Subject(MNIST, "mlp")),
 )

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from rightbatch import InputError
 from rightbatch.lab import BatchForms, Finding, Subject, study
-from rightbatch.lab.batch_form_claims import PUBLISHED
-from rightbatch.lab.batch_forms import relu_50
-from rightbatch.lab.one_hidden_layer import OneHiddenLayer
+from rightbatch.lab.batch_forms.claims import PUBLISHED
+from rightbatch.lab.batch_forms.design import relu_50
+from rightbatch.lab.batch_forms.one_hidden_layer import OneHiddenLayer
 from rightbatch.lab.over_seeds import below_zero, mean_interval, run_interval, told
 
 CLASSIC = BatchForms().classic

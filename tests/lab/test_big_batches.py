@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
-from rightbatch.lab.big_batch_claims import tail
-from rightbatch.lab.big_batch_runs import FORWARD, gradient_norm, steps_of
-from rightbatch.lab.big_batches import BigBatches
+from rightbatch.lab.big_batches.claims import tail
+from rightbatch.lab.big_batches.design import BigBatches
+from rightbatch.lab.big_batches.objective import Objective, known_objective
+from rightbatch.lab.big_batches.runs import FORWARD, gradient_norm, steps_of
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.objective import Objective, known_objective
 
 BLOBS = Subject("blobs", "linear")
 SMALL = BigBatches(passes=2, seeds=1, size=16, tries=2, looks=8, thetas=(1.0,), decays=(1.0,), most_examples=100)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Finding, Result
-from rightbatch.lab.generalisation import Generalisation
-from rightbatch.lab.generalisation_results import BUDGETS, WAYS, Cells, sweet_spot
-from rightbatch.lab.generalisation_runs import Run, divide, network, phases
+from rightbatch.lab.generalisation.design import Generalisation
+from rightbatch.lab.generalisation.results import BUDGETS, WAYS, Cells, sweet_spot
+from rightbatch.lab.generalisation.runs import Run, divide, network, phases
 from rightbatch.lab.plain_steps import plain_batches
 
 BLOBS = Subject("blobs", "mlp")

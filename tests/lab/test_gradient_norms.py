@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from rightbatch import InputError
 from rightbatch.lab import GradientNorms, Subject, study
-from rightbatch.lab import gradient_norms as module
 from rightbatch.lab.experiment import Result, Section
+from rightbatch.lab.gradient_norms import design as module
 from rightbatch.lab.subject import everything
 from rightbatch.noise.reference import per_example_gradients
 

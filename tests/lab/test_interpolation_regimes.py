@@ -11,7 +11,8 @@ from rightbatch import InputError
 from rightbatch.interpolation import Spectrum
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.interpolation_problems import (
+from rightbatch.lab.interpolation_regimes.design import InterpolationRegimes
+from rightbatch.lab.interpolation_regimes.problems import (
     FULL,
     best_rate,
     gone_at_least,
@@ -21,8 +22,7 @@ from rightbatch.lab.interpolation_problems import (
     spread_features,
     steps_until,
 )
-from rightbatch.lab.interpolation_regimes import InterpolationRegimes
-from rightbatch.lab.interpolation_results import bend, fitted
+from rightbatch.lab.interpolation_regimes.results import bend, fitted
 from rightbatch.probing import feature_spectrum
 
 TINY = InterpolationRegimes(

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from rightbatch import InputError
 from rightbatch.lab import Finding, NoiseGrowth, Subject, study
-from rightbatch.lab import noise_growth as module
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.noise_growth_claims import findings, told_scale
+from rightbatch.lab.noise_growth import design as module
+from rightbatch.lab.noise_growth.claims import findings, told_scale
 from rightbatch.lab.plain_steps import plain_steps
 from rightbatch.lab.subject import everything
 from rightbatch.noise.reference import per_example_gradients

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rightbatch import InputError
-from rightbatch.lab import Subject, optimizer_arms, study
+from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.optimizer_arms import AUTOMATIC, AVERAGED, STARTS, Problem, made, notations_apart, ruled_run
-from rightbatch.lab.optimizers import FREE, Optimizers, vertex
+from rightbatch.lab.optimizers import arms as optimizer_arms
+from rightbatch.lab.optimizers.arms import AUTOMATIC, AVERAGED, STARTS, Problem, made, notations_apart, ruled_run
+from rightbatch.lab.optimizers.design import FREE, Optimizers, vertex
 from rightbatch.lab.plain_steps import plain_batches, plain_steps
 from rightbatch.lab.retuning import Retuned
 

@@ -10,12 +10,12 @@ import torch
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.pair_regret import fit_law, pair_regret
-from rightbatch.lab.probe_regret import ProbeRegret, label, quadratic_model, wide_model
+from rightbatch.lab.probe_regret.design import ProbeRegret, label, quadratic_model, wide_model
+from rightbatch.lab.probe_regret.pair import fit_law, pair_regret
 from rightbatch.lab.step_times import step_times
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
-PAIRS = (("digits", "linear"), ("blobs", "mlp"), ("quadratic", "rightbatch.lab.probe_regret:quadratic_model"))
+PAIRS = (("digits", "linear"), ("blobs", "mlp"), ("quadratic", "rightbatch.lab.probe_regret.design:quadratic_model"))
 
 
 def seconds(b: float) -> float:

@@ -8,7 +8,7 @@ import pytest
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result, Trial
-from rightbatch.lab.rate_scaling import RateScaling, _train
+from rightbatch.lab.rate_scaling.design import RateScaling, _train
 from rightbatch.stepping import Constant
 
 BLOBS = Subject("blobs", "linear")

@@ -10,8 +10,8 @@ import pytest
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.schedule_arms import ScheduledRun, arms_of, train
-from rightbatch.lab.schedules import Schedules
+from rightbatch.lab.schedules.arms import ScheduledRun, arms_of, train
+from rightbatch.lab.schedules.design import Schedules
 
 BLOBS = Subject("blobs", "linear")  # 800 to train on
 SMALL = Schedules(epochs=5, seeds=1, tries=1, looks=5, time_s=0.001, size=16)

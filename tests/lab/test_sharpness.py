@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch import InputError, MissingExtraError
-from rightbatch.lab.sharpness import keskar_sharpness, largest_eigenvalue
+from rightbatch.lab.generalisation.sharpness import keskar_sharpness, largest_eigenvalue
 
 
 def logistic(features: int = 5) -> tuple[nn.Module, Tensor, Tensor]:

@@ -12,8 +12,8 @@ from rightbatch import InputError
 from rightbatch.data import Order
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.start_distance import StartDistance
-from rightbatch.lab.start_distance_claims import findings
+from rightbatch.lab.start_distance.claims import findings
+from rightbatch.lab.start_distance.design import StartDistance
 from rightbatch.lab.subject import everything
 
 BLOBS = Subject("blobs", "linear")

@@ -13,9 +13,9 @@ import torch
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result
-from rightbatch.lab.landscapes import OPTIMIZERS, Plateau, Ravine, Saddle, Surface, descend, made
-from rightbatch.lab.surface_claims import _sooner
-from rightbatch.lab.surfaces import Surfaces, _settled
+from rightbatch.lab.surfaces.claims import _sooner
+from rightbatch.lab.surfaces.design import Surfaces, _settled
+from rightbatch.lab.surfaces.landscapes import OPTIMIZERS, Plateau, Ravine, Saddle, Surface, descend, made
 
 SMALL = Surfaces(sizes=(1, 64), steps=200, replicas=10, seeds=3, conditions=(10.0, 100.0))
 

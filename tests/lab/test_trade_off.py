@@ -11,8 +11,8 @@ import pytest
 from rightbatch import InputError
 from rightbatch.lab import Subject, study
 from rightbatch.lab.experiment import Result, Section
-from rightbatch.lab.trade_off import TradeOff
-from rightbatch.lab.trade_off_curve import Curve, at_size, fit_curve, misfit, noise_along
+from rightbatch.lab.trade_off.curve import Curve, at_size, fit_curve, misfit, noise_along
+from rightbatch.lab.trade_off.design import TradeOff
 
 BLOBS = Subject("blobs", "linear")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -1,0 +1,5 @@
+"""The trade-off between steps and examples, the critical batch, and the batch that takes the least time."""
+
+from .design import TradeOff
+
+__all__ = ["TradeOff"]
