@@ -45,6 +45,14 @@ def within(values: Sequence[float], limits: tuple[float, float]) -> Verdict:
     return "differs" if interval[1] < limits[0] or interval[0] > limits[1] else "cannot tell"
 
 
+def all_within(groups: Sequence[Sequence[float]], limits: tuple[float, float]) -> Verdict:
+    """`within` for each group that has runs: one apart from the limits differs, and to agree all must."""
+    verdicts = [within(values, limits) for values in groups if values]
+    if "differs" in verdicts:
+        return "differs"
+    return "agrees" if verdicts and set(verdicts) == {"agrees"} else "cannot tell"
+
+
 def told_factor(values: Sequence[float]) -> str:
     """The geometric mean of positive numbers and the 90 % interval of its logarithm, in three digits."""
     if not values:

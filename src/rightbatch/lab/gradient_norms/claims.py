@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..experiment import Finding, Result, Verdict
-from ..over_seeds import mean_interval, told
+from ..experiment import Finding, Result
+from ..over_seeds import all_within, told
 
 Cell = tuple[str, int, int]  # moment, batch size, seed
 
@@ -44,15 +44,6 @@ def _slopes(cells: Mapping[Cell, Result], moment: str, kind: str, reduction: str
     return slopes
 
 
-def _verdict(seeds: Sequence[Sequence[float]], claimed: tuple[float, float]) -> Verdict:
-    """Whether the mean over seeds lies in what is claimed, each time, as far as the intervals decide."""
-    known = [interval for values in seeds if (interval := mean_interval(values)) is not None]
-    if any(high < claimed[0] or low > claimed[1] for low, high in known):
-        return "differs"
-    within = all(low > claimed[0] and high < claimed[1] for low, high in known)
-    return "agrees" if known and within else "cannot tell"
-
-
 def _statistic(result: Result, kind: str, reduction: str = "mean") -> float:
     """A number of the norms of one trial, summed over the batch or averaged."""
     norms = np.asarray(result["norms"]) * (result["size"] if reduction == "sum" else 1)
@@ -68,7 +59,7 @@ def findings(cells: Mapping[Cell, Result], ratios: Mapping[tuple[str, int], tupl
     def exponent(claim: str, published: str, kind: str, reduction: str, claimed: tuple[float, float]) -> Finding:
         slopes = {moment: _slopes(cells, moment, kind, reduction) for moment in ("early", "late")}
         ours = ", ".join(f"{moment} {told(values, 2)}" for moment, values in slopes.items() if values)
-        verdict = _verdict(list(slopes.values()), claimed)
+        verdict = all_within(list(slopes.values()), claimed)
         return Finding(claim, SHEN, published, f"exponent of b: {ours or 'too few sizes'}", verdict)
 
     pairs = [(ratio, error) for ratio, error in ratios.values() if math.isfinite(ratio)]
@@ -95,7 +86,7 @@ def findings(cells: Mapping[Cell, Result], ratios: Mapping[tuple[str, int], tupl
             SHEN,
             "larger after 2 epochs than after 30",
             fall,
-            _verdict([falls], GROWING),
+            all_within([falls], GROWING),
         ),
     ]
 

@@ -6,8 +6,8 @@ from statistics import mean
 
 import numpy as np
 
-from ..experiment import Finding, Result, Verdict
-from ..over_seeds import mean_interval, told
+from ..experiment import Finding, Result
+from ..over_seeds import told, told_factor, within
 from .problems import FULL
 from .results import Problem, Regimes
 
@@ -56,7 +56,7 @@ def findings(regimes: Regimes) -> list[Finding]:
             INTERPOLATION,
             "g*(m)",
             f"{told(gone)} times as much gone as 1 - g*(m)" if gone else "not run",
-            _within(gone, 1 - CLOSE, 1 + CLOSE),
+            within(gone, (1 - CLOSE, 1 + CLOSE)),
         ),
         _near(
             "η*(m) is the rate at which one step leaves least of the worst error", "η*(m)", "measured over η*", rates
@@ -133,38 +133,30 @@ def _saturated(regimes: Regimes, problems: Sequence[Problem], times: int, where:
         f"a step with {where} examples, or the next size above, is worth nearly one of gradient descent",
         INTERPOLATION,
         "nearly equal; the bound on one step, 4 times at m* where λ_k is small",
-        f"{_ratio(values)} times the steps of gradient descent" if values else "not run",
-        _within(values, -math.inf, NEARLY),
+        f"{told_factor([math.exp(each) for each in values])} times the steps of gradient descent"
+        if values
+        else "not run",
+        within(values, (-math.inf, NEARLY)),
     )
 
 
 def _computation(claim: str, logs: Sequence[float]) -> Finding:
-    ours = f"{_ratio(logs)} times the examples" if logs else "not run"
-    return Finding(claim, INTERPOLATION, "batch 1 is optimal", ours, _within(logs, -CLOSE, math.inf))
+    ours = f"{told_factor([math.exp(each) for each in logs])} times the examples" if logs else "not run"
+    return Finding(claim, INTERPOLATION, "batch 1 is optimal", ours, within(logs, (-CLOSE, math.inf)))
 
 
 def _near(claim: str, published: str, what: str, logs: Sequence[float]) -> Finding:
-    ours = f"{what}: {_ratio(logs)}" if logs else "not run"
-    return Finding(claim, INTERPOLATION, published, ours, _within(logs, -CLOSE, CLOSE))
+    ours = f"{what}: {told_factor([math.exp(each) for each in logs])}" if logs else "not run"
+    return Finding(claim, INTERPOLATION, published, ours, within(logs, (-CLOSE, CLOSE)))
 
 
 def _exponent(claim: str, published: str, slopes: Sequence[float], at: float, of: str = "m") -> Finding:
     ours = f"{told(slopes, 2)}, exponent of {of}" if slopes else "not run"
-    return Finding(claim, INTERPOLATION, published, ours, _within(slopes, at - CLOSE, at + CLOSE))
+    return Finding(claim, INTERPOLATION, published, ours, within(slopes, (at - CLOSE, at + CLOSE)))
 
 
 def _undecided(claim: str, why: str) -> Finding:
     return Finding(claim, INTERPOLATION, "both", why, "cannot tell")
-
-
-def _within(values: Sequence[float], low: float, high: float) -> Verdict:
-    """Whether the mean lies between: "cannot tell" where its interval reaches over an edge."""
-    interval = mean_interval(values)
-    if interval is None:
-        return "cannot tell"
-    if low < interval[0] and interval[1] < high:
-        return "agrees"
-    return "differs" if interval[1] < low or interval[0] > high else "cannot tell"
 
 
 def _ratios(regimes: Regimes, problems: Sequence[Problem], measured: Callable[[Problem], list[float]]) -> list[float]:
@@ -201,10 +193,3 @@ def _all(regimes: Regimes, problem: Problem) -> list[Result]:
 
 def _told(values: Sequence[float], digits: int) -> str:
     return told(values, digits) if values else ""
-
-
-def _ratio(logs: Sequence[float]) -> str:
-    """The geometric mean and its interval."""
-    interval = mean_interval(logs)
-    middle = f"{math.exp(mean(logs)):.2f}"
-    return middle if interval is None else f"{middle} ({math.exp(interval[0]):.2f} to {math.exp(interval[1]):.2f})"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..experiment import Finding, Result, Verdict
+from ..experiment import Finding, Result
 from ..gradient_norms.claims import SHEN
-from ..over_seeds import mean_interval, told
+from ..over_seeds import all_within, told
 from ..subject import Subject
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _exponent(
     claim: str, source: str, published: str, by_rate: Mapping[float, Sequence[float]], claimed: tuple[float, float]
 ) -> Finding:
     ours = ", ".join(f"{told(values, 2)} at {rate:g}" for rate, values in by_rate.items() if values)
-    verdict = _verdict(list(by_rate.values()), claimed)
+    verdict = all_within(list(by_rate.values()), claimed)
     return Finding(claim, source, published, f"exponent of b: {ours}" if ours else "not run", verdict)
 
 
@@ -98,7 +98,7 @@ def _pairs(design: "StartDistance", cells: Mapping[Cell, Result], rate: float) -
 def _about_six(design: "StartDistance", subject: Subject, cells: Mapping[Cell, Result]) -> Finding:
     small, low = design.sizes[0], design.rates[0]
     ways = [best(cells[small, low, seed])[0] for seed in range(design.seeds) if (small, low, seed) in cells]
-    verdict = _verdict([[math.log(way / WAY) for way in ways if way > 0]], (-math.log(ABOUT), math.log(ABOUT)))
+    verdict = all_within([[math.log(way / WAY) for way in ways if way > 0]], (-math.log(ABOUT), math.log(ABOUT)))
     ours = f"least test loss of batch {small:,} at {low:g} at {told(ways, 2)}" if ways else "not run"
     if Path(subject.data).name != MNIST:
         verdict, ours = "cannot tell", f"{subject.data} is not MNIST; {ours}"
@@ -121,7 +121,7 @@ def _way(
         SHEN,
         f"it {does} there: 1,024 on MNIST, the best about 6 away",
         f"logarithm of the ratio of distances {told(ways, 2)}" if ways else "not run",
-        _verdict([ways], claimed),
+        all_within([ways], claimed),
     )
 
 
@@ -134,13 +134,5 @@ def _loss(
         SHEN,
         "it does",
         f"logarithm of the ratio of least test losses {told(values, 2)}" if values else "not run",
-        _verdict([values], claimed),
+        all_within([values], claimed),
     )
-
-
-def _verdict(groups: Sequence[Sequence[float]], claimed: tuple[float, float]) -> Verdict:
-    known = [mean_interval(values) for values in groups]
-    if any(interval and (interval[1] < claimed[0] or interval[0] > claimed[1]) for interval in known):
-        return "differs"
-    within = all(interval and claimed[0] < interval[0] and interval[1] < claimed[1] for interval in known)
-    return "agrees" if known and within else "cannot tell"
