@@ -16,6 +16,7 @@ SAYS = {
     "fit_arrays": "report.html",
     "look_at_noise": "noise scale",
     "own_loop": "test accuracy",
+    "several_processes": "80,000 examples",
 }
 
 

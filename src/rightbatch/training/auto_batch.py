@@ -88,7 +88,8 @@ class AutoBatch:
         epochs: int | None = None,
         noise: Any = None,
     ) -> None:
-        model = unwrapped(model)
+        self.ranks = Ranks.present()
+        model = unwrapped(model, self.ranks)
         parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
@@ -108,7 +109,6 @@ class AutoBatch:
             raise InputError(
                 f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
             )
-        self.ranks = Ranks.present()
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
         self._consensus = Consensus(self.ranks, model, parameters, same)
         self.model = model
@@ -429,8 +429,8 @@ class AutoBatch:
 
     def _apply(self, gathering: Gathering, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
-        self._consensus.note(self.steps, gathering.size, decision)
         self._stepper.prepare(decision, self.steps, gathering.loss)
+        self._consensus.note(self.steps, gathering.examples, self.learning_rate, gathering.size, decision)
         if self._stepper.worth_telling or decision.action in ("return", "stop"):
             self._tell_rate(decision)
         size = gathering.size

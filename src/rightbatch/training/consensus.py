@@ -29,24 +29,29 @@ COMPARE_EVERY_STEPS = 100
 SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on unlike machines, not by a step
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
     """The model itself where it comes in DistributedDataParallel, which from now on leaves gradients alone.
 
     Raises:
-        UnsupportedError: its parameters are spread over the processes.
+        UnsupportedError: its parameters are spread over the processes, or it speaks to the others in its passes.
     """
     if isinstance(model, DistributedDataParallel):
         # What its no_sync() does. It averages with equal weights and must know at the forward pass which backward pass
         # is the last of a step; here shares are unequal, and a rule may want more once it has seen the gradient.
         model.require_backward_grad_sync = False
-        inner: nn.Module = model.module
-        return inner
+        model = model.module
     sharded = any("FullySharded" in base.__name__ or base.__name__ == "FSDPModule" for base in type(model).__mro__)
     if sharded or any(hasattr(p, "device_mesh") for p in model.parameters()):
         raise UnsupportedError(
             "The model's parameters are spread over the processes (FSDP, DTensor), which is not supported: give the "
             "model itself, whole in each process. Where it does not fit, recompute activations "
             "(torch.utils.checkpoint) and lower micro_batch."
+        )
+    synced = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
+    if synced and ranks.several:
+        raise UnsupportedError(
+            f"'{synced[0]}': SyncBatchNorm waits for the other processes in each pass, but their shares of a batch may "
+            "be cut otherwise, or empty: use BatchNorm, which takes each share by itself, or GroupNorm."
         )
     return model
 
@@ -187,11 +192,13 @@ class Consensus:
         """The curvature of a trial step that the first process has found."""
         return Outcome(own.loss, self.ranks.gather([own.curvature])[0][0]) if self.ranks.several else own
 
-    def note(self, step: int, *decisions: Decision) -> None:
-        """Add decisions to the digest."""
+    def note(self, step: int, examples: int, learning_rate: float, size: Decision, rate: Decision) -> None:
+        """Add to the digest what is done at a step and what has been decided."""
         if self.ranks.several:
-            said = ((d.examples, d.learning_rate, d.action, sorted(d.settings.items())) for d in decisions)
-            self._last = f"step {step}: {list(said)}"
+            said = [f"batch of {examples}", f"learning rate {learning_rate!r}", f"next batch {size.examples}"]
+            said += [f"{name} {value!r}" for name, value in sorted(rate.settings.items())]
+            said += [decision.action for decision in (size, rate) if decision.action]
+            self._last = f"step {step}: {', '.join(said)}"
             self.decisions = crc32(self._last.encode(), self.decisions)
 
     def conclude(self, step: int, seconds: Sequence[float]) -> list[float]:
@@ -207,7 +214,9 @@ class Consensus:
         digests, norms2, *times = zip(*self.ranks.gather([float(self.decisions), norm2, *seconds]), strict=True)
         if len(set(digests)) > 1:
             said = "; ".join(f"rank {rank}: {last}" for rank, last in enumerate(self.ranks.collect(self._last)))
-            raise RightbatchError(f"The processes have decided differently, which must not happen: {said}")
+            raise RightbatchError(
+                f"The processes have taken different steps: {said}. Set rates, data and rules alike in all of them."
+            )
         _require_close("the norm of the parameters", norms2)
         return [max(column) for column in times]
 

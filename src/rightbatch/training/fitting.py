@@ -123,7 +123,7 @@ def fit(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    model = unwrapped(model)
+    model = unwrapped(model, Ranks.present())
     require_number("eval_every", eval_every, above=0)
     require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)

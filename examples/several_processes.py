@@ -1,0 +1,65 @@
+"""Train one model in several processes, on one machine or many: the loop of one process, begun by torchrun.
+
+    torchrun --standalone --nproc-per-node 2 examples/several_processes.py
+    torchrun --standalone --nproc-per-node 2 examples/several_processes.py --folder runs/several
+    python examples/several_processes.py                                                          one process, as ever
+
+The batch is that of all processes together: each is given its share, and all take the same steps. The second line,
+given again, goes on with its run, with as many processes as there are by then.
+"""
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+import rightbatch
+
+
+def begin() -> torch.device:
+    """Make the processes known to each other; NCCL between GPUs, gloo between CPUs."""
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:  # set by torchrun
+        dist.init_process_group()
+    return device
+
+
+def main() -> None:
+    """Train by a loop of one's own, or by `fit` into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", help="train by rightbatch.fit into this run folder, or go on with the run in it")
+    parser.add_argument("--epochs", type=int, default=5)
+    options = parser.parse_args()
+    device = begin()
+    speaks = not dist.is_initialized() or dist.get_rank() == 0
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(20_000, 50, generator=generator)
+    targets = (inputs @ torch.randn(50, 10, generator=generator)).argmax(1)
+    model = nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
+    train = (inputs[:16_000], targets[:16_000])
+
+    if options.folder:
+        valid = (inputs[16_000:], targets[16_000:])
+        run = rightbatch.fit(model, train, valid=valid, epochs=options.epochs, run_dir=options.folder, resume=True)
+        if speaks:
+            print(f"{run.stopped}; validation accuracy {run.best['valid_accuracy']:.3f}")
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        auto = rightbatch.AutoBatch(model, optimizer, train, epochs=options.epochs)
+        for x, y in auto:  # of each micro-batch this process's share
+            auto.backward(F.cross_entropy(model(x), y))
+            auto.step()
+        if speaks:
+            print(f"{auto.samples:,} examples in {auto.steps:,} steps, the last of {auto.last['batch_size']:,}")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
