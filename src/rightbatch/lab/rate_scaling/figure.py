@@ -54,7 +54,7 @@ def draw_scaling(runs: ScalingRuns, base: int, error: str) -> "Figure":
             reference = runs.values(1, "base", what)
             if reference:
                 axes.axhline(mean(reference), color=INK, linestyle=":", linewidth=1)
-            log_axis(axes, "x", base / 1.5, base * max(runs.scales) * 1.6, base=2, ticks=8)
+            log_axis(axes, "x", base / 1.5, base * max(runs.scales) * 1.6, base=2, ticks=5)
             log_axis(axes, "y", max(min(seen), 1e-9) / 1.6, max(seen) * 1.6, ticks=6)
         axes.set_title(title, fontsize=10)
         finish(axes, "batch size", "", legend=axes is panels[0])
