@@ -1,6 +1,6 @@
 """Which examples: sources, their order, and the stream of batches taken from them."""
 
-from .opening import Splits, as_source, load
+from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .source import Source, require_trainable
 from .split import hold_out
@@ -21,4 +21,5 @@ __all__ = [
     "load",
     "quadratic",
     "require_trainable",
+    "with_workers",
 ]

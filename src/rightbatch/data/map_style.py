@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, de
 from ..errors import DataError
 from .arrays import TensorSource, array_source, require_finite
 from .source import Source
+
+# In worker processes: called with the numbers of the items that are had next, to seed random generators.
+begin_items: Callable[[list[int]], None] | None = None
 
 
 class DatasetSource(Source):
@@ -59,7 +62,17 @@ class DatasetSource(Source):
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Collate x and y of the items at `indices`."""
         rows = indices.tolist()
-        return self._collate(self._fetch_many(rows) if self._fetch_many else [self._dataset[row] for row in rows])
+        if self._fetch_many is not None:
+            if begin_items is not None:
+                begin_items(rows)
+            return self._collate(self._fetch_many(rows))
+        if begin_items is None:
+            return self._collate([self._dataset[row] for row in rows])
+        items = []
+        for row in rows:
+            begin_items([row])
+            items.append(self._dataset[row])
+        return self._collate(items)
 
     def _collate(self, items: list[Any]) -> tuple[Tensor, Tensor]:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from multiprocessing import get_all_start_methods
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, arange
 
-from ..errors import DataError, MissingExtraError
+from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
 from .column_source import ColumnSource
 from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
@@ -26,6 +27,7 @@ from .source import Source
 from .split import hold_out
 from .synthetic import blobs, quadratic
 from .tables import Missing, Text, table_source
+from .worker_source import WorkerSource
 
 BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
@@ -73,6 +75,34 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
     if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
         return dataset_source(data)  # type: ignore[arg-type]
     raise DataError(f"{type(data).__name__} cannot be used as data: pass {FORMS}")
+
+
+def with_workers(data: object, workers: int = 2, *, method: str | None = None) -> Source:
+    """Have worker processes fetch examples ahead, for data sets whose items take long to decode or to augment.
+
+    The batch size may change at any step while they work. What Python, NumPy and torch draw at random for an item is
+    seeded by (seed of the order, epoch, item), whatever the number of workers. They end with the process that started
+    them. Tensors in memory are given back as they are.
+
+    Args:
+        data: a map-style `Dataset`, or whatever else `as_source` takes.
+        workers: processes, at least 1.
+        method: how they are started: "fork", "spawn" or "forkserver"; None as the platform does.
+
+    Raises:
+        DataError: data that cannot be used, or are read in blocks, each of which every worker would have to read.
+        InputError: workers or method out of range.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers is a whole number of at least 1, got {workers!r}: without workers, pass the data")
+    if method is not None and method not in get_all_start_methods():
+        raise InputError(f"method={method!r} is unknown here: choose one of {', '.join(get_all_start_methods())}")
+    source = as_source(data)
+    if getattr(source, "block_ends", None) is not None:
+        raise DataError("these data are read block by block, and every worker would read all blocks: pass them as is")
+    if isinstance(source, (TensorSource, WorkerSource)):
+        return source
+    return WorkerSource(source, workers, method)
 
 
 def load(

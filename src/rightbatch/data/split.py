@@ -10,6 +10,7 @@ from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import ROUNDS, Indices, Order, encrypt, generator
 from .source import Source
+from .worker_source import WorkerSource
 
 # An epoch no run reaches: the split never coincides with a training order of the same seed.
 SPLIT_EPOCH = 2**64 - 1
@@ -113,6 +114,9 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     if n < 2:
         raise DataError(f"{n} examples cannot be divided: at least 2 are needed")
     held = min(n - 1, max(1, round(n * fraction)))
+    if isinstance(source, WorkerSource):
+        train, valid = source.parts(*hold_out(source.source, fraction, seed))
+        return train, valid
     if getattr(source, "block_ends", None) is not None:
         if n * held >= 2**63:
             raise DataError(f"{held:,} of {n:,} examples cannot be held out here: give the validation data apart")

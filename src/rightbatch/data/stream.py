@@ -12,6 +12,7 @@ from ..errors import InputError
 from .block_order import BlockOrder
 from .order import Order
 from .source import Source
+from .worker_source import WorkerSource
 
 
 class Interval(NamedTuple):
@@ -105,7 +106,10 @@ class BatchStream:
         Raises:
             InputError: positions outside the epoch.
         """
-        x, y = self.source.fetch(torch.from_numpy(self.order.indices(*interval)))
+        if isinstance(self.source, WorkerSource):
+            x, y = self.source.fetch_interval(self.order, *interval)
+        else:
+            x, y = self.source.fetch(torch.from_numpy(self.order.indices(*interval)))
         if self.device is None:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
