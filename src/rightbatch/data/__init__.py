@@ -1,5 +1,6 @@
 """Which examples: sources, their order, and the stream of batches taken from them."""
 
+from .image_folder import ImageFolder
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .source import Source, require_trainable
@@ -9,6 +10,7 @@ from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [
     "BatchStream",
+    "ImageFolder",
     "Interval",
     "Order",
     "Quadratic",

@@ -9,6 +9,7 @@ from ..errors import DataError
 from .column_source import ColumnSource
 from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, open_columnar
 from .idx import idx_sources
+from .image_folder import image_sources, is_image_folder
 from .memory_map import has_shards, memory_map_source, natural, shard_source
 from .saved_dataset import TEST_NAMES, is_saved_dataset, saved_dataset_sources
 from .source import Source
@@ -16,7 +17,7 @@ from .tables import Missing, Text
 
 FOLDERS = (
     "x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files (train-images* and train-labels*), "
-    "Parquet or Arrow files, or a data set saved by the package datasets"
+    "Parquet or Arrow files, a data set saved by the package datasets, or a folder of images for each class"
 )
 
 
@@ -40,6 +41,8 @@ def folder_sources(folder: Path, target: str | None, text: Text, missing: Missin
         if paths:
             train, test = _parts(sorted(paths, key=lambda path: natural(path.name)))
             return _columns(train, target, text, missing), _columns(test, target, text, missing) if test else None
+    if is_image_folder(folder):
+        return image_sources(folder)
     raise DataError(f"the folder {folder} holds nothing known: it may hold {FOLDERS}")
 
 

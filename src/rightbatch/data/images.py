@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ Bytes = NDArray[np.uint8]
 COLORS = {"L": 1, "RGB": 3}
 
 
-def decode_image(file: Path | bytes, size: tuple[int, int] | None = None, mode: str | None = None) -> Bytes:
+def decode_image(file: str | bytes, size: tuple[int, int] | None = None, mode: str | None = None) -> Bytes:
     """Decode an image, turned as its camera says.
 
     Args:

@@ -54,7 +54,7 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
         data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
             path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, of which the training part is taken; or a
             source. Folders hold x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
-            Arrow files, or a data set saved by the package datasets.
+            Arrow files, a data set saved by the package datasets, or a folder of images for each class.
         target: the key or the column to predict, for `.npz` and tables.
         text: for tables: "error", "drop" the columns, or "codes" to number their values.
         missing: for tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory are read as
