@@ -103,7 +103,7 @@ class Endless(IterableDataset[Any]):
         (Items([("text", 1)]), "x of Items cannot be made a tensor"),
         (Items([(torch.tensor([1.0, torch.nan]), 1)]), "x of item 0 of Items has 1 NaN"),
         (Dataset(), "Dataset cannot be used as data: pass"),
-        (Endless(), "Endless cannot be used as data: pass"),
+        (Endless(), "Endless has no length or no items by number"),
     ],
 )
 def test_refused(dataset: Dataset[Any], message: str) -> None:

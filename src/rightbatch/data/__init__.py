@@ -3,6 +3,7 @@
 from .image_folder import ImageFolder
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
+from .shard_writing import write_shards
 from .source import Source, require_trainable
 from .split import hold_out
 from .stream import BatchStream, Interval
@@ -24,4 +25,5 @@ __all__ = [
     "quadratic",
     "require_trainable",
     "with_workers",
+    "write_shards",
 ]

@@ -34,7 +34,10 @@ class DatasetSource(Source):
     def __init__(self, dataset: Dataset[Any]) -> None:
         name = type(dataset).__name__
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            raise DataError(f"{name} has no length or no items by number: only map-style data sets can be shuffled")
+            raise DataError(
+                f"{name} has no length or no items by number, without which examples cannot be shuffled or found "
+                "again: bring it to the disk with rightbatch.data.write_shards(examples, folder) and give the folder"
+            )
         if len(dataset) == 0:
             raise DataError(f"{name} is empty: at least one example is needed")
         self._dataset, self._length = dataset, len(dataset)

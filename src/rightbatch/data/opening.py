@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, arange
+from torch.utils.data import IterableDataset
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
@@ -72,7 +73,9 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
         raise DataError(f"a single array of shape {tuple(data.shape)} has no targets: pass a pair (x, y)")
     if isinstance(data, Source):
         return data
-    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
+    if isinstance(data, IterableDataset | Iterator) or (
+        isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    ):
         return dataset_source(data)  # type: ignore[arg-type]
     raise DataError(f"{type(data).__name__} cannot be used as data: pass {FORMS}")
 

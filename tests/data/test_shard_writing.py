@@ -1,0 +1,78 @@
+"""Streams of examples, refused as they are and written to shards."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+
+from rightbatch.data import as_source, shard_writing, write_shards
+from rightbatch.errors import DataError, InputError
+
+
+class Stream(IterableDataset[Any]):
+    """Examples (i, i + 1), i mod 4 without end, in an array that is filled again and again."""
+
+    def __iter__(self) -> Iterator[Any]:
+        x = torch.zeros(2)
+        for number in count():
+            x[0], x[1] = number, number + 1
+            yield x, number % 4
+
+
+def test_streams_are_refused_with_a_way_out() -> None:
+    for stream in (Stream(), iter([]), map(str, [])):
+        with pytest.raises(DataError, match=r"no length.*write_shards"):
+            as_source(stream)
+
+
+def test_a_stream_becomes_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_writing, "SHARD_BYTES", 10 * 16)
+    source = write_shards(Stream(), tmp_path / "deep" / "set", most=95)
+    assert len(source) == 95 and source.classes == 4 and "10 shards" in source.describe()
+    rows = torch.tensor([94, 0, 33])
+    for opened in (source, as_source(tmp_path / "deep" / "set")):
+        x, y = opened.fetch(rows)
+        assert x.tolist() == [[94, 95], [0, 1], [33, 34]] and y.tolist() == [2, 0, 1]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set"]
+    with pytest.raises(InputError, match="exists already"):
+        write_shards(Stream(), tmp_path / "deep" / "set", most=3)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "stream is empty"),
+        ([(np.zeros(2), 0), np.zeros(2)], r"example 1 is a ndarray: pairs \(x, y\)"),
+        (
+            [(np.zeros(2), 0), (np.zeros(3), 0)],
+            r"x of example 1 is float64 of shape \(3,\), of example 0 float64 of sh",
+        ),
+        ([(np.zeros(2), 0), (np.zeros(2), 0.5)], "y of example 1 is float64"),
+        ([(np.zeros(2), "a")], "y of example 0 has dtype"),
+        ([(np.full(2, np.nan), 0)], "x has 2 NaN"),
+    ],
+)
+def test_streams_that_cannot_be_written(tmp_path: Path, examples: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        write_shards(iter(examples), tmp_path / "set")
+    with pytest.raises(InputError, match="most must be at least 1"):
+        write_shards(iter(examples), tmp_path / "new", most=0)
+    assert not (tmp_path / "set.unfinished").exists()
+
+
+def test_an_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
+    def breaking() -> Iterator[Any]:
+        yield np.zeros(2), 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(breaking(), tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_shards(iter([(np.zeros(2), 0)]), tmp_path / "file" / "set")
