@@ -55,7 +55,7 @@ def aim(text: str) -> tuple[str, float]:
 class Problem:
     """What both training and probing need to know."""
 
-    data: str = option("digits", f"{', '.join(DATA)}, or a path: .npz, .csv, .parquet, .arrow or a folder, docs/data.md")
+    data: str = option("digits", f"{', '.join(DATA)}, or a path: .npz, .csv, .parquet, .arrow, a folder (docs/data.md)")
     target: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
     text: str = option("error", "text columns of a table", choices=("error", "drop", "codes"))
     missing: str = option("error", "missing values of a table", choices=("error", "drop", "mean"))
