@@ -110,7 +110,7 @@ class AutoBatch:
                 f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
             )
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
-        self._consensus = Consensus(self.ranks, model, parameters, same)
+        self.consensus = Consensus(self.ranks, model, parameters, same)
         self.model = model
         self.train_samples = len(source)
         self.epochs = epochs
@@ -161,6 +161,7 @@ class AutoBatch:
         self._opening = (size, rate)
         self._told_method = "" if self.meter is None else self.meter.method
         self._gathering: Gathering | None = None
+        self._untimed: Gathering | None = None
         self._mark_s = 0.0
 
     @property
@@ -277,10 +278,10 @@ class AutoBatch:
         self._mark_s = perf_counter()
         if gathering.line is None:
             return self._complete(gathering)
-        self._consensus.hear_trial(gathering)
+        self.consensus.hear_trial(gathering)
         loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
         gathering.failed = ""
-        return self._advance(gathering, self._consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
+        return self._advance(gathering, self.consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
 
     # Gathering a batch.
 
@@ -323,13 +324,14 @@ class AutoBatch:
     # A complete gradient: measure, decide, apply.
 
     def _complete(self, gathering: Gathering) -> bool:
-        self._consensus.hear(gathering)
-        if not gathering.failed and self._feed.climb(gathering):
-            return False
         if gathering.meter is not None:
             gathering.meter.gather()
-        if not gathering.failed:
-            self._consensus.add_gradients(gathering)
+        self.consensus.hear(gathering, add=not gathering.climbs)
+        self._settle()
+        if not gathering.failed and self._feed.climb(gathering):
+            return False
+        if gathering.climbs:
+            self.consensus.add_gradients(gathering)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         scale = gathering.scale
         own = Seen(
@@ -337,7 +339,7 @@ class AutoBatch:
             self._distance.measure() if self._distance is not None else None,
             self._stepper.movement,
         )
-        seen = self._consensus.seen(own, gathering.failed)
+        seen = own if gathering.failed else self.consensus.seen(own)
         norm2 = seen.gradient_norm2
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
@@ -401,7 +403,7 @@ class AutoBatch:
             return False
         if not self._feed.enlarge(gathering, wanted):
             return False
-        self._consensus.set_aside(gathering)
+        self.consensus.set_aside(gathering)
         if gathering.meter is not None:
             gathering.meter.reopen()
         gathering.growth, gathering.size_state = decision, state
@@ -430,7 +432,7 @@ class AutoBatch:
     def _apply(self, gathering: Gathering, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
         self._stepper.prepare(decision, self.steps, gathering.loss)
-        self._consensus.note(self.steps, gathering.examples, self.learning_rate, gathering.size, decision)
+        self.consensus.note(self.steps, gathering.examples, self.learning_rate, gathering.size, decision)
         if self._stepper.worth_telling or decision.action in ("return", "stop"):
             self._tell_rate(decision)
         size = gathering.size
@@ -447,18 +449,28 @@ class AutoBatch:
                 self._tell("batch", self._wanted, wanted, size)
             self._wanted = wanted
         self._finish()
-        self._consensus.share_buffers()
+        self.consensus.share_buffers()
         update_s = perf_counter() - self._mark_s
         self._lap(gathering)
-        times = self._consensus.conclude(self.steps, (self.seconds, gathering.seconds, gathering.trial_s, update_s))
-        self.seconds, gathering.seconds, gathering.trial_s, update_s = times
-        if gathering.compared:
-            self.clock.compare(gathering.times_s, update_s)
-        elif taken and not gathering.climbs:
-            self._time(gathering, update_s)
+        self.consensus.times = [gathering.seconds, gathering.trial_s, update_s]
+        if gathering.compared or (taken and not gathering.climbs):
+            self._untimed = gathering
+        if not self.ranks.several:
+            self._settle()
         if taken:
             self.last = self._row(gathering)
         return taken
+
+    def _settle(self) -> None:
+        """Take in the seconds of the last step, those of the slowest process being known."""
+        gathering, self._untimed = self._untimed, None
+        if gathering is None:
+            return
+        gathering.seconds, gathering.trial_s, update_s = self.consensus.times
+        if gathering.compared:
+            self.clock.compare(gathering.times_s, update_s)
+        else:
+            self._time(gathering, update_s)
 
     def _time(self, gathering: Gathering, update_s: float) -> None:
         """Take in the seconds of an ordinary step, measured or not."""
@@ -542,7 +554,7 @@ class AutoBatch:
             "rules": self._rules,
             "stream": stream,
             "counts": {name: getattr(self, name) for name in _COUNTS},
-            "decisions": self._consensus.decisions,
+            "decisions": self.consensus.decisions,
             "wanted": self._wanted,
             "size_state": asdict(self._size_state),
             "step_state": asdict(self._step_state),
@@ -575,7 +587,7 @@ class AutoBatch:
         self.clock.load_state_dict(state["clock"])
         if self._distance is not None:
             self._distance.load_state_dict(state["distance"])
-        self._consensus.begin_at(state.get("decisions", 0))
+        self.consensus.begin_at(state.get("decisions", 0))
 
 
 _COUNTS = ("steps", "samples", "seconds", "stopped")

@@ -1,9 +1,10 @@
 """What the processes of a run tell each other, so that all take the same steps.
 
-Every process cuts the same intervals off the same order and takes its share of each micro-batch. Three times a step a
-few numbers go round: losses, failures and times before the gradients are added up; what is computed from the sum, where
-the first process's numbers are those that count; times and the digest of all decisions after the step. Rules are pure
-functions, so that processes which decide on the same numbers decide the same; the digests prove it.
+Every process cuts the same intervals off the same order and takes its share of each micro-batch. Once a step, while the
+gradients are being added up, a row of numbers goes round: losses and failures of this step, times and the digest of all
+decisions up to the last one. Rules are pure functions, so that processes which decide on the same numbers decide the
+same; the digests prove it. Machines that are not alike may round the norm of the same gradient differently: then the
+first process's goes round too.
 
 With one process nothing is sent and every answer is what went in.
 """
@@ -23,9 +24,12 @@ from ..errors import RightbatchError, UnsupportedError
 from ..evidence import Movement
 from ..noise import squared_norm
 from .gathering import Gathering
+from .processor import cpu_name
 from .ranks import Ranks
 
 COMPARE_EVERY_STEPS = 100
+TIMES = 3  # of a step, told with the next
+WISHES = 3
 SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on unlike machines, not by a step
 
 
@@ -76,7 +80,7 @@ class Seen:
 class Consensus:
     """Keeps the processes of a run in step.
 
-    `decisions` is the digest of all decisions so far.
+    `decisions` is the digest of all decisions so far; `times` are those of the last step, to be told with the next.
 
     Args:
         ranks: the processes.
@@ -92,6 +96,10 @@ class Consensus:
         self.ranks = ranks
         self.decisions = 0
         self._last = ""
+        self._step = 0
+        self.times: list[float] = []
+        self._wishes = self._granted = [False] * WISHES
+        self._alike = not ranks.several or len(set(ranks.collect(_machine(parameters[0].device)))) == 1
         self._model = model
         self._parameters = parameters
         if ranks.several:
@@ -120,18 +128,53 @@ class Consensus:
         if self.ranks.several:
             self.ranks.copy_from_first(list(self._model.buffers()))
 
-    def hear(self, gathering: Gathering) -> None:
-        """Bring together losses, failures and times of the batch as gathered so far: the slowest counts."""
+    def hear(self, gathering: Gathering, add: bool) -> None:
+        """Bring together what the processes have seen of the batch so far, and add up their gradients if wanted.
+
+        Of times the slowest process's count: those of this batch, and those told of the step before.
+
+        Raises:
+            RightbatchError: the step before was not the same everywhere; names ranks and values.
+        """
         gathering.loss_total = gathering.loss_sum
         if not self.ranks.several:
             return
-        own = [float(bool(gathering.failed)), gathering.loss_sum, gathering.seconds]
-        rows = self.ranks.gather([*own, *(seconds for _, seconds in gathering.times_s)])
-        failed, losses, seconds, *pieces = zip(*rows, strict=True)
-        gathering.loss_total, gathering.seconds = math.fsum(losses), max(seconds)
-        gathering.times_s = [(n, max(s)) for (n, _), s in zip(gathering.times_s, pieces, strict=True)]
+        present = [p.grad is not None for p in self._parameters]
+        compared = bool(self.times) and self._step % COMPARE_EVERY_STEPS == 0
+        norm2 = squared_norm([p.detach() for p in self._parameters]) if compared else 0.0
+        times = self.times or [0.0] * TIMES
+        own = [float(bool(gathering.failed)), gathering.loss_sum, crc32(bytes(present)), self.decisions, norm2]
+        own += [*map(float, self._wishes), gathering.seconds, *times, *(s for _, s in gathering.times_s)]
+        receive = self.ranks.start_gather(own)
+        finish = self.ranks.start_sum(self._parameters) if add else None
+        columns = list(zip(*receive(), strict=True))
+        failed, losses, presence, decisions, norms2 = columns[:5]
+        self._granted = [any(column) for column in columns[5 : 5 + WISHES]]
+        slowest = [max(column) for column in columns[5 + WISHES :]]
+        if finish is not None:
+            finish(present if len(set(presence)) == 1 else self.ranks.any(*present))
+            self._add_summed(gathering)
+        self._require_same_steps(decisions, norms2)
+        gathering.loss_total, gathering.seconds = math.fsum(losses), slowest[0]
+        self.times = slowest[1 : 1 + TIMES] if self.times else []
+        gathering.times_s = [(n, s) for (n, _), s in zip(gathering.times_s, slowest[1 + TIMES :], strict=True)]
         if any(failed):
             gathering.failed = self._reason(gathering.failed)
+
+    def _require_same_steps(self, decisions: Sequence[float], norms2: Sequence[float]) -> None:
+        if len(set(decisions)) > 1:
+            said = "; ".join(f"rank {rank}: {last}" for rank, last in enumerate(self.ranks.collect(self._last)))
+            raise RightbatchError(
+                f"The processes have taken different steps: {said}. Set rates, data and rules alike in all of them."
+            )
+        _require_close("the norm of the parameters", norms2)
+
+    def agreed(self, *wishes: bool) -> list[bool]:
+        """Whether some process had each of these wishes one step ago; the present ones are told with the next batch."""
+        if not self.ranks.several:
+            return list(wishes)
+        self._wishes = list(wishes)
+        return self._granted
 
     def hear_trial(self, gathering: Gathering) -> None:
         """Bring together what a trial step has given, gradients included where it wants them."""
@@ -150,10 +193,12 @@ class Consensus:
         return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
     def add_gradients(self, gathering: Gathering) -> None:
-        """Leave the sum over the processes in the parameters, of a batch that was enlarged with its first part's."""
-        if not self.ranks.several:
-            return
+        """Leave the sum over the processes in the parameters."""
         self.ranks.add_gradients(self._parameters)
+        self._add_summed(gathering)
+
+    def _add_summed(self, gathering: Gathering) -> None:
+        """Of a batch that was enlarged, add the sum of its first part."""
         for parameter, earlier in zip(self._parameters, gathering.summed or [], strict=False):
             if earlier is not None:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
@@ -166,20 +211,17 @@ class Consensus:
             for parameter in self._parameters:
                 parameter.grad = None
 
-    def seen(self, own: Seen, failed: str) -> Seen:
+    def seen(self, own: Seen) -> Seen:
         """What the first process has computed; all must have come to the same but for rounding.
-
-        Of a batch that failed there is no sum, and its norm is not a number.
 
         Raises:
             RightbatchError: they have not: the sum of the gradients is not the same everywhere.
         """
-        if not self.ranks.several:
+        if self._alike:
             return own
         movement = own.movement or Movement(math.nan, math.nan, 0)
         moved = [movement.distance_rms, movement.squared_directions, float(movement.steps)]
-        norm2 = math.nan if failed else own.gradient_norm2
-        rows = self.ranks.gather([norm2, math.nan if own.distance is None else own.distance, *moved])
+        rows = self.ranks.gather([own.gradient_norm2, math.nan if own.distance is None else own.distance, *moved])
         _require_close("the norm of the summed gradient", [row[0] for row in rows])
         norm2, distance, rms, squares, steps = rows[0]
         return Seen(
@@ -190,35 +232,17 @@ class Consensus:
 
     def outcome(self, own: Outcome) -> Outcome:
         """The curvature of a trial step that the first process has found."""
-        return Outcome(own.loss, self.ranks.gather([own.curvature])[0][0]) if self.ranks.several else own
+        return own if self._alike else Outcome(own.loss, self.ranks.gather([own.curvature])[0][0])
 
     def note(self, step: int, examples: int, learning_rate: float, size: Decision, rate: Decision) -> None:
         """Add to the digest what is done at a step and what has been decided."""
+        self._step = step
         if self.ranks.several:
             said = [f"batch of {examples}", f"learning rate {learning_rate!r}", f"next batch {size.examples}"]
             said += [f"{name} {value!r}" for name, value in sorted(rate.settings.items())]
             said += [decision.action for decision in (size, rate) if decision.action]
             self._last = f"step {step}: {', '.join(said)}"
             self.decisions = crc32(self._last.encode(), self.decisions)
-
-    def conclude(self, step: int, seconds: Sequence[float]) -> list[float]:
-        """After a step: the times of the slowest process, all having decided the same and, now and then, come as far.
-
-        Raises:
-            RightbatchError: decisions or parameters differ; names ranks and values.
-        """
-        if not self.ranks.several:
-            return list(seconds)
-        compared = step % COMPARE_EVERY_STEPS == 1
-        norm2 = squared_norm([p.detach() for p in self._parameters]) if compared else 0.0
-        digests, norms2, *times = zip(*self.ranks.gather([float(self.decisions), norm2, *seconds]), strict=True)
-        if len(set(digests)) > 1:
-            said = "; ".join(f"rank {rank}: {last}" for rank, last in enumerate(self.ranks.collect(self._last)))
-            raise RightbatchError(
-                f"The processes have taken different steps: {said}. Set rates, data and rules alike in all of them."
-            )
-        _require_close("the norm of the parameters", norms2)
-        return [max(column) for column in times]
 
     def begin_at(self, decisions: int) -> None:
         """Go on from a state that was loaded, everywhere the same.
@@ -228,6 +252,13 @@ class Consensus:
         """
         self.decisions = decisions
         self.require_same_model()
+
+
+def _machine(device: torch.device) -> tuple[object, ...]:
+    """What sums are rounded by."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return torch.__version__, name, cpu_name(), capability, torch.get_num_threads()
 
 
 def _require_close(what: str, values: Sequence[float]) -> None:

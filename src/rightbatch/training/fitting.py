@@ -301,7 +301,7 @@ class _Training:
             if auto.steps == steps:
                 continue  # in the midst of a step the model may be at a trial point
             now_s = perf_counter()
-            asked, over, due = self.ranks.any(
+            asked, over, due = auto.consensus.agreed(
                 interruption.asked, now_s - started_s >= limit_s, now_s >= self.checkpoint_due_s
             )
             if due:

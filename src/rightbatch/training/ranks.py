@@ -90,13 +90,22 @@ class Ranks:
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every process in the order of ranks; each gives as many."""
+        return self.start_gather(numbers)()
+
+    def start_gather(self, numbers: Sequence[float]) -> Callable[[], list[list[float]]]:
+        """Send numbers; the answer waits for those of the others."""
         if not self.several:
-            return [list(numbers)]
+            return lambda: [list(numbers)]
         own = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         rows = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(rows, own)
-        gathered: list[list[float]] = torch.stack(rows).tolist()
-        return gathered
+        sent = dist.all_gather(rows, own, async_op=True)
+
+        def received() -> list[list[float]]:
+            sent.wait()
+            gathered: list[list[float]] = torch.stack(rows).tolist()
+            return gathered
+
+        return received
 
     def gather_uneven(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every process, which may give more or fewer."""
@@ -152,31 +161,39 @@ class Ranks:
                 dist.broadcast(flat, src=0)
                 _spread(flat, bucket)
 
-    @torch.no_grad()
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replace the gradients by their sums over the processes; one that is missing everywhere stays missing.
+        """Replace the gradients by their sums over the processes; one that is missing everywhere stays missing."""
+        if self.several:
+            finish = self.start_sum(parameters)
+            finish(self.any(*(p.grad is not None for p in parameters)))
 
-        They are sent in buckets, each while the next is being copied together.
+    @torch.no_grad()
+    def start_sum(self, parameters: Sequence[Tensor]) -> Callable[[Sequence[bool]], None]:
+        """Send the gradients, in buckets, each while the next is being copied together.
+
+        Returns:
+            What waits for them and leaves the sums in the parameters, of those of which some process had a gradient.
 
         Raises:
             UnsupportedError: sparse gradients.
         """
-        if not self.several:
-            return
         if any(p.grad is not None and p.grad.is_sparse for p in parameters):
             raise UnsupportedError("sparse gradients are not summed over processes: leave out sparse=True")
-        had = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-        sent = [(had, [had], dist.all_reduce(had, async_op=True))]
+        sent = []
         for bucket in _buckets(parameters):
             flat = torch.cat([_dense(p).reshape(-1) for p in bucket])
             sent.append((flat, bucket, dist.all_reduce(flat, async_op=True)))
-        for _, _, work in sent:
-            work.wait()
-        for parameter, count in zip(parameters, had.tolist(), strict=True):
-            if count and parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter)
-        for flat, bucket, _ in sent[1:]:
-            _spread(flat, [torch.empty_like(p) if p.grad is None else p.grad for p in bucket])
+
+        @torch.no_grad()
+        def finish(present: Sequence[bool]) -> None:
+            for parameter, somewhere in zip(parameters, present, strict=True):
+                if somewhere and parameter.grad is None:
+                    parameter.grad = torch.empty_like(parameter)
+            for flat, bucket, work in sent:
+                work.wait()
+                _spread(flat, [torch.empty_like(p) if p.grad is None else p.grad for p in bucket])
+
+        return finish
 
 
 def _dense(parameter: Tensor) -> Tensor:

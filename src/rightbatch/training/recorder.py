@@ -18,6 +18,7 @@ from ..errors import MissingExtraError
 from ..evidence import Audit, StepTime
 from ..record import EventLog, Ledger, RunFolder, RunLock
 from ..report import Progress, write_report
+from .processor import cpu_name
 
 
 class Recorder:
@@ -141,7 +142,7 @@ class Recorder:
 def machine(device: torch.device) -> Mapping[str, Any]:
     """What the numbers of a run depend on."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "torch": torch.__version__,
@@ -153,12 +154,3 @@ def machine(device: torch.device) -> Mapping[str, Any]:
 def now() -> str:
     """The present time, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
