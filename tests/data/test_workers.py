@@ -114,6 +114,8 @@ def test_chunks_are_foreseen(small_chunks: None) -> None:
     assert foreseen(0, 10, 10, 8) == [(0, 7), (0, 14), (0, 21), (0, 28), (0, 35), (0, 42), (0, 49), (1, 0)]
     # Every other interval is another process's.
     assert foreseen(0, 7, 21, 3) == [(0, 21), (0, 42), (1, 7)]
+    assert foreseen(0, 1, 2, 8) == [*((0, start) for start in range(7, 49, 7)), (1, 0), (1, 7)]
+    assert foreseen(0, 1, 30, 3) == [(0, 28), (1, 7), (1, 35)]
 
 
 def test_fetching_is_ahead_and_in_other_processes() -> None:

@@ -123,16 +123,22 @@ class WorkerSource(Source):
 
     def _foreseen(self, after: Chunk, epoch: int, start: int, stop: int, step: int) -> Iterator[Chunk]:
         """The chunks that follow one, where intervals go on as the last ones did."""
-        n, length, last = len(self), stop - start, after
+        n, length, each, last = len(self), stop - start, self._family.samples, after
+        while step <= length:
+            epoch, start = (last.epoch, last.stop) if last.stop < n else (last.epoch + 1, 0)
+            last = Chunk(epoch, start, min(start + each, n))
+            yield last
         while True:
+            if epoch == last.epoch and stop <= last.stop:
+                start += (last.stop - stop) // step * step  # all until there lie within the last chunk
+            start += step
+            if start >= n:
+                epoch, start = epoch + 1, start - n
+            stop = min(start + length, n)
             for chunk in self._chunks(epoch, start, stop):
                 if (chunk.epoch, chunk.start) > (last.epoch, last.start):
                     last = chunk
                     yield chunk
-            start += step
-            if start >= n:
-                epoch, start = epoch + 1, start - n if step > length else 0
-            stop = min(start + length, n)
 
 
 class _Family:
@@ -224,11 +230,11 @@ class _Family:
 
     def _slot_for(self, wanted: dict[Key, None], must: bool) -> int | None:
         """A slot that is free, or whose content is not wanted and not on its way; if there must be one, wait for it."""
-        if self._free:
-            return self._free.pop()
         unwanted = [key for key in self._held if key not in wanted]
+        done = [key for key in unwanted if self._held[key] not in self._pending]
+        if not done and self._free:  # only now: memory that has been in use is in the processor's cache
+            return self._free.pop()
         with self._or_close():
-            done = [key for key in unwanted if self._held[key] not in self._pending]
             done = done or [key for key in unwanted if self._pool.finished(self._held[key])]
             if not done and not must:
                 return None
