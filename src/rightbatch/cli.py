@@ -300,13 +300,35 @@ class Study:
         return 0
 
 
-Command = Probe | Train | Verify | List | Study
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Measure this machine: `bench scale`, training in several processes, measured here and simulated beyond."""
+
+    what: str = field(metadata={"help": "scale", "metavar": "WHAT", "choices": ("scale",), "positional": True})
+    processes: Sequence[int] = option((1, 2), "to measure here", type=int, nargs="+", metavar="N")
+    simulate: Sequence[int] = option((4, 16, 64, 256, 1024), "to simulate", type=int, nargs="*", metavar="N")
+    seconds: float = option(3.0, "for each measurement, about", type=float, metavar="S")
+    seed: int = option(0, "of the simulations", type=int, metavar="N")
+
+    def run(self) -> int:
+        """Measure, simulate and print; exit code 1 if processes have not decided alike."""
+        from .scaling import table_of_measured, table_of_simulated
+
+        agree, text = table_of_measured(self.processes, self.seconds)
+        print(text)
+        if self.simulate:
+            print(f"\n{table_of_simulated(self.simulate, self.seed)}")
+        return 0 if agree else 1
+
+
+Command = Probe | Train | Verify | List | Study | Bench
 COMMANDS: dict[str, Callable[..., Command]] = {
     "probe": Probe,
     "train": Train,
     "study": Study,
     "list": List,
     "verify": Verify,
+    "bench": Bench,
 }
 
 

@@ -1,0 +1,221 @@
+"""A run of many processes with its real order, ledger and rules; only the seconds of steps and the noise are made up.
+
+    seconds of a step:   t(B) = t0 + t1·⌈B/W⌉ + 2 (W-1)/W · bytes/bandwidth + 2 ⌈log2 W⌉ · latency
+    progress of a step:  1/(1 + B_noise/B), until S is reached
+    noise scale:         B_noise = first · (last/first)^(progress/S)
+
+The rule sees neither: it is given times with a scatter, fitted as in a run, and noise estimates with one.
+"""
+
+import math
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..data import BatchStream, as_source
+from ..decision import Plan, Situation, SizeRule
+from ..errors import RunFolderError
+from ..evidence import NoiseEstimate, StandardErrors
+from ..record import Ledger, verify_ledger
+from ..sizing import StepTimer, SweetSpot
+from ..training.ladder import ladder
+from ..training.ranks import Ranks
+
+NOISE_ERROR = 0.2  # relative, of a smoothed noise scale
+CONFIDENT = 1.645
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What one step takes, and what there is to learn.
+
+    The defaults are a network of 25 million weights in float32 on accelerators that each take 2,000 examples a second,
+    with 10 GB/s between them; the noise scale grows as published ones of image classification do.
+
+    Args:
+        fixed_s: t0, seconds of a step whatever its size, in each process.
+        per_example_s: t1, seconds per example in one process.
+        gradient_bytes: what is sent.
+        bandwidth_bytes_per_s: between neighbours of a ring.
+        latency_s: of one hop.
+        jitter: relative scatter of the seconds of one step.
+        first_noise_scale: B_noise at the start, in examples.
+        last_noise_scale: B_noise at the end.
+        progress: S, the steps that batches without noise would take.
+        train_samples: N.
+    """
+
+    fixed_s: float = 0.01
+    per_example_s: float = 0.0005
+    gradient_bytes: float = 1e8
+    bandwidth_bytes_per_s: float = 1e10
+    latency_s: float = 20e-6
+    jitter: float = 0.05
+    first_noise_scale: float = 500.0
+    last_noise_scale: float = 20_000.0
+    progress: float = 1000.0
+    train_samples: int = 1_281_167
+
+    def seconds(self, examples: int, processes: int) -> float:
+        """t(B), without the scatter."""
+        sent = 2 * (processes - 1) / processes * self.gradient_bytes / self.bandwidth_bytes_per_s
+        hops = 2 * math.ceil(math.log2(processes)) * self.latency_s
+        return self.fixed_s + self.per_example_s * -(-examples // processes) + sent + hops
+
+    def noise_scale(self, progress: float) -> float:
+        """B_noise after so much progress."""
+        grown = math.log(self.last_noise_scale / self.first_noise_scale) * progress / self.progress
+        return self.first_noise_scale * math.exp(grown)
+
+    def fixed_batch_s(self, examples: int, processes: int) -> float:
+        """Seconds to the end at a fixed batch: t(B)·∫(1 + B_noise/B) over the progress."""
+        growth = math.log(self.last_noise_scale / self.first_noise_scale)
+        rise = self.last_noise_scale - self.first_noise_scale
+        mean = rise / growth if growth else self.first_noise_scale
+        return self.seconds(examples, processes) * self.progress * (1 + mean / examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A simulated run.
+
+    Args:
+        processes: W.
+        half_performance: n½ as fitted at the end, in examples.
+        early: the batch size after a tenth of the progress.
+        late: the batch size at the end.
+        seconds: to the end.
+        steps: to the end.
+        fixed_s: seconds to the end at each fixed batch asked for.
+        best_fixed: the power of two that would have been the best fixed batch, known only afterwards.
+        best_fixed_s: seconds to the end with it.
+        ledger: what the ledger proves.
+    """
+
+    processes: int
+    half_performance: float
+    early: int
+    late: int
+    seconds: float
+    steps: int
+    fixed_s: dict[int, float]
+    best_fixed: int
+    best_fixed_s: float
+    ledger: str
+
+    def goodput(self, fixed: int) -> float:
+        """Progress per second over that of a fixed batch."""
+        return self.fixed_s[fixed] / self.seconds
+
+
+def simulate(
+    processes: int, fleet: Fleet | None = None, rule: SizeRule | None = None, fixed: Sequence[int] = (), seed: int = 0
+) -> Simulated:
+    """Run the rule on so many simulated processes until the progress is made.
+
+    Args:
+        processes: W.
+        fleet: what steps take.
+        rule: for the batch size; by default the sweet spot, which may take up to 64 half-performance batches.
+        fixed: batches to compare with.
+        seed: of the order and of all scatter.
+
+    Raises:
+        RunFolderError: shares or ledger do not hold each example once.
+    """
+    fleet = fleet or Fleet()
+    rule = rule or SweetSpot(first=32, ceiling=64.0)
+    n, scatter, timer = fleet.train_samples, random.Random(seed), StepTimer()
+    stream = BatchStream(as_source((torch.zeros(n, 1), torch.zeros(n))), seed=seed)
+    ranks = [Ranks(processes, rank) for rank in range(processes)]
+    progress = seconds = 0.0
+    steps = samples = early = 0
+    decision, state = rule.start(Plan(train_samples=n, learning_rate=0.1))
+    batch = decision.examples or 1
+
+    def timed(examples: int) -> float:
+        return fleet.seconds(examples, processes) * scatter.lognormvariate(0.0, fleet.jitter)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.txt"
+        ledger = Ledger(path)
+        for size, size_s in _climb(n // 4, timed):
+            timer.add(size, size_s)
+        while progress < fleet.progress:
+            taken = stream.take(batch)
+            ledger.append(steps + 1, *taken)
+            _require_cut(ranks, taken.examples)
+            scale = fleet.noise_scale(progress)
+            step_s = timed(taken.examples)
+            progress += 1 / (1 + scale / taken.examples)
+            seconds, steps, samples = seconds + step_s, steps + 1, samples + taken.examples
+            timer.add(taken.examples, step_s)
+            early = batch if progress < fleet.progress / 10 else early
+            now = Situation(
+                step=steps,
+                samples=samples,
+                examples=taken.examples,
+                train_samples=n,
+                loss=1.0,
+                gradient_norm2=1.0,
+                learning_rate=0.1,
+                noise=_estimate(scale * scatter.lognormvariate(0.0, NOISE_ERROR / 3)),
+                step_time=timer.fit(),
+                wanted=batch,
+            )
+            decision, state = rule.decide(now, state)
+            batch = decision.examples or batch
+        ledger.close()
+        proof = verify_ledger(path, n)
+    if not proof.ok:
+        raise RunFolderError(str(proof))
+    fit = timer.fit()
+    powers = [2**k for k in range(3, 21) if 2**k <= n]
+    best = min(powers, key=lambda size: fleet.fixed_batch_s(size, processes))
+    return Simulated(
+        processes,
+        math.nan if fit is None else fit.half_performance,
+        early,
+        batch,
+        seconds,
+        steps,
+        {size: fleet.fixed_batch_s(size, processes) for size in fixed},
+        best,
+        fleet.fixed_batch_s(best, processes),
+        str(proof),
+    )
+
+
+def _climb(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
+    """The points of a timing ladder, as at the start of a run."""
+    rungs = ladder(most, most // 2)
+    size = next(rungs)
+    while True:
+        try:
+            size = rungs.send(timed(size))
+        except StopIteration as end:
+            points: list[tuple[int, float]] = end.value
+            return points
+
+
+def _require_cut(ranks: Sequence[Ranks], examples: int) -> None:
+    """Every example of a batch in exactly one share."""
+    reached = 0
+    for each in ranks:
+        begin, end = each.share(examples)
+        if end > begin:
+            if begin != reached:
+                raise RunFolderError(f"rank {each.rank} begins at {begin} of {examples}, not at {reached}")
+            reached = end
+    if reached != examples:
+        raise RunFolderError(f"{examples - reached} of {examples} examples are in no share")
+
+
+def _estimate(scale: float) -> NoiseEstimate:
+    low, high = (scale * math.exp(sign * CONFIDENT * NOISE_ERROR) for sign in (-1, 1))
+    unknown = StandardErrors(math.nan, math.nan, NOISE_ERROR * scale)
+    return NoiseEstimate(scale, 1.0, scale, low, high, unknown, 100)
