@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from .source import Source
 
 WINDOW_BYTES = 2**28
@@ -103,8 +104,14 @@ class BlockSource(Source):
         x, y = self._read(block)
         if self._x is None or self._y is None:
             kept = self.kept_blocks * self._largest
-            self._x = torch.empty((kept, *self.x_shape), dtype=self._x_kept)
-            self._y = torch.empty((kept, *self.y_shape), dtype=self.y_dtype)
+            try:
+                self._x = torch.empty((kept, *self.x_shape), dtype=self._x_kept)
+                self._y = torch.empty((kept, *self.y_shape), dtype=self.y_dtype)
+            except (RuntimeError, MemoryError) as error:
+                raise DataError(
+                    f"there is no memory for {self.kept_blocks} decoded blocks of up to {self._largest:,} examples, "
+                    f"{self.kept_blocks * self._block_bytes / 2**30:,.1f} GiB: write the data in smaller blocks"
+                ) from error
         slot = len(self._slots)
         if slot == self.kept_blocks:
             slot = self._slots.pop(next(iter(self._slots)))

@@ -42,7 +42,7 @@ class ColumnSource(BlockSource):
 
     A single feature column of lists keeps its shape and follows the rules of arrays; else all columns of numbers and
     lists, in their order, become one row of float32. Targets mean what they mean in a table read whole. Missing values
-    and NaN are refused: at once where the metadata count them, else when their block is read.
+    and NaN are refused when their block is read.
 
     Args:
         files: one or more, with the same columns.
@@ -83,7 +83,6 @@ class ColumnSource(BlockSource):
             raise DataError(f"{first.path} is empty: it has the columns {', '.join(first.schema.names)} and no rows")
         self._target = choose_target(first.schema.names, target, str(first.path))
         self._features, dropped = _features(first, self._target, text, decoders or {})
-        self._refuse_missing()
         self._targets = _Targets(self._places, first.schema.field(self._target).type, self._target, classes)
 
         smallest = min(self._places, key=lambda place: place.file.rows[place.block])
@@ -124,21 +123,16 @@ class ColumnSource(BlockSource):
 
     def _decode(self, place: Place) -> tuple[Array, Array]:
         block = place.read([*self._features.columns, self._target])
-        try:
-            x = writeable(self._features.decode(block))
-        except DataError as error:
-            raise DataError(f"{place.name}: {error}; mend the data beforehand") from error
-        return x, self._targets.decode(place, block)
-
-    def _refuse_missing(self) -> None:
-        for place in self._places:
-            for column in (*self._features.columns, self._target):
-                if count := place.file.extent(place.block, column).missing:
-                    raise DataError(f"{place.name}: {count:,} values are missing in {column}: fill them in beforehand")
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            try:
+                x = writeable(self._features.decode(block))
+            except DataError as error:
+                raise DataError(f"{place.name}: {error}; mend the data beforehand") from error
+            return x, self._targets.decode(place, block)
 
 
 class _Targets:
-    """What the target column means, found by going through it once where its metadata do not tell.
+    """What the target column means, found by going through it once; of floating numbers until one tells.
 
     | column | becomes |
     |---|---|
@@ -220,13 +214,15 @@ class _Targets:
 
     def _judge_numbers(self, places: Sequence[Place], dtype: torch.dtype) -> None:
         self.dtype = dtype
-        extents, only_signs = [], True
+        lows, highs, only_signs = [], [], True
         for place in places:
-            low, high, only_signs = self._extent(place, only_signs, dtype.is_floating_point)
-            extents.append((low, high))
+            values = self._values(place)
+            lows.append(values.min().item())
+            highs.append(values.max().item())
+            only_signs = only_signs and bool(np.all((values == -1) | (values == 1)))
             if dtype.is_floating_point and not only_signs:
                 return  # a quantity, whatever follows
-        low, high = min(low for low, _ in extents), max(high for _, high in extents)
+        low, high = min(lows), max(highs)
         if only_signs and (low, high) == (-1, 1):
             self._signs, self.dtype, self.range = True, torch.int64, (0, 1)
             self.notes = ("targets -1 and 1 became classes 0 and 1",)
@@ -237,16 +233,6 @@ class _Targets:
             self.notes = (f"whole-number targets from {low} to {high} taken as a quantity, not as classes",)
         else:
             self.range = (int(low), int(high))
-
-    def _extent(self, place: Place, only_signs: bool, floating: bool) -> tuple[Any, Any, bool]:
-        """The least and the largest target of a block, and whether all so far are -1 and 1."""
-        low, high, missing = place.file.extent(place.block, self._column)
-        told = missing == 0 and low is not None and high is not None
-        if told and not floating and (low >= 0 or not only_signs):
-            return int(low), int(high), only_signs and low == high == 1
-        values = self._values(place)
-        low, high = values.min().item(), values.max().item()
-        return low, high, only_signs and bool(np.all((values == -1) | (values == 1)))
 
 
 def _features(

@@ -7,21 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DataError, MissingExtraError
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 ARROW_FILE_MAGIC = b"ARROW1"
-
-
-class Extent(NamedTuple):
-    """What a file's metadata tell of a column in one block; None where they do not."""
-
-    low: Any
-    high: Any
-    missing: int | None
 
 
 class ColumnarFile(ABC):
@@ -40,6 +32,8 @@ class ColumnarFile(ABC):
         self.rows: list[int]
         with reading(path):
             self._open()
+            if min(self.rows, default=0) < 0:
+                raise DataError(f"{path} cannot be read: a {self.block_name} has {min(self.rows)} rows")
 
     @abstractmethod
     def _open(self) -> None:
@@ -63,17 +57,16 @@ class ColumnarFile(ABC):
             arrays = {name: table.column(name) for name in columns}
             return {n: a.combine_chunks() if hasattr(a, "combine_chunks") else a for n, a in arrays.items()}
 
-    def extent(self, block: int, column: str) -> Extent:
-        """Return what the metadata tell of a column."""
-        return Extent(None, None, None)
-
     def name(self, block: int) -> str:
         """Return the block's name for people."""
         return f"{self.path}, {self.block_name} {block}"
 
 
 class ParquetFile(ColumnarFile):
-    """A Parquet file; a block is a row group, of which only the columns asked for are read."""
+    """A Parquet file; a block is a row group, of which only the columns asked for are read.
+
+    The statistics of its metadata are left alone: pyarrow 26 aborts the process where those of a column are damaged.
+    """
 
     block_name, block_names = "row group", "row groups"
 
@@ -83,21 +76,10 @@ class ParquetFile(ColumnarFile):
         groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
         self.rows = [group.num_rows for group in groups]
         self.bytes = sum(group.total_byte_size for group in groups)
-        self._place = {}
-        if groups:
-            self._place = {groups[0].column(i).path_in_schema: i for i in range(groups[0].num_columns)}
 
     def _read(self, block: int, columns: Sequence[str]) -> Any:
         with _parquet().ParquetFile(self.path, metadata=self._metadata) as file:
             return file.read_row_group(block, columns=list(columns))
-
-    def extent(self, block: int, column: str) -> Extent:
-        place = self._place.get(column)
-        statistics = None if place is None else self._metadata.row_group(block).column(place).statistics
-        if statistics is None:
-            return Extent(None, None, None)
-        low, high = (statistics.min, statistics.max) if statistics.has_min_max else (None, None)
-        return Extent(low, high, statistics.null_count if statistics.has_null_count else None)
 
 
 class ArrowFile(ColumnarFile):
