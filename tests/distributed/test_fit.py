@@ -124,6 +124,32 @@ def test_dropout_differs_between_processes(together: Any) -> None:
     assert not set(first) & set(second)
 
 
+def test_averages_and_batch_norm_are_the_same_everywhere(together: Any) -> None:
+    """`step="auto"` ships an average, for which the statistics of BatchNorm are computed anew; dropout differs."""
+
+    def work(rank: int) -> dict[str, torch.Tensor]:
+        model = nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, CLASSES)).double()
+        run = rightbatch.fit(model, data(), valid=data(300, 2), epochs=6, progress=False)
+        return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+    first, *others = together(3, work)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.nightly
+def test_defaults_go_on_with_other_numbers_of_processes(together: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"batch": "auto", "step": "auto", "optimizer": None, "epochs": 40}
+    folder = tmp_path / "run"
+    fit(folder, stop_after=30, **settings)
+    together(4, lambda rank: fit(folder, rank, stop_after=30 if rank == 2 else 0, **settings))
+    found = together(3, lambda rank: fit(folder, rank, **settings))
+    assert found[0]["losses"] == found[1]["losses"] == found[2]["losses"]
+    report = verify_ledger(folder / "ledger.txt", N)
+    assert report.ok and report.complete_epochs == 40
+    assert found[0]["valid"][-1][1] > 0.9
+
+
 @pytest.mark.nightly
 def test_all_defaults(together: Any, tmp_path: Path) -> None:
     """`batch="auto"`, `step="auto"`, decisions from measured time and noise: the same run everywhere, to the end."""

@@ -88,6 +88,38 @@ def test_the_norm_test_enlarges_batches_alike(together: Any) -> None:
     require_same_noise(one, several)
 
 
+@pytest.mark.parametrize("noise", ["micro-batch(groups=4, every=1)", "per-example(every=1)"])
+def test_enlarged_batches_have_the_gradient_of_their_examples(together: Any, noise: str) -> None:
+    """At a model that hardly moves, the norm of every step's gradient is that of all examples the ledger names."""
+
+    def work(rank: int) -> list[tuple[int, float, float]]:
+        model, told, rows = network(), [], []
+
+        class Listener:
+            def __getattr__(self, name: str) -> Any:
+                return lambda *args: told.append(args[1]) if name == "consumed" else None
+
+        sgd = torch.optim.SGD(model.parameters(), 1e-12)
+        auto = AutoBatch(model, sgd, data(), "big-batch(first=8)", seed=3, epochs=2, noise=noise)
+        auto.observe(Listener())
+        for x, y in auto:
+            auto.backward(nn.functional.cross_entropy(model(x), y))
+            if auto.step():
+                rows.append((auto.last["batch_size"], auto.last["gradient_norm"]))
+        found = []
+        for (size, norm), intervals in zip(rows, told, strict=True):
+            x, y = (torch.cat(parts) for parts in zip(*map(auto._stream.fetch, intervals), strict=True))
+            loss = nn.functional.cross_entropy(model(x), y)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            found.append((size - len(x), norm, torch.cat([g.flatten() for g in gradients]).norm().item()))
+        assert any(len(intervals) > 1 for intervals in told)
+        return found
+
+    for found in together(3, work):
+        for missing, norm, expected in found:
+            assert missing == 0 and norm == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("step", ["armijo", "barzilai-borwein"])
 def test_line_searches(together: Any, step: str) -> None:
     settings: dict[str, Any] = {"batch": 24, "step": step, "momentum": 0.0}

@@ -465,6 +465,7 @@ class _Training:
             best=self.best,
             test=test,
             noise=self._noise(),
+            decisions=auto.consensus.decisions,
         )
         self.recorder.close(_summary(stopped, self.best, test))
 
