@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rightbatch import AutoBatch
+from rightbatch.noise import squared_norm
 
 N, D, CLASSES = 203, 6, 3  # N is a prime times 7: nothing divides evenly
 
@@ -145,6 +146,22 @@ def test_rules_that_look_at_the_clock_decide_alike(together: Any, batch: str) ->
     assert found[0]["rows"] == found[1]["rows"] and found[0]["noise"] == found[1]["noise"]
     assert found[0]["samples"] == 12 * N
     assert all(torch.equal(a, b) for a, b in zip(found[0]["weights"], found[1]["weights"], strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"step": "dog"}, {"step": "auto"}, {"step": "barzilai-borwein", "momentum": 0.0}])
+def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    """Where sums may be rounded differently: here the second process sees them a little off, and decides the same."""
+    off = 1 + 1e-9
+
+    def work(rank: int) -> dict[str, Any]:
+        monkeypatch.setattr("rightbatch.training.consensus._machine", lambda device: (rank,))
+        real = squared_norm
+        monkeypatch.setattr("rightbatch.training.auto_batch.squared_norm", lambda t: real(t) * (off if rank else 1.0))
+        return train(rank, batch=24, epochs=3, **settings)
+
+    first, second = together(2, work)
+    assert first["rows"] == second["rows"] and len(first["rows"]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
 def test_wrapped_in_ddp(together: Any) -> None:

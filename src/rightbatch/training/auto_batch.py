@@ -146,7 +146,7 @@ class AutoBatch:
         plan = Plan(
             train_samples=self.train_samples,
             parameter_count=sum(p.numel() for p in parameters),
-            parameter_norm=math.sqrt(float(squared_norm([p.detach() for p in parameters]))),
+            parameter_norm=self.consensus.of_first(math.sqrt(squared_norm([p.detach() for p in parameters]))),
             learning_rate=self.learning_rate,
             total_samples=self._total_samples,
             optimizer=type(self.optimizer).__name__,

@@ -232,7 +232,11 @@ class Consensus:
 
     def outcome(self, own: Outcome) -> Outcome:
         """The curvature of a trial step that the first process has found."""
-        return own if self._alike else Outcome(own.loss, self.ranks.gather([own.curvature])[0][0])
+        return Outcome(own.loss, self.of_first(own.curvature))
+
+    def of_first(self, number: float) -> float:
+        """What the first process has computed."""
+        return number if self._alike else self.ranks.gather([number])[0][0]
 
     def note(self, step: int, examples: int, learning_rate: float, size: Decision, rate: Decision) -> None:
         """Add to the digest what is done at a step and what has been decided."""
