@@ -119,7 +119,7 @@ class Gallery:
     Args:
         docs: the folder.
         runs: all studies of the docs.
-        names: experiments to run where results are missing; empty is all. Of the others the stored results are shown.
+        names: stems of the studies to run where results are missing; empty is all. Of others what is stored is shown.
         processes: side by side.
     """
 
@@ -133,7 +133,7 @@ class Gallery:
         """Study what is missing, then write every page."""
         for run in self.runs:
             folder = self.docs / "lab" / "results" / run.stem
-            wanted = not self.names or run.experiment.name in self.names
+            wanted = not self.names or run.stem in self.names
             if not wanted and not folder.exists():
                 continue
             print(run.stem, flush=True)
@@ -256,9 +256,21 @@ def write_cifar(path: Path) -> None:
 def main() -> None:
     """Run what is missing and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="experiments to run; left out, all")
+    parser.add_argument(
+        "names", nargs="*", help="studies to run, by the names of their folders in docs/lab/results; left out, all"
+    )
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()
+    studies = ROOT / "studies"
+    studies.mkdir(exist_ok=True)
+    os.chdir(studies)  # so that data have names that say nothing of this machine
+    if DATA.exists() and not Path("data").exists():
+        Path("data").symlink_to(DATA)
+    if DATA.exists() and not Path(CIFAR).exists():
+        write_cifar(Path(CIFAR))
+    stems = [run.stem for run in RUNS]
+    if unknown := set(options.names) - set(stems):
+        parser.error(f"no study {', '.join(sorted(unknown))}: give {', '.join(stems)}")
     studies = ROOT / "studies"
     studies.mkdir(exist_ok=True)
     os.chdir(studies)  # so that data have names that say nothing of this machine
