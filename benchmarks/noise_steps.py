@@ -165,6 +165,9 @@ class _Ready:
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[: len(indices)], self.y[: len(indices)]
 
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        return self.fetch(indices)
+
     def describe(self) -> str:
         return "one batch, again and again"
 

@@ -1,5 +1,7 @@
 """Which examples: sources, their order, and the stream of batches taken from them."""
 
+from .group_loss import GroupLoss
+from .groups import GroupedSource, Packing, as_groups
 from .image_folder import ImageFolder
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
@@ -11,13 +13,17 @@ from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [
     "BatchStream",
+    "GroupLoss",
+    "GroupedSource",
     "ImageFolder",
     "Interval",
     "Order",
+    "Packing",
     "Quadratic",
     "QuadraticNoise",
     "Source",
     "Splits",
+    "as_groups",
     "as_source",
     "blobs",
     "hold_out",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..errors import DataError
 
+NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of training
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -35,6 +37,16 @@ class Source(Protocol):
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices` (int64, on the CPU), in that sequence."""
         ...
+
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return x and y as one epoch of an order has them: a source that draws at random keys its draws by these.
+
+        Args:
+            indices: as for `fetch`.
+            seed: of the order.
+            epoch: of the order.
+        """
+        return self.fetch(indices)
 
     @property
     def classes(self) -> int | None:

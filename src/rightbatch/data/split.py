@@ -37,8 +37,14 @@ class View(Source):
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices` of this subset."""
-        whole = self._order.at(SPLIT_EPOCH, indices.numpy() + self._start)
-        return self._source.fetch(torch.from_numpy(whole))
+        return self._source.fetch(self._whole(indices))
+
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return x and y of the examples at `indices` of this subset, as one epoch has them."""
+        return self._source.fetch_epoch(self._whole(indices), seed, epoch)
+
+    def _whole(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(self._order.at(SPLIT_EPOCH, indices.numpy() + self._start))
 
 
 class StrataView(Source):
@@ -74,6 +80,10 @@ class StrataView(Source):
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices` of this part."""
         return self._source.fetch(torch.from_numpy(self.whole(indices.numpy())))
+
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return x and y of the examples at `indices` of this part, as one epoch has them."""
+        return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
     def whole(self, indices: Indices) -> Indices:
         """Return where the examples of this part are in the whole."""

@@ -109,7 +109,8 @@ class BatchStream:
         if isinstance(self.source, WorkerSource):
             x, y = self.source.fetch_interval(self.order, *interval)
         else:
-            x, y = self.source.fetch(torch.from_numpy(self.order.indices(*interval)))
+            indices = torch.from_numpy(self.order.indices(*interval))
+            x, y = self.source.fetch_epoch(indices, self.order.seed, interval.epoch)
         if self.device is None:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)

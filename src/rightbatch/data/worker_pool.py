@@ -234,7 +234,7 @@ def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
 
     map_style.begin_items = begin
     try:
-        parts = source.fetch(torch.from_numpy(task.indices))
+        parts = source.fetch_epoch(torch.from_numpy(task.indices), task.seed, task.epoch)
         for name, part, place in zip("xy", parts, slots.tensors(task.slot), strict=True):
             if part.shape[1:] != place.shape[1:] or part.dtype != place.dtype:
                 raise DataError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from .block_order import BlockOrder
 from .order import Indices, Order
-from .source import Source
+from .source import NO_EPOCH, Source
 from .worker_pool import Slots, Task, WorkerPool
 
 CHUNK_BYTES = 2**20
@@ -23,7 +23,6 @@ LEAST_CHUNKS = 32  # that a set is divided into, so that small sets are divided 
 BUFFER_BYTES = 2**27
 MOST_PENDING = 32  # chunks asked of a worker at a time: what a pipe takes without waiting
 AHEAD_PER_WORKER = 2  # chunks: one under way, one to begin with at once
-NO_EPOCH = 2**64 - 1  # keys the random numbers of items fetched outside of training
 
 
 class Chunk(NamedTuple):
@@ -79,12 +78,17 @@ class WorkerSource(Source):
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Have the workers fetch x and y of the examples at `indices`, now."""
+        return self.fetch_epoch(indices, 0, NO_EPOCH)
+
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Have the workers fetch x and y of the examples at `indices`, now, as one epoch has them."""
         family, out, rows = self._family, self._empty(len(indices)), indices.numpy()
         begun = 0
         waiting: deque[tuple[int, int]] = deque()
         for start in range(0, len(rows), family.samples):
             while begun < len(rows) and len(waiting) < family.own:
-                waiting.append((begun, family.begin_own(self._number, rows[begun : begun + family.samples])))
+                piece = rows[begun : begun + family.samples]
+                waiting.append((begun, family.begin_own(self._number, seed, epoch, piece)))
                 begun += family.samples
             at, slot = waiting.popleft()
             family.copy(slot, 0, min(family.samples, len(rows) - start), out, at)
@@ -184,11 +188,11 @@ class _Family:
             self._pool.close()
         self._forget()
 
-    def begin_own(self, source: int, indices: Indices) -> int:
+    def begin_own(self, source: int, seed: int, epoch: int, indices: Indices) -> int:
         """Have examples fetched by index into a slot that is returned."""
         self._run()
         slot = self._free_own.pop()
-        self._begin(Task(slot, source, 0, NO_EPOCH, indices))
+        self._begin(Task(slot, source, seed, epoch, indices))
         return slot
 
     def release_own(self, slot: int) -> None:
