@@ -256,7 +256,7 @@ def test_damaged_idx(digits: Path) -> None:
     for content, message in [
         (path.read_bytes()[:40], "cannot be read"),
         (gzip.compress(good[:-5]), "truncated or damaged: its header promises 96 bytes of data, it has 91"),
-        (gzip.compress(good + b"12"), "it has 98"),
+        (gzip.compress(good + b"12"), "it has more"),
         (b"", "is no IDX file"),
         (b"not what it says", "is no IDX file"),
         (idx(np.zeros(8)), "in 1 dimensions"),

@@ -51,7 +51,7 @@ class ColumnarFile(ABC):
         """
         with reading(self.path):
             table = self._read(block, columns)
-            table.validate()
+            table.validate(full=True)  # offsets too: beyond the buffers they would read foreign memory
             if table.num_rows != self.rows[block]:
                 raise DataError(f"{self.path} has changed since it was opened")
             arrays = {name: table.column(name) for name in columns}
@@ -167,7 +167,16 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (library.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (
+        library.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        EOFError,
+        MemoryError,
+    ) as error:
         kind = "Parquet" if path.name.lower().endswith(PARQUET_SUFFIXES) else "Arrow"
         raise DataError(f"{path} cannot be read as {kind}: {error}") from error
 

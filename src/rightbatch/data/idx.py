@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from ..errors import DataError
 from .arrays import TensorSource, byte_source
 
 BYTE_CODE = 8
+READ_BYTES = 2**24  # at a time
 
 
 def idx_sources(folder: Path) -> tuple[TensorSource, TensorSource | None]:
@@ -68,21 +71,30 @@ def _find(folder: Path, pattern: str) -> Path:
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Read an IDX file: two zero bytes, a type, the number of dimensions, each as big-endian int32, then the bytes."""
     try:
-        raw = path.read_bytes()
-        content = bytearray(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, zlib.error) as error:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if zipped else nullcontext(file) as stream:
+                return _parse(stream, path, dimensions)
+    except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:2] != b"\0\0":
+
+
+def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> NDArray[np.uint8]:
+    header = stream.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:2] != b"\0\0":
         raise DataError(f"{path} is no IDX file: it does not begin as one")
-    if content[2] != BYTE_CODE or content[3] != dimensions:
+    if header[2] != BYTE_CODE or header[3] != dimensions:
         raise DataError(
-            f"{path} holds type {content[2]:#04x} in {content[3]} dimensions: bytes (0x08) in {dimensions} are needed"
+            f"{path} holds type {header[2]:#04x} in {header[3]} dimensions: bytes (0x08) in {dimensions} are needed"
         )
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
-    if len(content) - header != math.prod(shape):
-        raise DataError(
-            f"{path} is truncated or damaged: its header promises {math.prod(shape)} bytes of data, it has "
-            f"{len(content) - header}"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    shape = tuple(int(size) for size in np.frombuffer(header, ">u4", dimensions, 4))
+    promised = math.prod(shape)
+    # No more than promised, for a small gzipped file may hold any amount; nor that at once, for it may hold less.
+    content = bytearray()
+    while len(content) <= promised and (piece := stream.read(min(READ_BYTES, promised + 1 - len(content)))):
+        content += piece
+    if len(content) != promised:
+        held = "more" if len(content) > promised else str(len(content))
+        raise DataError(f"{path} is truncated or damaged: its header promises {promised} bytes of data, it has {held}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -81,7 +81,7 @@ def memory_map_source(x_path: Path, y_path: Path) -> MemoryMapSource:
     Raises:
         DataError: a file that does not exist or is no array, or what MemoryMapSource refuses.
     """
-    return MemoryMapSource(NpyRows([x_path]), NpyRows([y_path]))
+    return _named(x_path, NpyRows([x_path]), NpyRows([y_path]))
 
 
 def has_shards(folder: Path) -> bool:
@@ -111,7 +111,15 @@ def shard_source(folder: Path) -> MemoryMapSource:
     for rest, x_rows, y_rows in zip(rests, x.lengths, y.lengths, strict=True):
         if x_rows != y_rows:
             raise DataError(f"{names['x'][rest]} has {x_rows} examples and y{rest} has {y_rows}: they must be as many")
-    return MemoryMapSource(x, y, (f"{len(rests)} shards",))
+    return _named(folder, x, y, (f"{len(rests)} shards",))
+
+
+def _named(path: Path, x: NpyRows, y: NpyRows, notes: tuple[str, ...] = ()) -> MemoryMapSource:
+    """Open the rows; errors say where they are from."""
+    try:
+        return MemoryMapSource(x, y, notes)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 _SHARD = re.compile(r"([xy])([-_.].+\.npy)")

@@ -18,7 +18,7 @@ from ..errors import DataError
 RESIDENT_BYTES = 2**27  # arrays up to this size are read whole
 READ_BYTES = 2**26  # most bytes asked of the system at a time
 MOST_OPEN = 128  # files: a process may have few hundred
-UNREADABLE = (ValueError, OSError, EOFError, MemoryError)
+UNREADABLE = (ValueError, TypeError, OSError, EOFError, MemoryError)
 
 Array = NDArray[np.generic]
 
@@ -186,7 +186,7 @@ def read_header(path: Path) -> NpyHeader:
             shape, by_columns, dtype = reader(file)
             header = NpyHeader(path, shape, dtype, by_columns and len(shape) > 1, file.tell())
             held = os.fstat(file.fileno()).st_size - header.offset_bytes
-    except (*UNREADABLE, TokenError, SyntaxError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (*UNREADABLE, TokenError, SyntaxError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as an array of numbers: {error}") from error
     if dtype.hasobject:
         raise DataError(f"{path} cannot be read as an array of numbers: it holds Python objects")

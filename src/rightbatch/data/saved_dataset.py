@@ -70,6 +70,8 @@ def _open(folder: Path, target: str | None, text: Text, missing: Missing) -> Col
     if not isinstance(listed, list) or not listed:
         raise DataError(f"{folder / STATE} names no data files")
     paths = [folder / str(entry["filename"]) for entry in listed if isinstance(entry, dict) and "filename" in entry]
+    if not paths:
+        raise DataError(f"{folder / STATE} names no data files")
     for path in paths:
         if path.parent != folder or not path.is_file():
             raise DataError(f"{folder / STATE} names {path.name}, which is not in the folder")

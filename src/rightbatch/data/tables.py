@@ -87,7 +87,9 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
         notes.append(f"missing values filled in: {', '.join(counts)}")
     y, target_notes = _targets(targets)
     try:
-        return array_source(x.to_numpy(np.float32), y, (*notes, *target_notes))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            values = x.to_numpy(np.float32)
+        return array_source(values, y, (*notes, *target_notes))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -110,7 +112,7 @@ def _read(path: Path) -> Any:
         _optional("pyarrow")
     try:
         return pandas.read_parquet(path) if parquet else pandas.read_csv(path)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # whatever the readers and each way to compress raise; MemoryError for what cannot fit
         kind = "Parquet" if parquet else "CSV"
         raise DataError(f"{path} cannot be read as a {kind} table: {error}") from error
 
