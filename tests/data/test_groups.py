@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 import rightbatch
@@ -172,6 +172,12 @@ def test_workers_draw_the_same_members() -> None:
     assert torch.equal(workers.fetch_epoch(indices, 1, 2)[0], workers.source.fetch_epoch(indices, 1, 2)[0])
 
 
+def test_many_groups_at_once_draw_as_a_few() -> None:
+    groups, counts = np.arange(40_000), np.full(40_000, 3)
+    whole, last = draw_members(groups, counts, 2, 0, 0), draw_members(groups[-2:], counts[-2:], 2, 0, 0)
+    assert (whole.places[-2:] - 3 * 39_998 == last.places).all()
+
+
 # Packing
 
 
@@ -284,28 +290,6 @@ def test_members_taken_as_independent_understate_the_noise() -> None:
 # Real images
 
 
-class Regions(nn.Module):
-    """A small detector's head: features of the image once, the mean of them in each box, a class for each box."""
-
-    def __init__(self, packing: Packing, classes: int) -> None:
-        super().__init__()
-        self.packing = packing
-        self.features, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        images, boxes = self.packing.unpack(x)
-        features = self.features(images).tanh()
-        # Sums over boxes from sums over corners: the mean of what each box covers, at least one cell.
-        sums = F.pad(features.cumsum(2).cumsum(3), (1, 0, 1, 0))
-        left, top, right, bottom = (boxes / 8).floor().long().unbind(2)
-        right, bottom = torch.maximum(right, left + 1), torch.maximum(bottom, top + 1)
-        image = torch.arange(len(x), device=x.device)[:, None]
-        area = (sums[image, :, bottom, right] - sums[image, :, top, right]) - (
-            sums[image, :, bottom, left] - sums[image, :, top, left]
-        )
-        return self.head(area / ((right - left) * (bottom - top))[:, :, None])
-
-
 def cells(data_dir: Path, count: int) -> tuple[Any, Any, Any, Any]:
     """Images (n, 3, 240, 320) as bytes, boxes, labels with red cells as background, and the image of each box."""
     folder = data_dir / "detection"
@@ -321,7 +305,7 @@ def cells(data_dir: Path, count: int) -> tuple[Any, Any, Any, Any]:
     return images, boxes[kept], label[kept], image[kept].astype(np.int64)
 
 
-def test_blood_cells_are_found_in_their_images_and_trained_on(data_dir: Path) -> None:
+def test_blood_cells_are_found_in_their_images(data_dir: Path) -> None:
     images, boxes, labels, of_image = cells(data_dir, 16)
     source = as_groups((images, boxes, labels, of_image), 8, foreground=0.25)
     assert len(source) == 16 and source.packing == Packing((3, 240, 320), (4,), 8) and source.classes == 3
@@ -329,24 +313,39 @@ def test_blood_cells_are_found_in_their_images_and_trained_on(data_dir: Path) ->
     shared, drawn = source.packing.unpack(x)
     assert torch.equal((shared * 255).round().to(torch.uint8), torch.from_numpy(images[[3, 11]]))
     for row, image in enumerate((3, 11)):
-        held = {
-            (*box, label)
-            for box, label in zip(boxes[of_image == image].tolist(), labels[of_image == image], strict=True)
-            for box in [tuple(box)]
-        }
-        present = y[row] != -100
-        found = {
-            (*box, label)
-            for box, label in zip(map(tuple, drawn[row, present].tolist()), y[row, present].tolist(), strict=True)
-        }
-        assert found <= held and (y[row] > 0).sum() == min(2, (labels[of_image == image] > 0).sum())
-    model = Regions(source.packing, 3)
-    found = rightbatch.measure(model.double(), GroupLoss(), x.double(), y, method="per-example")
+        here, present = of_image == image, y[row] != -100
+        held = {(*box, label) for box, label in zip(boxes[here].tolist(), labels[here].tolist(), strict=True)}
+        found = list(zip(drawn[row, present].tolist(), y[row, present].tolist(), strict=True))
+        assert {(*box, label) for box, label in found} <= held and len(found) == len({(*box, 0) for box, _ in found})
+        assert (y[row] > 0).sum() == min(2, (labels[here] > 0).sum())
+
+
+def test_the_detector_of_the_docs_trains_as_written(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("images", "boxes", "labels", "box_image")
+    scope: dict[str, Any] = dict(zip(names, cells(data_dir, 16), strict=True))
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    exec(page.split("## Grouped examples")[1].split("```python")[1].split("```")[0], scope)
+    assert scope["run"].history[-1]["samples"] == 2 * 16
+    # The noise of this model is that between images, from each image alone.
+    model, (x, y) = scope["model"].double(), scope["source"].fetch(torch.arange(3))
+    found = rightbatch.measure(model, GroupLoss(), x.double(), y, method="per-example")
+    assert found.reason == "all examples in one backward pass"
     gradients = []
-    for row in range(2):
-        loss = GroupLoss()(model(x[row : row + 1].double()), y[row : row + 1])
+    for row in range(3):
+        present = y[row : row + 1] != -100
+        loss = F.cross_entropy(model(x[row : row + 1].double())[present], y[row : row + 1][present])
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     assert found.variance == pytest.approx(torch.stack(gradients).var(0, correction=1).sum().item(), rel=1e-9)
-    run = rightbatch.fit(model.float(), source, GroupLoss(), valid=source, batch=4, step=0.05, epochs=3, progress=False)
-    losses = [row["valid_loss"] for row in run.history if "valid_loss" in row]
-    assert losses[-1] < 0.95 * losses[0] and run.history[-1]["samples"] == 3 * 16
+
+
+def test_the_loss_of_groups_is_the_default_of_all_their_parts() -> None:
+    """Two members and two classes: torch's cross-entropy would take the members for classes without a word."""
+    source = table(2)
+    workers = with_workers(table(2), 1)
+    for part in (source, *hold_out(source, 0.25), workers, *hold_out(workers, 0.25)):
+        assert part.loss == GroupLoss()  # type: ignore[attr-defined]
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        expected = GroupLoss()(model(source.fetch(torch.arange(8))[0]), source.fetch(torch.arange(8))[1])
+    run = rightbatch.fit(model, source, valid=source, batch=4, step=1e-12, epochs=1, progress=False)
+    assert run.history[-1]["valid_loss"] == pytest.approx(expected.item(), rel=1e-5)

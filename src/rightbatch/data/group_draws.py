@@ -62,12 +62,14 @@ def draw_members(
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     keys = generator(seed, epoch).advance(FAR).random_raw(ROUNDS)
     words = encrypt(groups[which].astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), np.uint64(32), keys)
-    # Sorted within the groups, whose bounds stay: `rank` is then the place in a group's sequence.
+    # By word, then stably by group and kind in as few bits as hold them: a third of the time of one sort by all three.
+    order = np.argsort(words)
+    kind = 2 * which if foreground is None else 2 * which + ~foreground
+    order = order[np.argsort(kind.astype(np.min_scalar_type(2 * len(groups)))[order], kind="stable")]
+    # Each group is now a sequence where it was before, and `rank` the place in it.
     if foreground is None:
-        order = np.lexsort((words, which))
         taken = rank < members
     else:
-        order = np.lexsort((words, ~foreground, which))
         held = np.bincount(which[foreground], minlength=len(groups))[which]
         first = np.minimum(held, most_foreground)
         taken = np.where(rank < held, rank < first, rank - held < members - first)

@@ -16,7 +16,7 @@ from ..errors import DataError, InputError
 from . import map_style
 from .arrays import TensorSource, array_source, as_tensor
 from .group_draws import draw_members
-from .group_loss import padding
+from .group_loss import GroupLoss, padding
 from .opening import as_source
 from .order import Indices
 from .source import NO_EPOCH, Source
@@ -72,7 +72,8 @@ class GroupedSource(Source):
     The unit is the group. Batch sizes count groups, and the noise is measured between groups, as it must be: members of
     one group are correlated, and counted as if independent they make V̂ too small, by 1 + (m - 1)ρ where ρ is the
     correlation of two members' gradients. So b groups of m are worth b·m / (1 + (m - 1)ρ) members (Kish's design
-    effect). Train with `GroupLoss`, which gives each group the same weight.
+    effect). `GroupLoss`, which gives each group the same weight,
+    is the loss where none is given.
 
     x has shape (b, m, *member_shape). Where members share something, such as an image, x has one row a group, in which
     `packing.unpack` finds (shared, members). y has shape (b, m, *y_shape). Groups that have, or may give, fewer than m
@@ -93,6 +94,7 @@ class GroupedSource(Source):
     """
 
     packing: Packing | None
+    loss = GroupLoss()  # where none is given
 
     def __init__(
         self, groups: _Groups, members: int, foreground: float | None = None, is_foreground: IsForeground | None = None

@@ -16,6 +16,8 @@ NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of training
 class Source(Protocol):
     """Examples that can be fetched by index, in any sequence.
 
+    A source may also have `loss`, used where none is given, and `block_ends` and `window`, for which see `BatchStream`.
+
     Args:
         x_shape: shape of one example's input.
         x_dtype: type of the fetched inputs.

@@ -29,7 +29,7 @@ class View(Source):
     def __init__(self, source: Source, order: Order, start: int, stop: int) -> None:
         self._source, self._order, self._start, self._length = source, order, start, stop - start
         self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
-        self.y_dtype, self.y_range = source.y_dtype, source.y_range
+        self.y_dtype, self.y_range, self.loss = source.y_dtype, source.y_range, getattr(source, "loss", None)
         self.notes = (*source.notes, f"a part of {len(source):,} examples")
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class StrataView(Source):
         self._source, self._n, self._held, self._train = source, len(source), held, train
         self._keys = generator(seed, SPLIT_EPOCH).random_raw(ROUNDS)
         self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
-        self.y_dtype, self.y_range = source.y_dtype, source.y_range
+        self.y_dtype, self.y_range, self.loss = source.y_dtype, source.y_range, getattr(source, "loss", None)
         self.notes = (*source.notes, f"a part of {self._n:,} examples")
         self.window = getattr(source, "window", 16)
         ends: Indices = source.block_ends  # type: ignore[attr-defined]

@@ -60,6 +60,7 @@ class WorkerSource(Source):
         self._number = self._family.add(source)
         self.x_shape, self.x_dtype = source.x_shape, source.x_dtype
         self.y_shape, self.y_dtype, self.y_range = source.y_shape, source.y_dtype, source.y_range
+        self.loss = getattr(source, "loss", None)
         self.notes = (*source.notes, f"{workers} worker processes" if workers > 1 else "a worker process")
         self._workers = workers
         self._last: tuple[int, int, int] | None = None
