@@ -17,7 +17,6 @@ import numpy as np
 from problems import DATA
 
 from rightbatch.lab import (
-    EXPERIMENTS,
     BatchForms,
     BigBatches,
     Experiment,
@@ -261,13 +260,6 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()
-    studies = ROOT / "studies"
-    studies.mkdir(exist_ok=True)
-    os.chdir(studies)  # so that data have names that say nothing of this machine
-    if DATA.exists() and not Path("data").exists():
-        Path("data").symlink_to(DATA)
-    if DATA.exists() and not Path(CIFAR).exists():
-        write_cifar(Path(CIFAR))
     stems = [run.stem for run in RUNS]
     if unknown := set(options.names) - set(stems):
         parser.error(f"no study {', '.join(sorted(unknown))}: give {', '.join(stems)}")
@@ -278,8 +270,6 @@ def main() -> None:
         Path("data").symlink_to(DATA)
     if DATA.exists() and not Path(CIFAR).exists():
         write_cifar(Path(CIFAR))
-    if unknown := set(options.names) - set(EXPERIMENTS):
-        parser.error(f"no experiment {', '.join(sorted(unknown))}: give {', '.join(EXPERIMENTS)}")
     if absent := sorted({run.on.data for run in RUNS if run.subject and not Path(run.on.data).exists()}):
         raise SystemExit(f"the pages need these data, which are not there: {', '.join(absent)}")
     Gallery(DOCS, RUNS, options.names, options.processes).make()
