@@ -212,11 +212,19 @@ def test_names_of_groups_need_no_numbers() -> None:
         (lambda: table(2, foreground=1.5), "fraction above 0"),
         (lambda: as_groups((np.ones(3), np.ones(3), np.ones(2, np.int64)), 2), "of 3 members"),
         (lambda: as_groups((np.ones(3), np.ones(3), np.ones(3)), 2), "float64"),
-        (lambda: as_groups((np.ones((3, 2)), np.ones(2), np.ones(2), [0, 2]), 2), r"groups \[1\] have no members"),
-        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 0]), 2), r"groups \[1\] have no members"),
+        (
+            lambda: as_groups((np.ones((3, 2)), np.ones(2), np.ones(2), [0, 2]), 2),
+            "1 of . groups have no members, the first is 1",
+        ),
+        (
+            lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 0]), 2),
+            "1 of . groups have no members, the first is 1",
+        ),
         (lambda: as_groups((np.ones((1, 2)), np.ones(2), np.ones(2), [0, 1]), 2), "group 1 has nothing shared"),
         (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), ["a", "b"]), 2), "must hold the row"),
         (lambda: as_groups((torch.ones(2, 2).double(), torch.ones(2), torch.ones(2), [0, 1]), 2), "one floating type"),
+        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 10**15]), 2), "has nothing shared"),
+        (lambda: as_groups(Mixed(), 2).fetch(torch.arange(2)), "all must be alike"),
         (lambda: as_groups([], 2), "cannot be used as groups"),
         (lambda: as_groups(Squares(), 2), "item 0 of Squares is no group"),
     ],
@@ -229,6 +237,11 @@ def test_refusals(make: Any, message: str) -> None:
 class Squares(Groups):
     def __getitem__(self, group: int) -> Any:
         return group**2
+
+
+class Mixed(Groups):
+    def __getitem__(self, group: int) -> Any:
+        return super().__getitem__(group)[group % 2 :]
 
 
 # The loss and the noise

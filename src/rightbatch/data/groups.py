@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, InputError
-from . import map_style
-from .arrays import TensorSource, array_source, as_tensor
 from .group_draws import draw_members
 from .group_loss import GroupLoss, padding
-from .opening import as_source
+from .group_members import Groups, Items, Table
 from .order import Indices
 from .source import NO_EPOCH, Source
 
@@ -45,25 +42,6 @@ class Packing:
         """Return views: what is shared, (b, *shared_shape), and the members, (b, m, *member_shape)."""
         shared, members = x.tensor_split([prod(self.shared_shape)], 1)
         return shared.view(-1, *self.shared_shape), members.view(-1, self.members, *self.member_shape)
-
-
-class _Opened(NamedTuple):
-    """All members of some groups, laid end to end, before any are drawn."""
-
-    shared: Tensor | None
-    counts: Indices
-    targets: Tensor | None  # of all members, where they are at hand
-    fetch: Callable[[Indices], tuple[Tensor, Tensor]]
-
-
-class _Groups(Protocol):
-    """Groups by number."""
-
-    what: str
-
-    def __len__(self) -> int: ...
-
-    def open(self, groups: Indices, seed: int, epoch: int) -> _Opened: ...
 
 
 class GroupedSource(Source):
@@ -97,7 +75,7 @@ class GroupedSource(Source):
     loss = GroupLoss()  # where none is given
 
     def __init__(
-        self, groups: _Groups, members: int, foreground: float | None = None, is_foreground: IsForeground | None = None
+        self, groups: Groups, members: int, foreground: float | None = None, is_foreground: IsForeground | None = None
     ) -> None:
         if isinstance(members, bool) or not isinstance(members, int) or members < 1:
             raise InputError(f"members is how many are drawn of each group, a whole number from 1, got {members!r}")
@@ -115,8 +93,8 @@ class GroupedSource(Source):
         self.packing = None if shared is None else Packing(tuple(shared.shape[1:]), member_shape, members)
         self.x_shape = tuple(x.shape[1:]) if shared is None else (prod(shared.shape[1:]) + prod(x.shape[1:]),)
         self.y_shape, self.x_dtype, self.y_dtype = tuple(y.shape[1:]), x.dtype, y.dtype
-        self.y_range = groups.targets_range if isinstance(groups, _Table) else None
-        if isinstance(groups, _Table) and (ends := getattr(groups.shared, "block_ends", None)) is not None:
+        self.y_range = groups.targets_range if isinstance(groups, Table) else None
+        if isinstance(groups, Table) and (ends := getattr(groups.shared, "block_ends", None)) is not None:
             self.block_ends, self.window = ends, getattr(groups.shared, "window", 16)
         kept = f", at most {self._most} foreground" if self._most else ""
         self.notes = (f"an example is a group, {groups.what}: {members} of them drawn{kept}",)
@@ -169,100 +147,14 @@ def as_groups(
         >>> source = as_groups((images, boxes, labels, box_image), 64, foreground=0.25)
         >>> images, boxes = source.packing.unpack(x)         # in the model's forward: (b, 3, h, w), (b, 64, 4)
     """
-    groups: _Groups
+    groups: Groups
     if isinstance(data, (tuple, list)) and len(data) in (3, 4):
-        groups = _Table(*data) if len(data) == 4 else _Table(None, *data)
+        groups = Table(*data) if len(data) == 4 else Table(None, *data)
     elif isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, (tuple, list, str, dict)):
-        groups = _Items(data)
+        groups = Items(data)
     else:
         raise DataError(f"{type(data).__name__} cannot be used as groups: pass {FORMS}")
     return GroupedSource(groups, members, foreground, is_foreground)
-
-
-class _Table:
-    """Members in rows; the rows of a group need not follow each other."""
-
-    def __init__(self, shared: object, x: object, y: object, group: object) -> None:
-        self.members = as_source((x, y))
-        names = np.asarray(group)
-        if names.shape != (len(self.members),) or names.dtype.kind not in "iuUS":
-            raise DataError(
-                f"group has shape {names.shape} and type {names.dtype}, of {len(self.members)} members: it must hold a "
-                "whole number or a name for each"
-            )
-        if shared is None:
-            names = np.unique(names, return_inverse=True)[1]
-        elif names.dtype.kind not in "iu" or names.min() < 0:
-            raise DataError("group must hold the row of what is shared, from 0, for each member")
-        counts = np.bincount(names.astype(np.int64))
-        self.shared = None if shared is None else _shared(shared)
-        rows = len(counts) if self.shared is None else len(self.shared)
-        empty = np.flatnonzero(np.append(counts, np.zeros(max(0, rows - len(counts)), np.int64)) == 0)
-        if len(empty) or rows < len(counts):
-            which = f"groups {empty[:8].tolist()} have no members" if len(empty) else f"group {rows} has nothing shared"
-            raise DataError(f"{which} ({rows} rows are shared): leave them out and number the rest from 0")
-        self._ends, self._rows = np.cumsum(counts), np.argsort(names, kind="stable")
-        self.targets_range = self.members.y_range
-        self.what = f"of {counts.min()} to {counts.max()} members"
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def open(self, groups: Indices, seed: int, epoch: int) -> _Opened:
-        begins = np.where(groups > 0, self._ends[groups - 1], 0)
-        counts = self._ends[groups] - begins
-        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = self._rows[np.repeat(begins, counts) + inside]
-        shared = None if self.shared is None else self.shared.fetch_epoch(torch.from_numpy(groups), seed, epoch)[0]
-        targets = self.members.y[torch.from_numpy(rows)] if isinstance(self.members, TensorSource) else None
-        return _Opened(shared, counts, targets, lambda places: self.members.fetch(torch.from_numpy(rows[places])))
-
-
-class _Items:
-    """A data set whose items are groups."""
-
-    what = "an item of a data set"
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset, self._length, self._name = dataset, len(dataset), type(dataset).__name__
-        if self._length == 0:
-            raise DataError(f"{self._name} is empty: at least one group is needed")
-
-    def __len__(self) -> int:
-        return self._length
-
-    def open(self, groups: Indices, seed: int, epoch: int) -> _Opened:
-        items = [self._item(group) for group in groups.tolist()]
-        try:
-            x, y = torch.cat([item[1].x for item in items]), torch.cat([item[1].y for item in items])
-            shared = None if items[0][0] is None else torch.cat([item[0] for item in items if item[0] is not None])
-        except RuntimeError as error:
-            raise DataError(f"groups of {self._name} cannot be put together: {error}") from error
-        counts = np.array([len(item[1]) for item in items], np.int64)
-
-        def fetch(places: Indices) -> tuple[Tensor, Tensor]:
-            return x[torch.from_numpy(places)], y[torch.from_numpy(places)]
-
-        return _Opened(shared, counts, y, fetch)
-
-    def _item(self, group: int) -> tuple[Tensor | None, TensorSource]:
-        if map_style.begin_items is not None:
-            map_style.begin_items([group])
-        item = self._dataset[group]
-        if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
-            raise DataError(f"item {group} of {self._name} is no group: items must be (x, y) or (shared, x, y)")
-        try:
-            members = array_source(*item[-2:])
-            one = None if len(item) == 2 else array_source(as_tensor(item[0], "shared")[None], torch.zeros(1)).x
-        except DataError as error:
-            raise DataError(f"item {group} of {self._name}: {error}") from error
-        return one, members
-
-
-def _shared(shared: object) -> Source:
-    if isinstance(shared, (Tensor, np.ndarray)):
-        return as_source((shared, np.zeros(len(shared), np.int64)))
-    return as_source(shared)
 
 
 def _positive(y: Tensor) -> Tensor:
