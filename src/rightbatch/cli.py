@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import InputError, MissingExtraError, RightbatchError, RunFolderError
+from .ranges import require_number
 
 if TYPE_CHECKING:
     import torch
@@ -176,6 +177,7 @@ class Train(Problem):
 
         name, settings = OPTIMIZERS[self.optimizer]
         if self.learning_rate is not None:
+            require_number("--learning-rate", self.learning_rate, above=0)
             settings = {**settings, "lr": self.learning_rate}
         return partial(getattr(torch.optim, name), **settings)
 

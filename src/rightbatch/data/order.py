@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ class Order:
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 2**62:
             raise InputError(f"an order needs between 1 and 2**62 examples, got n={self.n}")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be between 0 and 2**64 - 1 and whole, got {self.seed!r}")
         if self.permute_below < 0:
             raise InputError(f"permute_below must be 0 or more, got {self.permute_below}")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..decision import Decision, Outcome
-from ..errors import RightbatchError, UnsupportedError
+from ..errors import InputError, RightbatchError, UnsupportedError
 from ..evidence import Movement
 from ..noise import squared_norm
 from .gathering import Gathering
@@ -37,8 +37,11 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
     """The model itself where it comes in DistributedDataParallel, which from now on leaves gradients alone.
 
     Raises:
+        InputError: it is none.
         UnsupportedError: its parameters are spread over the processes, or it speaks to the others in its passes.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, DistributedDataParallel):
         # What its no_sync() does. It averages with equal weights and must know at the forward pass which backward pass
         # is the last of a step; here shares are unequal, and a rule may want more once it has seen the gradient.

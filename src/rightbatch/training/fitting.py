@@ -121,12 +121,16 @@ def fit(
             checkpoint is whole then, and resume=True goes on from it.
         DivergedError: it diverged again and again, from smaller steps too; everything up to then is written.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     model = unwrapped(model, Ranks.present())
     require_number("eval_every", eval_every, above=0)
     require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)
+    if seed >= 2**64:
+        raise InputError(f"seed is {seed}: give a whole number below 2**64.")
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss must be a function of output and target, got {loss!r}: write loss=F.cross_entropy.")
+    if device is not None and not isinstance(device, str | torch.device):
+        raise InputError(f"device={device!r} cannot be used here: give a name such as 'cpu' or 'cuda:0'.")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
         raise InputError(
             f"optimizer must be a torch.optim.Optimizer or a function that makes one of parameters, got {optimizer!r}: "
@@ -142,7 +146,7 @@ def fit(
         valid_source, source = _validation(valid, source, seed)
         test_source = None if test is None else as_source(test)
         budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
-        loss = loss or default_loss(source)
+        loss = default_loss(source) if loss is None else loss
         parameters = trainable(model)
         if valid_source is not None and "valid_accuracy" in (target or {}) and not _has_classes(valid_source):
             raise InputError(

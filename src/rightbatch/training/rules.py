@@ -22,7 +22,7 @@ def resolve_step(step: object) -> StepRule:
     """The step rule meant: "auto" is `AveragedDistance`, None leaves the optimizer's own learning rate alone."""
     if step is None:
         return Constant()
-    if step == "auto":
+    if isinstance(step, str) and step == "auto":
         return AveragedDistance()
     return step_rule(step)
 
@@ -32,7 +32,7 @@ def resolve_batch(batch: object, step: StepRule) -> SizeRule:
 
     A rule around a rule that was given none goes around the same.
     """
-    if batch == "auto":
+    if isinstance(batch, str) and batch == "auto":
         return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
     rule = size_rule(batch)
     return _around_what_suits_averaging(rule) if step.averages else rule
@@ -60,6 +60,8 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
     """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
     if step.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
         raise UnsupportedError(
             f"The step rule '{step.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "

@@ -43,8 +43,10 @@ class Budget:
             number = isinstance(value, Real) and not isinstance(value, bool)
             if value is not None and not (number and value > 0):
                 raise InputError(f"{name} must be a positive number, got {value!r}.")
-        if self.epochs is not None and int(self.epochs) != self.epochs:
+        if self.epochs is not None and (math.isinf(self.epochs) or int(self.epochs) != self.epochs):
             raise InputError(f"epochs must be a whole number, got {self.epochs!r}.")
+        if self.target is not None and not isinstance(self.target, Mapping):
+            raise InputError(f"target must be such as {{'valid_loss': 0.3}}, got {self.target!r}.")
         for name, value in (self.target or {}).items():
             if name not in TARGETS or not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"target knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
@@ -63,7 +65,7 @@ class Budget:
         Where nothing at all is said, a run with validation data ends when five evaluations bring no better loss,
         after 100 epochs at the latest; without validation data it makes 10 epochs.
         """
-        if target and not validates:
+        if isinstance(target, Mapping) and target and not validates:
             raise InputError(
                 "A target is checked on validation data: give valid=, a pair of arrays or a fraction of train."
             )
