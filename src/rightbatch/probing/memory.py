@@ -1,11 +1,13 @@
 """How large a batch may become before memory runs out: predicted before it is tried, recognised where it fails."""
 
-import gc
 import os
 import sys
 from pathlib import Path
 
 import torch
+
+from ..training.memory import is_out_of_memory as is_out_of_memory
+from ..training.memory import release as release
 
 try:
     import resource
@@ -17,13 +19,6 @@ SHARE = 0.8  # of what is free
 CONTAINERS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-OUT_OF_MEMORY_TEXTS = (
-    "out of memory",  # CUDA, MPS, XPU
-    "can't allocate memory",  # CPU
-    "not enough memory",  # CPU, Windows
-    "cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
 
@@ -79,20 +74,6 @@ def free_bytes(device: torch.device) -> float:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     return min(_machine_free_bytes(), _container_free_bytes())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
-
-
-def release(device: torch.device) -> None:
-    """Give back what is no longer referred to."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _machine_free_bytes() -> float:

@@ -283,6 +283,11 @@ class AutoBatch:
         gathering.failed = ""
         return self._advance(gathering, self.consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
 
+    def halve(self, error: BaseException) -> None:
+        """Out of memory: begin the batch anew in passes half as large; raise `error` where that is no help."""
+        self._feed.halve(self._gathering, error)
+        self._abandon()
+
     # Gathering a batch.
 
     def _begin(self) -> None:

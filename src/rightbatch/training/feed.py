@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import BatchStream, Interval
 from .gathering import Gathering, even_sizes
+from .memory import ForwardLimit, is_out_of_memory, let_go, release
 from .noise_meter import NoiseMeter
 from .ranks import Ranks
 from .step_clock import StepClock
@@ -48,7 +49,7 @@ class Feed:
         self._ranks = ranks
         self._stream = stream
         self._supply = Supply(stream, epochs, exact)
-        self._most_forward = most_forward * ranks.size
+        self._limit = ForwardLimit(most_forward)
         self._clock = clock
         self._meter = meter
         self._device = device
@@ -57,6 +58,7 @@ class Feed:
 
     def begin(self, step: int, wanted: int) -> Gathering:
         """The batch of this step, of about `wanted` examples: timed, compared, measured or none of these."""
+        self._limit.begin()
         origin = (self._stream.epoch, self._stream.position)
         gathering = self._ladder(step, origin)
         if gathering is not None:
@@ -99,6 +101,23 @@ class Feed:
     def give_back(self, gathering: Gathering) -> None:
         """Go back to where the batch began."""
         self._stream.seek(*gathering.origin)
+
+    def halve(self, gathering: Gathering | None, error: BaseException) -> None:
+        """Memory ran out over the micro-batch awaited: from now on at most half of its examples in a forward pass.
+
+        Raises:
+            BaseException: `error` itself, where it is another, the pass had one example or other processes wait.
+        """
+        failed = 0 if gathering is None or gathering.awaiting is None else gathering.awaiting.examples
+        if failed < 2 or self._ranks.several or not is_out_of_memory(error):
+            raise error
+        self._limit.halve(failed)
+        let_go(error)
+        release(self._device)
+
+    @property
+    def _most_forward(self) -> int:
+        return self._limit.now * self._ranks.size
 
     def _ladder(self, step: int, origin: tuple[int, int]) -> Gathering | None:
         most = self._stream.order.n // LADDER_SHARE

@@ -289,9 +289,13 @@ class _Training:
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds - self.resumed_wall_s
         for x, y in auto:
             steps = auto.steps
-            with torch.set_grad_enabled(auto.needs_gradient):
-                value = loss(model(x), y)
-            auto.backward(value)
+            try:
+                with torch.set_grad_enabled(auto.needs_gradient):
+                    value = loss(model(x), y)
+                auto.backward(value)
+            except (RuntimeError, MemoryError) as error:
+                auto.halve(error)
+                continue
             if auto.step():
                 row = auto.last
                 self.history.append(row)
