@@ -58,9 +58,8 @@ def test_fit_halves_and_trains_the_same(where: str, tmp_path: Path) -> None:
     assert sum(n > 13 for n in training[:-1]) <= 4
 
 
-@pytest.mark.parametrize("step", ["armijo", "auto"])
-@pytest.mark.parametrize("batch", ["auto", "big-batch", "gradient-noise-scale"])
-def test_rules_that_measure_enlarge_and_search(step: str, batch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "step"), [("auto", "auto"), ("big-batch", "armijo"), ("big-batch", "auto")])
+def test_rules_that_measure_enlarge_and_search(batch: str, step: str, tmp_path: Path) -> None:
     run = trained(Narrow(9), batch=batch, step=step, run_dir=tmp_path / "run")
     report = verify_ledger(tmp_path / "run" / "ledger.txt", 200)
     assert report.ok and report.complete_epochs == 3 and run.history
