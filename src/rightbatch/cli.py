@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
@@ -36,6 +37,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
     "adamw": ("AdamW", {}),
 }
 INTERRUPTED = 130
+NOTHING_S = 1e-9  # a budget in which no trial is begun
 
 
 def option(default: Any, help: str, **argument: Any) -> Any:
@@ -281,7 +283,8 @@ class Study:
             raise InputError(f"There is no experiment {self.name!r}: give {', '.join(EXPERIMENTS)}, all or list.")
         budget_s = None if self.budget is None else _seconds(self.budget)
         chosen = list(EXPERIMENTS) if self.name == "all" else [self.name]
-        for name in chosen:
+        started = time.monotonic()
+        for place, name in enumerate(chosen):
             experiment = EXPERIMENTS[name]()
             subject = experiment.classic
             if self.data is not None:
@@ -289,7 +292,9 @@ class Study:
             if self.model is not None:
                 subject = replace(subject, model=self.model)
             folder = self.folder if self.folder is None or len(chosen) == 1 else Path(self.folder) / name
-            share = None if budget_s is None else budget_s / len(chosen)
+            share = None
+            if budget_s is not None:  # an even part of what is left: what one took too long, the others go without
+                share = max(NOTHING_S, (budget_s - (time.monotonic() - started)) / (len(chosen) - place))
             try:
                 done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
             except (InputError, MissingExtraError) as error:
