@@ -1,6 +1,7 @@
 """A ravine, a saddle and a plateau in two parameters, and descents on them by gradients with a batch's noise."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +17,7 @@ OPTIMIZERS = ("SGD", "momentum", "RMSProp", "Adam")
 FLOOR = 0.02  # of the loss at the start: below it is the ravine's floor
 
 
-class Surface:
+class Surface(ABC):
     """A loss of two parameters whose largest curvature at its minima is 1, and the place to get to.
 
     `w` is (..., 2) throughout; `window` is what a figure shows, as (left, right, bottom, top).
@@ -26,21 +27,21 @@ class Surface:
     goal: ClassVar[str]
     window: ClassVar[tuple[float, float, float, float]]
 
+    @abstractmethod
     def loss(self, w: "Tensor") -> "Tensor":
         """(...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradient(self, w: "Tensor") -> "Tensor":
         """(..., 2)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, random: "np.random.Generator") -> tuple[float, float]:
         """Where a descent begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reached(self, w: "Tensor", start: "Tensor") -> "Tensor":
         """Whether it is where it is to get to, (...)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
