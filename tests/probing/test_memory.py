@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rightbatch.probing import memory
-from rightbatch.probing.memory import Memory, free_bytes, held_bytes, is_out_of_memory, peak_bytes
+from rightbatch.probing.memory import Memory, free_bytes, held_bytes, peak_bytes
+from rightbatch.training.memory import is_out_of_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30

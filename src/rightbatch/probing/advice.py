@@ -8,6 +8,7 @@ from ..evidence import StepTime
 from ..report.figures import step_time_figure
 from ..report.saving import save_figure
 from ..report.words import duration, number
+from .choice import halfway
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,7 @@ class Advice:
     def _sweet_spot(self) -> str:
         scale, sign = (self.noise_scale, "") if self.noise_high < math.inf else (self.noise_low, "at least ")
         if self.training_noise_scale is not None:
-            told = self.noise_scale > 0 and self.noise_high < math.inf
-            scale = math.sqrt(self.noise_scale * self.training_noise_scale) if told else self.training_noise_scale
-            sign = ""
+            scale, sign = halfway(self.noise_scale, self.noise_high, self.training_noise_scale), ""
         if not scale > 0:
             return "unknown, as the noise is"
         spot = math.sqrt(scale * self.half_performance)

@@ -9,14 +9,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ..data import Source, as_source, require_trainable
+from ..data import Source
 from ..errors import DivergedError, InputError
 from ..noise.isolation import devices_of
 from ..ranges import require_choice, require_number, require_whole
 from ..sizing import Thresholds
 from ..training import AutoBatch
-from ..training.losses import Loss, default_loss, require_fitting
+from ..training.losses import Loss
 from ..training.ranks import alone
+from .steps import source_and_loss
 from .trace import leaving_no_trace
 
 Scaling = Literal["linear", "square-root"]
@@ -126,10 +127,7 @@ def critical_batch(
     scaling = scaling or ("linear" if isinstance(optimizer, torch.optim.SGD) else "square-root")
     require_choice("scaling", scaling, get_args(Scaling))
     with leaving_no_trace(model, train), torch.enable_grad():
-        source = as_source(train)
-        require_trainable(source)
-        loss = loss or default_loss(source)
-        require_fitting(model, loss, source)
+        source, loss = source_and_loss(model, train, loss)
         sizes = [k * int(batch) for k in factors if k * int(batch) <= len(source)]
         if not sizes:
             raise InputError(f"A batch of {batch} was asked for, but there are only {len(source)} examples.")

@@ -37,9 +37,12 @@ def noise_to_reckon_with(noise: NoiseEstimate, along: float | None) -> float:
         noise: at the parameters given; one that is not told from infinity yields to the other.
         along: the way to a trained model; None where it is not known.
     """
-    if along is None:
-        return usable_noise(noise)
-    return math.sqrt(along * noise.noise_scale) if noise.noise_scale > 0 and noise.high < math.inf else along
+    return usable_noise(noise) if along is None else halfway(noise.noise_scale, noise.high, along)
+
+
+def halfway(noise_scale: float, high: float, along: float) -> float:
+    """The geometric mean of the noise scale at the start, `high` being its upper end, and that along the way."""
+    return math.sqrt(along * noise_scale) if noise_scale > 0 and high < math.inf else along
 
 
 def relative_time(noise_scale: float, half_performance: float, examples: float) -> float:

@@ -5,9 +5,9 @@ import math
 from ..errors import DataError
 from ..evidence import Measurement, NoiseEstimate
 from ..noise import NoiseScale, squared_norm
+from ..training.memory import is_out_of_memory, release
 from ..training.noise_meter import NoiseMeter
 from .budget import Budget
-from .memory import is_out_of_memory, release
 from .steps import Steps, require_finite
 
 BATCHES = 24  # Student's t is then within 5 % of the normal quantile

@@ -1,13 +1,10 @@
-"""How large a batch may become before memory runs out: predicted before it is tried, recognised where it fails."""
+"""How large a batch may become before memory runs out: predicted before it is tried."""
 
 import os
 import sys
 from pathlib import Path
 
 import torch
-
-from ..training.memory import is_out_of_memory as is_out_of_memory
-from ..training.memory import release as release
 
 try:
     import resource

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import as_source, require_trainable
+from ..averages import ExponentialAverage
 from ..ranges import require_number, require_whole
-from ..training.losses import Loss, default_loss, require_fitting
+from ..training.losses import Loss
 from .rate_curve import RateCurve
 from .run import require_model, seed_device
-from .steps import Steps, require_finite
+from .steps import Steps, require_finite, source_and_loss
 from .trace import leaving_no_trace
 
 DIVERGED = 4.0  # times the least smoothed loss
@@ -74,10 +74,7 @@ def find_learning_rate(
     require_whole("steps", steps, least=10)
     require_number("smoothing", smoothing, least=0, most=0.999)
     with leaving_no_trace(model, train), torch.enable_grad():
-        source = as_source(train)
-        require_trainable(source)
-        loss = loss or default_loss(source)
-        require_fitting(model, loss, source)
+        source, loss = source_and_loss(model, train, loss)
         model.train()
         runner = Steps(model, source, loss, seed, None)
         seed_device(runner.device, seed)
@@ -97,7 +94,7 @@ def _losses(
     base = optimizer.param_groups[0]["lr"]
     ratios = [float(group["lr"] / base) if base > 0 else 1.0 for group in optimizer.param_groups]
     an_epoch = max(1, runner.train_samples // examples)
-    total, least = 0.0, math.inf
+    average, least = ExponentialAverage[float](smoothing), math.inf
     for step, rate in enumerate(rates):
         if step % an_epoch == 0:
             runner.begin_epoch(step // an_epoch)
@@ -107,8 +104,7 @@ def _losses(
             require_finite(loss)
         if not math.isfinite(loss):
             return
-        total = smoothing * total + (1 - smoothing) * loss
-        smoothed = total / (1 - smoothing ** (step + 1))
+        smoothed = average.update(loss)
         least = min(least, smoothed)
         yield loss, smoothed
         if smoothed > least + (DIVERGED - 1) * abs(least):

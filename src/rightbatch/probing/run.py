@@ -10,18 +10,17 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..data import as_source, require_trainable
 from ..errors import DataError, InputError
 from ..evidence import NoiseEstimate, StepTime
 from ..ranges import require_number, require_whole
-from ..training.losses import Loss, default_loss, require_fitting
+from ..training.losses import Loss
 from .advice import Advice
 from .budget import Budget
 from .choice import choose, settle, usable_noise
 from .curve import Curve
 from .gradient_noise import NoiseProbe
 from .learning_rate import suggest_learning_rate
-from .steps import Steps
+from .steps import Steps, source_and_loss
 from .trace import leaving_no_trace
 from .training_noise import TrainingNoise, noise_in_training
 
@@ -95,10 +94,7 @@ def _probe(
     budget = Budget(seconds, clock)
     with leaving_no_trace(model, train), torch.enable_grad():
         budget.reserved_s = TIDYING_UP * budget.spent_s
-        source = as_source(train)
-        require_trainable(source)
-        loss = loss or default_loss(source)
-        require_fitting(model, loss, source)
+        source, loss = source_and_loss(model, train, loss)
         model.train()
         steps = Steps(model, source, loss, seed, micro_batch)
         seed_device(steps.device, seed)

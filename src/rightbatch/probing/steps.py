@@ -3,17 +3,31 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..data import BatchStream, Interval, Source
+from ..data import BatchStream, Interval, Source, as_source, require_trainable
 from ..errors import DataError, InputError
 from ..training.averaging import ScheduleFree
 from ..training.gathering import cut, even_sizes
-from ..training.losses import Loss
+from ..training.losses import Loss, default_loss, require_fitting
+from ..training.memory import is_out_of_memory, release
 from ..training.noise_meter import NoiseMeter
-from .memory import is_out_of_memory, release
+
+
+def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[Source, Loss]:
+    """The data as a source and the loss, by default that of the targets, once they are known to fit the model.
+
+    Raises:
+        InputError: unusable data, or a model or loss that does not fit them.
+    """
+    source = as_source(train)
+    require_trainable(source)
+    loss = loss or default_loss(source)
+    require_fitting(model, loss, source)
+    return source, loss
 
 
 class Steps:

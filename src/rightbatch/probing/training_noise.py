@@ -30,11 +30,11 @@ from typing import NamedTuple
 from ..data import Order, Source
 from ..data.split import View
 from ..noise import squared_norm
+from ..training.memory import is_out_of_memory, release
 from ..training.noise_meter import NoiseMeter
 from .budget import Budget
 from .curve import Curve
 from .learning_rate import rate_by_one_test
-from .memory import is_out_of_memory, release
 from .steps import Steps
 
 HELD_OUT = 0.2
