@@ -134,8 +134,9 @@ def test_a_large_order_takes_no_memory() -> None:
 def test_the_network_agrees_with_plain_integers() -> None:
     """The vectorised rounds against the same arithmetic on Python integers."""
 
-    def slow(value: int, half_bits: int, keys: list[int]) -> int:
-        left, right = value >> half_bits, value & (2**half_bits - 1)
+    def slow(value: int, height: int, width: int, keys: list[int]) -> int:
+        left, right = divmod(value, width)
+        ranges = [height, width]
         for key in keys:
             mixed = right ^ key
             mixed ^= mixed >> 33
@@ -143,14 +144,24 @@ def test_the_network_agrees_with_plain_integers() -> None:
             mixed ^= mixed >> 33
             mixed = mixed * 0xC4CEB9FE1A85EC53 % 2**64
             mixed ^= mixed >> 33
-            left, right = right, left ^ (mixed >> (64 - half_bits))
-        return left << half_bits | right
+            added = (mixed >> 32) * ranges[0] >> 32
+            left, right = right, (left + added) % ranges[0]
+            ranges.reverse()
+        return left * width + right
 
-    keys = np.random.Philox(key=np.array([4, 2], np.uint64)).random_raw(8)
-    for half_bits in (1, 5, 17, 31):
-        values = np.arange(0, 4**half_bits, max(1, 4**half_bits // 50), dtype=np.uint64)
-        expected = [slow(int(value), half_bits, keys.tolist()) for value in values]
-        assert encrypt(values, np.uint64(half_bits), keys).tolist() == expected
+    keys = np.random.Philox(key=np.array([4, 2], np.uint64)).random_raw(10)
+    for height, width in ((1, 1), (2, 1), (7, 6), (2**17, 2**17 - 1), (2**31, 2**31), (2**32, 2**32)):
+        size = height * width
+        values = np.array([size * part // 97 for part in range(97)] + [size - 1], np.uint64)
+        expected = [slow(int(value), height, width, keys.tolist()) for value in values]
+        assert encrypt(values, height, width, keys).tolist() == expected
+
+
+def test_the_network_permutes_its_rectangle() -> None:
+    keys = np.random.Philox(key=np.array([4, 2], np.uint64)).random_raw(10)
+    for height, width in ((1, 1), (3, 2), (32, 31), (100, 100)):
+        values = encrypt(np.arange(height * width, dtype=np.uint64), height, width, keys)
+        assert sorted(values.tolist()) == list(range(height * width))
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (2**62 + 1, 0), (5, -1), (5, 2**64)])
@@ -168,4 +179,4 @@ def test_positions_outside_the_epoch_are_refused(where: tuple[int, int, int]) ->
 
 
 PERMUTED = [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
-BIJECTED = [8449877500, 1488841474, 8406749025, 4684567174]
+BIJECTED = [9024258157, 5410939340, 3690975959, 5939912377]

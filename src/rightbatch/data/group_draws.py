@@ -61,7 +61,7 @@ def draw_members(
     which = np.repeat(batch, counts)
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     keys = generator(seed, epoch).advance(FAR).random_raw(ROUNDS)
-    words = encrypt(groups[which].astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), np.uint64(32), keys)
+    words = encrypt(groups[which].astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), 2**32, 2**32, keys)
     # By word, then stably by group and kind in as few bits as hold them: a third of the time of one sort by all three.
     order = np.argsort(words)
     kind = 2 * which if foreground is None else 2 * which + ~foreground

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isqrt
 from numbers import Integral
 from typing import Any
 
@@ -13,8 +14,8 @@ from ..errors import InputError
 
 Indices = NDArray[np.int64]
 
-# Chi-square tests of position against index reject 4 rounds at n = 5 and n = 13, and pass 8 from n = 5 to n = 200.
-ROUNDS = 8
+# Chi-square tests of position against index, over 20,000 keys, reject 8 rounds at n = 5 and pass 10 from 5 to 100.
+ROUNDS = 10
 READ_AHEAD_SAMPLES = 4096
 NOTHING_KEPT: tuple[int, int, Indices] = (-1, 0, np.empty(0, np.int64))
 
@@ -72,10 +73,7 @@ class Order:
         Raises:
             InputError: positions outside the epoch.
         """
-        if not (epoch >= 0 and 0 <= start <= stop <= self.n):
-            raise InputError(
-                f"positions {start} to {stop} of epoch {epoch} do not exist: {self.n} examples, epochs from 0"
-            )
+        require_positions(epoch, start, stop, self.n)
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
         kept_epoch, first, kept = self._kept
@@ -119,6 +117,16 @@ class Order:
         object.__setattr__(self, "_kept", (epoch, first, kept))
 
 
+def require_positions(epoch: int, start: int, stop: int, n: int) -> None:
+    """Refuse positions that no epoch of n examples has.
+
+    Raises:
+        InputError: an epoch below 0, or not 0 ≤ start ≤ stop ≤ n.
+    """
+    if not (epoch >= 0 and 0 <= start <= stop <= n):
+        raise InputError(f"positions {start} to {stop} of epoch {epoch} do not exist: {n} examples, epochs from 0")
+
+
 def permutation(n: int, seed: int, epoch: int) -> Indices:
     """Draw a uniform permutation of 0, ..., n - 1 by sorting n random words.
 
@@ -141,9 +149,10 @@ def permutation(n: int, seed: int, epoch: int) -> Indices:
 def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
     """Send positions to indices one to one, each on its own: a Feistel network with cycle walking.
 
-    The network permutes 0, ..., 4ʷ - 1, the least power of 4 that is at least n. A result of n or more is sent through
-    again until it falls below n; as 4ʷ ≤ 4n that takes at most four walks on average, and following a permutation from
-    inside a range until it returns to the range is itself one to one.
+    The network permutes 0, ..., h·w - 1, h = ⌈√n⌉ being the height and w = ⌈n/h⌉ the width of the smallest rectangle of
+    about equal sides that holds n. A result of n or more is sent through again until it falls below n; as h·w < n + h
+    that happens to one in √n. Following a permutation from inside a range until it returns to the range is itself one
+    to one.
 
     Args:
         positions: int64, each in 0, ..., n - 1.
@@ -154,36 +163,54 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
     Returns:
         int64 indices, shaped as `positions`.
 
-    Reference: J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", 2002 (cycle walking, Feistel networks).
-    The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; made for uniformity, not for secrecy.
+    Reference: J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", 2002 (cycle walking, and the Feistel
+    network over a rectangle). The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; made for
+    uniformity, not for secrecy.
     """
     keys = generator(seed, epoch).random_raw(ROUNDS)
-    half_bits = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    values = encrypt(positions.astype(np.uint64), half_bits, keys)
+    height = isqrt(n - 1) + 1
+    width = -(-n // height)
+    values = encrypt(positions.astype(np.uint64), height, width, keys)
     outside = np.flatnonzero(values >= n)
     while len(outside):
-        walked = encrypt(values[outside], half_bits, keys)
+        walked = encrypt(values[outside], height, width, keys)
         values[outside] = walked
         outside = outside[walked >= n]
     return values.view(np.int64)
 
 
-def encrypt(values: NDArray[np.uint64], half_bits: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Apply the balanced Feistel network: (left, right) becomes (right, left ⊕ F(right ⊕ key)), once for each key."""
-    left = values >> half_bits
-    right = values & ((np.uint64(1) << half_bits) - np.uint64(1))
-    to_high_bits = np.uint64(64) - half_bits
+def encrypt(values: NDArray[np.uint64], height: int, width: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Permute 0, ..., height·width - 1 by a Feistel network.
+
+    A value is (left, right), left·width + right. In each round (left, right) becomes (right, left + F(right ⊕ key)),
+    added modulo the range of left: height and width by turns.
+
+    Args:
+        values: each below height·width, at most 2⁶⁴.
+        height: 1 to 2³².
+        width: 1 to 2³².
+        keys: one for each round; their number is even, so that height and width are in their places at the end.
+    """
+    here, there = np.uint64(height), np.uint64(width)
+    left = values // there
+    right = values - left * there
+    spare = np.empty_like(values)
     for key in keys:
         mixed = right ^ key
-        mixed ^= mixed >> np.uint64(33)
+        mixed ^= np.right_shift(mixed, np.uint64(33), out=spare)
         mixed *= np.uint64(0xFF51AFD7ED558CCD)
-        mixed ^= mixed >> np.uint64(33)
+        mixed ^= np.right_shift(mixed, np.uint64(33), out=spare)
         mixed *= np.uint64(0xC4CEB9FE1A85EC53)
-        # The finaliser's last xor-shift leaves the high bits as they are, and those are the ones taken.
-        mixed >>= to_high_bits
-        mixed ^= left
+        # The finaliser's last xor-shift leaves the upper half as it is; times `here`, its upper half is below `here`.
+        mixed >>= np.uint64(32)
+        mixed *= here
+        mixed >>= np.uint64(32)
+        mixed += left
+        # Modulo `here`: where there is nothing to take off, the difference wraps round to something huge.
+        np.minimum(mixed, np.subtract(mixed, here, out=spare), out=mixed)
         left, right = right, mixed
-    return (left << half_bits) | right
+        here, there = there, here
+    return left * there + right
 
 
 def generator(seed: int, epoch: int) -> np.random.Philox:

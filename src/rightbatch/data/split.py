@@ -96,7 +96,7 @@ class StrataView(Source):
     def _drawn(self, strata: Indices) -> Indices:
         """The example of each stratum that is held out."""
         begins, ends = strata * self._n // self._held, (strata + 1) * self._n // self._held
-        words = encrypt(strata.astype(np.uint64), np.uint64(32), self._keys)
+        words = encrypt(strata.astype(np.uint64), 2**32, 2**32, self._keys)
         return begins + (words % (ends - begins).astype(np.uint64)).view(np.int64)
 
 
