@@ -5,7 +5,7 @@
 #   make nightly  the tests that take minutes
 #   make gallery  the studies of docs/, of which those stored are not run again, and their pages
 #   make bench    the benchmarks that write the tables and figures of docs/
-#   make peers    what measuring the noise costs, beside other libraries in an environment of their own
+#   make peers    the benchmarks beside other libraries, in an environment of their own
 #   make clean    remove everything made here
 
 .PHONY: demo test check nightly gallery bench peers clean
@@ -44,6 +44,7 @@ bench: $(VENV)/.ready-test
 
 peers: $(PEERS)/.ready
 	$(PEERS)/bin/python benchmarks/noise_overhead.py --write
+	$(PEERS)/bin/python benchmarks/data.py --write
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -64,6 +65,6 @@ $(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
 # --no-deps: what they ask for beyond benchmarks/peers.txt, torchvision among it, they do not need here.
 $(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP) -c constraints.txt -e .
+	$(PEERS)/bin/python $(PIP) -c constraints.txt -e '.[images,report]'
 	$(PEERS)/bin/python $(PIP) --no-deps -r benchmarks/peers.txt
 	touch $@

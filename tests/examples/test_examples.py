@@ -9,11 +9,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SHORTER = {"fit_arrays": ["--seconds", "2"], "big_batch": ["--steps", "60"]}
+SHORTER = {
+    "fit_arrays": ["--seconds", "2"],
+    "big_batch": ["--steps", "60"],
+    "larger_than_memory": ["--examples", "20000"],
+}
 SAYS = {
     "averages": "without correction",
     "big_batch": "true gradient",
     "fit_arrays": "report.html",
+    "larger_than_memory": "above that of the true model",
     "look_at_noise": "noise scale",
     "own_loop": "test accuracy",
     "several_processes": "80,000 examples",

@@ -1,0 +1,254 @@
+"""Mini-batches beside torch's `DataLoader` and torchdata's: `python benchmarks/data.py [--write] [--only disk]`.
+
+`make peers` runs it in an environment of its own that also holds torchdata; without that its rows are left out.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from loaders import OURS, WAYS, MappedRows, Pictures, StatefulDataLoader, Work, by_hand, in_memory, write_rows
+from markdown import machine, write_page
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rightbatch.data import BatchStream, Source, as_source
+from rightbatch.data.block_order import BlockOrder
+from rightbatch.record import read_history
+from rightbatch.report.curves import course_figure
+from rightbatch.report.saving import save_figure
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_speed.md"
+ROWS, FEATURES, BATCH = 5_000_000, 100, 1000
+ROUNDS, PASSES = 7, 3
+BY_HAND = "`index_select` by pieces of `randperm`"
+EXAMPLE = PAGE.parents[1] / "examples" / "larger_than_memory.py"
+FIGURE = PAGE.parent / "figures" / "five_million.svg"
+
+
+def throughput(title: str, work: Work, ways: Sequence[str]) -> Iterator[str]:
+    """Rows of examples per second: all ways take turns, each an epoch at a time."""
+    epochs = {way: by_hand(work) if way == BY_HAND else WAYS[way](work) for way in ways}
+    examples_per_s: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(ROUNDS + 1):
+        for way, epoch in epochs.items():
+            begin_s, examples = time.perf_counter(), 0
+            for x, _ in epoch():
+                examples += len(x)
+            assert examples == len(work.dataset)  # type: ignore[arg-type]
+            if number:  # the first warms up
+                examples_per_s[way].append(examples / (time.perf_counter() - begin_s))
+    for way in ways:
+        ratios = [ours / theirs for ours, theirs in zip(examples_per_s[OURS], examples_per_s[way], strict=True)]
+        yield f"| {title} | {way} | {statistics.median(examples_per_s[way]):,.0f} | {spread(ratios, way)} |"
+
+
+def spread(ratios: Sequence[float], way: str) -> str:
+    """The median and the range of the ratios."""
+    return "" if way == OURS else f"**{statistics.median(ratios):.2f}**, {min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def from_memory() -> Iterator[str]:
+    for batch in (32, 128, 1000):
+        yield from throughput(
+            f"tensors in memory, 100,000 x 100, {batch}", Work(in_memory(100_000, 100), batch), [*WAYS]
+        )
+
+
+def from_pictures() -> Iterator[str]:
+    ways = [way for way in WAYS if "whole" not in way]
+    for workers in (0, 2):
+        for batch in (32, 256):
+            title = f"pictures, {workers} workers, {batch}"
+            yield from throughput(title, Work(Pictures(2000), batch, workers), ways)
+
+
+def from_disk(folder: Path) -> Iterator[str]:
+    """One pass by each way in a process of its own, in turns."""
+    passes: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in range(PASSES):
+        for way in WAYS:
+            command = [sys.executable, __file__, "--folder", str(folder), "--pass", way]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            passes[way].append(json.loads(done.stdout))
+    for way, each in passes.items():
+        ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in zip(passes[OURS], each, strict=True)]
+        speed = ROWS / statistics.median(one["seconds"] for one in each)
+        peak = max(one["peak_mb"] for one in each)
+        yield f"| {way} | {speed:,.0f} | {spread(ratios, way)} | {peak:,.0f} |"
+
+
+def one_pass(way: str, folder: Path) -> dict[str, float]:
+    """Seconds of all batches of one epoch and the memory they took beyond what was there before."""
+    torch.set_num_threads(1)
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    work = Work(MappedRows(folder), BATCH)
+    begin_s, examples = time.perf_counter(), 0
+    for x, _ in WAYS[way](work)():
+        examples += len(x)
+    assert examples == len(work.dataset)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - begin_s
+    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb}
+
+
+def training(folder: Path) -> Iterator[str]:
+    """Rows about the example that trains on 5,000,000 rows of the disk; draws its report's figures."""
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    before_mb = peak_of_process([sys.executable, "-c", "import rightbatch.training, rightbatch.report"])[0]
+    command = [sys.executable, str(EXAMPLE), "--folder", str(folder), "--examples", str(ROWS)]
+    writing = not (folder / f"data-{ROWS}").exists()
+    if writing:
+        peak_of_process([*command, "--epochs", "1"])
+        shutil.rmtree(folder / "run")
+    peak_mb, told = peak_of_process(command)
+    history = read_history(folder / "run" / "events.jsonl")
+    save_figure(course_figure(history), FIGURE)
+    steps = history.steps
+    rows = {
+        "examples, features": f"{ROWS:,} x {FEATURES}",
+        "steps": f"{len(steps['step']):,}",
+        "batch size": f"{min(steps['batch_size']):,.0f} to {max(steps['batch_size']):,.0f}",
+        "epochs": f"{steps['epoch'][-1]:.2f}",
+        "seconds, evaluations included": f"{history.stop['seconds']:,.1f}",
+        "peak memory beyond the imports, MB": f"{peak_mb - before_mb:,.0f}",
+        "what it says": told.splitlines()[2],
+    }
+    yield from (f"| {name} | {value} |" for name, value in rows.items())
+
+
+def peak_of_process(command: Sequence[str]) -> tuple[float, str]:
+    """Run it; return the most memory it had, in MB, and what it printed."""
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        told.seek(0)
+        if status:
+            raise SystemExit(f"{' '.join(command)} has failed")
+        return used.ru_maxrss / 1024, told.read()
+
+
+class Many(Source):
+    """As many examples as one likes; each is its number."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self.x_shape, self.x_dtype, self.y_shape, self.y_dtype = (), torch.int64, (), torch.int64
+        self.y_range, self.notes = None, ()
+
+    def __len__(self) -> int:
+        return self._n
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return indices, indices
+
+
+class ManyBlocks(Many):
+    """The same in blocks of 100,000."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.block_ends, self.window = BlockOrder.even(n, 100_000).ends, 16
+
+
+def resumes(folder: Path) -> Iterator[str]:
+    """Rows of the time from nothing but the data and a state to the first batch, at 90 % of an epoch."""
+    small, million = in_memory(10_000, 100), in_memory(1_000_000, 100)
+    cases: list[tuple[str, Source, Dataset[Any] | None]] = [
+        ("tensors in memory, 10,000 x 100", as_source(small), small),
+        ("tensors in memory, 1,000,000 x 100", as_source(million), million),
+        ("on disk, 5,000,000 x 100", as_source(MappedRows(folder).paths), MappedRows(folder)),
+        ("the order alone, 4,000,000", Many(4_000_000), None),
+        ("the order alone, 10¹⁰", Many(10**10), None),
+        ("the order alone, 10¹⁰ in blocks of 100,000", ManyBlocks(10**10), None),
+    ]
+    for title, source, dataset in cases:
+        saved = BatchStream(source)
+        saved.seek(0, len(source) * 9 // 10)
+        ours = median_ms(partial(first_batch, source, saved.state_dict()))
+        yield f"| {title} | {OURS} | {ours:,.2f} |"
+        if dataset is not None and StatefulDataLoader is not None:
+            yield f"| | StatefulDataLoader | {1e3 * stateful_resume_s(dataset):,.0f} |"
+
+
+def first_batch(source: Source, state: dict[str, Any]) -> Tensor:
+    batches = BatchStream(source)
+    batches.load_state_dict(state)
+    return batches.fetch(batches.take(BATCH))[0]
+
+
+def stateful_resume_s(dataset: Dataset[Any]) -> float:
+    loader = StatefulDataLoader(dataset, BATCH, shuffle=True)
+    batches = iter(loader)
+    for _ in range(len(dataset) * 9 // 10 // BATCH):  # type: ignore[arg-type]
+        next(batches)
+    state = loader.state_dict()
+    loader = StatefulDataLoader(dataset, BATCH, shuffle=True)
+    begin_s = time.perf_counter()
+    loader.load_state_dict(state)
+    next(iter(loader))
+    return time.perf_counter() - begin_s
+
+
+def median_ms(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(9):
+        begin_s = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin_s)
+    return 1e3 * statistics.median(seconds)
+
+
+def main() -> None:
+    """Run and print, or write to docs/."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=("memory", "pictures", "disk", "resume", "training"))
+    parser.add_argument("--folder", type=Path, help="where the 2 GB on disk are, or are put to stay")
+    parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="write docs/data_speed.md")
+    options = parser.parse_args()
+    if options.way:
+        print(json.dumps(one_pass(options.way, options.folder)))
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if options.only in (None, "disk", "resume") and not (folder / "y.npy").exists():
+            write_rows(folder, ROWS, FEATURES)
+        head = "| data, examples a batch | way | examples a second | rightbatch is faster by |"
+        disk_head = "| way | examples a second | rightbatch is faster by | peak memory, MB |"
+        resume_head = "| data | way | ms |"
+        parts: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
+            "memory": (head, from_memory),
+            "pictures": (head, from_pictures),
+            "disk": (disk_head, lambda: from_disk(folder)),
+            "resume": (resume_head, lambda: resumes(folder)),
+            "training": ("| | |", lambda: training(folder)),
+        }
+        for name, (columns, rows) in parts.items():
+            if options.only not in (None, name):
+                continue
+            lines = [columns, "|" + "---|" * (columns.count("|") - 1)]
+            for row in rows():
+                print(row, flush=True)
+                lines.append(row)
+            if options.write:
+                write_page(PAGE, __doc__, lines, f"data-{name}")
+    if not options.write:
+        print(machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The benchmark of mini-batches counts every example once in each way, and its tables are whole."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("data")
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "PASSES", 1)
+    monkeypatch.setattr(module, "ROWS", 4000)
+    return module
+
+
+def kinds(data: ModuleType, folder: Path) -> dict[str, object]:
+    loaders = importlib.import_module("loaders")
+    loaders.write_rows(folder, 600, 3)
+    return {"tensors": loaders.in_memory(600, 3), "rows": loaders.MappedRows(folder)}
+
+
+@pytest.mark.parametrize("kind", ["tensors", "rows"])
+def test_an_epoch_of_every_way_has_every_example_once(data: ModuleType, tmp_path: Path, kind: str) -> None:
+    dataset = kinds(data, tmp_path)[kind]
+    expected = torch.stack([dataset[row][0] for row in range(600)])
+    for name, way in data.WAYS.items():
+        epoch = way(data.Work(dataset, 32))
+        for _ in range(2):
+            batches = [x for x, _ in epoch()]
+            assert {len(x) for x in batches} == {32, 600 % 32}, name
+            rows = torch.cat(batches)
+            assert not rows.equal(expected), name
+            assert rows[rows[:, 0].argsort()].equal(expected[expected[:, 0].argsort()]), name
+
+
+def test_tables_are_whole(data: ModuleType, tmp_path: Path) -> None:
+    loaders = importlib.import_module("loaders")
+    work = data.Work(loaders.Pictures(40), 16)
+    rows = list(data.throughput("pictures", work, ["rightbatch", "DataLoader"]))
+    loaders.write_rows(tmp_path, 4000, 100)
+    rows += data.from_disk(tmp_path)
+    assert len(rows) == 2 + len(data.WAYS)
+    assert rows[0].startswith("| pictures | rightbatch | ") and "**" not in rows[0]
+    assert "**" in rows[1] and all(row.count("|") == rows[0].count("|") for row in rows)
+
+
+def test_a_resumed_batch_is_the_one_that_would_have_come(data: ModuleType) -> None:
+    source = data.Many(10**10)
+    stream = data.BatchStream(source)
+    stream.seek(0, 9 * 10**9)
+    state = stream.state_dict()
+    assert data.first_batch(source, state).equal(stream.fetch(stream.take(data.BATCH))[0])
