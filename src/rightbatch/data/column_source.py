@@ -15,11 +15,10 @@ from .arrays import byte_scale, input_type, target_type
 from .blocks import BlockSource
 from .columnar import ColumnarFile
 from .columns import Decoder, Features, choose_target, holds_numbers, is_number, is_text, numbers, stored
-from .labels import MOST_CLASSES
+from .labels import MOST_CLASSES, judge_numbers, numbered
 from .tables import Missing, Text, require_choices
 
 Array = NDArray[np.generic]
-SHOWN = 5
 
 
 class Place(NamedTuple):
@@ -134,13 +133,7 @@ class ColumnSource(BlockSource):
 class _Targets:
     """What the target column means, found by going through it once; of floating numbers until one tells.
 
-    | column | becomes |
-    |---|---|
-    | text | classes, numbered in sorted order |
-    | -1 and 1 only | classes 0 and 1 |
-    | whole numbers 0 to 999, or booleans | classes, as they are |
-    | other whole numbers | a quantity |
-    | floating numbers | a quantity, as they are |
+    Text becomes classes, numbered in sorted order; what numbers mean, `judge_numbers` tells.
     """
 
     def __init__(self, places: Sequence[Place], kind: Any, column: str, classes: Sequence[str] | None) -> None:
@@ -209,8 +202,7 @@ class _Targets:
                 )
         self._names = np.array(sorted(names))
         self.dtype, self.range = torch.int64, (0, len(names) - 1)
-        shown = ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        self.notes = (f"text targets numbered: {shown}",)
+        self.notes = (numbered(sorted(names)),)
 
     def _judge_numbers(self, places: Sequence[Place], dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -223,16 +215,14 @@ class _Targets:
             if dtype.is_floating_point and not only_signs:
                 return  # a quantity, whatever follows
         low, high = min(lows), max(highs)
-        if only_signs and (low, high) == (-1, 1):
-            self._signs, self.dtype, self.range = True, torch.int64, (0, 1)
-            self.notes = ("targets -1 and 1 became classes 0 and 1",)
-        elif dtype.is_floating_point:
-            return
-        elif low < 0 or high >= MOST_CLASSES:
-            self.dtype = torch.float32
-            self.notes = (f"whole-number targets from {low} to {high} taken as a quantity, not as classes",)
-        else:
+        meaning, self.notes = judge_numbers(low, high, only_signs, dtype.is_floating_point)
+        self._signs = meaning == "signs"
+        if self._signs:
+            self.dtype, self.range = torch.int64, (0, 1)
+        elif meaning == "classes":
             self.range = (int(low), int(high))
+        elif not dtype.is_floating_point:
+            self.dtype = torch.float32
 
 
 def _features(
