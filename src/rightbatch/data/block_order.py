@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .order import Indices, Order, generator
+from .order import Indices, Order, generator, require_positions
 
 MIXED_WHOLE_SAMPLES = 2**16  # a larger window is mixed position by position: its permutation would take 5 ms and more
 NOT_AN_EPOCH = 2**64 - 1  # the stream of random words from which windows have their keys
@@ -57,6 +57,7 @@ class BlockOrder:
     seed: int = 0
     shuffle: bool = True
     window: int = 16
+    _sizes: Indices = field(init=False, repr=False)
     _outer: Order = field(init=False, repr=False)
     _epoch: _Epoch | None = field(default=None, init=False, repr=False)
     _window: _Window | None = field(default=None, init=False, repr=False)
@@ -68,7 +69,9 @@ class BlockOrder:
         if self.window < 1:
             raise InputError(f"window must be at least 1 block, got {self.window}")
         object.__setattr__(self, "ends", ends)
-        object.__setattr__(self, "_outer", Order(len(ends), self.seed, self.shuffle))
+        object.__setattr__(self, "_sizes", np.diff(ends, prepend=0))
+        # An epoch needs the order of all blocks at once, to know where its windows begin.
+        object.__setattr__(self, "_outer", Order(len(ends), self.seed, self.shuffle, permute_below=len(ends)))
 
     @classmethod
     def even(cls, n: int, block: int, seed: int = 0, shuffle: bool = True, window: int = 16) -> BlockOrder:
@@ -98,14 +101,11 @@ class BlockOrder:
         Raises:
             InputError: positions outside the epoch.
         """
-        if not (epoch >= 0 and 0 <= start <= stop <= self.n):
-            raise InputError(
-                f"positions {start} to {stop} of epoch {epoch} do not exist: {self.n} examples, epochs from 0"
-            )
+        require_positions(epoch, start, stop, self.n)
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
         kept = self._in(epoch)
-        number, parts = int(np.searchsorted(kept.starts, start, "right")) - 1, []
+        number, parts = self.window_at(epoch, start), []
         while start < stop:
             begin, end = int(kept.starts[number]), int(kept.starts[number + 1])
             upto = min(stop, end)
@@ -113,12 +113,25 @@ class BlockOrder:
             start, number = upto, number + 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def window_at(self, epoch: int, position: int) -> int:
+        """Return the number of the window a position of an epoch is in, from 0."""
+        return int(np.searchsorted(self._in(epoch).starts, position, "right")) - 1
+
+    def blocks_from(self, epoch: int, number: int) -> Indices:
+        """Return the first example of each block of a window and of the next, which may be that of the next epoch."""
+        kept = self._in(epoch)
+        blocks = kept.blocks[number * self.window : (number + 2) * self.window]
+        if number + 2 == len(kept.starts):
+            following = self._outer.indices(epoch + 1, 0, min(self.window, len(kept.blocks)))
+            blocks = np.append(blocks, following)
+        return self.ends[blocks] - self._sizes[blocks]
+
     def _in(self, epoch: int) -> _Epoch:
         kept = self._epoch
         if kept is None or kept.number != epoch:
             blocks = self._outer.indices(epoch, 0, len(self.ends))
-            sizes = np.diff(self.ends, prepend=0)[blocks]
-            starts = np.append(0, np.cumsum(np.add.reduceat(sizes, np.arange(0, len(blocks), self.window))))
+            sizes = np.add.reduceat(self._sizes[blocks], np.arange(0, len(blocks), self.window))
+            starts = np.append(0, np.cumsum(sizes))
             kept = _Epoch(epoch, blocks, starts)
             object.__setattr__(self, "_epoch", kept)
             object.__setattr__(self, "_window", None)
@@ -129,7 +142,7 @@ class BlockOrder:
         window = self._window
         if window is None or window.number != number:
             blocks = kept.blocks[number * self.window : (number + 1) * self.window]
-            ends = np.cumsum(np.diff(self.ends, prepend=0)[blocks])
+            ends = np.cumsum(self._sizes[blocks])
             key = int(generator(self.seed, NOT_AN_EPOCH).advance(number).random_raw())
             window = _Window(number, blocks, ends, Order(int(ends[-1]), key, True, MIXED_WHOLE_SAMPLES))
             object.__setattr__(self, "_window", window)

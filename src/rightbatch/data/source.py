@@ -50,6 +50,14 @@ class Source(Protocol):
         """
         return self.fetch(indices)
 
+    def expect(self, indices: Tensor) -> None:
+        """Be told that examples on slow storage are about to be fetched, which may be read ahead.
+
+        Args:
+            indices: one example of each block of those that `block_ends` tells of, first those needed first.
+        """
+        return None
+
     @property
     def classes(self) -> int | None:
         """One more than the largest target, where targets are whole numbers from 0 and the largest is known."""

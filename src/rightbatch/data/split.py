@@ -85,6 +85,10 @@ class StrataView(Source):
         """Return x and y of the examples at `indices` of this part, as one epoch has them."""
         return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
+    def expect(self, indices: Tensor) -> None:
+        """Tell the whole which blocks of it come next."""
+        self._source.expect(torch.from_numpy(self.whole(indices.numpy())))
+
     def whole(self, indices: Indices) -> Indices:
         """Return where the examples of this part are in the whole."""
         if not self._train:

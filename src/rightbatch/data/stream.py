@@ -33,6 +33,7 @@ class BatchStream:
 
     A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
     `window`: its examples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
+    It is told beforehand which blocks come next (`Source.expect`).
 
     Args:
         source: the examples.
@@ -57,6 +58,7 @@ class BatchStream:
         self.device = None if device is None else torch.device(device)
         self._epoch = 0
         self._position = 0
+        self._announced: tuple[int, int] | None = None  # epoch and window
 
     @property
     def epoch(self) -> int:
@@ -110,10 +112,19 @@ class BatchStream:
             x, y = self.source.fetch_interval(self.order, *interval)
         else:
             indices = torch.from_numpy(self.order.indices(*interval))
+            if isinstance(self.order, BlockOrder) and interval.examples:
+                self._announce(self.order, interval)
             x, y = self.source.fetch_epoch(indices, self.order.seed, interval.epoch)
         if self.device is None:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+    def _announce(self, order: BlockOrder, interval: Interval) -> None:
+        """Tell the source which blocks come next, once a window."""
+        number = order.window_at(interval.epoch, interval.start)
+        if (interval.epoch, number) != self._announced:
+            self._announced = interval.epoch, number
+            self.source.expect(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
     def seek(self, epoch: int, position: int) -> None:
         """Continue from a position of an epoch.

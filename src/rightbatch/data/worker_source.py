@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from .block_order import BlockOrder
-from .order import Indices, Order
+from .order import Indices, Order, require_positions
 from .source import NO_EPOCH, Source
 from .worker_pool import Slots, Task, WorkerPool
 
@@ -98,10 +97,7 @@ class WorkerSource(Source):
 
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return the examples at positions of an epoch, and have those fetched that are likely to be wanted next."""
-        if not (epoch >= 0 and 0 <= start <= stop <= len(self)):
-            raise InputError(
-                f"positions {start} to {stop} of epoch {epoch} do not exist: {len(self)} examples, epochs from 0"
-            )
+        require_positions(epoch, start, stop, len(self))
         family, out = self._family, self._empty(stop - start)
         step = stop - start
         if self._last is not None and self._last[0] == epoch and self._last[2] < start:
