@@ -154,6 +154,17 @@ def test_shares_are_a_cut(size: int) -> None:
         assert shares[0][1] > 0
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_no_share_exceeds_what_memory_holds(size: int, most: int) -> None:
+    """Rather single examples than more than `micro_batch` in a pass."""
+    for examples in range(1, most * size + 1):
+        shares = [Ranks(size, rank).share(examples, most) for rank in range(size)]
+        taken = [(a, b) for a, b in shares if b > a]
+        assert [i for a, b in taken for i in range(a, b)] == list(range(examples))
+        assert max(b - a for a, b in taken) <= most
+
+
 def test_gradients_are_added_in_buckets(together: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several precisions, some missing in one process, one larger than a bucket."""
 

@@ -64,6 +64,7 @@ def test_fixed_batches(together: Any, size: int) -> None:
     one = train(0, batch=16)
     require_same(one, together(size, lambda rank: train(rank, batch=16)))
     require_same(one, together(size, lambda rank: train(rank, batch=16, micro_batch=5)))
+    require_same(one, together(size, lambda rank: train(rank, batch=16, micro_batch=1)))
 
 
 def test_batches_smaller_than_the_processes_are_many(together: Any) -> None:

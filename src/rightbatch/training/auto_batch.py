@@ -27,6 +27,8 @@ from .consensus import Consensus, Seen, unwrapped
 from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
+from .losses import require_loss
+from .memory import Beginning, exhausted, is_out_of_memory, let_go, release
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .optimizer_settings import apply_settings, settings_of
@@ -36,6 +38,8 @@ from .rules import require_compatible, resolve_batch, resolve_noise, resolve_ste
 from .search import LineSearch
 from .step_clock import StepClock
 from .stepper import Stepper
+from .telling import Place, Teller
+from .timekeeper import Timekeeper
 
 LARGEST_FORWARD_SAMPLES = 4096
 ENDLESS = 2**31  # epochs of a run that ends otherwise
@@ -117,7 +121,6 @@ class AutoBatch:
         self._device = parameters[0].device
         self._stream = BatchStream(source, seed=seed, device=self._device)
         self._parameters = parameters
-        self._observer: Observer | None = None
         self._stepper = Stepper(model, parameters, optimizer, self.step_rule)
         self._needs = self.size_rule.needs | self.step_rule.needs
         projections = Needs.PROJECTIONS in self._needs
@@ -126,6 +129,8 @@ class AutoBatch:
         )
         self._distance = Distance(parameters) if Needs.DISTANCE in self._needs else None
         self.clock = StepClock()
+        self._timekeeper = Timekeeper(self.clock, self.meter, self.consensus)
+        self._beginning = Beginning(model, self._device)
         self._feed = Feed(
             self.ranks,
             self._stream,
@@ -159,9 +164,8 @@ class AutoBatch:
         self._stepper.told_rate = self.learning_rate
         apply_settings(self.optimizer, rate.settings)
         self._opening = (size, rate)
-        self._told_method = "" if self.meter is None else self.meter.method
+        self._teller = Teller(self.meter, self._stepper, self.train_samples)
         self._gathering: Gathering | None = None
-        self._untimed: Gathering | None = None
         self._mark_s = 0.0
 
     @property
@@ -196,6 +200,11 @@ class AutoBatch:
         return self.samples / self.train_samples
 
     @property
+    def forward_limit(self) -> int:
+        """Most examples in one forward pass of one process: `micro_batch`, or less once memory has run out."""
+        return self._feed.forward_limit
+
+    @property
     def needs_gradient(self) -> bool:
         """Whether the loss of the micro-batch last yielded will be differentiated; False for most trial steps."""
         return self._gathering is None or self._gathering.wants_gradient
@@ -214,6 +223,10 @@ class AutoBatch:
         """(epoch, position) of the first example that no step has used."""
         return self._gathering.origin if self._gathering is not None else (self._stream.epoch, self._stream.position)
 
+    @property
+    def _at(self) -> Place:
+        return self.steps, self.samples
+
     def ship(self) -> None:
         """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
         self._abandon()
@@ -221,11 +234,10 @@ class AutoBatch:
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` from now on what happens; before the first step also the first decisions."""
-        self._observer = observer
-        if self.steps:
-            return
-        self._tell("batch", None, self._wanted, self._opening[0])
-        self._tell("step", None, self.learning_rate, self._opening[1])
+        self._teller.observer = observer
+        if not self.steps:
+            self._teller.decision(self._at, "batch", None, self._wanted, self._opening[0])
+            self._teller.decision(self._at, "step", None, self.learning_rate, self._opening[1])
 
     # The loop.
 
@@ -241,7 +253,12 @@ class AutoBatch:
             if gathering is None or not gathering.queue:
                 raise InputError("Call auto.step() after every auto.backward(loss); it was left out.")
             self._mark_s = perf_counter()
-            yield self._feed.next(gathering)
+            try:
+                x, y = self._feed.next(gathering)
+            except (RuntimeError, MemoryError) as error:
+                self.halve(error)
+                continue
+            yield x, y
             if gathering.awaiting is not None and gathering is self._gathering:
                 raise InputError("The micro-batch yielded last was not given to auto.backward(loss).")
 
@@ -254,7 +271,7 @@ class AutoBatch:
         gathering = self._gathering
         if gathering is None or gathering.awaiting is None:
             raise InputError("auto.backward(loss) was called without a new micro-batch from the loop.")
-        self._check(loss)
+        require_loss(loss, self.needs_gradient)
         value = float(loss.detach())
         if not math.isfinite(value) and not gathering.idle:
             gathering.failed = gathering.failed or f"the loss became {value}"
@@ -279,27 +296,40 @@ class AutoBatch:
         if gathering.line is None:
             return self._complete(gathering)
         self.consensus.hear_trial(gathering)
+        if gathering.oversized:
+            return self._begin_anew(gathering)
         loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
         gathering.failed = ""
         return self._advance(gathering, self.consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
 
     def halve(self, error: BaseException) -> None:
-        """Out of memory: begin the batch anew in passes half as large; raise `error` where that is no help."""
-        self._feed.halve(self._gathering, error)
-        self._abandon()
+        """The micro-batch just yielded ran out of memory: all processes begin the batch anew in passes half as large.
+
+        Raises:
+            BaseException: `error` itself, where it is another.
+            OutOfMemoryError: the pass had a single example; raised in all processes.
+        """
+        gathering = self._gathering
+        if gathering is None or gathering.awaiting is None or not is_out_of_memory(error):
+            raise error
+        gathering.run_out()
+        let_go(error)
+        release(self._device)
+        if gathering.line is not None:
+            self.consensus.hear_trial(gathering)
+        else:
+            self.consensus.hear(gathering, add=not gathering.climbs)
+        self._begin_anew(gathering, error)
 
     # Gathering a batch.
 
     def _begin(self) -> None:
         self._stepper.begin(self.steps)
+        before = self.forward_limit
         self._gathering = self._feed.begin(self.steps, self._wanted)
-
-    def _check(self, loss: Tensor) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
-        if self.needs_gradient and not loss.requires_grad:
-            raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
+        self._beginning.note()
+        if self.forward_limit > before:
+            self._teller.memory(self._at, before, self.forward_limit, None, str(self._device))
 
     def _lap(self, gathering: Gathering) -> None:
         now = perf_counter()
@@ -315,8 +345,24 @@ class AutoBatch:
             return
         if self._gathering.line is not None:
             self._gathering.line.leave()
+        if self.meter is not None and self._gathering.meter_state is not None:
+            self.meter.load_state_dict(self._gathering.meter_state, self.samples)
         self._feed.give_back(self._gathering)
         self._finish()
+
+    def _begin_anew(self, gathering: Gathering, error: BaseException | None = None) -> bool:
+        """Memory ran out in some process, in all of which this is called: back to before the batch, passes halved."""
+        failed = gathering.oversized
+        rank = gathering.oversized_rank if self.ranks.several else None
+        device = self.ranks.device_of(rank or 0, self._device)
+        self._lap(gathering)
+        self._abandon()
+        self._beginning.put_back()
+        if failed < 2:
+            raise exhausted(device, rank) from error
+        self._feed.halve(failed)
+        self._teller.memory(self._at, failed, self.forward_limit, rank, device)
+        return False
 
     def _finish(self) -> None:
         for parameter in self._parameters:
@@ -332,7 +378,9 @@ class AutoBatch:
         if gathering.meter is not None:
             gathering.meter.gather()
         self.consensus.hear(gathering, add=not gathering.climbs)
-        self._settle()
+        if gathering.oversized:
+            return self._begin_anew(gathering)
+        self._timekeeper.settle(self.steps)
         if not gathering.failed and self._feed.climb(gathering):
             return False
         if gathering.climbs:
@@ -349,6 +397,8 @@ class AutoBatch:
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
         gathering.failed = gathering.failed or self._stepper.divergence(gathering.loss)
+        if gathering.meter is not None and self.step_rule.searches and gathering.meter_state is None:
+            gathering.meter_state = gathering.meter.state_dict()
         measurement = self._measure(gathering, norm2)
         if measurement is not None and self.meter is not None and not self.size_rule.enlarges_current:
             self.meter.absorb(measurement, self.samples + gathering.examples)
@@ -377,7 +427,7 @@ class AutoBatch:
             return False
         if decision.examples is None and not decision.action and gathering.growth is not None:
             decision = gathering.growth  # the size the batch has grown to is carried on
-        gathering.size, self._size_state = decision, state
+        gathering.size, gathering.size_state = decision, state
         if gathering.meter is not None:
             if measurement is not None and self.size_rule.enlarges_current:
                 gathering.meter.absorb(measurement, self.samples + gathering.examples)
@@ -393,12 +443,7 @@ class AutoBatch:
         if gathering.meter is None or gathering.failed:
             return None
         measurement = gathering.meter.measure(norm2, gathering.examples, gathering.scale)
-        if self._observer is not None:
-            if gathering.meter.method != self._told_method:
-                self._told_method = gathering.meter.method
-                self._observer.measuring(self.steps, self.samples, self._told_method)
-            if measurement is not None and measurement.audit is not None:
-                self._observer.audit(self.steps, self.samples, measurement.method, measurement.audit)
+        self._teller.measurement(self._at, gathering.meter.method, measurement)
         return measurement
 
     def _enlarge(self, gathering: Gathering, decision: Decision, state: Any) -> bool:
@@ -436,10 +481,11 @@ class AutoBatch:
 
     def _apply(self, gathering: Gathering, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
+        self._size_state = gathering.size_state
         self._stepper.prepare(decision, self.steps, gathering.loss)
         self.consensus.note(self.steps, gathering.examples, self.learning_rate, gathering.size, decision)
         if self._stepper.worth_telling or decision.action in ("return", "stop"):
-            self._tell_rate(decision)
+            self._teller.rate(self._at, decision)
         size = gathering.size
         for decided in (size, decision):
             if decided.action == "stop":
@@ -451,41 +497,16 @@ class AutoBatch:
         if size.examples is not None and not gathering.failed:
             wanted = max(1, min(size.examples, self.train_samples))
             if wanted != self._wanted:
-                self._tell("batch", self._wanted, wanted, size)
+                self._teller.decision(self._at, "batch", self._wanted, wanted, size)
             self._wanted = wanted
         self._finish()
         self.consensus.share_buffers()
         update_s = perf_counter() - self._mark_s
         self._lap(gathering)
-        self.consensus.times = [gathering.seconds, gathering.trial_s, update_s]
-        if gathering.compared or (taken and not gathering.climbs):
-            self._untimed = gathering
-        if not self.ranks.several:
-            self._settle()
+        self._timekeeper.end_step(gathering, update_s, taken, self.steps)
         if taken:
-            self.last = self._row(gathering)
+            self.last = self._teller.row(self._at, self.seconds, gathering)
         return taken
-
-    def _settle(self) -> None:
-        """Take in the seconds of the last step, those of the slowest process being known."""
-        gathering, self._untimed = self._untimed, None
-        if gathering is None:
-            return
-        gathering.seconds, gathering.trial_s, update_s = self.consensus.times
-        if gathering.compared:
-            self.clock.compare(gathering.times_s, update_s)
-        else:
-            self._time(gathering, update_s)
-
-    def _time(self, gathering: Gathering, update_s: float) -> None:
-        """Take in the seconds of an ordinary step, measured or not."""
-        measured = gathering.meter is not None
-        if self.meter is not None:
-            seconds = gathering.seconds - gathering.trial_s
-            self.meter.interval.add(self.steps - 1, gathering.examples, seconds, measured)
-        # The very first allocates the optimizer's state. Where all are measured, that is what a step takes.
-        if self.steps > 1 and (not measured or (self.meter is not None and self.meter.settings.every == 1)):
-            self.clock.add(gathering.examples, gathering.seconds, update_s)
 
     def _fail(self, gathering: Gathering, now: Situation) -> bool:
         """The run has diverged: take no step, go back to the last good state, cut the step size."""
@@ -496,13 +517,11 @@ class AutoBatch:
                 decision, self._step_state = end.value
                 self._stepper.set_rate(decision.learning_rate)
                 if decision.action == "return":
-                    self._tell_rate(decision)
+                    self._teller.rate(self._at, decision)
         self._commit(gathering)
-        reason, step, samples = gathering.failed, self.steps, self.samples
         self._finish()
-        diverged = self._stepper.fail(step, reason)
-        if self._observer is not None:
-            self._observer.failure(step, samples, reason, self.learning_rate, self._stepper.kept_step)
+        diverged = self._stepper.fail(self.steps, gathering.failed)
+        self._teller.failure(self._at, gathering.failed)
         if diverged is not None:
             raise diverged
         return False
@@ -511,33 +530,7 @@ class AutoBatch:
         """The batch's examples are used up, whether or not they led to a step."""
         self.steps += 1
         self.samples += gathering.examples
-        if self._observer is not None:
-            self._observer.consumed(self.steps, gathering.intervals)
-
-    def _tell(self, what: str, old: float | None, new: float, decision: Decision) -> None:
-        if self._observer is not None and decision.reason:
-            self._observer.decision(self.steps, self.samples, what, old, new, decision)
-
-    def _tell_rate(self, decision: Decision) -> None:
-        self._tell("step", self._stepper.told_rate, self.learning_rate, decision)
-        self._stepper.told_rate = self.learning_rate
-
-    def _row(self, gathering: Gathering) -> dict[str, Any]:
-        noise = self.meter.noise if self.meter is not None else None
-        return {
-            "step": self.steps,
-            "samples": self.samples,
-            "epoch": self.samples / self.train_samples,
-            "seconds": self.seconds,
-            "batch_size": gathering.examples,
-            "learning_rate": self.learning_rate,
-            "train_loss": gathering.loss,
-            "gradient_norm": math.sqrt(gathering.gradient_norm2),
-            "noise_scale": noise.noise_scale if noise is not None else None,
-            "noise_low": noise.low if noise is not None else None,
-            "noise_high": noise.high if noise is not None else None,
-            "noise_age_samples": self.meter.age_samples(self.samples) if self.meter is not None else None,
-        }
+        self._teller.consumed(self.steps, gathering.intervals)
 
     # State.
 
@@ -588,7 +581,7 @@ class AutoBatch:
         self._stepper.load_state_dict(state["stepper"])
         if self.meter is not None and state["meter"] is not None:
             self.meter.load_state_dict(state["meter"], self.samples)
-            self._told_method = self.meter.method
+            self._teller.skip_method()
         self.clock.load_state_dict(state["clock"])
         if self._distance is not None:
             self._distance.load_state_dict(state["distance"])

@@ -2,9 +2,10 @@
 
 Every process cuts the same intervals off the same order and takes its share of each micro-batch. Once a step, while the
 gradients are being added up, a row of numbers goes round: losses and failures of this step, times and the digest of all
-decisions up to the last one. Rules are pure functions, so that processes which decide on the same numbers decide the
-same; the digests prove it. Machines that are not alike may round the norm of the same gradient differently: then the
-first process's goes round too.
+decisions up to the last one. A process that runs out of memory leaves its other passes out and says so there; all then
+give the batch back. Rules are pure functions, so that processes which decide on the same numbers decide the same; the
+digests prove it. Machines that are not alike may round the norm of the same gradient differently: then the first
+process's goes round too.
 
 With one process nothing is sent and every answer is what went in.
 """
@@ -134,7 +135,8 @@ class Consensus:
     def hear(self, gathering: Gathering, add: bool) -> None:
         """Bring together what the processes have seen of the batch so far, and add up their gradients if wanted.
 
-        Of times the slowest process's count: those of this batch, and those told of the step before.
+        Of times the slowest process's count: those of this batch, and those told of the step before. Where memory ran
+        out somewhere, `oversized` is set everywhere and the rest is worth nothing.
 
         Raises:
             RightbatchError: the step before was not the same everywhere; names ranks and values.
@@ -147,13 +149,19 @@ class Consensus:
         norm2 = squared_norm([p.detach() for p in self._parameters]) if compared else 0.0
         times = self.times or [0.0] * TIMES
         own = [float(bool(gathering.failed)), gathering.loss_sum, crc32(bytes(present)), self.decisions, norm2]
-        own += [*map(float, self._wishes), gathering.seconds, *times, *(s for _, s in gathering.times_s)]
+        own += [float(gathering.oversized), *map(float, self._wishes), gathering.seconds, *times]
+        own += [seconds for _, seconds in gathering.times_s]
         receive = self.ranks.start_gather(own)
         finish = self.ranks.start_sum(self._parameters) if add else None
         columns = list(zip(*receive(), strict=True))
-        failed, losses, presence, decisions, norms2 = columns[:5]
-        self._granted = [any(column) for column in columns[5 : 5 + WISHES]]
-        slowest = [max(column) for column in columns[5 + WISHES :]]
+        failed, losses, presence, decisions, norms2, oversized = columns[:6]
+        self._granted = [any(column) for column in columns[6 : 6 + WISHES]]
+        slowest = [max(column) for column in columns[6 + WISHES :]]
+        if any(oversized):
+            if finish is not None:
+                finish(present)
+            _note_smallest(gathering, oversized)
+            return
         if finish is not None:
             finish(present if len(set(presence)) == 1 else self.ranks.any(*present))
             self._add_summed(gathering)
@@ -180,11 +188,14 @@ class Consensus:
         return self._granted
 
     def hear_trial(self, gathering: Gathering) -> None:
-        """Bring together what a trial step has given, gradients included where it wants them."""
+        """Bring together what a trial step has given, gradients included where it wants them; `oversized` as `hear`."""
         if not self.ranks.several:
             return
-        rows = self.ranks.gather([float(bool(gathering.failed)), gathering.trial_loss_sum])
-        failed, losses = zip(*rows, strict=True)
+        rows = self.ranks.gather([float(bool(gathering.failed)), gathering.trial_loss_sum, gathering.oversized])
+        failed, losses, oversized = zip(*rows, strict=True)
+        if any(oversized):
+            _note_smallest(gathering, oversized)
+            return
         gathering.trial_loss_sum = math.fsum(losses)
         if any(failed):
             gathering.failed = self._reason(gathering.failed)
@@ -259,6 +270,12 @@ class Consensus:
         """
         self.decisions = decisions
         self.require_same_model()
+
+
+def _note_smallest(gathering: Gathering, oversized: Sequence[float]) -> None:
+    """Of the passes that ran out of memory, which is the smallest, and of which process."""
+    found = min((int(examples), rank) for rank, examples in enumerate(oversized) if examples)
+    gathering.oversized, gathering.oversized_rank = found
 
 
 def _machine(device: torch.device) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data import BatchStream, Interval
 from .gathering import Gathering, even_sizes
-from .memory import ForwardLimit, is_out_of_memory, let_go, release
+from .memory import ForwardLimit
 from .noise_meter import NoiseMeter
 from .ranks import Ranks
 from .step_clock import StepClock
@@ -70,12 +70,12 @@ class Feed:
         if len(intervals) == 1 and examples <= self._most_forward and not (meter and meter.interval.every):
             sizes = self._clock.cut(step, examples)
             if sizes is not None:
-                gathering = Gathering(self._ranks, origin, examples, compared=True, repeatable=self._repeatable)
+                gathering = self._gathering(origin, examples, compared=True)
                 gathering.enqueue(intervals[0], sizes)
                 return gathering
         if meter is not None and not self._ranks.first:
             meter.reseed(f"{self._ranks.rank} {step}")
-        gathering = Gathering(self._ranks, origin, examples, meter, repeatable=self._repeatable)
+        gathering = self._gathering(origin, examples, meter)
         self._enqueue(gathering, intervals)
         return gathering
 
@@ -102,29 +102,36 @@ class Feed:
         """Go back to where the batch began."""
         self._stream.seek(*gathering.origin)
 
-    def halve(self, gathering: Gathering | None, error: BaseException) -> None:
-        """Memory ran out over the micro-batch awaited: from now on at most half of its examples in a forward pass.
-
-        Raises:
-            BaseException: `error` itself, where it is another, the pass had one example or other processes wait.
-        """
-        failed = 0 if gathering is None or gathering.awaiting is None else gathering.awaiting.examples
-        if failed < 2 or self._ranks.several or not is_out_of_memory(error):
-            raise error
+    def halve(self, failed: int) -> None:
+        """A pass of `failed` examples, at least two, ran out of memory: from now on at most half as many in one."""
         self._limit.halve(failed)
-        let_go(error)
-        release(self._device)
+
+    @property
+    def forward_limit(self) -> int:
+        """Most examples in one forward pass of one process, at present."""
+        return self._limit.now
 
     @property
     def _most_forward(self) -> int:
         return self._limit.now * self._ranks.size
+
+    def _gathering(
+        self,
+        origin: tuple[int, int],
+        reference: int,
+        meter: NoiseMeter | None = None,
+        compared: bool = False,
+        climbs: bool = False,
+    ) -> Gathering:
+        most = self._limit.now
+        return Gathering(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
 
     def _ladder(self, step: int, origin: tuple[int, int]) -> Gathering | None:
         most = self._stream.order.n // LADDER_SHARE
         if not self._timed or not self._clock.wants_ladder(step) or self._stream.remaining < most:
             return None
         self._clock.start_ladder(most, min(self._most_forward, most // 2))
-        gathering = Gathering(self._ranks, origin, LADDER_REFERENCE, climbs=True, repeatable=self._repeatable)
+        gathering = self._gathering(origin, LADDER_REFERENCE, climbs=True)
         return gathering if self.climb(gathering) else None
 
     def _enqueue(self, gathering: Gathering, intervals: Sequence[Interval]) -> None:

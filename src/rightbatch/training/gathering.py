@@ -15,7 +15,7 @@ from ..decision import Decision, Search
 from ..errors import InputError
 from ..noise.isolation import random_state, set_random_state
 from .noise_meter import NoiseMeter
-from .ranks import Ranks
+from .ranks import LEAST_SHARE, Ranks
 from .search import LineSearch
 
 HOLD = Decision()
@@ -35,6 +35,7 @@ class Gathering:
         ranks: the processes that take part.
         origin: (epoch, position) of the first example, to go back to if the batch is abandoned.
         reference: examples the weights refer to; the batch size planned.
+        most_forward: most examples of a micro-batch in one process.
         meter: measures the noise of this batch; None where it is not measured.
         compared: whether its micro-batches are cut to be timed against each other.
         climbs: whether they are the rungs of a timing ladder.
@@ -51,15 +52,20 @@ class Gathering:
         times_s: (examples, seconds) of each micro-batch, where they are compared.
         seconds: spent on it, of which `trial_s` on trial steps.
         growth: the last decision that enlarged it.
-        size_state: the batch rule's state after that decision; it becomes the run's once the batch is complete.
+        size_state: the batch rule's state after its last decision; it becomes the run's with the step.
+        meter_state: the meter's before it took in this batch, where trial steps may still have it begun anew.
         size: what the batch rule decided, the batch being complete.
         search: the step rule at work on it.
         line: the model at trial points; None until the first.
+        failed: why the batch leads to no step; empty if nothing is wrong.
+        oversized: examples of the pass that ran out of memory, 0 where none did; first of this process, then, once they
+            have heard of each other, the smallest, in the process `oversized_rank`.
     """
 
     ranks: Ranks
     origin: tuple[int, int]
     reference: int
+    most_forward: int
     meter: NoiseMeter | None = None
     compared: bool = False
     climbs: bool = False
@@ -82,10 +88,13 @@ class Gathering:
     trial_s: float = 0.0
     growth: Decision | None = None
     size_state: Any = None
+    meter_state: dict[str, Any] | None = None
     size: Decision = HOLD
     search: Search | None = None
     line: LineSearch | None = None
     failed: str = ""
+    oversized: int = 0
+    oversized_rank: int = 0
 
     @property
     def scale(self) -> float:
@@ -111,9 +120,9 @@ class Gathering:
     def hand_out(self, device: torch.device) -> Interval:
         """This process's share of the next micro-batch."""
         piece = self.queue.popleft()
-        begin, end = self.ranks.share(piece.examples)
+        begin, end = self.ranks.share(piece.examples, self.most_forward)
         self.idle = begin == end
-        end = min(2, piece.examples) if self.idle else end
+        end = min(LEAST_SHARE, self.most_forward, piece.examples) if self.idle else end
         self.awaiting = Interval(piece.epoch, piece.start + begin, piece.start + end)
         if self.line is not None:
             set_random_state(self.random[len(self.pieces) - len(self.queue) - 1], device)
@@ -156,6 +165,15 @@ class Gathering:
         self.loss_sum += loss * examples if examples else 0.0
         if self.compared:
             self.times_s.append((self.pieces[-1].examples, seconds))
+
+    def run_out(self) -> None:
+        """Memory ran out over the micro-batch awaited: it was the last, as far as this process is concerned."""
+        assert self.awaiting is not None
+        self.oversized, self.oversized_rank = self.awaiting.examples, self.ranks.rank
+        if self.compared and self.line is None:  # the others tell of as many times
+            self.times_s += [(piece.examples, 0.0) for piece in [*self.pieces, *self.queue][len(self.times_s) :]]
+        self.awaiting = None
+        self.queue.clear()
 
     def repeat(self) -> None:
         """Hand out all micro-batches again, for a trial step."""

@@ -65,6 +65,19 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
         raise InputError(f"The loss must return one number, the mean over the examples; it returned {given}.")
 
 
+def require_loss(loss: object, differentiable: bool) -> None:
+    """Refuse what is not the loss of a micro-batch.
+
+    Raises:
+        InputError: it is not one number, or does not depend on a parameter although it is to be differentiated.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
+    if differentiable and not loss.requires_grad:
+        raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
+
+
 def _output(model: nn.Module, x: Tensor) -> Tensor:
     modes = [(module, module.training) for module in model.modules()]
     state = torch.get_rng_state()

@@ -2,10 +2,15 @@
 
 import gc
 import traceback
+from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
-CALM_STEPS = 100  # without running out, before larger passes are tried again; doubled each time that was too early
+from ..errors import OutOfMemoryError
+from ..noise.isolation import random_state, set_random_state
+
+CALM_STEPS = 100  # without running out, before larger passes are tried again; doubled each time
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",  # CUDA, MPS, XPU
     "can't allocate memory",  # CPU
@@ -36,8 +41,62 @@ class ForwardLimit:
                 self._wait_steps *= 2
 
     def halve(self, failed: int) -> None:
-        """A pass of `failed` examples ran out of memory."""
+        """A pass of `failed` examples, at least two, ran out of memory."""
         self.now, self._calm_steps = -(-failed // 2), 0
+
+
+class Beginning:
+    """Buffers and random numbers as they were before a batch, for it to be begun anew as if for the first time.
+
+    Args:
+        model: whose buffers passes change, as those of BatchNorm; buffers it is given later are not looked after.
+        device: what its passes draw random numbers on.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._places = [(m, name) for m in model.modules() for name, buffer in m._buffers.items() if buffer is not None]
+        self._device = device
+        self._random: list[Tensor] = []
+        self._buffers: list[tuple[Tensor | None, Tensor | None]] = []
+
+    def note(self) -> None:
+        """A batch is begun."""
+        self._random = random_state(self._device)
+        buffers = [module._buffers.get(name) for module, name in self._places]
+        self._buffers = [(buffer, None if buffer is None else buffer.clone()) for buffer in buffers]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """It is to be begun anew."""
+        set_random_state(self._random, self._device)
+        for (module, name), (buffer, before) in zip(self._places, self._buffers, strict=True):
+            module._buffers[name] = buffer
+            if buffer is not None and before is not None:
+                buffer.copy_(before)
+
+
+def in_passes(
+    work: Callable[[int, int], None], begin: int, end: int, limit: ForwardLimit, device: torch.device
+) -> bool:
+    """Do `work(a, b)` over stretches of the examples from `begin` to `end`, half as long wherever memory runs out.
+
+    Returns:
+        False where it ran out over a single example; the rest is left undone then.
+    """
+    while begin < end:
+        stop = min(end, begin + limit.now)
+        try:
+            work(begin, stop)
+            begin = stop
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if stop - begin == 1:
+                return False
+            limit.halve(stop - begin)
+            let_go(error)
+            release(device)
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -45,6 +104,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+
+
+def exhausted(device: str, rank: int | None, examples: int = 1) -> OutOfMemoryError:
+    """The error that ends a run, memory having run out over the smallest pass there is.
+
+    Args:
+        device: in words.
+        rank: of the process, where there are several.
+        examples: of that pass.
+    """
+    over = "a single example" if examples == 1 else f"{examples} examples"
+    where = device if rank is None else f"{device} (rank {rank})"
+    return OutOfMemoryError(
+        f"Memory ran out over {over} on {where}, and passes cannot be made smaller. Compute activations again in "
+        "the backward pass (torch.utils.checkpoint), make the model or the examples smaller, lower the precision, or "
+        "free memory that others hold."
+    )
 
 
 def let_go(error: BaseException) -> None:

@@ -77,13 +77,17 @@ class Ranks:
         """Whether there are others."""
         return self.size > 1
 
-    def share(self, examples: int) -> tuple[int, int]:
+    def share(self, examples: int, most: int | None = None) -> tuple[int, int]:
         """Where this process's part of so many examples begins and ends.
 
         Parts are contiguous and differ by one at most. Where there are fewer than two for each, fewer processes have a
-        part; those with none get (0, 0).
+        part, but for parts that would exceed `most`; those with none get (0, 0).
+
+        Args:
+            examples: at least 1; at most `most` for each process.
+            most: examples of a part; None for any number.
         """
-        taking = min(self.size, max(1, examples // LEAST_SHARE))
+        taking = min(self.size, max(1, examples // LEAST_SHARE, -(-examples // (most or examples))))
         if self.rank >= taking:
             return 0, 0
         return examples * self.rank // taking, examples * (self.rank + 1) // taking
@@ -124,6 +128,10 @@ class Ranks:
         items: list[Any] = [None] * self.size
         dist.all_gather_object(items, item)
         return items
+
+    def device_of(self, rank: int, own: torch.device) -> str:
+        """The name of that process's device; all tell theirs."""
+        return self.collect(str(own))[rank]
 
     def on_first(self, work: Callable[[], T]) -> T:
         """What `work` returns, or raises, in the first process, the only one to do it."""

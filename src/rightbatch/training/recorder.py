@@ -83,6 +83,15 @@ class Recorder:
         """A cheap estimate of the noise was held against the exact one."""
         self.event("audit", step=step, samples=samples, method=method, **asdict(audit), discrepancy=audit.discrepancy)
 
+    def memory(self, step: int, samples: int, old: int, new: int, rank: int | None, device: str) -> None:
+        """Forward passes are smaller, memory having run out (of several processes, in `rank`), or larger again."""
+        self.event("memory", step=step, samples=samples, old=old, new=new, rank=rank, device=device)
+        if new > old:
+            self.progress.note(f"forward passes of up to {new:,} examples are tried again")
+        else:
+            where = device if rank is None else f"{device} (rank {rank})"
+            self.progress.note(f"memory ran out on {where} over {old:,} examples; {new:,} at most from now on")
+
     def measuring(self, step: int, samples: int, method: str) -> None:
         """The noise is measured otherwise than before."""
         self.event("measuring", step=step, samples=samples, method=method)

@@ -225,6 +225,8 @@ class _Failures:
 
     def measuring(self, step: int, samples: int, method: str) -> None: ...
 
+    def memory(self, step: int, samples: int, old: int, new: int, rank: int | None, device: str) -> None: ...
+
 
 def _constant_guess(train: "Source", test: "Source") -> float:
     """The test error of the most frequent class, or the squared error of the mean."""
