@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..data import BatchStream, Interval, Source
 from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
+from .memory import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
 from .ranks import Ranks
 
 CHUNK_SAMPLES = 1024
@@ -30,57 +31,99 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    model: nn.Module, loss: Loss, source: Source, device: torch.device, ranks: Ranks | None = None
+    model: nn.Module,
+    loss: Loss,
+    source: Source,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    most_forward: int = CHUNK_SAMPLES,
 ) -> dict[str, float]:
     """Mean loss over all examples of `source`, and accuracy where targets are classes.
 
-    Several processes take turns at chunks of 1,024 examples and add up what they found.
+    Several processes take turns at chunks of 1,024 examples and add up what they found. A chunk is passed at once, or
+    in passes of at most `most_forward`, halved wherever memory runs out.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
+
+    Raises:
+        OutOfMemoryError: memory ran out over a single example in some process; raised in all.
     """
     total = correct = 0.0
     classifies = False
     n = len(source)
     ranks = ranks or Ranks()
+    limit = ForwardLimit(min(CHUNK_SAMPLES, most_forward))
+
+    def take_in(start: int, stop: int) -> None:
+        nonlocal total, correct, classifies
+        x, y = source.fetch(torch.arange(start, stop))
+        x, y = x.to(device), y.to(device)
+        output: Tensor = model(x)
+        classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
+        right = float((output.argmax(1) == y).sum()) if classifies else 0.0
+        total += float(loss(output, y)) * (stop - start)
+        correct += right
+
+    fits = True
     with evaluating(model):
         for start in range(ranks.rank * CHUNK_SAMPLES, n, ranks.size * CHUNK_SAMPLES):
-            indices = torch.arange(start, min(start + CHUNK_SAMPLES, n))
-            x, y = source.fetch(indices)
-            x, y = x.to(device), y.to(device)
-            output: Tensor = model(x)
-            total += float(loss(output, y)) * len(indices)
-            classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
-            if classifies:
-                correct += float((output.argmax(1) == y).sum())
-    rows = ranks.gather([total, correct, float(classifies)])
-    total, correct, classifying = (sum(column) for column in zip(*rows, strict=True))
+            fits = fits and in_passes(take_in, start, min(start + CHUNK_SAMPLES, n), limit, device)
+    rows = ranks.gather([total, correct, float(classifies), float(fits)])
+    for rank, row in enumerate(rows):
+        if not row[3]:
+            raise exhausted(ranks.device_of(rank, device), rank if ranks.several else None)
+    total, correct, classifying, _ = (sum(column) for column in zip(*rows, strict=True))
     result = {"loss": total / n}
     if classifying:
         result["accuracy"] = correct / n
     return result
 
 
-def refresh_batch_norm(model: nn.Module, source: Source, device: torch.device) -> None:
+def refresh_batch_norm(
+    model: nn.Module, source: Source, device: torch.device, most_forward: int = CHUNK_SAMPLES
+) -> None:
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
     They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
-    and drawn at random, for data sorted by class begin with a single one.
+    and drawn at random, for data sorted by class begin with a single one. They are passed 1,024 at a time, or
+    `most_forward` if that is less, but at least two; where memory runs out, all of them anew in passes half as large.
+
+    Raises:
+        OutOfMemoryError: memory ran out over two examples.
     """
     layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
     state = random_state(device)
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average over the batches
     stream = BatchStream(source, seed=0, device=device)
-    with torch.no_grad():
-        for start in range(0, min(len(source), BATCH_NORM_SAMPLES), CHUNK_SAMPLES):
-            interval = Interval(0, start, min(start + CHUNK_SAMPLES, len(source)))
-            if interval.examples > 1:
-                model(stream.fetch(interval)[0])
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    set_random_state(state, device)
+    examples = min(len(source), BATCH_NORM_SAMPLES)
+    limit = ForwardLimit(max(2, min(CHUNK_SAMPLES, most_forward)))
+    begin = 0
+    try:
+        while begin < examples:
+            if begin == 0:
+                set_random_state(state, device)
+                for layer in layers:
+                    layer.reset_running_stats()
+                    layer.momentum = None  # a plain average over the batches
+            interval = Interval(0, begin, min(begin + limit.now, examples))
+            try:
+                if interval.examples > 1:
+                    with torch.no_grad():
+                        model(stream.fetch(interval)[0])
+                begin = interval.stop
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if interval.examples <= 2:
+                    raise exhausted(str(device), None, interval.examples) from error
+                limit.halve(interval.examples)
+                let_go(error)
+                release(device)
+                begin = 0
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        set_random_state(state, device)

@@ -102,7 +102,7 @@ def fit(
         eval_every: epochs between evaluations.
         seed: of the order of the examples and of dropout; the caller's random numbers are left alone.
         device: moved there first; None leaves the model where it is.
-        micro_batch: most examples in one forward pass; memory only.
+        micro_batch: most examples in one forward pass; memory only. Fewer are passed at once where memory runs out.
         run_dir: folder to write to: settings, events, ledger, checkpoints, parameters, report. One run at a time
             writes to it.
         resume: go on with the run in `run_dir`, if there is one.
@@ -120,6 +120,7 @@ def fit(
         RunFolderError: `run_dir` cannot be used, another run is writing to it, or it can no longer be written; the last
             checkpoint is whole then, and resume=True goes on from it.
         DivergedError: it diverged again and again, from smaller steps too; everything up to then is written.
+        OutOfMemoryError: memory ran out over a single example; likewise.
     """
     model = unwrapped(model, Ranks.present())
     require_number("eval_every", eval_every, above=0)
@@ -276,7 +277,7 @@ class _Training:
         restore_modes()
         folder = self.recorder.folder
         try:
-            test = None if self.test is None else evaluate(self.model, self.loss, self.test, self.device, self.ranks)
+            test = None if self.test is None else self._evaluated(self.test)
             self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, self.model))
         except Exception as error:
             self._fail(error)
@@ -291,8 +292,7 @@ class _Training:
             steps = auto.steps
             try:
                 with torch.set_grad_enabled(auto.needs_gradient):
-                    value = loss(model(x), y)
-                auto.backward(value)
+                    auto.backward(loss(model(x), y))
             except (RuntimeError, MemoryError) as error:
                 auto.halve(error)
                 continue
@@ -333,7 +333,7 @@ class _Training:
         with auto.averaged():
             if auto.averages:
                 self._refresh_batch_norm()
-            found = evaluate(self.model, self.loss, self.valid, self.device, self.ranks)
+            found = self._evaluated(self.valid)
             row: dict[str, Any] = {
                 "step": auto.steps,
                 "samples": auto.samples,
@@ -355,9 +355,13 @@ class _Training:
             reached = f"{self.worse_evaluations} evaluations brought no better validation loss"
         return reached
 
+    def _evaluated(self, source: Source) -> dict[str, float]:
+        return evaluate(self.model, self.loss, source, self.device, self.ranks, self.auto.forward_limit)
+
     def _refresh_batch_norm(self) -> None:
-        refresh_batch_norm(self.model, self.train, self.device)
-        self.ranks.copy_from_first(list(self.model.buffers()))  # dropout differs
+        most = self.auto.forward_limit
+        self.ranks.on_first(lambda: refresh_batch_norm(self.model, self.train, self.device, most))
+        self.ranks.copy_from_first(list(self.model.buffers()))
 
     def _value(self, row: Mapping[str, Any]) -> float:
         """What the best iterate has least of: validation loss, or error where only an accuracy is the target."""
