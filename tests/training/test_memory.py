@@ -1,5 +1,6 @@
 """Memory that runs out: the same batches in smaller passes, the same training but for rounding."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,61 +9,137 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rightbatch import AutoBatch, fit
-from rightbatch.record import verify_ledger
+from rightbatch import AutoBatch, OutOfMemoryError, fit
+from rightbatch.data import as_source
+from rightbatch.record import read_history, verify_ledger
+from rightbatch.record.events import read_events
+from rightbatch.training.evaluation import evaluate, refresh_batch_norm
 from rightbatch.training.memory import CALM_STEPS, ForwardLimit
 
 torch.manual_seed(0)
 X = torch.randn(200, 4, dtype=torch.float64)
 Y = (X[:, 0] * X[:, 1] > 0).long()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_rubbish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for it takes a quarter of a second in a process that holds a test suite; nothing here depends on it."""
+    monkeypatch.setattr("rightbatch.training.memory.gc.collect", lambda: 0)
 
 
 class Narrow(nn.Module):
-    """Runs out of memory above `most` examples, in the forward or in the backward pass."""
+    """Runs out of memory above `most` examples, in the forward or in the backward pass, or in evaluation too."""
 
-    def __init__(self, most: int, where: str = "forward") -> None:
+    def __init__(self, most: int, where: str = "forward", *layers: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+        self.layers = nn.Sequential(nn.Linear(4, 8), *layers, nn.Tanh(), nn.Linear(8, 2)).double()
         self.most, self.where = most, where
         self.passes: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.passes.append(len(x))
         out: Tensor = self.layers(x)
-        if len(x) > self.most and torch.is_grad_enabled():
-            if self.where == "forward":
+        if len(x) > self.most:
+            if self.where == "backward" and out.requires_grad:
+                out.register_hook(self.run_out)
+            elif self.where == "everywhere" or (self.where == "forward" and torch.is_grad_enabled()):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-            out.register_hook(self.run_out)
         return out
 
     def run_out(self, gradient: Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
-def trained(model: Narrow, **settings: Any) -> Any:
+def trained(model: nn.Module, **settings: Any) -> Any:
     settings = {"batch": 50, "step": 0.5, "epochs": 3, "progress": False, "loss": F.cross_entropy, **settings}
     return fit(model, (X, Y), **settings)
 
 
+def require_same(a: nn.Module, b: nn.Module, exactly: bool = False) -> None:
+    for one, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        assert torch.equal(one, other) if exactly else torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_fit_halves_and_trains_the_same(where: str, tmp_path: Path) -> None:
+def test_fit_halves_and_trains_the_same(where: str, tmp_path: Path, no_report: None) -> None:
     wide, narrow = Narrow(1000), Narrow(13, where)
     expected, run = trained(wide), trained(narrow, run_dir=tmp_path / "run")
     assert [row["batch_size"] for row in run.history] == [row["batch_size"] for row in expected.history] == [50] * 12
-    for a, b in zip(wide.parameters(), narrow.parameters(), strict=True):
-        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    require_same(wide, narrow)
     assert verify_ledger(tmp_path / "run" / "ledger.txt", 200).ok
     # 50 fails, 25 fails, the four passes of 12 or 13 fit from then on.
-    training = [n for n in narrow.passes if n != 1]
-    assert sum(n > 13 for n in training[:-1]) <= 4
+    training = [n for n in narrow.passes if n != 2]
+    assert training[:4] == [50, 25, 12, 13] and max(training[2:]) == 13
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_the_passes_given_back_leave_no_trace(where: str) -> None:
+    """Dropout draws and BatchNorm averages as if the passes had been small from the start: equal bit for bit."""
+    layers = (nn.BatchNorm1d(8), nn.Dropout(0.3))
+    narrow, small = Narrow(13, where, *layers), Narrow(1000, where, nn.BatchNorm1d(8), nn.Dropout(0.3))
+    trained(narrow), trained(small, micro_batch=13)
+    assert 50 in narrow.passes and 50 not in small.passes
+    require_same(narrow, small, exactly=True)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_nothing_of_a_failed_pass_is_held(where: str) -> None:
+    """When the next pass begins, the activations of the one before are gone, garbage not having been collected."""
+    held: list[bool] = []
+
+    class Watched(Narrow):
+        activations: list[weakref.ref[Tensor]]
+
+        def forward(self, x: Tensor) -> Tensor:
+            held.append(any(each() is not None for each in self.__dict__.get("activations", [])))
+            first = self.layers[0](x)
+            second = self.layers[1](first)
+            self.__dict__["activations"] = [weakref.ref(first), weakref.ref(second)]
+            out: Tensor = self.layers[2](second)
+            if len(x) > self.most and torch.is_grad_enabled():
+                if self.where == "forward":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+                out.register_hook(self.run_out)
+            return out
+
+    trained(Watched(13, where), epochs=1)
+    assert len(held) > 10 and not any(held)
 
 
 @pytest.mark.parametrize(("batch", "step"), [("auto", "auto"), ("big-batch", "armijo"), ("big-batch", "auto")])
-def test_rules_that_measure_enlarge_and_search(batch: str, step: str, tmp_path: Path) -> None:
+def test_rules_that_measure_enlarge_and_search(batch: str, step: str, tmp_path: Path, no_report: None) -> None:
     run = trained(Narrow(9), batch=batch, step=step, run_dir=tmp_path / "run")
     report = verify_ledger(tmp_path / "run" / "ledger.txt", 200)
     assert report.ok and report.complete_epochs == 3 and run.history
+
+
+class Searching(Narrow):
+    """Runs out of memory once, at the first trial step."""
+
+    tripped = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layers.training and not torch.is_grad_enabled() and not self.tripped and self.where == "search":
+            self.tripped = True
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("batch", ["25", "norm-test(first=25)", "big-batch(first=25)"])
+def test_a_trial_step_that_runs_out_begins_the_batch_anew(batch: str) -> None:
+    """Neither batch rule nor noise tracker take the batch in twice."""
+    settings: dict[str, Any] = {"batch": batch, "step": "armijo", "noise": "per-example(every=1)", "micro_batch": 13}
+    if batch == "25":
+        settings["noise"] = None
+    tripped, straight = Searching(1000, "search"), Searching(1000)
+    found, expected = trained(tripped, **settings), trained(straight, **(settings | {"micro_batch": 7}))
+    assert tripped.tripped
+    keys = ("step", "batch_size", "train_loss", "noise_scale", "noise_age_samples")
+    rows = [[[row.get(key) or 0.0 for key in keys] for row in run.history] for run in (found, expected)]
+    torch.testing.assert_close(torch.tensor(rows[0]), torch.tensor(rows[1]), rtol=1e-6, atol=1e-9)
+    require_same(tripped, straight)
 
 
 def test_a_loop_of_ones_own() -> None:
@@ -75,14 +152,35 @@ def test_a_loop_of_ones_own() -> None:
             auto.halve(error)
             continue
         auto.step()
+    assert auto.forward_limit == 13
     expected = Narrow(1000)
     trained(expected)
-    for a, b in zip(expected.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    require_same(expected, model)
+
+
+def test_examples_that_do_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetching belongs to the pass; the loop need not catch what happens there."""
+    model = Narrow(1000)
+    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50, epochs=3)
+    fetch = auto._stream.fetch
+
+    def narrow(interval: Any) -> Any:
+        if interval.examples > 13:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return fetch(interval)
+
+    monkeypatch.setattr(auto._stream, "fetch", narrow)
+    for x, y in auto:
+        assert len(x) <= 13
+        auto.backward(F.cross_entropy(model(x), y))
+        auto.step()
+    expected = Narrow(1000)
+    trained(expected)
+    require_same(expected, model)
 
 
 def test_what_halving_cannot_help() -> None:
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemoryError, match=r"a single example on cpu, and passes .*torch\.utils\.checkpoint"):
         trained(Narrow(0))
 
     class Wrong(Narrow):
@@ -93,6 +191,63 @@ def test_what_halving_cannot_help() -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trained(Wrong(1000))
+    model = Narrow(1000)
+    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50)
+    with pytest.raises(torch.OutOfMemoryError, match="elsewhere"):
+        auto.halve(torch.OutOfMemoryError("elsewhere"))  # no micro-batch is under way
+
+
+def test_it_is_recorded_and_told(tmp_path: Path) -> None:
+    trained(Narrow(13), run_dir=tmp_path / "run")
+    told = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["kind"] == "memory"]
+    common = {"kind": "memory", "step": 0, "samples": 0, "rank": None, "device": "cpu"}
+    assert told == [{**common, "old": 50, "new": 25}, {**common, "old": 25, "new": 13}]
+    assert read_history(tmp_path / "run" / "events.jsonl").memory == told
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Memory ran out on cpu over a pass of 50 examples, and again down to 25." in page
+    assert "ran out 2 times" in page and "at most 13 examples in a forward pass at the end" in page
+
+
+def test_growing_back_is_recorded(tmp_path: Path, no_report: None) -> None:
+    trained(Narrow(10), batch=20, epochs=12, micro_batch=20, run_dir=tmp_path / "run")
+    told = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e["kind"] == "memory"]
+    assert [(e["step"], e["old"], e["new"]) for e in told] == [(0, 20, 10), (100, 10, 20), (100, 20, 10)]
+
+
+def test_evaluation_halves_its_passes() -> None:
+    """1,500 examples in chunks of 1,024 and 476, in passes that fit: the mean of all, each once."""
+    x, y = X.repeat(8, 1)[:1500], Y.repeat(8)[:1500]
+    narrow, wide = Narrow(100, "everywhere"), Narrow(10_000)
+    found, expected = (evaluate(model, F.cross_entropy, as_source((x, y)), CPU) for model in (narrow, wide))
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert wide.passes == [1024, 476] and narrow.passes[:5] == [1024, 512, 256, 128, 64]
+    assert sum(n for n in narrow.passes if n <= 100) == 1500
+    passes = Narrow(10_000)
+    evaluate(passes, F.cross_entropy, as_source((x, y)), CPU, most_forward=300)
+    assert passes.passes == [300, 300, 300, 124, 300, 176]
+    with pytest.raises(OutOfMemoryError, match="a single example"):
+        evaluate(Narrow(0, "everywhere"), F.cross_entropy, as_source((x, y)), CPU)
+
+
+def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
+    source = as_source((X, Y))
+    narrow, small = (Narrow(most, "everywhere", nn.BatchNorm1d(8), nn.Dropout(0.3)) for most in (60, 1000))
+    torch.manual_seed(1)
+    refresh_batch_norm(narrow, source, CPU)  # 200, 100, then 50 at a time
+    torch.manual_seed(1)
+    refresh_batch_norm(small, source, CPU, most_forward=50)
+    require_same(narrow, small, exactly=True)
+    assert narrow.layers[1].num_batches_tracked == 4 and narrow.layers[1].momentum == 0.1
+    with pytest.raises(OutOfMemoryError, match="over 2 examples"):
+        refresh_batch_norm(Narrow(0, "everywhere", nn.BatchNorm1d(8)), source, CPU)
+
+
+def test_a_whole_run_in_little_memory() -> None:
+    """Training, evaluation, the statistics of BatchNorm for the average, and the test data."""
+    model = Narrow(20, "everywhere", nn.BatchNorm1d(8))
+    run = trained(model, batch="auto", step="auto", valid=(X, Y), test=(X, Y))
+    assert run.test is not None and run.best
+    assert sum(n > 20 for n in model.passes) < 10
 
 
 def test_passes_grow_back() -> None:

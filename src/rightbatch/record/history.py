@@ -31,7 +31,7 @@ class History:
     Args:
         start: the first start event that counts; empty if there is none.
         steps: one column of doubles for each field of a step event, nan where it said null or nothing.
-        evaluations, decisions, timings, failures, resumes: the events of that kind, in order.
+        evaluations, decisions, timings, failures, memory, resumes: the events of that kind, in order.
         stop: the last stop event; empty while the run has not ended, or has been resumed since.
     """
 
@@ -41,6 +41,7 @@ class History:
     decisions: list[Event] = field(default_factory=list)
     timings: list[Event] = field(default_factory=list)
     failures: list[Event] = field(default_factory=list)
+    memory: list[Event] = field(default_factory=list)
     resumes: list[Event] = field(default_factory=list)
     stop: Event = field(default_factory=dict)
 
@@ -48,7 +49,7 @@ class History:
         kept = bisect_right(self.steps["step"], step)
         for column in self.steps.values():
             del column[kept:]
-        for events in (self.evaluations, self.decisions, self.timings, self.failures):
+        for events in (self.evaluations, self.decisions, self.timings, self.failures, self.memory):
             events[:] = [event for event in events if event.get("step", 0) <= step]
         self.stop.clear()
 
@@ -65,6 +66,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
         "decision": history.decisions,
         "timing": history.timings,
         "failure": history.failures,
+        "memory": history.memory,
     }
     columns = [(name, history.steps[name].append) for name in STEP_COLUMNS]
     for event in iterate_counted(path):

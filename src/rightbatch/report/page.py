@@ -26,6 +26,7 @@ _TOPICS = {
     "step": "Learning rate",
     "run": "Run",
     "failure": "Failure",
+    "memory": "Memory",
     "best": "Best",
     "resume": "Resumed",
     "stop": "End",

@@ -12,7 +12,7 @@ from ..record import History
 from ..record.events import Event
 from .words import duration, number, percent, times
 
-Topic = Literal["start", "batch", "step", "run", "failure", "best", "resume", "stop"]
+Topic = Literal["start", "batch", "step", "run", "failure", "memory", "best", "resume", "stop"]
 
 # Up to this many decisions on one thing are told one by one, more of them as at most so many moves.
 _MOST = 10
@@ -30,7 +30,7 @@ class Moment:
         text: the sentence.
         reason: why, in the words of the rule; may be empty.
         evidence: the numbers the last of its decisions rests on.
-        events: the decisions or failures told in it.
+        events: the decisions, failures or changes of passes told in it.
         last_step: the step it ended at, where it is a stretch.
     """
 
@@ -53,6 +53,7 @@ def tell(history: History) -> list[Moment]:
         moments += _decisions(what, [event for event in history.decisions if event.get("what") == what])
     moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
     moments += _failures(history.failures)
+    moments += _memory(history.memory)
     moments += [_best(event) for event in history.evaluations if event.get("best")][-1:]
     for event in history.resumes:
         step = event["step"]
@@ -165,6 +166,23 @@ def _failures(events: list[Event]) -> Iterator[Moment]:
         rate = f"learning rate cut to {number(last['learning_rate'])}" if last.get("learning_rate") is not None else ""
         after = f"{back}, {rate}." if back and rate else f"{back or ' ' + rate.capitalize()}." if back or rate else ""
         yield _moment("failure", f"{what} could not be taken.{after}", group)
+
+
+def _memory(events: list[Event]) -> Iterator[Moment]:
+    """How large forward passes could be; neighbours that go the same way are told together."""
+    for smaller, neighbours in groupby(events, lambda event: event["new"] < event["old"]):
+        group = list(neighbours)
+        first, last = group[0], group[-1]
+        new = times(last["new"], "example")
+        text = f"Passes of up to {new} were tried again."
+        if smaller:
+            where = last["device"] if last.get("rank") is None else f"{last['device']} (rank {last['rank']})"
+            again = f", and again down to {number(last['old'])}" if len(group) > 1 else ""
+            text = (
+                f"Memory ran out on {where} over a pass of {times(first['old'], 'example')}{again}. "
+                f"From here on a pass had {new} at most."
+            )
+        yield Moment(first["samples"], first["step"], "memory", text, last_step=last["step"])
 
 
 def _moment(topic: Topic, text: str, events: Sequence[Event]) -> Moment:

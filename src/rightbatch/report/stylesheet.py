@@ -80,7 +80,7 @@ ol.story > li { display: grid; grid-template-columns: 128px 1fr; gap: 0 26px; }
 .reason { color: var(--muted); font-size: 14.5px; margin: 2px 0 0; max-width: 78ch; overflow-wrap: anywhere; }
 .failure .what strong { color: var(--red); }
 .start, .stop, .resume { --topic: var(--ink); } .batch { --topic: var(--blue); } .step { --topic: var(--violet); }
-.run { --topic: var(--muted); } .failure { --topic: var(--red); } .best { --topic: var(--orange); }
+.run, .memory { --topic: var(--muted); } .failure { --topic: var(--red); } .best { --topic: var(--orange); }
 details { font-size: 13.5px; margin-top: 6px; }
 summary { cursor: pointer; color: var(--muted); }
 table { border-collapse: collapse; margin: 8px 0 0; font-variant-numeric: tabular-nums; }
