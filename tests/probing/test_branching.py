@@ -139,3 +139,23 @@ def test_a_first_branch_that_diverges_is_an_error() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e200)
     with pytest.raises(InputError, match="diverges at the batch of 8 itself"):
         critical_batch(model, optimizer, points(1.0), 8, half_square, window_samples=1024)
+
+
+def test_memory_that_runs_out_halves_the_passes_of_a_branch() -> None:
+    x, y = points(1.0)
+
+    class Narrow(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            return super().forward(x)
+
+    found = [
+        critical_batch(
+            model, torch.optim.SGD(model.parameters(), lr=0.05), (x, y), 8, half_square, factors=(1, 2),
+            window_samples=64,
+        )
+        for model in (Narrow(), Mean())
+    ]  # fmt: skip
+    losses = [[branch.loss for branch in each.branches] for each in found]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)

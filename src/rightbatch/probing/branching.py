@@ -195,7 +195,11 @@ def _run(
         auto = AutoBatch(model, optimizer, source, examples, seed=seed, epochs=math.ceil(window / len(source)))
         try:
             for x, y in auto:
-                auto.backward(loss(model(x), y))
+                try:
+                    auto.backward(loss(model(x), y))
+                except (RuntimeError, MemoryError) as error:
+                    auto.halve(error)
+                    continue
                 if auto.step() and auto.samples > (1 - COMPARED) * window:
                     total += auto.last["train_loss"] * auto.last["batch_size"]
                     weighed += auto.last["batch_size"]
