@@ -145,16 +145,12 @@ def test_a_trial_step_that_runs_out_begins_the_batch_anew(batch: str) -> None:
     require_same(tripped, straight)
 
 
-def test_a_loop_of_ones_own() -> None:
+def test_the_loop_of_the_docs_runs_as_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trust.md").read_text(encoding="utf-8")
     model = Narrow(13)
     auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50, epochs=3)
-    for x, y in auto:
-        try:
-            auto.backward(F.cross_entropy(model(x), y))
-        except torch.OutOfMemoryError as error:
-            auto.halve(error)
-            continue
-        auto.step()
+    code = page.split("## Memory that runs out")[1].split("```python")[1].split("```")[0]
+    exec(code, {"F": F, "auto": auto, "model": model})
     assert auto.forward_limit == 13
     expected = Narrow(1000)
     trained(expected)
