@@ -87,6 +87,13 @@ RUNS = (
     Run(Optimizers()),
     Run(Generalisation()),
     Run(Generalisation(sizes=(16, 64), rate=0.0025, tuned_by="accuracy"), Subject(FASHION, "mlp")),
+    # Keskar's own optimizer and data, a small batch and a tenth of the examples.
+    Run(
+        Generalisation(
+            sizes=(32, 256), seeds=3, rate=0.001, optimizer="Adam", most_examples=10_000, variants=(), tries=5
+        ),
+        Subject(MNIST, "mlp"),
+    ),
     Run(Schedules()),
     Run(Schedules(size=32, tries=5, seeds=3, most_examples=20_000), Subject(FASHION, "mlp")),
     Run(BigBatches(seeds=5)),

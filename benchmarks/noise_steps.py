@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rightbatch
+from rightbatch.data import Source
 from rightbatch.noise import Noise, squared_norm
 from rightbatch.training.noise_meter import NoiseMeter
 
@@ -150,26 +151,20 @@ class Loop(Step):
         return self.measurements > before
 
 
-class _Ready:
+class _Ready(Source):
     """As many examples as wanted, all of them those of one batch: fetching them takes no time."""
 
     def __init__(self, work: Work) -> None:
         self.x, self.y = work.x, work.y
         self.x_shape, self.y_shape = tuple(work.x.shape[1:]), tuple(work.y.shape[1:])
         self.x_dtype, self.y_dtype = work.x.dtype, work.y.dtype
-        self.y_range, self.notes, self.classes = None, (), None
+        self.y_range, self.notes = None, ()
 
     def __len__(self) -> int:
         return len(self.x) * 10**6
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[: len(indices)], self.y[: len(indices)]
-
-    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        return self.fetch(indices)
-
-    def describe(self) -> str:
-        return "one batch, again and again"
 
 
 class BackPACK(Step):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rightbatch import UnsupportedError
-from rightbatch.noise import PerExampleNorms, calls, measure, per_example_gradients, squared_norm
+from rightbatch.noise import PerExampleNorms, measure, per_example_gradients, squared_norm
+from rightbatch.noise.layers import calls
 
 B, T, W, TOKENS = 5, 4, 6, 9
 

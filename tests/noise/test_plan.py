@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rightbatch.noise.coverage import RULES
-from rightbatch.noise.plan import MOST_PROBES, Choice, cheapest
+from rightbatch.noise.layers.coverage import RULES
+from rightbatch.noise.layers.plan import MOST_PROBES, Choice, cheapest
 
 
 def choice(layer: nn.Module, *shape: int, probes: int = 1) -> Choice:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightbatch.noise import convolution_sketches, sketches
-from rightbatch.noise.coverage import RULES
-from rightbatch.noise.layers import Kept
-from rightbatch.noise.signs import BLOCK_SIGNS, Signs
-from rightbatch.noise.sketches import SKETCHES
+from rightbatch.noise.layers import convolution_sketches, sketches
+from rightbatch.noise.layers.coverage import RULES
+from rightbatch.noise.layers.rule import Kept
+from rightbatch.noise.layers.signs import BLOCK_SIGNS, Signs
+from rightbatch.noise.layers.sketches import SKETCHES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 B, DRAWS = 3, 300

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rightbatch import InputError
 from rightbatch.evidence import Measurement
 from rightbatch.noise import PerExampleNorms, per_example_gradients, reference_measurement, squared_norm
-from rightbatch.noise.reading import Subset
+from rightbatch.noise.layers.reading import Subset
 
 
 def network() -> nn.Sequential:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..evidence import Audit, Measurement
 from .estimator import Estimator
+from .layers.reading import Subset
 from .per_example import PerExampleNorms
-from .reading import Subset
 
 EXAMPLES = 16
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import UnsupportedError
 from ..evidence import Curvature
 from .graph import nodes_of
-from .layers import FULL_PRECISION
+from .layers.rule import FULL_PRECISION
 from .objective import Gradients, Objective
 from .parameter_groups import ParameterGroups
 

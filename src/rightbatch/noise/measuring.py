@@ -10,11 +10,14 @@ from torch.optim import Optimizer
 
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
-from .coverage import coupled
 from .curvature import measure_curvature
 from .gradient_norm import squared_norm
 from .isolation import untouched
 from .jackknife import jackknife, jackknife_micro_batches
+from .layers.coverage import coupled
+from .layers.sharing import joined, norms2_of
+from .layers.uses import Use
+from .layers.weighted import slot_norms2
 from .methods import Subject, estimator
 from .micro_batch import MicroBatchNorms
 from .objective import Loss, Objective
@@ -23,10 +26,7 @@ from .passes import listed, per_example_sum
 from .preconditioner import Preconditioner
 from .reference import flat
 from .settings import Noise
-from .sharing import joined, norms2_of
 from .taps import Taps
-from .uses import Use
-from .weighted import slot_norms2
 
 READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in one backward pass
 METHODS = ("auto", "per-example", "micro-batch", *READ)

@@ -64,9 +64,9 @@ def _from(module: str, name: str) -> Any:
 def _hooked(of: Subject, reading: str, *args: Any) -> "Estimator":
     """Per-example norms by a reading; exactly in the optimizer's metric, and where projections are wanted."""
     if of.metric is not None:
-        by = _from("reading", "Weighted")(of.metric)
+        by = _from("layers.reading", "Weighted")(of.metric)
     else:
-        by = _from("reading", "Reading")() if of.projections else _from("reading", reading)(*args)
+        by = _from("layers.reading", "Reading")() if of.projections else _from("layers.reading", reading)(*args)
     norms: Estimator = _from("per_example", "PerExampleNorms")(of.model, by, projections=of.projections)
     return norms
 

@@ -10,7 +10,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..errors import UnsupportedError
 from ..evidence import Measurement
-from .coverage import couples, trained
+from .layers.coverage import couples, trained
 from .per_example import PerExampleNorms
 
 NORMALISING = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _InstanceNorm, _BatchNorm)

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from .gradient_norm import sum_dtype
-from .unbatched import UnbatchedCall
-from .uses import Use
+from .layers.unbatched import UnbatchedCall
+from .layers.uses import Use
 
 
 class Pass:

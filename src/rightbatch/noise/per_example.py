@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement, StandardErrors
-from . import coverage
 from .estimator import Estimator
 from .gradient_norm import squared_norm, sum_dtype
+from .layers import coverage
+from .layers.reading import Reading
 from .passes import Pass
-from .reading import Reading
 from .taps import Taps
 
 

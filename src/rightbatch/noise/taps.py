@@ -16,18 +16,18 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import UnsupportedError
 from ..evidence import LayerReading
-from .attention import projects, sites
-from .broadcasts import Graph
-from .calls import CallUse, running_again, versions
-from .coverage import ROOT, RULES, couples, hooked, owned, positions_first, uncovered
-from .embedding import EMBEDDING
 from .graph import maker, mark, nodes_of, note_examples, reached, unmark
-from .layers import Kept, Rule, trains
+from .layers.attention import projects, sites
+from .layers.broadcasts import Graph
+from .layers.calls import CallUse, running_again, versions
+from .layers.coverage import ROOT, RULES, couples, hooked, owned, positions_first, uncovered
+from .layers.embedding import EMBEDDING
+from .layers.reading import Reading
+from .layers.recurrent import RecurrentUse, recurrent
+from .layers.rule import Kept, Rule, trains
+from .layers.unbatched import UnbatchedCall, parameter_use, perhaps_unbatched
+from .layers.uses import LayerUse, Use
 from .passes import Pass, listed, per_example_sum
-from .reading import Reading
-from .recurrent import RecurrentUse, recurrent
-from .unbatched import UnbatchedCall, parameter_use, perhaps_unbatched
-from .uses import LayerUse, Use
 
 
 class Taps:

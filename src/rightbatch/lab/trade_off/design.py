@@ -202,7 +202,7 @@ class TradeOff(Experiment):
 
 def _coupled(subject: Subject) -> list[str]:
     """Why the examples of a batch depend on each other in this model, if they do."""
-    from ...noise.coverage import coupled
+    from ...noise.layers.coverage import coupled
 
     return [f"{path}: {reason}" for path, reason in coupled(subject.network(0).train())]
 

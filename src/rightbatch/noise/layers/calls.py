@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ..errors import UnsupportedError
-from .gradient_norm import sum_dtype
-from .layers import spans
+from ...errors import UnsupportedError
+from ..gradient_norm import sum_dtype
+from .rule import spans
 from .sharing import formed_norms2
 from .uses import Slot, Use, whole
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from ..errors import UnsupportedError
-from .graph import Parents, between, nodes_of
-from .layers import trains
+from ...errors import UnsupportedError
+from ..graph import Parents, between, nodes_of
+from .rule import trains
 from .uses import LayerUse, Projection, projected
 
 # What lies between a weight and the product it is in.

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..gradient_norm import row_norms2
 from .convolution import CONVOLUTION, checked, formed_weights, padded
 from .embedding import EMBEDDING, EMBEDDING_BAG, token_rows
-from .gradient_norm import row_norms2
-from .layers import LINEAR, Rule, spans, widened
+from .linear import LINEAR
 from .normalization import CHANNEL_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
+from .rule import Rule, spans, widened
 from .sharing import formed, merged
 from .uses import LayerUse, Slot, Use
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
-from .gradient_norm import row_norms2
-from .layers import Kept, Rule, keep_input
+from ...errors import UnsupportedError
+from ..gradient_norm import row_norms2
+from .rule import Kept, Rule, keep_input
 
 
 def embedding_norms2(layer: nn.Embedding, kept: Kept, d: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..evidence import Audit, LayerReading
-from .gradient_norm import squared_norm
+from ...errors import InputError
+from ...evidence import Audit, LayerReading
+from ..gradient_norm import squared_norm
+from ..preconditioner import TRAINING_FLOOR, Preconditioner
 from .plan import Choice, cheapest
-from .preconditioner import TRAINING_FLOOR, Preconditioner
 from .sharing import joined, joint_norms2, merged, norms2_of
 from .signs import Signs
 from .sketches import SKETCHES

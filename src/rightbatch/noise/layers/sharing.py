@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
+from ..gradient_norm import row_norms2
 from .embedding import EMBEDDING
-from .gradient_norm import row_norms2
-from .layers import LINEAR, spans, widened
+from .linear import LINEAR
+from .rule import spans, widened
 from .uses import LayerUse, Slot, Use
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
+from ...errors import UnsupportedError
+from ..gradient_norm import row_norms2, sum_dtype
 from .broadcasts import REARRANGING, Route, Step, undone
 from .embedding import EMBEDDING
-from .gradient_norm import row_norms2, sum_dtype
-from .layers import BILINEAR, LINEAR, Kept, Rule, spans
+from .linear import BILINEAR, LINEAR
 from .normalization import LAYER_NORM, RMS_NORM
+from .rule import Kept, Rule, spans
 from .uses import LayerUse, Slot, Use, whole
 
 # Layers to which all dimensions but the last are alike, so that the examples may come as one more.

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from .gradient_norm import sum_dtype
-from .layers import LINEAR, Kept, Rule, trains
+from ..gradient_norm import sum_dtype
+from .linear import LINEAR
+from .rule import Kept, Rule, trains
 
 
 class Slot(NamedTuple):

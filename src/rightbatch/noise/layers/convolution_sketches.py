@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .convolution import checked, convolution_norms2, padded, transposed_norms2
-from .layers import Kept, spans, trains
+from .rule import Kept, spans, trains
 from .signs import Signs, sketch_norms2
 
 # In multiply-adds, by timing convolutions of 1 to 512 channels on maps of 4² to 32²: reading a float of a large tensor;

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..errors import UnsupportedError
-from .gradient_norm import row_norms2
-from .layers import Kept, Rule, keep_input, spans, trains, widened
+from ...errors import UnsupportedError
+from ..gradient_norm import row_norms2
+from .rule import Kept, Rule, keep_input, spans, trains, widened
 
 # A Gram entry costs about 1.5 times an entry of the formed gradient, by timing at 64 to 256 channels and maps of 4²
 # to 14².

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ..errors import UnsupportedError
-from .graph import has_examples
+from ...errors import UnsupportedError
+from ..graph import has_examples
 
 Shape = tuple[int, ...]
 MOST_ROUTES = 64

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..errors import UnsupportedError
-from .gradient_norm import row_norms2
-from .layers import Kept, Rule, keep_input, trains, widened
+from ...errors import UnsupportedError
+from ..gradient_norm import row_norms2
+from .rule import Kept, Rule, keep_input, trains, widened
 
 
 def keep_statistics(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:

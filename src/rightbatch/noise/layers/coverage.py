@@ -9,9 +9,10 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from .attention import frozen_apart, projects
 from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
 from .embedding import EMBEDDING, EMBEDDING_BAG
-from .layers import BILINEAR, LINEAR, PRELU, Rule
+from .linear import BILINEAR, LINEAR, PRELU
 from .normalization import CHANNEL_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
 from .recurrent import inexact
+from .rule import Rule
 
 # Exact types: a subclass may compute something else in its forward.
 RULES: dict[type[nn.Module], Rule] = {

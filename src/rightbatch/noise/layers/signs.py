@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradient_norm import row_norms2
+from ..gradient_norm import row_norms2
 
 BLOCK_SIGNS = 1 << 20
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from .convolution import GRAM_COST, TRANSPOSED_CONVOLUTION, gram_is_cheaper
 from .convolution_sketches import COPY, READ, along_input
 from .embedding import EMBEDDING
-from .layers import LINEAR, Kept, Rule, trains
+from .linear import LINEAR
+from .rule import Kept, Rule, trains
 from .sketches import SKETCHES
 
 # A sketch of k probes is about sqrt(2/(k·r·b)) off for a layer and b equal examples. r, the effective rank of one

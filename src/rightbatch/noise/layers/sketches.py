@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
 from .convolution_sketches import convolution_sketch, transposed_sketch
 from .embedding import EMBEDDING, embedding_norms2
-from .layers import LINEAR, Kept, Rule, linear_norms2, trains, widened
+from .linear import LINEAR, linear_norms2
+from .rule import Kept, Rule, trains, widened
 from .signs import BLOCK_SIGNS, Signs, sketch_norms2
 
 # (layer, kept, d, signs, probes) -> unbiased estimates of ‖c_i‖² over the layer's trainable parameters, shape (b,)
