@@ -57,7 +57,7 @@ def draw_schedules(results: Mapping[str, Result], epochs: int) -> "Figure":
                 if row == 0:
                     axes.set_title(title, fontsize=10)
                 finish(axes, x if last else "", first["family"] if axes is panels[0] else "", legend=False)
-            panels[2].legend(loc="lower right", fontsize=8, handlelength=1.8)
+            panels[3].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, handlelength=1.8)
         return figure
 
     return draw()
