@@ -57,22 +57,31 @@ class Beginning:
         self._places = [(m, name) for m in model.modules() for name, buffer in m._buffers.items() if buffer is not None]
         self._device = device
         self._random: list[Tensor] = []
-        self._buffers: list[tuple[Tensor | None, Tensor | None]] = []
+        self._buffers: list[Tensor | None] = []
+        self._copies: list[Tensor] = []
 
+    @torch.no_grad()
     def note(self) -> None:
         """A batch is begun."""
         self._random = random_state(self._device)
         buffers = [module._buffers.get(name) for module, name in self._places]
-        self._buffers = [(buffer, None if buffer is None else buffer.clone()) for buffer in buffers]
+        if any(now is not before for now, before in zip(buffers, self._buffers or [None] * len(buffers), strict=True)):
+            self._copies = [buffer.clone() for buffer in buffers if buffer is not None]
+        elif self._copies:  # one call for all, at every batch
+            torch._foreach_copy_(self._copies, self._present())
+        self._buffers = buffers
 
     @torch.no_grad()
     def put_back(self) -> None:
         """It is to be begun anew."""
         set_random_state(self._random, self._device)
-        for (module, name), (buffer, before) in zip(self._places, self._buffers, strict=True):
+        for (module, name), buffer in zip(self._places, self._buffers, strict=True):
             module._buffers[name] = buffer
-            if buffer is not None and before is not None:
-                buffer.copy_(before)
+        if self._copies:
+            torch._foreach_copy_(self._present(), self._copies)
+
+    def _present(self) -> list[Tensor]:
+        return [buffer for buffer in self._buffers if buffer is not None]
 
 
 def in_passes(
