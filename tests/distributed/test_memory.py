@@ -1,5 +1,6 @@
 """Memory that runs out in one process: all give the batch back and begin it anew, and train as if nothing had been."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 class Narrow(nn.Module):
-    """Runs out of memory above `most` examples: in the forward or backward pass, everywhere, or at trial steps once."""
+    """Runs out of memory above `most` examples: in the forward or backward pass, everywhere, or at trial steps once;
+
+    or at random, above one, with `most` as the seed.
+    """
 
     def __init__(self, most: int, where: str = "forward", dropout: float = 0.0) -> None:
         super().__init__()
@@ -32,11 +36,14 @@ class Narrow(nn.Module):
         self.inner = nn.Sequential(nn.Linear(D, 8), nn.Dropout(dropout), nn.Tanh(), nn.Linear(8, CLASSES)).double()
         self.most, self.where = most, where
         self.passes: list[int] = []
+        self.chance = random.Random(most)
 
     def forward(self, x: Tensor) -> Tensor:
         self.passes.append(len(x))
         output: Tensor = self.inner(x)
         trial = self.training and not torch.is_grad_enabled()
+        if self.where == "at random" and len(x) > 1 and self.chance.random() < 0.06:
+            self.run_out(output)
         if len(x) > self.most:
             if self.where == "backward" and output.requires_grad:
                 output.register_hook(self.run_out)
@@ -153,9 +160,9 @@ def test_trial_steps(together: Any, batch: str) -> None:
 @pytest.mark.parametrize("batch", ["sweet-spot", "auto"])
 def test_the_timing_ladder_and_comparisons(together: Any, batch: str) -> None:
     """Batches that are timed are given back too; what rules decide then, all decide alike."""
-    found = together(2, lambda rank: train(in_rank_1(9)(rank), batch=batch, epochs=12))
+    found = together(2, lambda rank: train(in_rank_1(9)(rank), batch=batch, epochs=6))
     require_alike(found)
-    assert found[0]["samples"] == 12 * N and found[0]["at"] < 10
+    assert found[0]["samples"] == 6 * N and found[0]["at"] < 10
 
 
 def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +189,41 @@ def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) 
     assert first[:3] == ([], 8, 2 * N) and second[:3] == ([15], 8, 2 * N)
     torch.testing.assert_close(first[3], second[3], rtol=0, atol=0)
     torch.testing.assert_close(first[3], train(batch=40)["weights"], rtol=1e-9, atol=1e-12)
+
+
+RULES: list[dict[str, Any]] = [
+    {"batch": "big-batch(first=8)", "noise": "per-example(every=1)", "step": "armijo"},
+    {"batch": 16, "micro_batch": 3},
+    {"batch": 3},
+    {"batch": 48},
+    {"batch": 16, "step": "barzilai-borwein"},
+    {"batch": "norm-test(first=16)", "noise": "per-example(every=1)"},
+]
+
+
+def run_out_at_random(together: Any, size: int, seed: int, settings: dict[str, Any]) -> None:
+    expected = train(epochs=3, **settings)
+    found = together(size, lambda rank: train(10 * seed + rank, "at random", epochs=3, **settings))
+    require_alike(found)
+    require_close(found[0], expected, relative=1e-6)
+    assert found[0]["at"] < 4096  # it did run out
+
+
+def test_now_in_one_process_now_in_the_other(together: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes grow back after a step, and fail again at random places: the steps of a single process all the same."""
+    monkeypatch.setattr("rightbatch.training.memory.CALM_STEPS", 1)
+    run_out_at_random(together, 2, 0, RULES[0])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("settings", RULES)
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_at_many_random_places(
+    together: Any, monkeypatch: pytest.MonkeyPatch, settings: Any, size: int, seed: int
+) -> None:
+    monkeypatch.setattr("rightbatch.training.memory.CALM_STEPS", 1)
+    run_out_at_random(together, size, seed, settings)
 
 
 def test_a_single_example_that_does_not_fit_ends_the_run_everywhere(together: Any, tmp_path: Path) -> None:
