@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .order import Indices, Order, generator, require_positions
 
-MIXED_WHOLE_SAMPLES = 2**16  # a larger window is mixed position by position: its permutation would take 5 ms and more
+MIXED_WHOLE_SAMPLES = 2**17  # a larger window is mixed position by position: its permutation would take 5 ms and more
 NOT_AN_EPOCH = 2**64 - 1  # the stream of random words from which windows have their keys
 
 
@@ -118,12 +118,16 @@ class BlockOrder:
         return int(np.searchsorted(self._in(epoch).starts, position, "right")) - 1
 
     def blocks_from(self, epoch: int, number: int) -> Indices:
-        """Return the first example of each block of a window and of the next, which may be that of the next epoch."""
-        kept = self._in(epoch)
-        blocks = kept.blocks[number * self.window : (number + 2) * self.window]
-        if number + 2 == len(kept.starts):
+        """Return the first example of each block of a window and of the next, which may be that of the next epoch.
+
+        Those of a window come in descending order: so whoever reads ahead and whoever fetches, in ascending order, what
+        has not been read by then, do not wait for each other.
+        """
+        kept, at = self._in(epoch), number * self.window
+        present, following = kept.blocks[at : at + self.window], kept.blocks[at + self.window : at + 2 * self.window]
+        if not len(following):
             following = self._outer.indices(epoch + 1, 0, min(self.window, len(kept.blocks)))
-            blocks = np.append(blocks, following)
+        blocks = np.append(np.sort(present)[::-1], np.sort(following)[::-1])
         return self.ends[blocks] - self._sizes[blocks]
 
     def _in(self, epoch: int) -> _Epoch:
