@@ -121,7 +121,7 @@ class Schedule(RuleBasedStateMachine):
         """One batch in all processes, enlarged once if `grown` is more than `wanted`."""
         world = len(self.streams)
         supplies = [Supply(stream, self.epochs, self.exact) for stream in self.streams]
-        batches = [Gathering(Ranks(world, rank), self.place(), wanted) for rank in range(world)]
+        batches = [Gathering(Ranks(world, rank), self.place(), wanted, most_forward) for rank in range(world)]
         fetched: list[int] = []
         for size in (wanted, grown):
             for batch, supply in zip(batches, supplies, strict=True):
