@@ -14,8 +14,8 @@ from ..errors import InputError
 
 Indices = NDArray[np.int64]
 
-# Chi-square tests of position against index, and of the indices at two positions against each other, reject 4 rounds at
-# n = 70,000 and pass 6 there and at 5,000,000; over 20,000 keys they reject 8 rounds at n = 5 and pass 10 from 5 to 100.
+# Chi-square tests of position against index, and of two positions' indices against each other, reject 4 rounds at
+# n = 70,000, pass 6 there and at 5,000,000; with 20,000 keys they reject 8 rounds at n = 5, pass 10 from 5 to 100.
 ROUNDS = 6
 SMALL, SMALL_ROUNDS = 2**16, 10
 READ_AHEAD_SAMPLES = 2**14
