@@ -44,7 +44,6 @@ matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-LEAST_S = 1e-9  # a budget in which no trial is begun
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Gallery:
             if not wanted and not folder.exists():
                 continue
             print(run.stem, flush=True)
-            budget_s = None if wanted else LEAST_S
+            budget_s = None if wanted else 0.0
             done = study(run.experiment, run.subject, folder=folder, budget_s=budget_s, processes=self.processes)
             if done.stopped.startswith("stopped"):
                 raise SystemExit("stopped; the same again goes on")

@@ -37,7 +37,6 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
     "adamw": ("AdamW", {}),
 }
 INTERRUPTED = 130
-NOTHING_S = 1e-9  # a budget in which no trial is begun
 
 
 def option(default: Any, help: str, **argument: Any) -> Any:
@@ -294,7 +293,7 @@ class Study:
             folder = self.folder if self.folder is None or len(chosen) == 1 else Path(self.folder) / name
             share = None
             if budget_s is not None:  # an even part of what is left: what one took too long, the others go without
-                share = max(NOTHING_S, (budget_s - (time.monotonic() - started)) / (len(chosen) - place))
+                share = max(0.0, (budget_s - (time.monotonic() - started)) / (len(chosen) - place))
             try:
                 done = study(experiment, subject, folder=folder, budget_s=share, processes=self.processes)
             except (InputError, MissingExtraError) as error:

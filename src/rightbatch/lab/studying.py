@@ -70,7 +70,8 @@ def study(
         experiment: such as `Wiggle()`.
         subject: data and model; None takes the classic problem of the experiment.
         folder: for results and page; None is studies/<experiment>-<data>-<model>.
-        budget_s: seconds on the wall after which no further trial is begun; None runs the whole design.
+        budget_s: seconds on the wall after which no further trial is begun; None runs the whole design, 0 shows what is
+            there already.
         processes: None is one for each core; 0 runs the trials here, one after the other.
         progress: where to say how far it is; None is stderr.
 
@@ -82,7 +83,7 @@ def study(
         RunFolderError: the folder holds another study, or cannot be written.
     """
     if budget_s is not None:
-        require_number("budget_s", budget_s, above=0)
+        require_number("budget_s", budget_s, least=0)
     if processes is not None:
         require_whole("processes", processes, least=0)
     subject = subject or experiment.classic
@@ -121,7 +122,9 @@ def _run(
         if interruption.asked:
             return "stopped by Ctrl-C"
         spent = budget_s is not None and time.monotonic() - started >= budget_s
-        return f"the budget of {duration(budget_s)} is spent" if spent else ""
+        if not spent:
+            return ""
+        return f"the budget of {duration(budget_s)} is spent" if budget_s else "no time was left"
 
     def take(trial: Trial, answer: tuple[Result, float]) -> None:
         result, seconds = answer
