@@ -273,6 +273,11 @@ def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
         refresh_batch_norm(Narrow(0, "everywhere", nn.BatchNorm1d(8)), source, CPU)
 
 
+def test_a_run_is_refused_where_not_even_two_examples_fit() -> None:
+    with pytest.raises(OutOfMemoryError, match="over 2 examples on cpu"):
+        fit(Narrow(1, "everywhere"), (X, Y), batch=8, step=0.1, epochs=1, progress=False)
+
+
 def test_a_whole_run_in_little_memory() -> None:
     """Training, evaluation, the statistics of BatchNorm for the average, and the test data."""
     model = Narrow(20, "everywhere", nn.BatchNorm1d(8))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..data import Source
 from ..errors import DataError, InputError
+from .memory import exhausted, is_out_of_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,6 +35,7 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
     Raises:
         InputError: the output is not one tensor, the loss is not one finite-shaped number, or they do not go together.
         DataError: targets that the loss cannot take.
+        OutOfMemoryError: these two do not fit into memory.
     """
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
@@ -84,7 +86,9 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             output = model.eval()(x)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise exhausted(str(x.device), None, len(x)) from error
         raise InputError(f"The model cannot take inputs of shape {tuple(x.shape)}: {_first_line(error)}") from error
     finally:
         torch.set_rng_state(state)
