@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from ..errors import DataError
 NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of training
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Examples that can be fetched by index, in any sequence.
+class Source(ABC):
+    """Examples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
 
     A source may also have `loss`, used where none is given, and `block_ends` and `window`, for which see `BatchStream`.
 
@@ -34,11 +33,12 @@ class Source(Protocol):
     y_range: tuple[int, int] | None
     notes: tuple[str, ...]
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices` (int64, on the CPU), in that sequence."""
-        ...
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Return x and y as one epoch of an order has them: a source that draws at random keys its draws by these.
