@@ -82,7 +82,7 @@ class StepTimer:
         Returns:
             None while fewer than three sizes were timed or the largest is less than four times the smallest.
         """
-        if self._until_refit <= 0:
+        if self._until_refit <= 0 and len(self._windows) >= LEAST_SIZES:
             centres = self._all_centres()
             self._fit = _fit(centres)
             self._until_refit = max(1, min(REFIT_TIMES, sum(centre.times for centre in centres) // 8))
