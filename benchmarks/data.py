@@ -5,8 +5,7 @@
 
 import argparse
 import json
-import os
-import resource
+import runpy
 import shutil
 import statistics
 import subprocess
@@ -96,26 +95,30 @@ def from_disk(folder: Path) -> Iterator[str]:
 def one_pass(way: str, folder: Path) -> dict[str, float]:
     """Seconds of all batches of one epoch and the memory they took beyond what was there before."""
     torch.set_num_threads(1)
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before_mb = peak_mb()
     work = Work(MappedRows(folder), BATCH)
     begin_s, examples = time.perf_counter(), 0
     for x, _ in WAYS[way](work)():
         examples += len(x)
     assert examples == len(work.dataset)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begin_s
-    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb}
+    return {"seconds": seconds, "peak_mb": peak_mb() - before_mb}
+
+
+def peak_mb() -> float:
+    """The most memory this process has had; Linux, where `getrusage` would count what its parent had."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def training(folder: Path) -> Iterator[str]:
-    """Rows about the example that trains on 5,000,000 rows of the disk; draws its report's figures."""
+    """Rows about the example that trains on 5,000,000 rows of the disk; draws its report's figure."""
+    command = [sys.executable, __file__, "--folder", str(folder), "--example"]
+    if not (folder / f"data-{ROWS}").exists():
+        subprocess.run(command, check=True, capture_output=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
-    before_mb = peak_of_process([sys.executable, "-c", "import rightbatch.training, rightbatch.report"])[0]
-    command = [sys.executable, str(EXAMPLE), "--folder", str(folder), "--examples", str(ROWS)]
-    writing = not (folder / f"data-{ROWS}").exists()
-    if writing:
-        peak_of_process([*command, "--epochs", "1"])
-        shutil.rmtree(folder / "run")
-    peak_mb, told = peak_of_process(command)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    *told, used_mb = done.stdout.splitlines()
     history = read_history(folder / "run" / "events.jsonl")
     save_figure(course_figure(history), FIGURE)
     steps = history.steps
@@ -125,21 +128,18 @@ def training(folder: Path) -> Iterator[str]:
         "batch size": f"{min(steps['batch_size']):,.0f} to {max(steps['batch_size']):,.0f}",
         "epochs": f"{steps['epoch'][-1]:.2f}",
         "seconds, evaluations included": f"{history.stop['seconds']:,.1f}",
-        "peak memory beyond the imports, MB": f"{peak_mb - before_mb:,.0f}",
-        "what it says": told.splitlines()[2],
+        "peak memory beyond the imports, MB": f"{float(used_mb):,.0f}",
+        "what it says": told[2],
     }
     yield from (f"| {name} | {value} |" for name, value in rows.items())
 
 
-def peak_of_process(command: Sequence[str]) -> tuple[float, str]:
-    """Run it; return the most memory it had, in MB, and what it printed."""
-    with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, stdout=told, stderr=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        told.seek(0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} has failed")
-        return used.ru_maxrss / 1024, told.read()
+def run_example(folder: Path) -> None:
+    """Run the example in this process; print last what memory it took, in MB."""
+    before_mb = peak_mb()
+    sys.argv = [str(EXAMPLE), "--folder", str(folder), "--examples", str(ROWS)]
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    print(peak_mb() - before_mb)
 
 
 class Many(Source):
@@ -217,14 +217,18 @@ def main() -> None:
     """Run and print, or write to docs/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("memory", "pictures", "disk", "resume", "training"))
-    parser.add_argument("--folder", type=Path, help="where the 2 GB on disk are, or are put to stay")
+    parser.add_argument("--folder", type=Path, help="where the 4 GB on disk are, or are put to stay")
     parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--example", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write docs/data_speed.md")
     options = parser.parse_args()
     if options.way:
         print(json.dumps(one_pass(options.way, options.folder)))
         return
     torch.set_num_threads(1)
+    if options.example:
+        run_example(options.folder)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

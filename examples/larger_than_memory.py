@@ -6,7 +6,7 @@
 
 The examples come as a stream, which is brought to the disk once; training then reads the rows of each batch, in an
 order shuffled anew each epoch, and holds no more in memory. The labels are drawn from a known logistic model, so that
-the least possible loss is known too. The same line again goes on with its run, or says that it is done.
+the loss of the true model is known too. The same line again goes on with its run, or says that it is done.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
         sizes = [row["batch_size"] for row in steps]
         print(f"{run.stopped}: {len(steps):,} steps with batches of {min(sizes):,} to {max(sizes):,}")
         excess = run.best["valid_loss"] - least_loss(x, y)
-        print(f"validation loss {run.best['valid_loss']:.5f}, {excess:.5f} above that of the true model")
+        print(f"validation loss {run.best['valid_loss']:.5f}, {excess:+.1e} from that of the true model")
         if options.folder:
             print(f"open {folder / 'run' / 'report.html'}")
 

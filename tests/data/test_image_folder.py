@@ -1,5 +1,6 @@
 """Folders of images: a sub-folder a class, decoded when fetched."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from rightbatch.data import ImageFolder, as_source, load, with_workers
+from rightbatch.data.images import decode_image
 from rightbatch.errors import DataError, InputError
 
 image = pytest.importorskip("PIL.Image")
@@ -100,3 +102,13 @@ def test_damaged_images_are_named(tmp_path: Path) -> None:
         as_source(tmp_path / "none")
     with pytest.raises(DataError, match="has no sub-folders with images"):
         ImageFolder(tmp_path / "none")
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a look at its size: a warning made an error would be one in other threads too."""
+    image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "large.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match=r"large\.png cannot be read as an image: 8 x 8 pixels are more than 40"):
+            decode_image(tmp_path / "large.png")

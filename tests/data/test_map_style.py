@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from rightbatch.data import BatchStream, as_source, hold_out
+from rightbatch.data import BatchStream, Source, as_source, hold_out
 from rightbatch.data.arrays import TensorSource
 from rightbatch.errors import DataError
 
@@ -127,3 +127,27 @@ def test_examples_of_unequal_shape_are_refused_when_they_meet() -> None:
     source = as_source(Items([(torch.ones(2), 0), (torch.ones(3), 0)]))
     with pytest.raises(DataError, match="of one shape throughout"):
         source.fetch(torch.tensor([0, 1]))
+
+
+def test_a_source_of_ones_own_says_shapes_and_types_and_fetches() -> None:
+    class Squares(Source):
+        x_shape, x_dtype, y_shape, y_dtype = (1,), torch.float32, (), torch.float32
+
+        def __len__(self) -> int:
+            return 50
+
+        def fetch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return indices.float().unsqueeze(1), indices.float() ** 2
+
+    source = as_source(Squares())
+    assert source.describe() == "50 examples, x [1] float32, y [] float32" and source.classes is None
+    x, y = BatchStream(source).fetch(BatchStream(source).take(8))
+    assert torch.equal(y, x.squeeze(1) ** 2)
+
+
+def test_what_looks_like_a_source_is_told_what_to_be() -> None:
+    class Almost:
+        def fetch(self, indices: torch.Tensor) -> None: ...
+
+    with pytest.raises(DataError, match=r"subclass of rightbatch\.data\.Source"):
+        as_source(Almost())

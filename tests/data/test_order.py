@@ -71,6 +71,11 @@ def test_known_answers() -> None:
     assert Order(10**10, 0).indices(0, 10**10 - 4, 10**10).tolist() == BIJECTED
 
 
+def test_orders_that_differ_are_known_apart() -> None:
+    drawn, computed = Order(300_000, 1, permute_below=2**19), Order(300_000, 1)
+    assert not np.array_equal(drawn.indices(0, 0, 50), computed.indices(0, 0, 50)) and drawn.mixing != computed.mixing
+
+
 def test_unshuffled_is_the_stored_sequence() -> None:
     order = Order(10**12, shuffle=False)
     assert order.indices(4, 10**11, 10**11 + 3).tolist() == [10**11, 10**11 + 1, 10**11 + 2]

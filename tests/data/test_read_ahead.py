@@ -267,6 +267,7 @@ def test_sources_travel_while_they_read_ahead() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12: that is what is tried here
 def test_a_forked_process_reads_for_itself() -> None:
     source = Numbered()
     stream = BatchStream(source, 3)

@@ -18,7 +18,7 @@ SAYS = {
     "averages": "without correction",
     "big_batch": "true gradient",
     "fit_arrays": "report.html",
-    "larger_than_memory": "above that of the true model",
+    "larger_than_memory": "from that of the true model",
     "look_at_noise": "noise scale",
     "own_loop": "test accuracy",
     "several_processes": "80,000 examples",

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, OutOfMemoryError, fit
 from rightbatch.data import as_source
+from rightbatch.data.arrays import TensorSource
 from rightbatch.record import read_history, verify_ledger
 from rightbatch.record.events import read_events
 from rightbatch.training.evaluation import evaluate, refresh_batch_norm
@@ -85,6 +87,15 @@ def test_the_passes_given_back_leave_no_trace(where: str) -> None:
     trained(narrow), trained(small, micro_batch=13)
     assert 50 in narrow.passes and 50 not in small.passes
     require_same(narrow, small, exactly=True)
+
+
+def test_a_resumed_run_goes_on_in_passes_that_fit(tmp_path: Path, no_report: None) -> None:
+    whole, first, second = Narrow(13), Narrow(13), Narrow(13)
+    trained(whole)
+    trained(first, epochs=1, run_dir=tmp_path / "run")
+    trained(second, run_dir=tmp_path / "run", resume=True)
+    assert max(first.passes) == 50 and max(second.passes) == 13
+    require_same(whole, second, exactly=True)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -271,6 +282,18 @@ def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
     assert narrow.layers[1].num_batches_tracked == 4 and narrow.layers[1].momentum == 0.1
     with pytest.raises(OutOfMemoryError, match="over 2 examples"):
         refresh_batch_norm(Narrow(0, "everywhere", nn.BatchNorm1d(8)), source, CPU)
+
+
+def test_what_training_reads_ahead_is_left_alone_by_the_statistics() -> None:
+    class Blocks(TensorSource):
+        block_ends, window = np.array([100, 200]), 1
+
+        def expect(self, indices: Tensor) -> None:
+            raise AssertionError("announced")
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).double()
+    refresh_batch_norm(model, Blocks(X, Y), CPU)
+    assert model[1].num_batches_tracked == 1
 
 
 def test_a_run_is_refused_where_not_even_two_examples_fit() -> None:

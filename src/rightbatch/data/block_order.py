@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .order import Indices, Order, generator, require_positions
+from .order import ROUNDS, Indices, Order, generator, require_positions
 
-MIXED_WHOLE_SAMPLES = 2**17  # a larger window is mixed position by position: its permutation would take 5 ms and more
+MIXED_WHOLE_SAMPLES = 2**17  # a larger window is mixed position by position: drawing its permutation would be a pause
 NOT_AN_EPOCH = 2**64 - 1  # the stream of random words from which windows have their keys
 
 
@@ -40,8 +40,8 @@ class BlockOrder:
 
     The blocks are shuffled anew every epoch. Then the examples of `window` blocks that follow each other in that order
     are shuffled among themselves, then those of the next `window`, and so on: a reader that keeps the last `window`
-    blocks in memory reads each block once an epoch. With one window over all blocks this is a uniform shuffle; with
-    fewer, examples of one block still come near each other, so blocks of sorted data want a large window.
+    blocks in memory reads each block once an epoch. With one window over all blocks this is one shuffle of all; with
+    more, examples of one block still come near each other, so blocks of sorted data want a large window.
 
     Args:
         ends: where each block ends, ascending: block k holds the examples ends[k - 1], ..., ends[k] - 1.
@@ -93,7 +93,7 @@ class BlockOrder:
     def mixing(self) -> str:
         """How examples are mixed; see `Order.mixing`."""
         ends = crc32(self.ends.astype("<i8").tobytes())
-        return f"{self.window} of {len(self.ends)} blocks, {ends:08x}"
+        return f"{self.window} of {len(self.ends)} blocks, {ends:08x}, by {ROUNDS} rounds above {MIXED_WHOLE_SAMPLES}"
 
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
         """Return the examples at positions start, ..., stop - 1 of an epoch; see `Order.indices`.

@@ -98,6 +98,7 @@ class BlockSource(Source):
             if missing:
                 memory = self._allocated()
                 self._ahead = ReadAhead(self._load, memory, {block: self._room(self._coming) for block in missing})
+                self._ahead.start()
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices`, reading the blocks that are not in memory."""

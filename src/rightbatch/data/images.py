@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from importlib import import_module
 from typing import Any
 
@@ -33,11 +32,13 @@ def decode_image(file: str | bytes, size: tuple[int, int] | None = None, mode: s
     """
     library = pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", library.DecompressionBombWarning)
-            with library.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-                image = import_module("PIL.ImageOps").exif_transpose(opened)
-                image = image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
+        with library.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+            # Pillow only warns of these; making its warning an error would touch the filters of all threads.
+            most = library.MAX_IMAGE_PIXELS
+            if most is not None and opened.width * opened.height > most:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {most:,}")
+            image = import_module("PIL.ImageOps").exif_transpose(opened)
+            image = image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
     except Exception as error:  # decoders raise whatever their format brings up, struct.error and SyntaxError among it
         where = "the image" if isinstance(file, bytes) else str(file)
         raise DataError(f"{where} cannot be read as an image: {error}") from error

@@ -35,7 +35,7 @@ TEST_FRACTION = 0.2
 WHOLE_BYTES = 2**28  # of a Parquet file: above it is read as needed
 FORMS = (
     "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, .arrow, a pair of "
-    f".npy files, or a folder of {FOLDERS}"
+    f".npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
 )
 
 

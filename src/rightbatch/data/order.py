@@ -28,7 +28,7 @@ class Order:
 
     Up to `permute_below` examples an epoch's permutation is drawn whole and kept while the epoch lasts. Beyond, a keyed
     bijection computes any position on its own in constant memory. So any position is reached within 5 ms, however many
-    examples there are (2 shared cores). What is kept affects speed only, never the answer.
+    examples there are (2 shared cores). The two give different orders: `permute_below` decides.
 
     Args:
         n: examples.
@@ -60,7 +60,7 @@ class Order:
     @property
     def mixing(self) -> str:
         """How examples are mixed, beside n, seed and shuffle all that the order depends on."""
-        return "all"
+        return "all" if self.n <= self.permute_below else f"all, by {rounds(self.n)} rounds"
 
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
         """Return the examples at positions start, ..., stop - 1 of an epoch.
@@ -170,7 +170,7 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
     network over a rectangle). The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; made for
     uniformity, not for secrecy.
     """
-    keys = generator(seed, epoch).random_raw(SMALL_ROUNDS if n < SMALL else ROUNDS)
+    keys = generator(seed, epoch).random_raw(rounds(n))
     height = isqrt(n - 1) + 1
     width = -(-n // height)
     values = encrypt(positions.astype(np.uint64), height, width, keys)
@@ -180,6 +180,11 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
         values[outside] = walked
         outside = outside[walked >= n]
     return values.view(np.int64)
+
+
+def rounds(n: int) -> int:
+    """Return the rounds of the network for n examples."""
+    return SMALL_ROUNDS if n < SMALL else ROUNDS
 
 
 def encrypt(values: NDArray[np.uint64], height: int, width: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

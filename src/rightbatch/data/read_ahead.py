@@ -35,8 +35,12 @@ class ReadAhead(Generic[Memory]):
         self._abandoned = False
         self._changed = Condition()
         self._process = os.getpid()
+        self._thread = Thread(target=self._run, args=(WeakMethod(read),), name="rightbatch read-ahead")
+
+    def start(self) -> None:
+        """Begin to read; apart from construction, so that whoever is interrupted in between knows whom to abandon."""
         with suppress(RuntimeError):  # no more threads to be had: each block is read when needed
-            Thread(target=self._run, args=(WeakMethod(read),), name="rightbatch read-ahead").start()
+            self._thread.start()
 
     def take(self, block: int) -> tuple[int, bool]:
         """Return a block's slot, which is the caller's from now on, and whether the block is in it."""

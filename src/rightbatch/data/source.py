@@ -30,8 +30,8 @@ class Source(ABC):
     x_dtype: torch.dtype
     y_shape: tuple[int, ...]
     y_dtype: torch.dtype
-    y_range: tuple[int, int] | None
-    notes: tuple[str, ...]
+    y_range: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

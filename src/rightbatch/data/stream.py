@@ -122,8 +122,9 @@ class BatchStream:
     def _announce(self, order: BlockOrder, interval: Interval) -> None:
         """Tell the source which blocks come next, once a window."""
         number = order.window_at(interval.epoch, interval.start)
-        if (interval.epoch, number) != self._announced:
-            self._announced = interval.epoch, number
+        place = interval.epoch, number
+        if self._announced is None or place > self._announced:  # not where trial steps begin a batch again
+            self._announced = place
             self.source.expect(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
     def seek(self, epoch: int, position: int) -> None:
@@ -138,6 +139,7 @@ class BatchStream:
                 "epochs from 0"
             )
         self._epoch, self._position = epoch, position
+        self._announced = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place and what it is a place in, as plain numbers."""

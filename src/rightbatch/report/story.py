@@ -30,7 +30,7 @@ class Moment:
         text: the sentence.
         reason: why, in the words of the rule; may be empty.
         evidence: the numbers the last of its decisions rests on.
-        events: the decisions, failures or changes of passes told in it.
+        events: the decisions or failures told in it.
         last_step: the step it ended at, where it is a stretch.
     """
 

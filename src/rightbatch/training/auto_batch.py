@@ -202,7 +202,7 @@ class AutoBatch:
     @property
     def forward_limit(self) -> int:
         """Most examples in one forward pass of one process: `micro_batch`, or less once memory has run out."""
-        return self._feed.forward_limit
+        return self._feed.limit.now
 
     @property
     def needs_gradient(self) -> bool:
@@ -559,6 +559,7 @@ class AutoBatch:
             "stepper": self._stepper.state_dict(),
             "meter": self.meter.state_dict() if self.meter is not None else None,
             "clock": self.clock.state_dict(),
+            "forward": self._feed.limit.state_dict(),
             "distance": self._distance.state_dict() if self._distance is not None else None,
         }
 
@@ -583,6 +584,7 @@ class AutoBatch:
             self.meter.load_state_dict(state["meter"], self.samples)
             self._teller.skip_method()
         self.clock.load_state_dict(state["clock"])
+        self._feed.limit.load_state_dict(state["forward"])
         if self._distance is not None:
             self._distance.load_state_dict(state["distance"])
         self.consensus.begin_at(state.get("decisions", 0))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, Interval, Source
+from ..data import BatchStream, Source
 from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
 from .memory import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
@@ -97,7 +97,7 @@ def refresh_batch_norm(
         return
     momenta = [layer.momentum for layer in layers]
     state = random_state(device)
-    stream = BatchStream(source, seed=0, device=device)
+    order = BatchStream(source, seed=0).order
     examples = min(len(source), BATCH_NORM_SAMPLES)
     limit = ForwardLimit(max(2, min(CHUNK_SAMPLES, most_forward)))
     begin = 0
@@ -108,18 +108,20 @@ def refresh_batch_norm(
                 for layer in layers:
                     layer.reset_running_stats()
                     layer.momentum = None  # a plain average over the batches
-            interval = Interval(0, begin, min(begin + limit.now, examples))
+            stop = min(begin + limit.now, examples)
             try:
-                if interval.examples > 1:
+                if stop - begin > 1:
+                    # By index, not from a stream, for which the blocks that training reads ahead would be given up.
+                    indices = torch.from_numpy(order.indices(0, begin, stop))
                     with torch.no_grad():
-                        model(stream.fetch(interval)[0])
-                begin = interval.stop
+                        model(source.fetch_epoch(indices, 0, 0)[0].to(device))
+                begin = stop
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if interval.examples <= 2:
-                    raise exhausted(str(device), None, interval.examples) from error
-                limit.halve(interval.examples)
+                if stop - begin <= 2:
+                    raise exhausted(str(device), None, stop - begin) from error
+                limit.halve(stop - begin)
                 let_go(error)
                 release(device)
                 begin = 0

@@ -49,7 +49,7 @@ class Feed:
         self._ranks = ranks
         self._stream = stream
         self._supply = Supply(stream, epochs, exact)
-        self._limit = ForwardLimit(most_forward)
+        self.limit = ForwardLimit(most_forward)
         self._clock = clock
         self._meter = meter
         self._device = device
@@ -58,7 +58,7 @@ class Feed:
 
     def begin(self, step: int, wanted: int) -> Gathering:
         """The batch of this step, of about `wanted` examples: timed, compared, measured or none of these."""
-        self._limit.begin()
+        self.limit.begin()
         origin = (self._stream.epoch, self._stream.position)
         gathering = self._ladder(step, origin)
         if gathering is not None:
@@ -104,16 +104,11 @@ class Feed:
 
     def halve(self, failed: int) -> None:
         """A pass of `failed` examples, at least two, ran out of memory: from now on at most half as many in one."""
-        self._limit.halve(failed)
-
-    @property
-    def forward_limit(self) -> int:
-        """Most examples in one forward pass of one process, at present."""
-        return self._limit.now
+        self.limit.halve(failed)
 
     @property
     def _most_forward(self) -> int:
-        return self._limit.now * self._ranks.size
+        return self.limit.now * self._ranks.size
 
     def _gathering(
         self,
@@ -123,7 +118,7 @@ class Feed:
         compared: bool = False,
         climbs: bool = False,
     ) -> Gathering:
-        most = self._limit.now
+        most = self.limit.now
         return Gathering(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
 
     def _ladder(self, step: int, origin: tuple[int, int]) -> Gathering | None:

@@ -270,13 +270,15 @@ class _Training:
         except KeyboardInterrupt:
             stopped = "interrupted"
         self.auto.ship()
-        if self.best_state:
-            self.model.load_state_dict(self.best_state)
-        elif self.auto.averages:
-            self._refresh_batch_norm()
-        restore_modes()
         folder = self.recorder.folder
         try:
+            try:
+                if self.best_state:
+                    self.model.load_state_dict(self.best_state)
+                elif self.auto.averages:
+                    self._refresh_batch_norm()
+            finally:
+                restore_modes()
             test = None if self.test is None else self._evaluated(self.test)
             self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, self.model))
         except Exception as error:

@@ -2,7 +2,7 @@
 
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,15 @@ class ForwardLimit:
     def halve(self, failed: int) -> None:
         """A pass of `failed` examples, at least two, ran out of memory."""
         self.now, self._calm_steps = -(-failed // 2), 0
+
+    def state_dict(self) -> dict[str, int]:
+        """All that `load_state_dict` needs."""
+        return {"now": self.now, "wait_steps": self._wait_steps, "calm_steps": self._calm_steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from `state`."""
+        self.now = min(self._most, state["now"])
+        self._wait_steps, self._calm_steps = state["wait_steps"], state["calm_steps"]
 
 
 class Beginning:
