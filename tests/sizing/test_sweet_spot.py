@@ -107,6 +107,17 @@ def test_no_size_is_chosen_further_than_twice_from_those_timed() -> None:
     assert decision.examples == 600
 
 
+def test_a_run_of_so_many_epochs_keeps_its_steps() -> None:
+    """1,000,000 examples in all leave 200 steps at 5,000; the bounds in examples come first."""
+    sizes = {}
+    for rule in (SweetSpot(most_share=1.0), SweetSpot(most_share=1.0, least_steps=1000), SweetSpot(least=6000)):
+        for total in (None, 1_000_000):
+            now = replace(situation(0, noise(1e5), 5000), total_samples=total)
+            decision, _ = rule.decide(now, SweetSpotState(32))
+            sizes[rule, total] = decision.examples
+    assert list(sizes.values()) == [16384, 5000, 16384, 1000, 15000, 6000]
+
+
 def test_limits_by_examples_come_before_limits_by_time() -> None:
     much = situation(0, noise(1e9), 1000.0, train_samples=10_000)
     assert SweetSpot().decide(much, SweetSpotState(32))[0].examples == 2500  # a quarter of the data

@@ -66,7 +66,7 @@ def test_digits_with_a_network(size: str, watch: Any, drive: Any) -> None:
 SMALL = {
     "fixed": lambda batch: Fixed(batch),
     "fixed, measured": lambda batch: Fixed(batch),
-    "sweet-spot": lambda batch: SweetSpot(first=batch, most_share=1.0, dwell_steps=1),
+    "sweet-spot": lambda batch: SweetSpot(first=batch, most_share=1.0, least_steps=1, dwell_steps=1),
     "big-batch": lambda batch: BigBatch(first=max(2, batch), kappa=1.0, growth=0.4, patience=0, tolerance=0.0),
 }
 MEASURED = {"fixed, measured": "auto(every=2)", "sweet-spot": "auto(every=1)"}

@@ -41,7 +41,8 @@ class SweetSpot:
 
     B* is held within floor·n½ and ceiling·n½, the range in which a wrong noise estimate costs little, and then, with
     precedence, within `least` and `most` examples and `most_share` of the data; nor does it exceed twice the largest
-    size timed, the line being known no further. The size moves only when B* leaves
+    size timed, the line being known no further. Where a run is told its epochs they bound the steps, which the formula
+    does not know: the batch leaves it `least_steps`. The size moves only when B* leaves
     (b/change, b·change), then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
 
     Thin evidence: without a step time it holds. Without a noise estimate floor·n½ is taken where floor >= 1, which
@@ -55,6 +56,7 @@ class SweetSpot:
         floor: smallest batch in n½.
         ceiling: largest batch in n½.
         most_share: largest batch as a share of the training set.
+        least_steps: that a run of so many epochs would take at the largest batch.
         change: factor by which B* must differ before the size moves.
         dwell_steps: steps a new size stays.
 
@@ -72,6 +74,7 @@ class SweetSpot:
     floor: float = 0.25
     ceiling: float = 4.0
     most_share: float = 0.25
+    least_steps: int = 200
     change: float = 1.25
     dwell_steps: int = 8
 
@@ -90,12 +93,13 @@ class SweetSpot:
         require_number("SweetSpot.floor", self.floor, above=0)
         require_number("SweetSpot.ceiling", self.ceiling, least=self.floor)
         require_number("SweetSpot.most_share", self.most_share, above=0, most=1)
+        require_whole("SweetSpot.least_steps", self.least_steps, least=1)
         require_number("SweetSpot.change", self.change, least=1)
         require_whole("SweetSpot.dwell_steps", self.dwell_steps, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, SweetSpotState]:
         """Decide the first batch."""
-        examples = self._within(int(self.first), plan.train_samples)
+        examples = self._within(int(self.first), plan.train_samples, plan.total_samples)
         reason = f"start with {examples} examples until noise and time are measured"
         return Decision(examples=examples, reason=reason), SweetSpotState(examples)
 
@@ -120,16 +124,19 @@ class SweetSpot:
             return SETTLED, state
         if state.moved:
             target = min(target, 2.0 * b)
-        examples = self._within(round(target), now.train_samples)
+        examples = self._within(round(target), now.train_samples, now.total_samples)
         if examples == b:
             return LIMITED, state
         reason, evidence = _account(noise, scale, half, examples)
         decision = Decision(examples=examples, reason=reason, evidence=evidence)
         return decision, SweetSpotState(examples, now.step + int(self.dwell_steps), True)
 
-    def _within(self, examples: int, train_samples: int) -> int:
+    def _within(self, examples: int, train_samples: int, total_samples: int | None) -> int:
         least = max(LEAST_SENSIBLE, int(self.least))
-        most = min(max(least, int(self.most_share * train_samples)), train_samples)
+        most = int(self.most_share * train_samples)
+        if total_samples is not None:
+            most = min(most, total_samples // int(self.least_steps))
+        most = min(max(least, most), train_samples)
         if self.most is not None:
             most = min(most, int(self.most))
         return min(max(examples, least), most)
