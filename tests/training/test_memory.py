@@ -304,7 +304,8 @@ def test_a_run_is_refused_where_not_even_two_examples_fit() -> None:
 def test_a_whole_run_in_little_memory() -> None:
     """Training, evaluation, the statistics of BatchNorm for the average, and the test data."""
     model = Narrow(20, "everywhere", nn.BatchNorm1d(8))
-    run = trained(model, batch="auto", step="auto", valid=(X, Y), test=(X, Y))
+    batch = "sweet-spot(floor=3, ceiling=8, least_steps=1)"  # so few steps that no larger pass is tried again
+    run = trained(model, batch=batch, step="auto", valid=(X, Y), test=(X, Y))
     assert run.test is not None and run.best
     assert sum(n > 20 for n in model.passes) < 10
 
