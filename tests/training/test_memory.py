@@ -1,8 +1,8 @@
 """Memory that runs out: the same batches in smaller passes, the same training but for rounding."""
 
-import multiprocessing
 import os
-import resource
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -189,36 +189,41 @@ def test_examples_that_do_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch)
     require_same(expected, model)
 
 
+REALLY = """
+import resource
+from pathlib import Path
+import torch
+import torch.nn.functional as F
+from torch import nn
+from rightbatch import AutoBatch
+
+x = torch.randn(4096, 8)
+model = nn.Sequential(nn.Linear(8, 4096), nn.ReLU(), nn.Linear(4096, 2))
+auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (x, (x[:, 0] > 0).long()), 4096, epochs=1)
+F.cross_entropy(model(x[:2]), torch.tensor([0, 1])).backward()
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, 2 * (mapped + 150 * 2**20,))
+for inputs, targets in auto:
+    try:
+        auto.backward(F.cross_entropy(model(inputs), targets))
+    except RuntimeError as error:
+        auto.halve(error)
+        continue
+    auto.step()
+print(auto.steps, auto.samples, auto.forward_limit)
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="knows how to measure and limit memory on Linux only")
 def test_memory_that_really_runs_out() -> None:
-    """A process allowed 150 MB more: a layer of 4,096 units holds 64 MB thrice over 4,096 examples, half over 2,048."""
+    """150 MB more than it has: a layer of 4,096 units holds 64 MB thrice over 4,096 examples, half over 2,048.
 
-    def work(pipe: Any) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, 2 * (mapped + 150 * 2**20,))
-        torch.manual_seed(0)
-        x = torch.randn(4096, 8)
-        model = nn.Sequential(nn.Linear(8, 4096), nn.ReLU(), nn.Linear(4096, 2))
-        auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (x, (x[:, 0] > 0).long()), 4096, epochs=1)
-        for inputs, targets in auto:
-            try:
-                auto.backward(F.cross_entropy(model(inputs), targets))
-            except RuntimeError as error:
-                auto.halve(error)
-                continue
-            auto.step()
-        pipe.send((auto.steps, auto.samples, auto.forward_limit))
-        os._exit(0)
-
-    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # the first optimizer loads a thousand modules
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=work, args=(there,))
-    process.start()
-    try:
-        assert here.poll(60) and here.recv() == (1, 4096, 2048)
-    finally:
-        process.kill()
+    In a process of its own: one that has run tests holds memory freed before, which it could use again.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", REALLY]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert answer.stdout.split() == ["1", "4096", "2048"], answer.stderr
 
 
 def test_what_halving_cannot_help() -> None:
