@@ -3,7 +3,7 @@
 import itertools
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rightbatch import fit
-from rightbatch.data import GroupLoss, as_groups, as_source, blocks, hold_out, npy_rows, opening, with_workers
+from rightbatch.data import (
+    GroupLoss,
+    as_groups,
+    as_source,
+    as_stream,
+    blocks,
+    hold_out,
+    npy_rows,
+    opening,
+    with_workers,
+)
 from rightbatch.data.column_source import ColumnSource
 from rightbatch.data.memory_map import MemoryMapSource
 from rightbatch.record import verify_ledger
@@ -76,6 +86,44 @@ def groups_of_a_table(folder: Path) -> Any:
     return as_groups((table(folder), np.tile(X, (3, 1)), np.tile(Y, 3), group), 2)
 
 
+class Stream(IterableDataset[Any]):
+    """The rows of one pass, in a sequence that depends on its number, one by one or three at a time."""
+
+    def __init__(self, batched: bool = False) -> None:
+        self.batched = batched
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def rows(self, start: int) -> Iterator[Any]:
+        rows = np.roll(np.arange(N), 7 * self.epoch)
+        for at in range(start, N, 3 if self.batched else 1):
+            taken = rows[at : at + 3] if self.batched else rows[at]
+            yield torch.from_numpy(X[taken]), torch.as_tensor(Y[taken])
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.rows(0)
+
+
+class Stateful(Stream):
+    """Tells where it is, and goes on from there."""
+
+    start = at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self.start = self.start, 0
+        for number, item in enumerate(self.rows(start), 1):
+            self.at = start + number * (3 if self.batched else 1)
+            yield item
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["at"]
+
+
 KINDS: dict[str, Callable[[Path], Any]] = {
     "Parquet in windows": table,
     "a part of Parquet in windows": part_of_a_table,
@@ -84,6 +132,9 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "groups": groups,
     "groups over Parquet in windows": groups_of_a_table,
     "groups of a Dataset, two workers": lambda folder: with_workers(as_groups(Jittered(groups=True), 3), 2),
+    "a stream": lambda folder: as_stream(Stream(), 110),
+    "a stream of batches that tells its place": lambda folder: as_stream(Stateful(batched=True), 110, batched=True),
+    "a loader with a worker": lambda folder: as_stream(DataLoader(Stateful(), batch_size=None, num_workers=1), 110),
 }
 RULES: dict[str, dict[str, Any]] = {
     "fixed": {"batch": 16, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
@@ -157,7 +208,12 @@ def train(source: Any, run_dir: Path, stop_at: int | None = None, resume: bool =
     [(kind, "fixed") for kind in KINDS]
     + [
         (kind, "from noise")
-        for kind in ("Parquet in windows", "Dataset, two workers", "groups over Parquet in windows")
+        for kind in (
+            "Parquet in windows",
+            "Dataset, two workers",
+            "groups over Parquet in windows",
+            "a stream of batches that tells its place",
+        )
     ],
 )
 def test_a_run_broken_off_goes_on_bit_for_bit(kind: str, rule: str, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import rightbatch
-from rightbatch.errors import RunFolderError
+from rightbatch.data import as_stream
+from rightbatch.errors import InputError, RunFolderError
 from rightbatch.record import verify_ledger
 from rightbatch.record.events import read_events
 
@@ -85,6 +86,39 @@ def test_a_run_goes_on_with_more_and_with_fewer_processes(together: Any, tmp_pat
     assert report.ok and report.complete_epochs == 6 and report.last_epoch_samples == N
     events = list(read_events(folder / "events.jsonl"))
     assert [e["processes"] for e in events if e["kind"] in ("start", "resume")] == [1, 4, 3]
+
+
+def test_every_process_reads_the_whole_stream_and_trains_on_its_share(together: Any, tmp_path: Path) -> None:
+    x, y = data()
+
+    def trained(rank: int, folder: Path | None = None, **settings: Any) -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        model = nn.Linear(D, CLASSES).double()
+        source = as_stream(list(zip(x, y, strict=True)), 180)
+        settings = {"batch": 33, "step": 0.3, "run_dir": folder, "resume": folder is not None, **settings}
+        rightbatch.fit(model, source, progress=False, **settings)
+        return [p.detach() for p in model.parameters()]
+
+    one, folder = trained(0, epochs=3), tmp_path / "run"
+    for each in together(3, lambda rank: trained(rank, epochs=3)):
+        torch.testing.assert_close(each, one, rtol=1e-10, atol=1e-12)
+    trained(0, folder, epochs=1)
+    for each in together(2, lambda rank: trained(rank, folder, epochs=3)):
+        torch.testing.assert_close(each, one, rtol=1e-10, atol=1e-12)
+    assert verify_ledger(folder / "ledger.txt", 180).complete_epochs == 3
+
+
+def test_streams_that_differ_between_processes_are_refused(together: Any) -> None:
+    x, y = data()
+
+    def work(rank: int) -> str:
+        source = as_stream(list(zip(x, y, strict=True))[rank:], 180)
+        with pytest.raises(InputError) as caught:
+            rightbatch.fit(nn.Linear(D, CLASSES).double(), source, epochs=1, progress=False)
+        return str(caught.value)
+
+    for told in together(2, work):
+        assert "The processes differ in the first examples of the stream" in told
 
 
 def test_a_folder_that_cannot_be_used_is_refused_everywhere(together: Any, tmp_path: Path) -> None:

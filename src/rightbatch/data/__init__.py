@@ -3,6 +3,7 @@
 from .group_loss import GroupLoss
 from .groups import GroupedSource, Packing, as_groups
 from .image_folder import ImageFolder
+from .iterable import IterableSource, as_stream, require_by_number
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .shard_writing import write_shards
@@ -17,6 +18,7 @@ __all__ = [
     "GroupedSource",
     "ImageFolder",
     "Interval",
+    "IterableSource",
     "Order",
     "Packing",
     "Quadratic",
@@ -25,10 +27,12 @@ __all__ = [
     "Splits",
     "as_groups",
     "as_source",
+    "as_stream",
     "blobs",
     "hold_out",
     "load",
     "quadratic",
+    "require_by_number",
     "require_trainable",
     "with_workers",
     "write_shards",

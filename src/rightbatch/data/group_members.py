@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import DataError
 from . import map_style
 from .arrays import TensorSource, array_source, as_tensor
+from .iterable import require_by_number
 from .opening import as_source
 from .order import Indices
 from .source import Source
@@ -129,4 +130,6 @@ def _shared(shared: object) -> Source:
         return as_source((shared, torch.zeros(len(shared), device=shared.device)))
     if isinstance(shared, np.ndarray):
         return as_source((shared, np.zeros(len(shared), np.int64)))
-    return as_source(shared)
+    source = as_source(shared)
+    require_by_number(source, "shared by groups")
+    return source

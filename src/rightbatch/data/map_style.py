@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from ..errors import DataError
 from .arrays import TensorSource, array_source, require_finite
+from .collating import Collation
 from .source import Source
 
 # In worker processes: called with the numbers of the items that are had next, to seed random generators.
@@ -33,11 +34,8 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         name = type(dataset).__name__
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            raise DataError(
-                f"{name} has no length or no items by number, without which examples cannot be shuffled or found "
-                "again: bring it to the disk with rightbatch.data.write_shards(examples, folder) and give the folder"
-            )
+        if not isinstance(dataset, Sized):
+            raise DataError(f"{name} has no length, without which it cannot be shuffled: give it __len__")
         if len(dataset) == 0:
             raise DataError(f"{name} is empty: at least one example is needed")
         self._dataset, self._length = dataset, len(dataset)
@@ -46,10 +44,7 @@ class DatasetSource(Source):
             first = dataset[0]
         except (LookupError, TypeError, NotImplementedError) as error:
             raise DataError(f"item 0 of {name} cannot be had: {type(error).__name__}: {error}") from error
-        if not isinstance(first, (tuple, list)) or len(first) != 2:
-            given = f"{len(first)} values" if isinstance(first, (tuple, list)) else type(first).__name__
-            raise DataError(f"item 0 of {name} is {given}: items must be pairs (x, y)")
-        self._narrow = [not isinstance(part, Tensor) for part in first]
+        self._collate = Collation(name, first)
         x, y = self._collate([first])
         require_finite(x, "x", f" of item 0 of {name}")
         self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
@@ -76,26 +71,6 @@ class DatasetSource(Source):
             begin_items([row])
             items.append(self._dataset[row])
         return self._collate(items)
-
-    def _collate(self, items: list[Any]) -> tuple[Tensor, Tensor]:
-        try:
-            batch = default_collate(items)
-        except (TypeError, RuntimeError) as error:
-            raise DataError(
-                f"items of {type(self._dataset).__name__} cannot be put together: {error}. Each must be a pair of "
-                "tensors, arrays or numbers, of one shape throughout; a transform can make them so"
-            ) from error
-        for name, part in zip("xy", batch, strict=True):
-            if not isinstance(part, Tensor):
-                raise DataError(
-                    f"{name} of {type(self._dataset).__name__} cannot be made a tensor: each item must be a pair of "
-                    "tensors, arrays or numbers"
-                )
-        x, y = (
-            part.to(torch.float32) if narrow and part.dtype == torch.float64 else part
-            for part, narrow in zip(batch, self._narrow, strict=True)
-        )
-        return x, y.to(torch.int64) if not y.dtype.is_floating_point else y
 
 
 def dataset_source(dataset: Dataset[Any]) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, arange
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
@@ -21,6 +21,7 @@ from .column_source import ColumnSource
 from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
 from .columns import is_list
 from .folders import FOLDERS, folder_sources
+from .iterable import require_by_number
 from .map_style import dataset_source
 from .memory_map import MemoryMapSource, memory_map_source
 from .npz import npz_source
@@ -73,7 +74,13 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
         raise DataError(f"a single array of shape {tuple(data.shape)} has no targets: pass a pair (x, y)")
     if isinstance(data, Source):
         return data
-    if isinstance(data, IterableDataset | Iterator) or (
+    if isinstance(data, IterableDataset | Iterator | DataLoader):
+        raise DataError(
+            f"{type(data).__name__} gives examples one after another only. Best give what can be had by number: the "
+            "data set itself, or the folder that rightbatch.data.write_shards(examples, folder) makes of it. Or train "
+            "on it as it is, with weaker promises: rightbatch.data.as_stream(examples, length=...)"
+        )
+    if isinstance(data, Dataset) or (
         isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
     ):
         return dataset_source(data)  # type: ignore[arg-type]
@@ -101,6 +108,7 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
     if method is not None and method not in get_all_start_methods():
         raise InputError(f"method={method!r} is unknown here: choose one of {', '.join(get_all_start_methods())}")
     source = as_source(data)
+    require_by_number(source, "given workers of ours")
     if getattr(source, "block_ends", None) is not None:
         raise DataError("these data are read block by block, and every worker would read all blocks: pass them as is")
     if isinstance(source, (TensorSource, WorkerSource)):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import DataError, InputError
 from .arrays import TensorSource
+from .iterable import require_by_number
 from .order import ROUNDS, Indices, Order, encrypt, generator
 from .source import Source
 from .worker_source import WorkerSource
@@ -127,6 +128,7 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     n = len(source)
     if n < 2:
         raise DataError(f"{n} examples cannot be divided: at least 2 are needed")
+    require_by_number(source, "divided")
     held = min(n - 1, max(1, round(n * fraction)))
     if isinstance(source, WorkerSource):
         train, valid = source.parts(*hold_out(source.source, fraction, seed))
@@ -134,6 +136,8 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     if getattr(source, "block_ends", None) is not None:
         if n * held >= 2**63:
             raise DataError(f"{held:,} of {n:,} examples cannot be held out here: give the validation data apart")
+        if held > n / 2:  # the smaller part is the one that is drawn
+            return StrataView(source, n - held, seed, False), StrataView(source, n - held, seed, True)
         return StrataView(source, held, seed, True), StrataView(source, held, seed, False)
     order = Order(n, seed)
     if isinstance(source, TensorSource):

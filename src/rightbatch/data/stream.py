@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .block_order import BlockOrder
+from .iterable import IterableSource
 from .order import Order
 from .source import Source
 from .worker_source import WorkerSource
@@ -33,7 +34,8 @@ class BatchStream:
 
     A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
     `window`: its examples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
-    It is told beforehand which blocks come next (`Source.expect`).
+    It is told beforehand which blocks come next (`Source.expect`). A stream, `IterableSource`, is never shuffled; it
+    is begun anew here, and told what will not be wanted again.
 
     Args:
         source: the examples.
@@ -48,10 +50,12 @@ class BatchStream:
     def __init__(
         self, source: Source, seed: int = 0, shuffle: bool = True, device: torch.device | str | None = None
     ) -> None:
+        if isinstance(source, IterableSource):
+            source.begin_anew()
         self.source = source
         ends = getattr(source, "block_ends", None)
         self.order = (
-            Order(len(source), seed, shuffle)
+            Order(len(source), seed, shuffle and not isinstance(source, IterableSource))
             if ends is None
             else BlockOrder(ends, seed, shuffle, getattr(source, "window", 16))
         )
@@ -127,6 +131,11 @@ class BatchStream:
             self._announced = place
             self.source.expect(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
+    def let_go(self) -> None:
+        """Nothing before the present place will be wanted again, unless a saved one is loaded."""
+        if isinstance(self.source, IterableSource):
+            self.source.let_go(self._epoch, self._position)
+
     def seek(self, epoch: int, position: int) -> None:
         """Continue from a position of an epoch.
 
@@ -141,16 +150,22 @@ class BatchStream:
         self._epoch, self._position = epoch, position
         self._announced = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the place and what it is a place in, as plain numbers."""
-        return {
-            "epoch": self._epoch,
-            "position": self._position,
-            "seed": self.order.seed,
-            "n": self.order.n,
-            "shuffle": self.order.shuffle,
-            "blocks": self.order.mixing,
-        }
+    def state_dict(self, place: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Return a place, and what it is a place in, as plain numbers; of a stream see `IterableSource.state_dict`.
+
+        Args:
+            place: epoch and position, where it is not the present one.
+        """
+        epoch, position = place or (self._epoch, self._position)
+        state = {"epoch": epoch, "position": position, **self._identity}
+        if isinstance(self.source, IterableSource):
+            state["stream"] = self.source.state_dict(epoch, position)
+        return state
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a saved place must agree with."""
+        return {"n": self.order.n, "seed": self.order.seed, "shuffle": self.order.shuffle, "blocks": self.order.mixing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a saved place.
@@ -158,13 +173,16 @@ class BatchStream:
         Raises:
             InputError: the state belongs to another number of examples, seed or shuffling.
         """
-        here = self.state_dict()
-        if missing := sorted(here.keys() - state.keys()):
+        streams = isinstance(self.source, IterableSource)
+        needed = {"epoch", "position", *self._identity, *(["stream"] if streams else [])}
+        if missing := sorted(needed - state.keys()):
             raise InputError(f"the saved position of the data lacks {', '.join(missing)}")
-        for name in ("n", "seed", "shuffle", "blocks"):
-            if state[name] != here[name]:
+        for name, here in self._identity.items():
+            if state[name] != here:
                 raise InputError(
-                    f"the saved position belongs to data with {name}={state[name]}, this stream has "
-                    f"{name}={here[name]}: use the same data and seed, or start anew"
+                    f"the saved position belongs to data with {name}={state[name]}, this stream has {name}={here}: use "
+                    "the same data and seed, or start anew"
                 )
         self.seek(state["epoch"], state["position"])
+        if isinstance(self.source, IterableSource):
+            self.source.load_state_dict(state["stream"], self._epoch, self._position)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import BatchStream, Interval, Source, as_source, require_trainable
+from ..data import BatchStream, Interval, Source, as_source, require_by_number, require_trainable
 from ..errors import DataError, InputError
 from ..training.averaging import ScheduleFree
 from ..training.gathering import cut, even_sizes
@@ -24,6 +24,7 @@ def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[So
         InputError: unusable data, or a model or loss that does not fit them.
     """
     source = as_source(train)
+    require_by_number(source, "probed")
     require_trainable(source)
     loss = loss or default_loss(source)
     require_fitting(model, loss, source)

@@ -6,7 +6,7 @@ evaluation, `step` counts steps taken including this one):
 | kind | fields |
 |---|---|
 | start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch (the rule as text), step_rule, optimizer, seed, budget; optional: noise {setting, method}, in words |
-| step | step, samples, epoch, seconds, batch_size, learning_rate, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (consumed since the noise was measured last) or null |
+| step | step, samples, epoch, seconds, batch_size, decided_step (with which its size was decided), learning_rate, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (consumed since the noise was measured last) or null |
 | evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool) |
 | decision | step, samples, what ("batch", "step" or "run"), old, new, reason, evidence {name: number} |
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_example_s, half_performance, standard_error |

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, as_source, require_trainable
+from ..data import BatchStream, IterableSource, as_source, require_trainable
 from ..decision import Decision, Needs, Outcome, Plan, Situation, SizeRule, StepRule
 from ..errors import InputError
 from ..evidence import Measurement, NoiseEstimate
@@ -23,7 +23,7 @@ from ..noise import squared_norm
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
-from .consensus import Consensus, Seen, unwrapped
+from .consensus import Consensus, Seen, digest_of, unwrapped
 from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
@@ -102,11 +102,8 @@ class AutoBatch:
         self.size_rule: SizeRule = resolve_batch(batch, self.step_rule)
         require_compatible(self.step_rule, optimizer)
         settings = resolve_noise(noise, self.size_rule, self.step_rule)
-        self._rules = {
-            "batch": write_rule(self.size_rule),
-            "step": write_rule(self.step_rule),
-            "noise": str(settings or "none"),
-        }
+        self._rules = {"batch": write_rule(self.size_rule), "step": write_rule(self.step_rule)}
+        self._rules["noise"] = str(settings or "none")
         source = as_source(train)
         require_trainable(source)
         if isinstance(self.size_rule, Fixed) and self.size_rule.examples > len(source):
@@ -114,6 +111,8 @@ class AutoBatch:
                 f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
             )
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
+        if isinstance(source, IterableSource):
+            same["the first examples of the stream"] = digest_of(source.fetch(torch.arange(2)))
         self.consensus = Consensus(self.ranks, model, parameters, same)
         self.model = model
         self.train_samples = len(source)
@@ -143,7 +142,7 @@ class AutoBatch:
             timed=Needs.TIME in self._needs,
             repeatable=self.step_rule.searches,
         )
-        self.steps = self.samples = 0
+        self.steps = self.samples = self._decided_step = 0
         self.seconds = 0.0
         self.stopped = ""
         self.last: dict[str, Any] = {}
@@ -178,6 +177,11 @@ class AutoBatch:
     def batch_size(self) -> int:
         """Examples the next step will average over, unless its gradient asks for more."""
         return self._wanted
+
+    @property
+    def decided_step(self) -> int:
+        """The step with which the size was decided that the micro-batch last yielded was cut under; 0 before any."""
+        return self._decided_step if self._gathering is None else self._gathering.decided_step
 
     @property
     def learning_rate(self) -> float:
@@ -327,6 +331,7 @@ class AutoBatch:
         self._stepper.begin(self.steps)
         before = self.forward_limit
         self._gathering = self._feed.begin(self.steps, self._wanted)
+        self._gathering.decided_step = self._decided_step
         self._beginning.note()
         if self.forward_limit > before:
             self._teller.memory(self._at, before, self.forward_limit, None, str(self._device))
@@ -456,7 +461,7 @@ class AutoBatch:
         self.consensus.set_aside(gathering)
         if gathering.meter is not None:
             gathering.meter.reopen()
-        gathering.growth, gathering.size_state = decision, state
+        gathering.growth, gathering.size_state, gathering.decided_step = decision, state, self.steps + 1
         self._lap(gathering)
         return True
 
@@ -498,7 +503,7 @@ class AutoBatch:
             wanted = max(1, min(size.examples, self.train_samples))
             if wanted != self._wanted:
                 self._teller.decision(self._at, "batch", self._wanted, wanted, size)
-            self._wanted = wanted
+                self._wanted, self._decided_step = wanted, self.steps
         self._finish()
         self.consensus.share_buffers()
         update_s = perf_counter() - self._mark_s
@@ -547,13 +552,13 @@ class AutoBatch:
                 "auto.state_dict() was called during a line search, while the model is at a trial point: call it when "
                 "auto.step() has returned True."
             )
-        stream = {**self._stream.state_dict(), **dict(zip(("epoch", "position"), self.place, strict=True))}
         return {
             "rules": self._rules,
-            "stream": stream,
+            "stream": self._stream.state_dict(self.place),
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "decisions": self.consensus.decisions,
             "wanted": self._wanted,
+            "decided_step": self._decided_step,
             "size_state": asdict(self._size_state),
             "step_state": asdict(self._step_state),
             "stepper": self._stepper.state_dict(),
@@ -576,7 +581,7 @@ class AutoBatch:
         self._stream.load_state_dict(state["stream"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
-        self._wanted = state["wanted"]
+        self._wanted, self._decided_step = state["wanted"], state["decided_step"]
         self._size_state = restored(self._size_state, state["size_state"])
         self._step_state = restored(self._step_state, state["step_state"])
         self._stepper.load_state_dict(state["stepper"])

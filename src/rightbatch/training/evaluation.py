@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, Source
+from ..data import BatchStream, IterableSource, Source
 from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
 from .memory import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
@@ -86,8 +86,9 @@ def refresh_batch_norm(
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
     They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
-    and drawn at random, for data sorted by class begin with a single one. They are passed 1,024 at a time, or
-    `most_forward` if that is less, but at least two; where memory runs out, all of them anew in passes half as large.
+    and drawn at random, for data sorted by class begin with a single one; of a stream the first. They are passed 1,024
+    at a time, or `most_forward` if that is less, but at least two; where memory runs out, all of them anew in passes
+    half as large.
 
     Raises:
         OutOfMemoryError: memory ran out over two examples.
@@ -97,6 +98,8 @@ def refresh_batch_norm(
         return
     momenta = [layer.momentum for layer in layers]
     state = random_state(device)
+    if isinstance(source, IterableSource):
+        source = source.sample()
     order = BatchStream(source, seed=0).order
     examples = min(len(source), BATCH_NORM_SAMPLES)
     limit = ForwardLimit(max(2, min(CHUNK_SAMPLES, most_forward)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data import Source, as_source, hold_out, require_trainable
+from ..data import Source, as_source, hold_out, require_by_number, require_trainable
 from ..errors import InputError, RunFolderError
 from ..noise import Noise
 from ..noise.isolation import devices_of
@@ -146,6 +146,9 @@ def fit(
         require_trainable(source)
         valid_source, source = _validation(valid, source, seed)
         test_source = None if test is None else as_source(test)
+        for other in (valid_source, test_source):
+            if other is not None:
+                require_by_number(other, "evaluated on")
         budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
         loss = default_loss(source) if loss is None else loss
         parameters = trainable(model)

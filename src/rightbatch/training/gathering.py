@@ -40,6 +40,7 @@ class Gathering:
         compared: whether its micro-batches are cut to be timed against each other.
         climbs: whether they are the rungs of a timing ladder.
         repeatable: whether trial steps may want its micro-batches again, with the same random numbers.
+        decided_step: with which its size was decided.
         queue: micro-batches not yet handed out.
         awaiting: this process's share of the one handed out whose loss is not yet known.
         idle: that is no share, but two examples which count nothing.
@@ -71,6 +72,7 @@ class Gathering:
     climbs: bool = False
     repeatable: bool = False
     intervals: list[Interval] = field(default_factory=list)
+    decided_step: int = 0
     queue: deque[Interval] = field(default_factory=deque)
     awaiting: Interval | None = None
     idle: bool = False

@@ -79,6 +79,7 @@ class Teller:
             "epoch": samples / self._train_samples,
             "seconds": seconds,
             "batch_size": gathering.examples,
+            "decided_step": gathering.decided_step,
             "learning_rate": self._stepper.learning_rate,
             "train_loss": gathering.loss,
             "gradient_norm": math.sqrt(gathering.gradient_norm2),

@@ -1,0 +1,284 @@
+"""Examples that come one after another and in no other way: `IterableDataset`s, generators, loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import DataError, InputError
+from ..ranges import require_whole
+from .arrays import TensorSource, require_finite
+from .collating import Collation
+from .passes import Passes
+from .source import Source
+
+SAMPLE = 2**12
+SAMPLE_BYTES = 2**26
+READ_AT_ONCE = 2**12
+ADVICE = (
+    "its examples come one after another only. Bring it to the disk with "
+    "rightbatch.data.write_shards(examples, folder) and give the folder"
+)
+
+
+class _Chunk(NamedTuple):
+    """Examples start, ..., start + len(x) - 1 of the stream; before them so many items of a pass had been read."""
+
+    start: int
+    x: Tensor
+    y: Tensor
+    passes: int
+    items: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.x)
+
+
+class IterableSource(Source):
+    """A stream of examples, in the order it has; made by `as_stream`.
+
+    The examples of a batch are kept until its step is taken, for trial steps, measurements and passes that ran out of
+    memory want them again; so are the first ones, `sample`.
+
+    Args:
+        examples: what is iterated, again and again.
+        length: examples of an epoch.
+        batched: whether items are batches.
+        columns: the names of x and y, where items are mappings.
+
+    Raises:
+        DataError: no items, or items that are not pairs of what can be tensors.
+    """
+
+    def __init__(
+        self, examples: Iterable[Any], length: int, batched: bool, columns: tuple[str, str] | None = None
+    ) -> None:
+        name = type(examples).__name__
+        self._name, self._length, self._batched, self._columns = name, length, batched, columns
+        self._passes = Passes(examples, name)
+        self._chunks: list[_Chunk] = []
+        self._begin = self._end = 0  # what is held, counted from the first example of all
+        self._sample: list[tuple[Tensor, Tensor]] = []
+        self._sampled = 0
+        self._like = ""  # what all examples are, in words
+        item = self._next()
+        if isinstance(item, Mapping):
+            raise DataError(
+                f"items of {name} hold {', '.join(map(str, item))}: name x and y, columns=('image', 'label')"
+            )
+        self._collate = Collation(name, item)
+        x, y = self._tensors([item])
+        self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
+        self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
+        self.notes = (f"{name}, in the order it has",)
+        row_bytes = x[0].nbytes + y[0].nbytes
+        self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, row_bytes)))
+        self._take_in(_Chunk(0, x, y, 0, 0))
+        self._reach(2)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and y of examples of `sample` by their numbers; no others can be had so.
+
+        Raises:
+            InputError: an example that is not among them.
+        """
+        if len(indices) and int(indices.max()) >= self._sampled:
+            raise InputError(f"example {int(indices.max()):,} of a stream was wanted: {ADVICE}")
+        return self.sample().fetch(indices)
+
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return x and y at positions that follow each other, none before what has been let go of."""
+        if not len(indices):
+            return self.fetch(indices)
+        start = epoch * self._length + int(indices[0])
+        return self._rows(start, start + len(indices))
+
+    def sample(self) -> TensorSource:
+        """The first examples that have come, at most 4,096 or 64 MiB of them."""
+        x, y = zip(*self._sample, strict=True)
+        return TensorSource(torch.cat(x), torch.cat(y), self.notes)
+
+    def begin_anew(self) -> None:
+        """Come back to the first example.
+
+        Raises:
+            InputError: an iterator of which examples have been let go of.
+        """
+        if self._begin:
+            self._passes.seek(0, 0)
+            self._chunks, self._begin, self._end = [], 0, 0
+
+    def let_go(self, epoch: int, position: int) -> None:
+        """Be told that nothing before this place will be wanted again."""
+        self._begin = max(self._begin, epoch * self._length + position)
+        kept = next((i for i, chunk in enumerate(self._chunks) if chunk.stop > self._begin), len(self._chunks))
+        del self._chunks[:kept]
+
+    def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
+        """Return what leads back to a place that has not been let go of, in plain numbers.
+
+        Where the stream has a state of its own, that is part of it, and so are the examples read beyond the place.
+        """
+        place = epoch * self._length + position
+        self._reach(place)
+        own = self._passes.own_state()
+        held = next((chunk for chunk in self._chunks if chunk.stop > place), None)
+        state: dict[str, Any] = {"sampled": self._sampled, "own": own}
+        if own is None and held is not None:
+            return {**state, "start": held.start, "pass": held.passes, "items": held.items}
+        state |= {"start": place, "pass": self._passes.number, "items": self._passes.handed_out}
+        if held is not None:
+            state["x"], state["y"] = (part.clone() for part in self._rows(place, self._end))
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
+        """Come back to a saved place.
+
+        Raises:
+            InputError: an iterator that is past it, or a stream that has become shorter.
+        """
+        place = epoch * self._length + position
+        self._reach(state["sampled"])  # read again, as the first examples are not saved
+        if not self._begin <= place <= self._end:
+            self._passes.seek(state["pass"], state["items"], state["own"])
+            self._chunks, self._begin, self._end = [], place, state["start"]
+            if "x" in state:
+                self._take_in(_Chunk(place, state["x"], state["y"], state["pass"], state["items"]))
+        self.let_go(epoch, position)
+
+    def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if start < self._begin:
+            raise InputError(
+                f"example {start:,} of a stream was wanted, which stands at {self._begin:,} already: {ADVICE}"
+            )
+        self._reach(stop)
+        parts = [
+            (
+                chunk.x[max(0, start - chunk.start) : stop - chunk.start],
+                chunk.y[max(0, start - chunk.start) : stop - chunk.start],
+            )
+            for chunk in self._chunks
+            if chunk.start < stop and chunk.stop > start
+        ]
+        x, y = zip(*parts, strict=True)
+        return (x[0], y[0]) if len(parts) == 1 else (torch.cat(x), torch.cat(y))
+
+    def _reach(self, stop: int) -> None:
+        """Read until so many examples have been read in all."""
+        while self._end < stop:
+            at = self._passes.number, self._passes.handed_out
+            items: list[Any] = []
+            try:
+                while len(items) < (1 if self._batched else min(stop - self._end, READ_AT_ONCE)):
+                    items.append(self._next())
+            finally:
+                if items:  # what came before an error is not lost
+                    self._take_in(_Chunk(self._end, *self._tensors(items), *at))
+
+    def _next(self) -> Any:
+        """The next item as a pair, copied, for a stream may fill the same array again and again."""
+        item = self._passes.next()
+        if self._columns is not None:
+            try:
+                item = [item[name] for name in self._columns]
+            except (KeyError, IndexError, TypeError) as error:
+                held = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
+                raise DataError(f"columns={self._columns} are not in an item of {self._name}: it is {held}") from error
+        if not isinstance(item, (tuple, list)):
+            return item
+        return [
+            part.clone() if isinstance(part, Tensor) else part.copy() if isinstance(part, np.ndarray) else part
+            for part in item
+        ]
+
+    def _take_in(self, chunk: _Chunk) -> None:
+        self._chunks.append(chunk)
+        self._end = chunk.stop
+        if chunk.start == self._sampled and (missing := self._most_sampled - self._sampled) > 0:
+            self._sample.append((chunk.x[:missing].clone(), chunk.y[:missing].clone()))
+            self._sampled += len(self._sample[-1][0])
+
+    def _tensors(self, items: list[Any]) -> tuple[Tensor, Tensor]:
+        x, y = self._collate(items)
+        if self._batched:
+            if x.dim() < 2 or y.dim() < 2 or not x.shape[1] == y.shape[1] > 0:
+                shapes = f"x {list(x.shape[1:])} and y {list(y.shape[1:])}"
+                raise DataError(f"{self._name} gave {shapes}, which is no batch: both must have as many rows")
+            x, y = x[0], y[0]
+        found = f"x {list(x.shape[1:])} {x.dtype} and y {list(y.shape[1:])} {y.dtype}"
+        self._like = self._like or found
+        if found != self._like:
+            raise DataError(f"example {self._end:,} of {self._name} has {found}, the first {self._like}")
+        for name, part in (("x", x), ("y", y)):
+            require_finite(part, name, f" of {self._name}, from example {self._end:,} on,")
+        return x, y
+
+
+def as_stream(
+    examples: Iterable[Any],
+    length: int | None = None,
+    *,
+    batched: bool | None = None,
+    columns: tuple[str, str] | None = None,
+) -> IterableSource:
+    """Train on examples that come one after another and cannot be had by number: the promises are weaker.
+
+    The order is the stream's own; nothing is shuffled. An epoch is `length` examples, whatever the stream's own passes:
+    at its end it is begun anew, after `set_epoch(pass)` if it has that. Resuming goes through all examples of a pass
+    before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact if the stream is the
+    same each time. Several processes read the whole stream each and use their shares of it. There are no parts to hold
+    out, and no probing. `write_shards` makes a stream data without these limits.
+
+    Args:
+        examples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.
+        length: examples of an epoch, at least 2; None where `examples` tells its length.
+        batched: whether items are batches, their first dimension that of the examples. None asks a `DataLoader`, and is
+            False for all else.
+        columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
+
+    Raises:
+        DataError: not iterable, empty, or not of such pairs.
+        InputError: settings out of range, or length not given where it is needed.
+    """
+    if not isinstance(examples, Iterable) or isinstance(examples, (str, bytes, Mapping, Tensor, np.ndarray)):
+        raise DataError(f"{type(examples).__name__} is no stream of pairs (x, y): pass an iterable of them")
+    loader = isinstance(examples, DataLoader)
+    if batched is None:
+        batched = loader and examples.batch_sampler is not None  # type: ignore[attr-defined]
+    elif not isinstance(batched, bool):
+        raise InputError(f"batched must be True, False or None, got {batched!r}")
+    if length is None:
+        sized = examples.dataset if loader else None if batched else examples  # type: ignore[attr-defined]
+        try:
+            length = len(sized)  # type: ignore[arg-type]
+        except TypeError:
+            raise InputError(
+                f"{type(examples).__name__} does not tell how many examples it has: give length=, the examples of an "
+                "epoch, by which evaluations and budgets are counted"
+            ) from None
+    require_whole("length", length, least=2)
+    if columns is not None and (isinstance(columns, str) or len(columns) != 2):
+        raise InputError(f"columns names two, x and y, got {columns!r}: write columns=('image', 'label')")
+    return IterableSource(examples, length, batched, None if columns is None else (columns[0], columns[1]))
+
+
+def require_by_number(source: Source, use: str) -> None:
+    """Refuse a stream where examples must be had in any sequence, and again.
+
+    Raises:
+        DataError: saying what for, and what to do.
+    """
+    if isinstance(source, IterableSource):
+        raise DataError(
+            f"a stream cannot be {use}: its examples come once, one after another. Write them, or as many as are "
+            "needed, to the disk with rightbatch.data.write_shards(examples, folder, most=...) and give the folder"
+        )

@@ -1,0 +1,107 @@
+"""An iterable gone through again and again, and how to come back to a place in it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..errors import DataError, InputError
+
+
+class Passes:
+    """Hands out the items of an iterable, which is begun anew at its end.
+
+    What it offers is used: `set_epoch(pass)` before each pass, and `state_dict()` with `load_state_dict(state)`, the
+    protocol of torchdata and Hugging Face `datasets`, to come back to a place without going through all before it.
+
+    Args:
+        items: begun anew by `iter`, but for an iterator, which has one pass.
+        name: for errors.
+    """
+
+    def __init__(self, items: Iterable[Any], name: str) -> None:
+        self._items, self._name = items, name
+        self._once = isinstance(items, Iterator)
+        self._iterator: Iterator[Any] | None = None
+        self.number = 0  # of the present pass
+        self.handed_out = 0  # items of it
+
+    def next(self) -> Any:
+        """Return the next item.
+
+        Raises:
+            DataError: a pass without items, or the end of an iterator; else what the iterable raises, after which the
+                same item is tried again.
+        """
+        try:
+            if self._iterator is None:
+                self._begin(0 if self._once else self.handed_out)
+            assert self._iterator is not None
+            item = next(self._iterator)
+        except StopIteration:
+            self._iterator = None
+            if self._once:
+                raise DataError(
+                    f"{self._name} has ended after {self.handed_out:,} items and cannot be begun anew: give an object "
+                    "that `iter` begins again, or train on fewer examples (epochs, length)"
+                ) from None
+            if self.handed_out == 0:
+                raise DataError(f"{self._name} is empty: at least one example is needed") from None
+            self.number, self.handed_out = self.number + 1, 0
+            return self.next()
+        except BaseException:
+            self._iterator = None  # a generator that has raised is over
+            raise
+        self.handed_out += 1
+        return item
+
+    def own_state(self) -> Any:
+        """What the iterable says of its place; None if it says nothing, or what a checkpoint cannot hold."""
+        if self._iterator is None or not all(hasattr(self._items, name) for name in ("state_dict", "load_state_dict")):
+            return None
+        state, file = self._items.state_dict(), io.BytesIO()  # type: ignore[attr-defined]
+        try:
+            torch.save(state, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception:  # torch.load and pickle raise many kinds; all mean the same here
+            return None
+        return state
+
+    def seek(self, number: int, handed_out: int, own: Any = None) -> None:
+        """Come back to where so many items of a pass had been handed out.
+
+        Args:
+            number: of the pass.
+            handed_out: items of it.
+            own: what `own_state` said there; None goes through all items before.
+
+        Raises:
+            InputError: an iterator that is past that place, or a pass with fewer items.
+        """
+        passed = self.handed_out if self._once else 0
+        if handed_out < passed:
+            raise InputError(
+                f"{self._name} is past item {handed_out:,} and cannot go back: give it anew, from its start"
+            )
+        self.number, self.handed_out = number, handed_out
+        if own is not None:
+            self._items.load_state_dict(own)  # type: ignore[attr-defined]
+        self._begin(handed_out - passed if own is None else 0)
+
+    def _begin(self, missing: int) -> None:
+        """Begin the present pass and go through its first items."""
+        set_epoch = getattr(self._items, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(self.number)
+        self._iterator = iter(self._items)
+        passed = sum(1 for _ in islice(self._iterator, missing))
+        if passed < missing:
+            raise InputError(
+                f"{self._name} has fewer items than when the run was saved: {missing - passed:,} are missing. Give the "
+                "same data, or start anew"
+            )

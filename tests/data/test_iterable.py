@@ -1,0 +1,344 @@
+"""Streams: the examples as they come, once each, whatever the batches, and back to any place."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from rightbatch.data import BatchStream, IterableSource, as_groups, as_source, as_stream, hold_out, with_workers
+from rightbatch.data import iterable as iterable_module
+from rightbatch.errors import DataError, InputError
+
+LENGTH = 60
+
+
+class Counted(IterableDataset[tuple[float, int]]):
+    """n examples, numbered throughout all passes, so that position p of all has x = y = p; counts what it hands out."""
+
+    def __init__(self, n: int = 47) -> None:
+        self.n = n
+        self.begun: list[int] = []
+        self.epoch = self.handed_out = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[float, int]]:
+        self.begun.append(self.epoch)
+        return self.items(0)
+
+    def items(self, start: int) -> Iterator[tuple[float, int]]:
+        for i in range(start, self.n):
+            self.handed_out += 1
+            yield self.example(self.epoch * self.n + i)
+
+    def example(self, number: int) -> Any:
+        return float(number), number
+
+
+class Batches(Counted):
+    """As batches of 7, the last of a pass of fewer."""
+
+    def items(self, start: int) -> Iterator[Any]:
+        for i in range(7 * start, self.n, 7):
+            self.handed_out += 1
+            numbers = torch.arange(i, min(i + 7, self.n)) + self.epoch * self.n
+            yield numbers.float(), numbers
+
+
+class Stateful(Counted):
+    """Says where it is."""
+
+    loaded: dict[str, int] | None = None
+    at = 0
+
+    def __iter__(self) -> Iterator[tuple[float, int]]:
+        self.begun.append(self.epoch)
+        start, self.loaded = (self.loaded["at"] if self.loaded else 0), None
+        for at, item in enumerate(self.items(start), start + 1):
+            self.at = at
+            yield item
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.loaded = state
+
+
+class StatefulBatches(Batches):
+    __iter__, state_dict, load_state_dict = Stateful.__iter__, Stateful.state_dict, Stateful.load_state_dict
+    loaded: dict[str, int] | None = None
+    at = 0
+
+
+class Unstorable(Stateful):
+    """Its state is none that may be loaded without executing something."""
+
+    def state_dict(self) -> Any:
+        return {"at": self.at, "generator": np.random.default_rng(0)}
+
+
+PLACE = {"sampled": 2, "own": None, "start": 31, "pass": 0, "items": 31}
+KINDS = (Counted, Batches, Stateful, StatefulBatches, Unstorable)
+
+
+def batches(kind: type[Counted], **options: Any) -> BatchStream:
+    return BatchStream(as_stream(kind(), LENGTH, batched=issubclass(kind, Batches)), **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    saved_at=st.integers(0, 19),
+    within=st.booleans(),
+    parts=st.integers(1, 5),
+)
+def test_each_example_once_in_its_order_for_any_sizes_with_a_resume(
+    kind: type[Counted], sizes: list[int], saved_at: int, within: bool, parts: int
+) -> None:
+    stream = batches(kind)
+    seen: list[int] = []
+    for number, size in enumerate(sizes):
+        stream.let_go()
+        place = stream.epoch, stream.position
+        taken = stream.take(size)
+        if number == saved_at:
+            if within:  # in the midst of a batch, which is begun again
+                stream.fetch(taken._replace(stop=taken.start + (taken.examples + 1) // 2))
+            state = stream.state_dict(place)
+            stream = batches(kind)
+            stream.load_state_dict(state)
+            assert (stream.epoch, stream.position) == place
+            taken = stream.take(size)
+        marks = [taken.start + taken.examples * i // parts for i in range(parts + 1)]
+        got = [stream.fetch(taken._replace(start=a, stop=b)) for a, b in pairwise(marks) if b > a]
+        again = stream.fetch(taken)  # for a trial step
+        assert torch.equal(torch.cat([x for x, _ in got]), again[0]) and torch.equal(again[0].long(), again[1])
+        seen += again[1].tolist()
+    assert seen == list(range(len(seen)))
+
+
+def test_without_a_state_of_its_own_the_place_is_plain_numbers() -> None:
+    stream = batches(Counted)
+    stream.fetch(stream.take(50))
+    stream.fetch(stream.take(30))
+    state = json.loads(json.dumps(stream.state_dict()))
+    again = batches(Counted)
+    again.load_state_dict(state)
+    assert again.fetch(again.take(3))[1].tolist() == [60, 61, 62]
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Counted, 2 + 43 + 1), (Stateful, 3), (Unstorable, 2 + 43 + 1)])
+def test_coming_back_goes_through_what_lies_before_only_without_a_state(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Counted], most: int
+) -> None:
+    monkeypatch.setattr(iterable_module, "SAMPLE", 2)
+    first = batches(kind)
+    for _ in range(43):
+        first.let_go()
+        first.fetch(first.take(1))
+    stream = kind()
+    again = BatchStream(as_stream(stream, LENGTH))
+    again.load_state_dict(first.state_dict())
+    assert again.fetch(again.take(1))[1].tolist() == [43]
+    assert stream.handed_out <= most
+
+
+def test_passes_begin_with_their_number_and_memory_is_that_of_a_batch() -> None:
+    dataset = Counted()
+    source = as_stream(dataset, LENGTH)
+    stream = BatchStream(source)
+    for _ in range(40):
+        stream.let_go()
+        stream.fetch(stream.take(5))
+        assert sum(len(chunk.x) for chunk in source._chunks) <= 10
+    assert dataset.begun == [0, 1, 2, 3, 4]
+
+
+def test_the_sample_is_the_first_examples_also_after_coming_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iterable_module, "SAMPLE", 32)
+    for kind in (Counted, Stateful):
+        stream = batches(kind)
+        assert isinstance(stream.source, IterableSource)
+        assert stream.source.sample().y.tolist() == [0, 1]
+        for _ in range(9):
+            stream.let_go()
+            stream.fetch(stream.take(9))
+        assert stream.source.sample().y.tolist() == list(range(32))
+        again = batches(kind)
+        again.load_state_dict(stream.state_dict())
+        assert isinstance(again.source, IterableSource)
+        assert torch.equal(again.source.sample().y, stream.source.sample().y)
+        assert stream.source.fetch(torch.tensor([3, 1]))[1].tolist() == [3, 1]
+        with pytest.raises(InputError, match="example 32 of a stream was wanted"):
+            stream.source.fetch(torch.tensor([32]))
+
+
+def test_a_stream_that_fills_one_array_again_and_again_gives_its_examples() -> None:
+    def reusing() -> Iterator[tuple[Any, Any]]:
+        x, y = np.zeros(2, np.float32), torch.zeros((), dtype=torch.long)
+        for i in range(20):
+            x[:] = i
+            yield x, y.fill_(i)
+
+    stream = BatchStream(as_stream(reusing(), 20))
+    x, y = stream.fetch(stream.take(10))
+    assert x[:, 0].tolist() == y.tolist() == list(range(10))
+
+
+def test_mappings_by_the_names_of_their_columns() -> None:
+    rows = [{"label": i, "other": "text", "image": float(i)} for i in range(20)]
+    stream = BatchStream(as_stream(rows, columns=("image", "label")))
+    x, y = stream.fetch(stream.take(20))
+    assert x.tolist() == y.tolist() == list(range(20))
+
+
+def test_an_error_of_the_stream_loses_nothing() -> None:
+    class Failing(Counted):
+        fails = True
+
+        def example(self, number: int) -> Any:
+            if number == 17 and self.fails:
+                raise OSError("the line is down")
+            return super().example(number)
+
+    dataset = Failing()
+    stream = BatchStream(as_stream(dataset, LENGTH))
+    taken = stream.take(30)
+    with pytest.raises(OSError, match="the line is down"):
+        stream.fetch(taken)
+    dataset.fails = False
+    assert stream.fetch(taken)[1].tolist() == list(range(30))
+
+
+def test_an_iterator_ends_with_its_examples() -> None:
+    stream = BatchStream(as_stream(((float(i), i) for i in range(25)), 20))
+    stream.fetch(stream.take(20))
+    with pytest.raises(DataError, match="generator has ended after 25 items and cannot be begun anew"):
+        stream.fetch(stream.take(20))
+    stream.let_go()
+    with pytest.raises(InputError, match="is past item 0 and cannot go back: give it anew"):
+        BatchStream(stream.source)
+
+
+def test_an_iterator_given_anew_comes_back() -> None:
+    def numbers() -> IterableSource:
+        return as_stream(((float(i), i) for i in range(100)), 20)
+
+    first = BatchStream(numbers())
+    for _ in range(4):
+        first.let_go()
+        first.fetch(first.take(17))
+    again = BatchStream(numbers())
+    again.load_state_dict(first.state_dict())
+    assert again.fetch(again.take(2))[1].tolist() == first.fetch(first.take(2))[1].tolist()
+
+
+def test_what_was_let_go_of_is_gone_until_the_stream_is_begun_anew() -> None:
+    stream = batches(Counted)
+    taken = stream.take(10)
+    stream.let_go()
+    with pytest.raises(InputError, match="example 0 of a stream was wanted, which stands at 10 already"):
+        stream.fetch(taken)
+    assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
+
+
+def test_a_stream_that_became_shorter_is_noticed() -> None:
+    first = batches(Counted)
+    for _ in range(4):
+        first.let_go()
+        first.fetch(first.take(10))
+    again = BatchStream(as_stream(Counted(30), LENGTH))
+    with pytest.raises(InputError, match="Counted has fewer items than when the run was saved: 1 are missing"):
+        again.load_state_dict({**first.state_dict(), "stream": PLACE})
+
+
+def test_loaders_tell_their_length_and_whether_they_give_batches() -> None:
+    data = TensorDataset(torch.arange(10.0), torch.arange(10))
+    for loader in (DataLoader(data, batch_size=4), DataLoader(data, batch_size=None), DataLoader(data, num_workers=1)):
+        source = as_stream(loader)
+        stream = BatchStream(source)
+        assert len(source) == 10 and source.x_shape == () and source.describe().startswith("10 examples, x []")
+        assert stream.fetch(stream.take(10))[1].tolist() == list(range(10))
+
+
+def example(x: Any, y: Any = 0) -> list[tuple[Any, Any]]:
+    return [(x, y)]
+
+
+class Unsized(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return 0.0, 0
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "error", "message"),
+    [
+        (5, {"length": 5}, DataError, "int is no stream of pairs"),
+        (torch.zeros(3, 2), {"length": 3}, DataError, "Tensor is no stream of pairs"),
+        ({"x": 1}, {"length": 3}, DataError, "dict is no stream of pairs"),
+        (Counted(), {}, InputError, "Counted does not tell how many examples it has: give length="),
+        (Batches(), {"batched": True}, InputError, "Batches does not tell how many"),
+        (Counted(), {"length": 1}, InputError, "length is"),
+        (Counted(), {"length": 2.5}, InputError, "length is"),
+        (Counted(), {"length": 5, "batched": 1}, InputError, "batched must be True, False or None, got 1"),
+        (Counted(0), {"length": 5}, DataError, "Counted is empty"),
+        (iter([]), {"length": 5}, DataError, "has ended after 0 items"),
+        ([{"x": 1.0, "y": 0}], {"length": 5}, DataError, "items of list hold x, y: name x and y"),
+        ([{"x": 1.0, "y": 0}], {"length": 5, "columns": "xy"}, InputError, "columns names two, x and y, got 'xy'"),
+        (
+            [{"x": 1.0, "y": 0}],
+            {"length": 5, "columns": ("x", "z")},
+            DataError,
+            "not in an item of list: it is x, y",
+        ),
+        ([(1.0, 2.0)], {"length": 5, "columns": ("x", "y")}, DataError, "are not in an item of list: it is a tuple"),
+        ([(1.0, 2, 3)], {"length": 5}, DataError, "item 0 of list is 3 values"),
+        (example("text"), {"length": 5}, DataError, "x of list cannot be made a tensor"),
+        (example(float("nan")), {"length": 5}, DataError, "x of list, from example 0 on, has 1 NaN"),
+        (example(1.0, float("inf")), {"length": 5}, DataError, "y of list, from example 0 on, has 1 NaN"),
+        (example(1.0) + example(torch.zeros(2)), {"length": 5}, DataError, "example 1 of list has x \\[2\\]"),
+        (example(1.0) + example(1), {"length": 5}, DataError, "example 1 of list has x \\[\\] torch.int64"),
+        (example(1.0), {"length": 5, "batched": True}, DataError, "list gave x \\[\\] and y \\[\\], which is no batch"),
+        (
+            example(torch.zeros(3), torch.zeros(2)),
+            {"length": 5, "batched": True},
+            DataError,
+            "list gave x \\[3\\] and y \\[2\\], which is no batch",
+        ),
+    ],
+)
+def test_refused(examples: Any, settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        as_stream(examples, **settings)
+
+
+def test_differing_examples_in_one_reading_are_refused() -> None:
+    stream = BatchStream(as_stream([*example(torch.zeros(2)) * 5, *example(torch.zeros(3))], 6))
+    with pytest.raises(DataError, match="items of list cannot be put together"):
+        stream.fetch(stream.take(6))
+
+
+def test_what_streams_cannot_be_used_for_says_what_to_do() -> None:
+    source = as_stream(Counted(), LENGTH)
+    for use in (
+        lambda: hold_out(source, 0.1),
+        lambda: with_workers(source),
+        lambda: as_groups((source, torch.zeros(4, 2), torch.zeros(4), torch.arange(4)), 1),
+    ):
+        with pytest.raises(DataError, match=r"a stream cannot be .*write_shards"):
+            use()
+    for data in (Counted(), (pair for pair in [(0.0, 1)]), DataLoader(TensorDataset(torch.zeros(3), torch.zeros(3)))):
+        with pytest.raises(DataError, match=r"one after another only.*write_shards.*as_stream"):
+            as_source(data)
+    with pytest.raises(DataError, match="Unsized has no length"):
+        as_source(Unsized())
