@@ -18,7 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loaders import OURS, WAYS, MappedRows, Pictures, StatefulDataLoader, Work, by_hand, in_memory, write_rows
+from loaders import (
+    EPOCH,
+    OURS,
+    STREAM_WAYS,
+    WAYS,
+    MappedRows,
+    Pictures,
+    Rows,
+    StatefulDataLoader,
+    Ways,
+    Work,
+    by_hand,
+    in_memory,
+    loader_of_batches,
+    write_rows,
+)
 from markdown import machine, write_page
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -37,16 +52,17 @@ EXAMPLE = PAGE.parents[1] / "examples" / "larger_than_memory.py"
 FIGURE = PAGE.parent / "figures" / "five_million.svg"
 
 
-def throughput(title: str, work: Work, ways: Sequence[str]) -> Iterator[str]:
+def throughput(title: str, work: Work, ways: Ways, n: int | None = None) -> Iterator[str]:
     """Rows of examples per second: all ways take turns, each an epoch at a time."""
-    epochs = {way: by_hand(work) if way == BY_HAND else WAYS[way](work) for way in ways}
+    n = len(work.dataset) if n is None else n  # type: ignore[arg-type]
+    epochs = {way: begin(work) for way, begin in ways.items()}
     examples_per_s: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(ROUNDS + 1):
         for way, epoch in epochs.items():
             begin_s, examples = time.perf_counter(), 0
             for x, _ in epoch():
                 examples += len(x)
-            assert examples == len(work.dataset)  # type: ignore[arg-type]
+            assert examples == n
             if number:  # the first warms up
                 examples_per_s[way].append(examples / (time.perf_counter() - begin_s))
     for way in ways:
@@ -62,11 +78,19 @@ def spread(ratios: Sequence[float], way: str) -> str:
 def from_memory() -> Iterator[str]:
     for batch in (32, 128, 1000):
         work = Work(in_memory(100_000, 100), batch)
-        yield from throughput(f"tensors in memory, 100,000 x 100, {batch}", work, [*WAYS, BY_HAND])
+        yield from throughput(f"tensors in memory, 100,000 x 100, {batch}", work, WAYS | {BY_HAND: by_hand})
+
+
+def from_streams() -> Iterator[str]:
+    tensors = in_memory(EPOCH, 100)
+    for batch in (32, 1000):
+        yield from throughput(f"a stream of examples, {batch}", Work(Rows(tensors), batch), STREAM_WAYS, EPOCH)
+        ways = {OURS: STREAM_WAYS[OURS], "DataLoader, 256 as they come": loader_of_batches}
+        yield from throughput(f"a stream of batches of 256, {batch}", Work(Rows(tensors, 256), batch), ways, EPOCH)
 
 
 def from_pictures() -> Iterator[str]:
-    ways = [way for way in WAYS if "whole" not in way]
+    ways = {way: begin for way, begin in WAYS.items() if "whole" not in way}
     for workers in (0, 2):
         for batch in (32, 256):
             title = f"pictures, {workers} workers, {batch}"
@@ -216,7 +240,7 @@ def median_ms(work: Callable[[], object]) -> float:
 def main() -> None:
     """Run and print, or write to docs/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("memory", "pictures", "disk", "resume", "training"))
+    parser.add_argument("--only", choices=("memory", "streams", "pictures", "disk", "resume", "training"))
     parser.add_argument("--folder", type=Path, help="where the 4 GB on disk are, or are put to stay")
     parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--example", action="store_true", help=argparse.SUPPRESS)
@@ -239,6 +263,7 @@ def main() -> None:
         resume_head = "| data | way | ms |"
         parts: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
             "memory": (head, from_memory),
+            "streams": (head, from_streams),
             "pictures": (head, from_pictures),
             "disk": (disk_head, lambda: from_disk(folder)),
             "resume": (resume_head, lambda: resumes(folder)),

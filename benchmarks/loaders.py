@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
-from rightbatch.data import BatchStream, as_source, with_workers
+from rightbatch.data import BatchStream, as_source, as_stream, with_workers
 
 try:
     from torchdata.stateful_dataloader import StatefulDataLoader
 except ImportError:
     StatefulDataLoader = None
 
+EPOCH = 100_000  # examples of a stream
 Batches = Iterator[tuple[Tensor, Tensor]]
 Epoch = Callable[[], Batches]
 
@@ -82,14 +83,46 @@ def whole_batches(work: Work) -> Epoch:
     return DataLoader(work.dataset, batch_size=None, sampler=sampler).__iter__
 
 
+def as_it_comes(work: Work) -> Epoch:
+    """This library's, of a stream."""
+    batches = BatchStream(as_stream(work.dataset, EPOCH, batched=getattr(work.dataset, "batch", None) is not None))
+
+    def epoch() -> Batches:
+        number = batches.epoch
+        while batches.epoch == number:
+            batches.let_go()
+            yield batches.fetch(batches.take(work.batch))
+
+    return epoch
+
+
+def loader_of_stream(work: Work) -> Epoch:
+    """torch's, of a stream."""
+    return DataLoader(work.dataset, work.batch).__iter__
+
+
+def stateful_loader_of_stream(work: Work) -> Epoch:
+    """torchdata's, of a stream."""
+    return StatefulDataLoader(work.dataset, work.batch).__iter__
+
+
+def loader_of_batches(work: Work) -> Epoch:
+    """torch's, of a stream of batches, of the size they have."""
+    return DataLoader(work.dataset, batch_size=None).__iter__
+
+
 OURS = "rightbatch"
-WAYS: dict[str, Callable[[Work], Epoch]] = {
+Ways = dict[str, Callable[[Work], Epoch]]
+WAYS: Ways = {
     OURS: stream,
     "DataLoader": dataloader,
     "DataLoader, whole batches": whole_batches,
 }
 if StatefulDataLoader is not None:
     WAYS["StatefulDataLoader"] = stateful
+STREAM_WAYS: Ways = {OURS: as_it_comes, "DataLoader": loader_of_stream}
+if StatefulDataLoader is not None:
+    STREAM_WAYS["StatefulDataLoader"] = stateful_loader_of_stream
 
 
 class MappedRows(Dataset[tuple[Tensor, Tensor]]):
@@ -106,6 +139,19 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
         if isinstance(row, list):
             return torch.from_numpy(self._x[row]), torch.from_numpy(self._y[row])
         return torch.from_numpy(self._x[row].copy()), int(self._y[row])
+
+
+class Rows(IterableDataset[tuple[Tensor, Tensor]]):
+    """Rows of tensors one after another, or so many at once."""
+
+    def __init__(self, tensors: TensorDataset, batch: int | None = None) -> None:
+        self.x, self.y = tensors.tensors
+        self.batch = batch
+
+    def __iter__(self) -> Batches:
+        if self.batch is None:
+            return zip(self.x, self.y, strict=True)
+        return zip(self.x.split(self.batch), self.y.split(self.batch), strict=True)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

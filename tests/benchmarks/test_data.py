@@ -40,10 +40,24 @@ def test_an_epoch_of_every_way_has_every_example_once(data: ModuleType, tmp_path
             assert rows[rows[:, 0].argsort()].equal(expected[expected[:, 0].argsort()]), name
 
 
+@pytest.mark.parametrize("batch", [None, 256])
+def test_a_pass_of_every_way_of_a_stream_has_every_example_in_its_order(
+    data: ModuleType, batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaders = importlib.import_module("loaders")
+    monkeypatch.setattr(loaders, "EPOCH", 600)
+    tensors = loaders.in_memory(600, 3)
+    ways = data.STREAM_WAYS if batch is None else {data.OURS: loaders.as_it_comes, "theirs": data.loader_of_batches}
+    for name, way in ways.items():
+        epoch = way(data.Work(loaders.Rows(tensors, batch), 32))
+        for _ in range(2):
+            assert torch.cat([x for x, _ in epoch()]).equal(tensors.tensors[0]), name
+
+
 def test_tables_are_whole(data: ModuleType, tmp_path: Path) -> None:
     loaders = importlib.import_module("loaders")
     work = data.Work(loaders.Pictures(40), 16)
-    rows = list(data.throughput("pictures", work, ["rightbatch", "DataLoader"]))
+    rows = list(data.throughput("pictures", work, {way: data.WAYS[way] for way in ("rightbatch", "DataLoader")}))
     loaders.write_rows(tmp_path, 4000, 100)
     rows += data.from_disk(tmp_path)
     assert len(rows) == 2 + len(data.WAYS)

@@ -127,7 +127,7 @@ def test_the_same_seed_runs_the_same_examples_whatever_the_random_state(net: Net
         torch.manual_seed(global_seed)
         inputs: list[Tensor] = []
         handle = net.head.register_forward_hook(lambda module, x, output, kept=inputs: kept.append(output.detach()))
-        rightbatch.probe(net, Draws(), seconds=1, seed=7)
+        rightbatch.probe(net, Draws(), seconds=3, seed=7)
         handle.remove()
         seen.append(inputs)
     assert torch.equal(seen[0][1], seen[1][1])  # the first step: dropout included
@@ -135,7 +135,7 @@ def test_the_same_seed_runs_the_same_examples_whatever_the_random_state(net: Net
 
 def test_gradients_are_recorded_where_the_caller_has_turned_them_off(net: Net) -> None:
     with torch.no_grad():
-        assert rightbatch.probe(net, Draws(), seconds=1).points
+        assert rightbatch.probe(net, Draws(), seconds=3).points
         assert not torch.is_grad_enabled()
 
 
@@ -231,7 +231,7 @@ def test_what_running_should_not_change_is_put_back_and_reported(
 def test_a_model_that_registers_a_hook_at_every_pass_is_reported(net: Net) -> None:
     net.during = lambda: add_hook(net)
     with pytest.raises(TraceError, match="forward hooks of 'head'"):
-        rightbatch.probe(net, Draws(), seconds=1)
+        rightbatch.probe(net, Draws(), seconds=3)
     assert len(net.head._forward_hooks) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,17 +28,14 @@ ADVICE = (
 
 
 class _Chunk(NamedTuple):
-    """Examples start, ..., start + len(x) - 1 of the stream; before them so many items of a pass had been read."""
+    """Examples start, ..., stop - 1 of the stream; before them so many items of a pass had been read."""
 
     start: int
+    stop: int
     x: Tensor
     y: Tensor
     passes: int
     items: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.x)
 
 
 class IterableSource(Source):
@@ -62,25 +60,27 @@ class IterableSource(Source):
         name = type(examples).__name__
         self._name, self._length, self._batched, self._columns = name, length, batched, columns
         self._passes = Passes(examples, name)
-        self._chunks: list[_Chunk] = []
+        self._chunks: deque[_Chunk] = deque()
         self._begin = self._end = 0  # what is held, counted from the first example of all
         self._sample: list[tuple[Tensor, Tensor]] = []
         self._sampled = 0
-        self._like = ""  # what all examples are, in words
-        item = self._next()
-        if isinstance(item, Mapping):
-            raise DataError(
-                f"items of {name} hold {', '.join(map(str, item))}: name x and y, columns=('image', 'label')"
-            )
-        self._collate = Collation(name, item)
-        x, y = self._tensors([item])
+        self._form: tuple[Any, ...] = ()  # shapes and types
+        first = self._take(1)
+        if isinstance(first[0], Mapping):
+            held = ", ".join(map(str, first[0]))
+            raise DataError(f"items of {name} hold {held}: name x and y, as in columns=('image', 'label')")
+        self._collate = Collation(name, first[0])
+        x, y = self._tensors(first)
         self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
         self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
         self.notes = (f"{name}, in the order it has",)
-        row_bytes = x[0].nbytes + y[0].nbytes
-        self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, row_bytes)))
-        self._take_in(_Chunk(0, x, y, 0, 0))
-        self._reach(2)
+        self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, x[0].nbytes + y[0].nbytes)))
+        self._take_in(x, y, 0, 0)
+        at = self._passes.number, self._passes.handed_out
+        second = self._take(1)
+        # Items that are filled again and again are put together, and so copied, one by one, as batches are.
+        self._singly = batched or any(map(_same_memory, first[0], second[0]))
+        self._take_in(*self._tensors(second), *at)
 
     def __len__(self) -> int:
         return self._length
@@ -95,12 +95,15 @@ class IterableSource(Source):
             raise InputError(f"example {int(indices.max()):,} of a stream was wanted: {ADVICE}")
         return self.sample().fetch(indices)
 
-    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return x and y at positions that follow each other, none before what has been let go of."""
-        if not len(indices):
-            return self.fetch(indices)
-        start = epoch * self._length + int(indices[0])
-        return self._rows(start, start + len(indices))
+    def fetch_interval(self, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return x and y at positions start, ..., stop - 1 of an epoch, none before what has been let go of.
+
+        Raises:
+            InputError: what has been let go of.
+            DataError: a stream that ends, or changes; else what it raises itself.
+        """
+        before = epoch * self._length
+        return self._rows(before + start, before + stop)
 
     def sample(self) -> TensorSource:
         """The first examples that have come, at most 4,096 or 64 MiB of them."""
@@ -115,13 +118,13 @@ class IterableSource(Source):
         """
         if self._begin:
             self._passes.seek(0, 0)
-            self._chunks, self._begin, self._end = [], 0, 0
+            self._chunks, self._begin, self._end = deque(), 0, 0
 
     def let_go(self, epoch: int, position: int) -> None:
         """Be told that nothing before this place will be wanted again."""
         self._begin = max(self._begin, epoch * self._length + position)
-        kept = next((i for i, chunk in enumerate(self._chunks) if chunk.stop > self._begin), len(self._chunks))
-        del self._chunks[:kept]
+        while self._chunks and self._chunks[0].stop <= self._begin:
+            self._chunks.popleft()
 
     def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
         """Return what leads back to a place that has not been let go of, in plain numbers.
@@ -137,7 +140,7 @@ class IterableSource(Source):
             return {**state, "start": held.start, "pass": held.passes, "items": held.items}
         state |= {"start": place, "pass": self._passes.number, "items": self._passes.handed_out}
         if held is not None:
-            state["x"], state["y"] = (part.clone() for part in self._rows(place, self._end))
+            state["x"], state["y"] = self._rows(place, self._end)
         return state
 
     def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
@@ -150,9 +153,9 @@ class IterableSource(Source):
         self._reach(state["sampled"])  # read again, as the first examples are not saved
         if not self._begin <= place <= self._end:
             self._passes.seek(state["pass"], state["items"], state["own"])
-            self._chunks, self._begin, self._end = [], place, state["start"]
+            self._chunks, self._begin, self._end = deque(), place, state["start"]
             if "x" in state:
-                self._take_in(_Chunk(place, state["x"], state["y"], state["pass"], state["items"]))
+                self._take_in(state["x"], state["y"], state["pass"], state["items"])
         self.let_go(epoch, position)
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -161,50 +164,36 @@ class IterableSource(Source):
                 f"example {start:,} of a stream was wanted, which stands at {self._begin:,} already: {ADVICE}"
             )
         self._reach(stop)
-        parts = [
-            (
-                chunk.x[max(0, start - chunk.start) : stop - chunk.start],
-                chunk.y[max(0, start - chunk.start) : stop - chunk.start],
-            )
-            for chunk in self._chunks
-            if chunk.start < stop and chunk.stop > start
-        ]
-        x, y = zip(*parts, strict=True)
-        return (x[0], y[0]) if len(parts) == 1 else (torch.cat(x), torch.cat(y))
+        parts = [chunk for chunk in self._chunks if chunk.start < stop and chunk.stop > start]
+        cuts = [slice(max(0, start - chunk.start), stop - chunk.start) for chunk in parts]
+        x = torch.cat([chunk.x[cut] for chunk, cut in zip(parts, cuts, strict=True)])  # a copy, the caller's own
+        return x, torch.cat([chunk.y[cut] for chunk, cut in zip(parts, cuts, strict=True)])
 
     def _reach(self, stop: int) -> None:
         """Read until so many examples have been read in all."""
         while self._end < stop:
             at = self._passes.number, self._passes.handed_out
-            items: list[Any] = []
-            try:
-                while len(items) < (1 if self._batched else min(stop - self._end, READ_AT_ONCE)):
-                    items.append(self._next())
-            finally:
-                if items:  # what came before an error is not lost
-                    self._take_in(_Chunk(self._end, *self._tensors(items), *at))
+            self._take_in(*self._tensors(self._take(1 if self._singly else min(stop - self._end, READ_AT_ONCE))), *at)
 
-    def _next(self) -> Any:
-        """The next item as a pair, copied, for a stream may fill the same array again and again."""
-        item = self._passes.next()
-        if self._columns is not None:
-            try:
-                item = [item[name] for name in self._columns]
-            except (KeyError, IndexError, TypeError) as error:
-                held = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
-                raise DataError(f"columns={self._columns} are not in an item of {self._name}: it is {held}") from error
-        if not isinstance(item, (tuple, list)):
-            return item
-        return [
-            part.clone() if isinstance(part, Tensor) else part.copy() if isinstance(part, np.ndarray) else part
-            for part in item
-        ]
+    def _take(self, most: int) -> list[Any]:
+        """The next items, of each its x and y."""
+        items = self._passes.take(most)
+        if self._columns is None:
+            return items
+        try:
+            return [[item[name] for name in self._columns] for item in items]
+        except (KeyError, IndexError, TypeError) as error:
+            item = items[0]
+            held = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
+            raise DataError(f"columns={self._columns} are not in an item of {self._name}: it is {held}") from error
 
-    def _take_in(self, chunk: _Chunk) -> None:
-        self._chunks.append(chunk)
-        self._end = chunk.stop
-        if chunk.start == self._sampled and (missing := self._most_sampled - self._sampled) > 0:
-            self._sample.append((chunk.x[:missing].clone(), chunk.y[:missing].clone()))
+    def _take_in(self, x: Tensor, y: Tensor, passes: int, items: int) -> None:
+        start, self._end = self._end, self._end + len(x)
+        self._chunks.append(_Chunk(start, self._end, x, y, passes, items))
+        if start == self._sampled and (missing := self._most_sampled - start) > 0:
+            for name, part in (("x", x), ("y", y)):
+                require_finite(part, name, f" of {self._name}, from example {start:,} on,")
+            self._sample.append((x[:missing].clone(), y[:missing].clone()))
             self._sampled += len(self._sample[-1][0])
 
     def _tensors(self, items: list[Any]) -> tuple[Tensor, Tensor]:
@@ -214,12 +203,11 @@ class IterableSource(Source):
                 shapes = f"x {list(x.shape[1:])} and y {list(y.shape[1:])}"
                 raise DataError(f"{self._name} gave {shapes}, which is no batch: both must have as many rows")
             x, y = x[0], y[0]
-        found = f"x {list(x.shape[1:])} {x.dtype} and y {list(y.shape[1:])} {y.dtype}"
-        self._like = self._like or found
-        if found != self._like:
-            raise DataError(f"example {self._end:,} of {self._name} has {found}, the first {self._like}")
-        for name, part in (("x", x), ("y", y)):
-            require_finite(part, name, f" of {self._name}, from example {self._end:,} on,")
+        form = x.shape[1:], x.dtype, y.shape[1:], y.dtype
+        if form != (self._form or form):
+            found, first = (f"x {list(a)} {b}, y {list(c)} {d}" for a, b, c, d in (form, self._form))
+            raise DataError(f"example {self._end:,} of {self._name} has {found}; the first has {first}")
+        self._form = form
         return x, y
 
 
@@ -282,3 +270,9 @@ def require_by_number(source: Source, use: str) -> None:
             f"a stream cannot be {use}: its examples come once, one after another. Write them, or as many as are "
             "needed, to the disk with rightbatch.data.write_shards(examples, folder, most=...) and give the folder"
         )
+
+
+def _same_memory(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.numel() > 0 and one.data_ptr() == other.data_ptr()
+    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.may_share_memory(one, other)

@@ -27,37 +27,43 @@ class Passes:
         self._items, self._name = items, name
         self._once = isinstance(items, Iterator)
         self._iterator: Iterator[Any] | None = None
+        self._error: BaseException | None = None
         self.number = 0  # of the present pass
         self.handed_out = 0  # items of it
 
-    def next(self) -> Any:
-        """Return the next item.
+    def take(self, most: int) -> list[Any]:
+        """Return the next items, at least one, fewer than `most` at the end of a pass and before an error.
 
         Raises:
             DataError: a pass without items, or the end of an iterator; else what the iterable raises, after which the
                 same item is tried again.
         """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._iterator is None:
+            self._begin(0 if self._once else self.handed_out)
+        assert self._iterator is not None
+        items: list[Any] = []
         try:
-            if self._iterator is None:
-                self._begin(0 if self._once else self.handed_out)
-            assert self._iterator is not None
-            item = next(self._iterator)
-        except StopIteration:
-            self._iterator = None
-            if self._once:
-                raise DataError(
-                    f"{self._name} has ended after {self.handed_out:,} items and cannot be begun anew: give an object "
-                    "that `iter` begins again, or train on fewer examples (epochs, length)"
-                ) from None
-            if self.handed_out == 0:
-                raise DataError(f"{self._name} is empty: at least one example is needed") from None
-            self.number, self.handed_out = self.number + 1, 0
-            return self.next()
-        except BaseException:
+            items.extend(islice(self._iterator, most))
+        except BaseException as error:
             self._iterator = None  # a generator that has raised is over
-            raise
-        self.handed_out += 1
-        return item
+            if not items:
+                raise
+            self._error = error  # the items before it come first
+        self.handed_out += len(items)
+        if items:
+            return items
+        if self._once:
+            raise DataError(
+                f"{self._name} has ended after {self.handed_out:,} items and cannot be begun anew: give an object that "
+                "`iter` begins again, or train on fewer examples (epochs, length)"
+            )
+        if self.handed_out == 0:
+            raise DataError(f"{self._name} is empty: at least one example is needed")
+        self.number, self.handed_out, self._iterator = self.number + 1, 0, None
+        return self.take(most)
 
     def own_state(self) -> Any:
         """What the iterable says of its place; None if it says nothing, or what a checkpoint cannot hold."""
@@ -88,7 +94,7 @@ class Passes:
             raise InputError(
                 f"{self._name} is past item {handed_out:,} and cannot go back: give it anew, from its start"
             )
-        self.number, self.handed_out = number, handed_out
+        self.number, self.handed_out, self._error = number, handed_out, None
         if own is not None:
             self._items.load_state_dict(own)  # type: ignore[attr-defined]
         self._begin(handed_out - passed if own is None else 0)

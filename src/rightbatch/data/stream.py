@@ -114,6 +114,8 @@ class BatchStream:
         """
         if isinstance(self.source, WorkerSource):
             x, y = self.source.fetch_interval(self.order, *interval)
+        elif isinstance(self.source, IterableSource):
+            x, y = self.source.fetch_interval(*interval)
         else:
             indices = torch.from_numpy(self.order.indices(*interval))
             if isinstance(self.order, BlockOrder) and interval.examples:
