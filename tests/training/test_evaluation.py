@@ -1,5 +1,6 @@
 """Evaluation: exact means, and nothing changed by looking."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import pytest
@@ -8,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch.data import Order, Source, as_source
+from rightbatch.data.blocks import BlockSource
 from rightbatch.training.evaluation import BATCH_NORM_SAMPLES, CHUNK_SAMPLES, evaluate, evaluating, refresh_batch_norm
+from rightbatch.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 
@@ -124,3 +127,39 @@ def test_layers_that_keep_no_statistics_or_are_frozen_are_left_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     untracked = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).double()
     refresh_batch_norm(untracked, source, CPU)
+
+
+class OneOf(Ranks):
+    """One of several processes, of which the others are looked at by themselves."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        self.found = list(values)
+        return [self.found]
+
+
+def test_each_process_reads_its_own_blocks_only() -> None:
+    """Six blocks of 1,500 rows, three processes: two blocks each, and together the means of one process."""
+    n = 9000
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(n, 3, generator=generator, dtype=torch.float64), torch.randint(0, 4, (n,), generator=generator)
+
+    class Rows(BlockSource):
+        def _read(self, block: int) -> tuple[Tensor, Tensor]:
+            reads.append(block)
+            return x[block * 1500 :][:1500], y[block * 1500 :][:1500]
+
+    model, totals = network(), []
+    for rank in range(3):
+        reads: list[int] = []
+        source = Rows([1500] * 6, (3,), torch.float64, (), torch.int64)
+        ranks = OneOf(3, rank)
+        evaluate(model, F.cross_entropy, source, CPU, ranks)
+        assert reads == [2 * rank, 2 * rank + 1]
+        totals.append(ranks.found)
+    loss, correct, *_ = (sum(column) for column in zip(*totals, strict=True))
+    alone = evaluate(model, F.cross_entropy, as_source((x, y)), CPU)
+    assert loss / n == pytest.approx(alone["loss"], rel=1e-12) and correct / n == alone["accuracy"]
+    last = OneOf(3, 2)
+    evaluate(model, F.cross_entropy, classification(1), CPU, last)  # fewer examples than processes
+    evaluate(model, F.cross_entropy, classification(1), CPU, first := OneOf(3, 0))
+    assert [last.found[0] > 0, first.found[0] > 0] == [True, False]

@@ -40,8 +40,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over all examples of `source`, and accuracy where targets are classes.
 
-    Several processes take turns at chunks of 1,024 examples and add up what they found. A chunk is passed at once, or
-    in passes of at most `most_forward`, halved wherever memory runs out.
+    Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
+    found is added up. 1,024 examples are passed at once, or at most `most_forward`, halved wherever memory runs out.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
@@ -67,8 +67,9 @@ def evaluate(
 
     fits = True
     with evaluating(model):
-        for start in range(ranks.rank * CHUNK_SAMPLES, n, ranks.size * CHUNK_SAMPLES):
-            fits = fits and in_passes(take_in, start, min(start + CHUNK_SAMPLES, n), limit, device)
+        last = n * (ranks.rank + 1) // ranks.size
+        for start in range(n * ranks.rank // ranks.size, last, CHUNK_SAMPLES):
+            fits = fits and in_passes(take_in, start, min(start + CHUNK_SAMPLES, last), limit, device)
     rows = ranks.gather([total, correct, float(classifies), float(fits)])
     for rank, row in enumerate(rows):
         if not row[3]:
