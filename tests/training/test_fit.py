@@ -441,7 +441,7 @@ def test_patience_counts_on_after_a_resume(no_report: None, tmp_path: Path) -> N
 
 def test_resume_begins_a_run_where_there_is_none(no_report: None, tmp_path: Path) -> None:
     run = quiet(network(), epochs=1, run_dir=tmp_path / "new", resume=True)
-    assert run.stopped == "1 epochs are done" and (tmp_path / "new" / "model.safetensors").exists()
+    assert run.stopped == "1 epoch is done" and (tmp_path / "new" / "model.safetensors").exists()
 
 
 def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_path: Path) -> None:
@@ -530,8 +530,9 @@ def test_a_run_interrupted_in_the_midst_of_a_step_goes_on_bit_for_bit(
     assert verify_ledger(tmp_path / "ledger.txt", N).complete_epochs == 3
 
 
-def test_a_second_interruption_ends_at_once(no_report: None, tmp_path: Path) -> None:
+def test_a_later_interruption_ends_at_once(no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(10**6))
+    monkeypatch.setattr("rightbatch.training.stopping.ECHO_S", -1.0)
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         if next(calls) == 8:
@@ -544,6 +545,29 @@ def test_a_second_interruption_ends_at_once(no_report: None, tmp_path: Path) -> 
     assert run.stopped == "interrupted"
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
     assert verify_ledger(tmp_path / "ledger.txt", N).ok
+
+
+def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
+    no_report: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As schedulers send them, to the process and to its parent, which passes it on."""
+    calls = iter(range(10**6))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        if next(calls) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return F.cross_entropy(output, target)
+
+    run = quiet(network(), loss=loss, batch=16, epochs=50, run_dir=tmp_path)
+    assert run.stopped == "interrupted" and 5 < run.history[-1]["step"] < 9
+    settings: dict[str, Any] = {"batch": 16, "step": 0.1, "run_dir": tmp_path, "resume": True, "progress": True}
+    fit(network(), train_data(), **settings, epochs=1)
+    assert f"going on after step {run.history[-1]['step']}" in capsys.readouterr().err
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    fit(network(), train_data(), **settings, epochs=1)
+    assert "begun anew: it had no checkpoint yet" in capsys.readouterr().err
 
 
 # Numbers that are not finite.

@@ -86,7 +86,10 @@ def test_in_words() -> None:
     assert Budget().describe() == "until interrupted"
 
 
-def test_the_first_interruption_is_remembered_and_the_second_comes_at_once() -> None:
+def test_the_first_interruption_is_remembered_and_a_later_one_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows within a second is the first one's echo, told by a scheduler and by a parent."""
+    clock_s = 0.0
+    monkeypatch.setattr("rightbatch.training.stopping.monotonic", lambda: clock_s)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     for first, second in product(numbers, numbers):
@@ -95,6 +98,9 @@ def test_the_first_interruption_is_remembered_and_the_second_comes_at_once() -> 
             assert not interruption.asked
             os.kill(os.getpid(), first)
             assert interruption.asked
+            clock_s += 0.9
+            os.kill(os.getpid(), second)
+            clock_s += 0.2
             os.kill(os.getpid(), second)
             pytest.fail("the second should have raised")
         assert [signal.getsignal(number) for number in numbers] == before

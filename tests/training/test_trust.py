@@ -232,7 +232,7 @@ def test_a_kill_at_any_moment_costs_nothing_but_time(
             again = quiet(run_dir=copy, resume=True, **settings)
         assert identical(dict(again.model.state_dict()), dict(whole.model.state_dict())), copy
         assert identical(final(copy), expected) and told(copy) == events and proved(copy, 1), copy
-        assert read_history(copy / "events.jsonl").stop["reason"] == "1 epochs are done"
+        assert read_history(copy / "events.jsonl").stop["reason"] == "1 epoch is done"
         names = {file.name for file in copy.iterdir()}
         assert {"checkpoint.pt", "model.safetensors"} <= names and "run.lock" not in names
         assert not any(name.endswith(".new") for name in names)

@@ -152,7 +152,8 @@ def load(
     path = Path(fspath(name))
     if not path.exists():
         raise DataError(
-            f"there is no data set {str(name)!r}: built in are {', '.join(BUILT_IN)}{_nearby(path, BUILT_IN)}"
+            f"there is no data set, file or folder {str(name)!r}: built in are {', '.join(BUILT_IN)}"
+            f"{_nearby(path, BUILT_IN)}"
         )
     return Splits(*_open(path, target, text, missing), path.resolve().name.split(".")[0])
 

@@ -232,16 +232,19 @@ class _Training:
         """Announce the run, or take it up where its last checkpoint left it."""
         folder = self.recorder.folder
         recovered = self.ranks.on_first(lambda: recover(folder) if resume and folder is not None else None)
+        going_on = ""
         if recovered is not None:
             self._load(recovered, seed)
+            going_on = f", going on after step {self.auto.steps:,}"
         else:
             if resume and folder is not None and any(f.stat().st_size for f in (folder.events, folder.ledger)):
                 self.recorder.resumed(0, 0, 0, 0)  # killed before its first checkpoint: nothing of it counts
+                going_on = ", begun anew: it had no checkpoint yet"
             self._announce(seed)
         self.recorder.progress.begin(
             None if self.budget.epochs is None else self.budget.epochs * len(self.train),
             self.budget.seconds,
-            f"{type(self.model).__name__}, {len(self.train):,} examples, {self.budget.describe()}",
+            f"{type(self.model).__name__}, {len(self.train):,} examples, {self.budget.describe()}{going_on}",
             self.resumed_wall_s,
         )
         self.auto.observe(self.recorder)
@@ -324,7 +327,7 @@ class _Training:
                 return f"{self.budget.seconds:g} seconds are over"
             if asked:
                 return "interrupted"
-        return auto.stopped or f"{self.budget.epochs} epochs are done"
+        return auto.stopped or self.budget.used_up
 
     def _evaluate(self) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
+from time import monotonic
 from types import FrameType
 from typing import ClassVar
 
 from ..errors import InputError
+from ..report.words import times
 
 TARGETS = ("valid_loss", "valid_accuracy")
 DEFAULT_PATIENCE = 5
 MOST_EPOCHS_BY_DEFAULT = 100
 EPOCHS_WITHOUT_VALIDATION = 10
+ECHO_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,18 @@ class Budget:
         """The budget in words."""
         parts = []
         if self.epochs is not None:
-            parts.append(f"{self.epochs} epochs")
+            parts.append(times(self.epochs, "epoch"))
         if self.seconds is not None:
             parts.append(f"{self.seconds:g} seconds")
         parts += [f"{name} {value:g}" for name, value in (self.target or {}).items()]
         if self.patience is not None:
             parts.append(f"{self.patience} evaluations without a better validation loss")
         return " or ".join(parts) if parts else "until interrupted"
+
+    @property
+    def used_up(self) -> str:
+        """That all epochs have been gone through, in words."""
+        return f"{times(self.epochs or 0, 'epoch')} {'is' if self.epochs == 1 else 'are'} done"
 
     def reached(self, metrics: Mapping[str, float]) -> str:
         """Which target an evaluation has reached, in words; empty if none."""
@@ -99,15 +107,17 @@ class Budget:
 
 
 class Interruption:
-    """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a second one interrupts at once.
+    """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a later one interrupts at once.
 
-    Where one is watched within another, as a fit within a study, both are told.
+    What follows within a second is the first one's echo: schedulers and launchers signal a whole group of processes,
+    and their parents pass it on. Where one is watched within another, as a fit within a study, both are told.
     """
 
     _watched: ClassVar[list["Interruption"]] = []
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_s = -math.inf
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -118,10 +128,12 @@ class Interruption:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def remember(number: int, frame: FrameType | None) -> None:
-            if self.asked:
+            now_s = monotonic()
+            if self.asked and now_s - self._asked_s > ECHO_S:
                 raise KeyboardInterrupt
             for each in self._watched:
-                each.asked = True
+                if not each.asked:
+                    each.asked, each._asked_s = True, now_s
 
         self._watched.append(self)
         for number in before:
