@@ -47,14 +47,7 @@ def transposed_norms2(layer: _ConvTransposeNd, kept: Kept, d: Tensor) -> Tensor:
     A transposed convolution is the adjoint of the convolution with the same weight: its weight gradient is that of the
     convolution, with the output gradient d_i for the input and the input a_i for the output gradient. An output
     enlarged by a stride or more has positions which that convolution would see and the input lacks: they are zero.
-
-    | symbol | argument | meaning |
-    |---|---|---|
-    | a_i | kept[0] | input, shape (b, channels, *map) |
-    | d_i | d | gradient at the output, shape (b, output channels, *output map) |
-
-    Returns:
-        Shape (b,).
+    Arguments and result are those of `convolution_norms2`.
     """
     a, d = checked(layer, kept, d)
     norms2 = row_norms2(d.flatten(2).sum(2)) if trains(layer.bias) else a.new_zeros(len(a))

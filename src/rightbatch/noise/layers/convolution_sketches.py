@@ -47,17 +47,8 @@ def convolution_sketch(layer: _ConvNd, kept: Kept, d: Tensor, signs: Signs, prob
 def transposed_sketch(layer: _ConvTransposeNd, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a transposed convolution.
 
-    Its weight gradient is that of the convolution with input and output exchanged (`transposed_norms2`).
-
-    Args:
-        layer: the transposed convolution.
-        kept: input, shape (b, channels, *map), and what else its rule keeps.
-        d: gradient at the output, shape (b, output channels, *output map).
-        signs: where the signs come from.
-        probes: k.
-
-    Returns:
-        Shape (b,).
+    Its weight gradient is that of the convolution with input and output exchanged (`transposed_norms2`). Arguments and
+    result are those of `convolution_sketch`.
     """
     if not trains(layer.weight):
         return transposed_norms2(layer, kept, d)
