@@ -244,6 +244,38 @@ def test_a_single_example_that_does_not_fit_ends_the_run_everywhere(together: An
     assert "OutOfMemoryError: Memory ran out" in read_history(tmp_path / "run" / "events.jsonl").stop["reason"]
 
 
+class Normed(Narrow):
+    """With BatchNorm, which cannot take a single example."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.inner.insert(1, nn.BatchNorm1d(8).double())
+
+
+@pytest.mark.parametrize(("most", "batch"), [(3, 7), (3, 9), (3, 23), (2, 16)])
+def test_batch_norm_gets_no_single_example(together: Any, most: int, batch: int) -> None:
+    """Shares of two where two fit in the second process; of an odd micro-batch three, where they fit."""
+
+    def work(rank: int) -> Any:
+        model = Normed(in_rank_1(most)(rank))
+        run = fit(rank, model, None, batch=batch, epochs=1)
+        return min(model.passes), run.history[-1]["epoch"], [p.detach() for p in model.parameters()]
+
+    first, second = together(2, work)
+    assert first[:2] == second[:2] == (2, 1.0)
+    torch.testing.assert_close(first[2], second[2], rtol=0, atol=0)
+
+
+def test_batch_norm_ends_the_run_everywhere_in_the_same_words(together: Any) -> None:
+    def work(rank: int) -> str:
+        with pytest.raises(OutOfMemoryError) as caught:
+            fit(rank, Normed(in_rank_1(1)(rank)), None, batch=9)
+        return str(caught.value)
+
+    first, second = together(2, work)
+    assert first == second and "over 2 examples on cpu (rank 1)" in first and "BatchNorm" in first
+
+
 def test_an_evaluation_that_does_not_fit_ends_the_run_everywhere(together: Any) -> None:
     class Blind(Narrow):
         def forward(self, x: Tensor) -> Tensor:

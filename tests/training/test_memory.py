@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def no_rubbish(monkeypatch: pytest.MonkeyPatch) -> None:
 class Narrow(nn.Module):
     """Runs out of memory above `most` examples, in the forward or in the backward pass, or in evaluation too."""
 
+    error: type[Exception] = torch.OutOfMemoryError
+
     def __init__(self, most: int, where: str = "forward", *layers: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -50,7 +53,7 @@ class Narrow(nn.Module):
             if self.where == "backward" and out.requires_grad:
                 out.register_hook(self.run_out)
             elif self.where == "everywhere" or (self.where == "forward" and torch.is_grad_enabled()):
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+                raise self.error("CUDA out of memory. Tried to allocate")
         return out
 
     def run_out(self, gradient: Tensor) -> None:
@@ -156,11 +159,16 @@ def test_a_trial_step_that_runs_out_begins_the_batch_anew(batch: str) -> None:
     require_same(tripped, straight)
 
 
-def test_the_loop_of_the_docs_runs_as_written() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "trust.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize(("page", "section"), [("trust", "## Memory that runs out"), ("how-to-choose", "**Memory.**")])
+def test_the_loops_of_the_docs_run_as_written(page: str, section: str, error: type[Exception]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    code = text.split(section)[1].split("```python")[1].split("```")[0]
+    if "for x, y in auto" not in code:
+        code = "for x, y in auto:\n" + indent(code, "    ")
     model = Narrow(13)
+    model.error = error
     auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50, epochs=3)
-    code = page.split("## Memory that runs out")[1].split("```python")[1].split("```")[0]
     exec(code, {"F": F, "auto": auto, "model": model})
     assert auto.forward_limit == 13
     expected = Narrow(1000)
@@ -315,21 +323,97 @@ def test_a_whole_run_in_little_memory() -> None:
     assert sum(n > 20 for n in model.passes) < 10
 
 
+def begun(limit: ForwardLimit, batches: int, wanted: int = 10_000) -> list[int]:
+    """The limit at each of so many batches."""
+    seen = []
+    for _ in range(batches):
+        limit.begin(wanted)
+        seen.append(limit.now)
+    return seen
+
+
 def test_passes_grow_back() -> None:
+    """Larger passes that hold are made larger again after as many batches, not after ever more."""
     limit = ForwardLimit(64)
     limit.halve(50)
-    seen = []
-    for _ in range(8 * CALM_STEPS):
-        limit.begin()
-        seen.append(limit.now)
+    seen = begun(limit, 3 * CALM_STEPS)
     assert seen[0] == 25 and seen[CALM_STEPS - 1] == 25 and seen[CALM_STEPS] == 50 and seen[-1] == 64
-    # What was too early is tried again after twice the time.
+    limit = ForwardLimit(4096)
+    limit.halve(3)
+    assert begun(limit, 11 * (CALM_STEPS + 1)).index(4096) == 11 * (CALM_STEPS + 1) - 1
+
+
+def test_what_was_too_early_is_tried_again_after_twice_the_time() -> None:
     limit = ForwardLimit(64)
     limit.halve(64)
     tried = []
     for step in range(8 * CALM_STEPS):
-        limit.begin()
+        limit.begin(64)
         if limit.now > 32:
             tried.append(step)
             limit.halve(64)
-    assert len(tried) == 3 and tried[1] - tried[0] > 2 * CALM_STEPS - 2
+            assert limit.now == 32
+    assert tried == [CALM_STEPS, 3 * CALM_STEPS + 1, 7 * CALM_STEPS + 2]
+    # Once they have held as long as was waited for them, all is as before.
+    held = 8 * CALM_STEPS + 1
+    assert begun(limit, 3 * held)[-1] == 64
+    limit.halve(64)
+    assert begun(limit, CALM_STEPS + 1)[-2:] == [32, 64]
+
+
+def test_no_larger_passes_are_tried_than_batches_want() -> None:
+    limit = ForwardLimit(64)
+    limit.halve(8)
+    assert set(begun(limit, 5 * CALM_STEPS, wanted=4)) == {4}
+    assert begun(limit, 5 * CALM_STEPS, wanted=8)[CALM_STEPS - 1 :: CALM_STEPS] == [4, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("wanted", [8, 64])
+def test_the_limit_goes_on_where_it_was(wanted: int) -> None:
+    """At any batch: before larger passes, while they are tried, after they have failed."""
+    for failed in range(1, 5 * CALM_STEPS, 37):
+        straight, before = ForwardLimit(64), ForwardLimit(64)
+        for limit in (straight, before):
+            limit.halve(8)
+            begun(limit, failed, wanted)
+            limit.halve(limit.now)
+            begun(limit, CALM_STEPS, wanted)
+        after = ForwardLimit(64)
+        after.load_state_dict(before.state_dict())
+        assert begun(after, 9 * CALM_STEPS, wanted) == begun(straight, 9 * CALM_STEPS, wanted)
+
+
+def test_a_larger_micro_batch_holds_unless_memory_had_run_out(tmp_path: Path, no_report: None) -> None:
+    for most, expected in ((1000, {50}), (13, {12, 13})):
+        first, second = Narrow(most), Narrow(most)
+        trained(first, epochs=1, micro_batch=25, run_dir=tmp_path / str(most))
+        trained(second, micro_batch=50, run_dir=tmp_path / str(most), resume=True)
+        assert 25 in first.passes and set(second.passes) - {2} == expected
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize(("most", "batch"), [(3, 5), (3, 7), (3, 33), (2, 16), (4, 9)])
+def test_batch_norm_gets_no_single_example(most: int, batch: int, where: str) -> None:
+    """Halved until two fit; of an odd batch three, where they fit."""
+    model = Narrow(most, where, nn.BatchNorm1d(8))
+    run = trained(model, batch=batch, epochs=1)
+    assert min(model.passes) == 2 and run.history[-1]["epoch"] == 1
+
+
+def test_batch_norm_ends_a_run_in_words() -> None:
+    for most, batch, over in ((2, 5, 3), (2, 33, 3), (1, 8, 2), (1, 5, 2)):
+        words = rf"over {over} examples on cpu, .* BatchNorm cannot take one example alone .* micro_batch=1"
+        with pytest.raises(OutOfMemoryError, match=words):
+            trained(Narrow(most, "forward", nn.BatchNorm1d(8)), batch=batch)
+    # Where it can, passes of one are a matter of asking; and where it does not train they are a matter of course.
+    trained(Narrow(1, "forward", nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten()), batch=5, micro_batch=1)
+    frozen = Narrow(1, "forward", nn.BatchNorm1d(8)).eval()
+    auto = AutoBatch(frozen, torch.optim.SGD(frozen.parameters(), 0.5), (X, Y), batch=5, epochs=1)
+    for x, y in auto:
+        try:
+            auto.backward(F.cross_entropy(frozen(x), y))
+        except RuntimeError as error:
+            auto.halve(error)
+            continue
+        auto.step()
+    assert auto.samples == 200 and auto.forward_limit == 1

@@ -28,7 +28,7 @@ from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
 from .losses import require_loss
-from .memory import Beginning, exhausted, is_out_of_memory, let_go, release
+from .memory import Beginning, ForwardLimit, exhausted, is_out_of_memory, let_go, release
 from .noise_meter import NoiseMeter
 from .observer import Observer
 from .optimizer_settings import apply_settings, settings_of
@@ -135,7 +135,7 @@ class AutoBatch:
             self._stream,
             epochs,
             exact=not (self.size_rule.needs or self.size_rule.enlarges_current),
-            most_forward=micro_batch or LARGEST_FORWARD_SAMPLES,
+            limit=ForwardLimit(micro_batch or LARGEST_FORWARD_SAMPLES, model),
             clock=self.clock,
             meter=self.meter,
             device=self._device,
@@ -310,8 +310,8 @@ class AutoBatch:
         """The micro-batch just yielded ran out of memory: all processes begin the batch anew in passes half as large.
 
         Raises:
-            BaseException: `error` itself, where it is another.
-            OutOfMemoryError: the pass had a single example; raised in all processes.
+            BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.
+            OutOfMemoryError: no smaller pass is possible; raised in all processes.
         """
         gathering = self._gathering
         if gathering is None or gathering.awaiting is None or not is_out_of_memory(error):
@@ -363,9 +363,8 @@ class AutoBatch:
         self._lap(gathering)
         self._abandon()
         self._beginning.put_back()
-        if failed < 2:
-            raise exhausted(device, rank) from error
-        self._feed.halve(failed)
+        if not self._feed.limit.halve(failed):
+            raise exhausted(device, rank, failed) from error
         self._teller.memory(self._at, failed, self.forward_limit, rank, device)
         return False
 

@@ -11,7 +11,7 @@ from ..errors import DamagedFileError, RunFolderError
 from ..record import RunFolder
 from ..record.seal import open_sealed, write_sealed
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:

@@ -25,7 +25,7 @@ class Feed:
         stream: the examples in their order.
         epochs: where they end; None for never.
         exact: cut batches exactly, see `Supply`.
-        most_forward: most examples in one forward pass of one process.
+        limit: most examples in one forward pass of one process.
         clock: times steps.
         meter: measures noise, where it is wanted.
         device: the model's.
@@ -39,7 +39,7 @@ class Feed:
         stream: BatchStream,
         epochs: int | None,
         exact: bool,
-        most_forward: int,
+        limit: ForwardLimit,
         clock: StepClock,
         meter: NoiseMeter | None,
         device: torch.device,
@@ -49,7 +49,7 @@ class Feed:
         self._ranks = ranks
         self._stream = stream
         self._supply = Supply(stream, epochs, exact)
-        self.limit = ForwardLimit(most_forward)
+        self.limit = limit
         self._clock = clock
         self._meter = meter
         self._device = device
@@ -58,7 +58,7 @@ class Feed:
 
     def begin(self, step: int, wanted: int) -> Gathering:
         """The batch of this step, of about `wanted` examples: timed, compared, measured or none of these."""
-        self.limit.begin()
+        self.limit.begin(-(-wanted // self._ranks.size))
         self._stream.let_go()
         origin = (self._stream.epoch, self._stream.position)
         gathering = self._ladder(step, origin)
@@ -103,10 +103,6 @@ class Feed:
         """Go back to where the batch began."""
         self._stream.seek(*gathering.origin)
 
-    def halve(self, failed: int) -> None:
-        """A pass of `failed` examples, at least two, ran out of memory: from now on at most half as many in one."""
-        self.limit.halve(failed)
-
     @property
     def _most_forward(self) -> int:
         return self.limit.now * self._ranks.size
@@ -119,7 +115,7 @@ class Feed:
         compared: bool = False,
         climbs: bool = False,
     ) -> Gathering:
-        most = self.limit.now
+        most = self.limit.share
         return Gathering(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
 
     def _ladder(self, step: int, origin: tuple[int, int]) -> Gathering | None:
@@ -137,5 +133,5 @@ class Feed:
         for interval in intervals:
             # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
             least = min(groups, interval.examples // (2 * self._ranks.size))
-            count = max(1, least, -(-interval.examples // self._most_forward))
+            count = max(1, least, self.limit.passes(interval.examples, self._ranks.size))
             gathering.enqueue(interval, even_sizes(interval.examples, count))
