@@ -278,10 +278,40 @@ def test_evaluation_halves_its_passes() -> None:
     assert wide.passes == [1024, 476] and narrow.passes[:5] == [1024, 512, 256, 128, 64]
     assert sum(n for n in narrow.passes if n <= 100) == 1500
     passes = Narrow(10_000)
-    evaluate(passes, F.cross_entropy, as_source((x, y)), CPU, most_forward=300)
+    evaluate(passes, F.cross_entropy, as_source((x, y)), CPU, limit=ForwardLimit(300))
     assert passes.passes == [300, 300, 300, 124, 300, 176]
     with pytest.raises(OutOfMemoryError, match="a single example"):
         evaluate(Narrow(0, "everywhere"), F.cross_entropy, as_source((x, y)), CPU)
+
+
+class Evaluated(Narrow):
+    """Keeps the sizes of its passes in evaluation by themselves; these run out of memory above `most_evaluated`."""
+
+    def __init__(self, most: int, most_evaluated: int) -> None:
+        super().__init__(most)
+        self.most_evaluated = most_evaluated
+        self.evaluated: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.evaluated.append(len(x))
+            if len(x) > self.most_evaluated:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return super().forward(x)
+
+
+def test_evaluation_has_a_limit_of_its_own(tmp_path: Path, no_report: None) -> None:
+    """It is not bound to that of training, and runs out once in a run, not at each evaluation."""
+    free, bound, given = Evaluated(13, 10_000), Evaluated(1000, 60), Evaluated(1000, 10_000)
+    trained(free, valid=(X, Y))
+    assert set(free.evaluated) == {2, 200}
+    trained(bound, valid=(X, Y), run_dir=tmp_path / "run")
+    assert [n for n in bound.evaluated if n != 2] == [200, 100, *[50] * 12]
+    bound.evaluated.clear()
+    trained(bound, valid=(X, Y), run_dir=tmp_path / "run", epochs=4, resume=True)
+    assert set(bound.evaluated) == {2, 50}
+    trained(given, valid=(X, Y), micro_batch=40)
+    assert set(given.evaluated) == {2, 40}
 
 
 def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
@@ -290,7 +320,7 @@ def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
     torch.manual_seed(1)
     refresh_batch_norm(narrow, source, CPU)  # 200, 100, then 50 at a time
     torch.manual_seed(1)
-    refresh_batch_norm(small, source, CPU, most_forward=50)
+    refresh_batch_norm(small, source, CPU, ForwardLimit(50))
     require_same(narrow, small, exactly=True)
     assert narrow.layers[1].num_batches_tracked == 4 and narrow.layers[1].momentum == 0.1
     with pytest.raises(OutOfMemoryError, match="over 2 examples"):

@@ -36,12 +36,13 @@ def evaluate(
     source: Source,
     device: torch.device,
     ranks: Ranks | None = None,
-    most_forward: int = CHUNK_SAMPLES,
+    limit: ForwardLimit | None = None,
 ) -> dict[str, float]:
     """Mean loss over all examples of `source`, and accuracy where targets are classes.
 
     Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
-    found is added up. 1,024 examples are passed at once, or at most `most_forward`, halved wherever memory runs out.
+    found is added up. 1,024 examples are passed at once, or as many as `limit` says, which is halved wherever memory
+    runs out and may be kept for the next time.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
@@ -53,7 +54,7 @@ def evaluate(
     classifies = False
     n = len(source)
     ranks = ranks or Ranks()
-    limit = ForwardLimit(min(CHUNK_SAMPLES, most_forward))
+    limit = limit or ForwardLimit(CHUNK_SAMPLES)
 
     def take_in(start: int, stop: int) -> None:
         nonlocal total, correct, classifies
@@ -82,14 +83,14 @@ def evaluate(
 
 
 def refresh_batch_norm(
-    model: nn.Module, source: Source, device: torch.device, most_forward: int = CHUNK_SAMPLES
+    model: nn.Module, source: Source, device: torch.device, limit: ForwardLimit | None = None
 ) -> None:
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
     They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
     and drawn at random, for data sorted by class begin with a single one; of a stream the first. They are passed 1,024
-    at a time, or `most_forward` if that is less, but at least two; where memory runs out, all of them anew in passes
-    half as large.
+    at a time, or as many as `limit` says, but at least two; where memory runs out, all of them anew in passes half as
+    large.
 
     Raises:
         OutOfMemoryError: memory ran out over two examples.
@@ -103,7 +104,7 @@ def refresh_batch_norm(
         source = source.sample()
     order = BatchStream(source, seed=0).order
     examples = min(len(source), BATCH_NORM_SAMPLES)
-    limit = ForwardLimit(max(2, min(CHUNK_SAMPLES, most_forward)))
+    limit = limit or ForwardLimit(CHUNK_SAMPLES)
     begin = 0
     try:
         while begin < examples:
@@ -112,7 +113,7 @@ def refresh_batch_norm(
                 for layer in layers:
                     layer.reset_running_stats()
                     layer.momentum = None  # a plain average over the batches
-            stop = min(begin + limit.now, examples)
+            stop = min(begin + max(2, limit.now), examples)
             try:
                 if stop - begin > 1:
                     # By index, not from a stream, for which the blocks that training reads ahead would be given up.
@@ -123,9 +124,9 @@ def refresh_batch_norm(
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if stop - begin <= 2:
-                    raise exhausted(str(device), None, stop - begin) from error
-                limit.halve(stop - begin)
+                if stop - begin <= 2 or not limit.halve(stop - begin):
+                    why = "and the statistics of BatchNorm need two"
+                    raise exhausted(str(device), None, stop - begin, why) from error
                 let_go(error)
                 release(device)
                 begin = 0

@@ -24,8 +24,9 @@ from ..rule_text import write_rule
 from .auto_batch import ENDLESS, AutoBatch
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
 from .consensus import unwrapped
-from .evaluation import evaluate, refresh_batch_norm
+from .evaluation import CHUNK_SAMPLES, evaluate, refresh_batch_norm
 from .losses import Loss, default_loss, require_fitting
+from .memory import ForwardLimit
 from .randomness import begin_at, own_random_numbers, random_states, seed_of, set_random_states
 from .ranks import Ranks
 from .recorder import Recorder, machine, now
@@ -176,7 +177,10 @@ def fit(
     except BaseException:
         auto.ship()
         raise
-    training = _Training(auto, loss, source, valid_source, test_source, budget, eval_every, checkpoint_every, recorder)
+    limit = ForwardLimit(min(CHUNK_SAMPLES, micro_batch or CHUNK_SAMPLES))  # without activations held, more fit
+    training = _Training(
+        auto, loss, source, valid_source, test_source, limit, budget, eval_every, checkpoint_every, recorder
+    )
     try:
         with own_random_numbers(seed_of(seed, auto.ranks.rank), training.devices):
             try:
@@ -199,6 +203,7 @@ class _Training:
         train: Source,
         valid: Source | None,
         test: Source | None,
+        evaluation_limit: ForwardLimit,
         budget: Budget,
         eval_every: float,
         checkpoint_every: float,
@@ -211,6 +216,7 @@ class _Training:
         self.train = train
         self.valid = valid
         self.test = test
+        self.evaluation_limit = evaluation_limit
         self.budget = budget
         self.eval_samples = max(1.0, eval_every * len(train))
         self.recorder = recorder
@@ -364,11 +370,11 @@ class _Training:
         return reached
 
     def _evaluated(self, source: Source) -> dict[str, float]:
-        return evaluate(self.model, self.loss, source, self.device, self.ranks, self.auto.forward_limit)
+        return evaluate(self.model, self.loss, source, self.device, self.ranks, self.evaluation_limit)
 
     def _refresh_batch_norm(self) -> None:
-        most = self.auto.forward_limit
-        self.ranks.on_first(lambda: refresh_batch_norm(self.model, self.train, self.device, most))
+        limit = self.evaluation_limit
+        self.ranks.on_first(lambda: refresh_batch_norm(self.model, self.train, self.device, limit))
         self.ranks.copy_from_first(list(self.model.buffers()))
 
     def _value(self, row: Mapping[str, Any]) -> float:
@@ -402,6 +408,7 @@ class _Training:
                 "worse_evaluations": self.worse_evaluations,
                 "next_evaluation": self.next_evaluation,
                 "evaluated_step": self.evaluated_step,
+                "evaluation_limit": self.evaluation_limit.state_dict(),
                 "wall_s": self.wall_s,
                 "log_bytes": log_bytes,
                 "random": random[0],
@@ -423,6 +430,7 @@ class _Training:
         self.next_evaluation = state["next_evaluation"]
         self.resumed_wall_s = self.wall_s = state["wall_s"]
         self.evaluated_step = state["evaluated_step"]
+        self.evaluation_limit.load_state_dict(state["evaluation_limit"])
         self.checkpointed = (self.auto.steps, self.evaluated_step)
         random = [state["random"], *state.get("random_of_others", ())]
         if self.ranks.first or self.ranks.size == len(random):
