@@ -339,9 +339,28 @@ def test_what_training_reads_ahead_is_left_alone_by_the_statistics() -> None:
     assert model[1].num_batches_tracked == 1
 
 
-def test_a_run_is_refused_where_not_even_two_examples_fit() -> None:
-    with pytest.raises(OutOfMemoryError, match="over 2 examples on cpu"):
-        fit(Narrow(1, "everywhere"), (X, Y), batch=8, step=0.1, epochs=1, progress=False)
+def test_a_run_is_refused_where_the_first_two_examples_do_not_fit() -> None:
+    """In the model, in the loss, or while they are brought to the device: memory, not what these make of it."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        raise error("CUDA out of memory. Tried to allocate")
+
+    class Elsewhere(TensorSource):
+        def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            x, y = super().fetch(indices)
+            x.to = lambda device: loss(x, y)  # type: ignore[method-assign, assignment]
+            return x, y
+
+    words = "over 2 examples on cpu, on which model and loss are tried before training"
+    for error in (torch.OutOfMemoryError, MemoryError):
+        for model, given, source in (
+            (Narrow(1, "everywhere"), F.cross_entropy, (X, Y)),
+            (Narrow(1000), loss, (X, Y)),
+            (Narrow(1000), F.cross_entropy, Elsewhere(X, Y)),
+        ):
+            model.error = error
+            with pytest.raises(OutOfMemoryError, match=words):
+                fit(model, source, given, batch=8, step=0.1, epochs=1, progress=False)
 
 
 def test_a_whole_run_in_little_memory() -> None:

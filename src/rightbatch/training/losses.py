@@ -1,6 +1,7 @@
 """The loss a run uses when none is given, and what it demands of targets and outputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,8 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     x, y = source.fetch(torch.arange(min(2, len(source))))
-    x, y = x.to(device), y.to(device)
+    with _tried(device, len(x), f"The {what} examples cannot be brought to {device}"):
+        x, y = x.to(device), y.to(device)
     if parameter is not None and x.is_floating_point() and parameter.is_floating_point() and x.dtype != parameter.dtype:
         raise InputError(
             f"The model's parameters are {parameter.dtype}, the {what} inputs {x.dtype}; convert one of them, "
@@ -54,14 +56,9 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
     output = _output(model, x)
     if is_cross_entropy(loss) and not y.is_floating_point():
         _require_classes(source, output, what)
-    try:
-        with torch.no_grad():
-            value = loss(output, y)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise InputError(
-            f"The loss cannot compare the model's output {tuple(output.shape)} with targets {tuple(y.shape)} "
-            f"({y.dtype}): {_first_line(error)}"
-        ) from error
+    shapes = f"the model's output {tuple(output.shape)} with targets {tuple(y.shape)} ({y.dtype})"
+    with _tried(device, len(x), f"The loss cannot compare {shapes}"):
+        value = loss(output, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"The loss must return one number, the mean over the examples; it returned {given}.")
@@ -80,16 +77,25 @@ def require_loss(loss: object, differentiable: bool) -> None:
         raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
 
 
+@contextmanager
+def _tried(device: torch.device, examples: int, complaint: str) -> Iterator[None]:
+    """Without gradients; what goes wrong within is told with the complaint, unless it is memory that ran out."""
+    try:
+        with torch.no_grad():
+            yield
+    except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            why = "on which model and loss are tried before training"
+            raise exhausted(str(device), None, examples, why) from error
+        raise InputError(f"{complaint}: {_first_line(error)}") from error
+
+
 def _output(model: nn.Module, x: Tensor) -> Tensor:
     modes = [(module, module.training) for module in model.modules()]
     state = torch.get_rng_state()
     try:
-        with torch.no_grad():
+        with _tried(x.device, len(x), f"The model cannot take inputs of shape {tuple(x.shape)}"):
             output = model.eval()(x)
-    except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise exhausted(str(x.device), None, len(x)) from error
-        raise InputError(f"The model cannot take inputs of shape {tuple(x.shape)}: {_first_line(error)}") from error
     finally:
         torch.set_rng_state(state)
         for module, training in modes:
