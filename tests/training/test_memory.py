@@ -19,6 +19,7 @@ from rightbatch.data import as_source
 from rightbatch.data.arrays import TensorSource
 from rightbatch.record import read_history, verify_ledger
 from rightbatch.record.events import read_events
+from rightbatch.report.summary import details
 from rightbatch.training.evaluation import evaluate, refresh_batch_norm
 from rightbatch.training.memory import CALM_STEPS, ForwardLimit
 
@@ -267,6 +268,20 @@ def test_growing_back_is_recorded(tmp_path: Path, no_report: None) -> None:
     trained(Narrow(10), batch=20, epochs=12, micro_batch=20, run_dir=tmp_path / "run")
     told = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e["kind"] == "memory"]
     assert [(e["step"], e["old"], e["new"]) for e in told] == [(0, 20, 10), (100, 10, 20), (100, 20, 10)]
+
+
+def test_larger_passes_than_batches_want_are_not_said_to_be_tried(tmp_path: Path, no_report: None) -> None:
+    class Once(Narrow):
+        def forward(self, x: Tensor) -> Tensor:
+            self.most = 1 if len(self.passes) == 10 else 1000
+            return super().forward(x)
+
+    trained(Once(1000), batch=8, epochs=16, run_dir=tmp_path / "run")
+    history = read_history(tmp_path / "run" / "events.jsonl")
+    assert [(e["old"], e["new"]) for e in history.memory] == [(8, 4), (4, 8)]
+    assert "Memory" in {fact.name for fact in details(history)}
+    del history.memory[0]
+    assert "Memory" not in {fact.name for fact in details(history)}  # it "ran out 0 times"
 
 
 def test_evaluation_halves_its_passes() -> None:

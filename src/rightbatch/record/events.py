@@ -12,7 +12,7 @@ evaluation, `step` counts steps taken including this one):
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_example_s, half_performance, standard_error |
 | failure | step, samples, reason, learning_rate (after the cut), restored_step |
 | measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
-| memory | step, samples, old, new, rank (of several processes) or null, device: memory ran out there over a forward pass of `old` examples, `new` are the most from here on; where `new` is more, that many are tried again |
+| memory | step, samples, old, new, rank (of several processes) or null, device: memory ran out there over a forward pass of `old` examples, `new` are the most from here on; where `new` is more, the batch begun with this step wants more than `old`, and up to so many are tried again |
 | audit | step, samples, method, examples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
 | resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why it is not the checkpoint saved last) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |

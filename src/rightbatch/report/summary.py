@@ -73,8 +73,8 @@ def details(history: History) -> list[Fact]:
     facts.append(Fact("Seed", str(start.get("seed", NOTHING))))
     if history.failures:
         facts.append(Fact("Failures", times(len(history.failures), "step") + " could not be taken"))
-    if history.memory:
-        ran_out = sum(event["new"] < event["old"] for event in history.memory)
+    ran_out = sum(event["new"] < event["old"] for event in history.memory)
+    if ran_out:
         at_most = f"at most {times(history.memory[-1]['new'], 'example')} in a forward pass at the end"
         facts.append(Fact("Memory", f"ran out {times(ran_out, 'time')}", at_most))
     machine = start.get("machine") or {}
