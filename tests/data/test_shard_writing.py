@@ -1,5 +1,6 @@
 """Streams of examples, refused as they are and written to shards."""
 
+import tracemalloc
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -60,9 +61,22 @@ def test_a_stream_becomes_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_streams_that_cannot_be_written(tmp_path: Path, examples: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         write_shards(iter(examples), tmp_path / "set")
-    with pytest.raises(InputError, match="most must be at least 1"):
-        write_shards(iter(examples), tmp_path / "new", most=0)
+    for most in (0, 1.5, True):
+        with pytest.raises(InputError, match=r"most is .*: give a whole number of at least 1"):
+            write_shards(iter(examples), tmp_path / "new", most=most)  # type: ignore[arg-type]
     assert not (tmp_path / "set.unfinished").exists()
+
+
+def test_what_is_held_is_the_shard_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 12 bytes, whose arrays have headers ten times as large; one half again is what else Python takes."""
+    monkeypatch.setattr(shard_writing, "SHARD_BYTES", 2**18)
+    monkeypatch.setattr(shard_writing, "shard_source", lambda _: tracemalloc.get_traced_memory()[1])
+    row = np.ones(1, np.float32)
+    tracemalloc.start()
+    peak_bytes = write_shards(((row, 1) for _ in range(30_000)), tmp_path / "set")
+    tracemalloc.stop()
+    assert peak_bytes < 2**18 + 2**17
+    assert np.load(tmp_path / "set" / "x-00001.npy").shape == (30_000 - 2**18 // 12, 1)
 
 
 def test_an_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:

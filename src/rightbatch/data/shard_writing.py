@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, InputError
+from ..ranges import require_whole
 from .arrays import native
 from .memory_map import MemoryMapSource, shard_source
 
@@ -39,18 +40,18 @@ def write_shards(examples: Iterable[Any], folder: str | os.PathLike[str], most: 
 
     Raises:
         DataError: no examples, examples that are not such pairs or that differ in shape or type, a full disk.
-        InputError: the folder exists, or most is below 1.
+        InputError: the folder exists, or most is no whole number of at least 1.
     """
     final = Path(folder)
     if final.exists():
         raise InputError(f"{final} exists already: open it with as_source, or name another folder")
-    if most is not None and most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+    if most is not None:
+        require_whole("most", most, least=1)
     unfinished = final.with_name(f"{final.name}.unfinished")
     rmtree(unfinished, ignore_errors=True)  # of an interrupted writing
     try:
         unfinished.mkdir(parents=True)
-        _write(islice(examples, most), unfinished)
+        _write(islice(examples, None if most is None else int(most)), unfinished)
         unfinished.rename(final)
     except OSError as error:
         raise DataError(f"the examples cannot be written to {final}: {error}") from error
@@ -60,37 +61,37 @@ def write_shards(examples: Iterable[Any], folder: str | os.PathLike[str], most: 
 
 
 def _write(examples: Iterable[Any], folder: Path) -> None:
-    held: tuple[list[Array], list[Array]] = ([], [])
-    held_bytes = shards = 0
-    first: tuple[Array, Array] | None = None
+    held: tuple[Array, ...] = ()  # x and y of one shard, filled row by row
+    rows = shards = 0
     for number, example in enumerate(examples):
         pair = _pair(example, number)
-        first = first or pair
-        for name, part, expected, parts in zip("xy", pair, first, held, strict=True):
-            if (part.shape, part.dtype) != (expected.shape, expected.dtype):
+        if not held:
+            count = max(1, SHARD_BYTES // max(1, sum(part.nbytes for part in pair)))
+            held = tuple(np.empty((count, *part.shape), part.dtype) for part in pair)
+        for name, part, kept in zip("xy", pair, held, strict=True):
+            if (part.shape, part.dtype) != (kept.shape[1:], kept.dtype):
                 raise DataError(
-                    f"{name} of example {number} is {part.dtype} of shape {part.shape}, of example 0 {expected.dtype} "
-                    f"of shape {expected.shape}: all must be alike"
+                    f"{name} of example {number} is {part.dtype} of shape {part.shape}, of example 0 {kept.dtype} "
+                    f"of shape {kept.shape[1:]}: all must be alike"
                 )
-            parts.append(part)
-            held_bytes += part.nbytes
-        if held_bytes >= SHARD_BYTES:
-            _save(held, folder, shards)
-            held, held_bytes, shards = ([], []), 0, shards + 1
-    if first is None:
+            kept[rows] = part
+        rows += 1
+        if rows == len(held[0]):
+            _save(held, rows, folder, shards)
+            rows, shards = 0, shards + 1
+    if not held:
         raise DataError("the stream is empty: at least one example is needed")
-    if held[0]:
-        _save(held, folder, shards)
+    if rows:
+        _save(held, rows, folder, shards)
 
 
-def _save(held: tuple[list[Array], list[Array]], folder: Path, number: int) -> None:
-    for name, parts in zip("xy", held, strict=True):
-        np.save(folder / f"{name}-{number:05}.npy", np.stack(parts))
+def _save(held: tuple[Array, ...], rows: int, folder: Path, number: int) -> None:
+    for name, part in zip("xy", held, strict=True):
+        np.save(folder / f"{name}-{number:05}.npy", part[:rows])
 
 
 def _pair(example: Any, number: int) -> tuple[Array, Array]:
     if not isinstance(example, (tuple, list)) or len(example) != 2:
         raise DataError(f"example {number} is a {type(example).__name__}: pairs (x, y) are needed")
-    # Copied, for a stream may fill the same array again and again.
-    x, y = (np.array(part.detach().cpu().numpy() if isinstance(part, Tensor) else part) for part in example)
+    x, y = (np.asarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part) for part in example)
     return native(x, f"x of example {number}"), native(y, f"y of example {number}")
