@@ -299,6 +299,16 @@ def test_evaluation_halves_its_passes() -> None:
         evaluate(Narrow(0, "everywhere"), F.cross_entropy, as_source((x, y)), CPU)
 
 
+def test_evaluation_takes_larger_passes_again() -> None:
+    source, limit = as_source((X.repeat(102, 1), Y.repeat(102))), ForwardLimit(1024)
+    evaluate(Narrow(512, "everywhere"), F.cross_entropy, as_source((X.repeat(6, 1), Y.repeat(6))), CPU, limit=limit)
+    assert limit.now == 512
+    model = Narrow(1024, "everywhere")
+    for _ in range(6):
+        evaluate(model, F.cross_entropy, source, CPU, limit=limit)
+    assert limit.now == 1024 and model.passes.count(512) > model.passes.count(1024) > 0
+
+
 class Evaluated(Narrow):
     """Keeps the sizes of its passes in evaluation by themselves; these run out of memory above `most_evaluated`."""
 
