@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from rightbatch import InputError
-from rightbatch.data import BatchStream, block_order
+from rightbatch.data import BatchStream, block_order, hold_out
 from rightbatch.data.arrays import array_source
 from rightbatch.data.block_order import MIXED_WHOLE_SAMPLES, BlockOrder
+from rightbatch.data.order import NO_EPOCH, ROUNDS, generator
 
 
 def epoch_of(order: BlockOrder, epoch: int) -> list[int]:
@@ -185,3 +186,34 @@ def test_impossible_blocks_are_refused(ends: list[int]) -> None:
         BlockOrder.even(0, 1)
     with pytest.raises(InputError, match="do not exist"):
         BlockOrder.even(9, 2).indices(0, 3, 10)
+
+
+def test_a_batch_across_two_windows_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search's trial steps want it again and again, from its beginning."""
+    drawn = []
+    generator = block_order.generator
+    monkeypatch.setattr(block_order, "generator", lambda *key: drawn.append(key) or generator(*key))
+    order = BlockOrder.even(100, 10, seed=1, window=2)
+    twin = BlockOrder.even(100, 10, seed=1, window=2).indices(0, 0, 100)
+    for _ in range(3):
+        for start, stop in ((15, 19), (19, 22), (22, 31)):
+            assert np.array_equal(order.indices(0, start, stop), twin[start:stop])
+    assert len(drawn) == 5 + 2
+    assert np.array_equal(order.indices(0, 35, 45), twin[35:45])
+    assert np.array_equal(order.indices(0, 15, 31), twin[15:31])  # and what was given up comes again
+    assert len(drawn) == 5 + 2 + 1 + 2
+
+
+def test_windows_parts_and_orders_draw_from_words_apart() -> None:
+    source = array_source(torch.zeros(400, 1), torch.zeros(400))
+    source.block_ends = np.arange(4, 401, 4)
+    train, _ = hold_out(source, 0.1, seed=7)
+    order = BlockOrder(train.block_ends, 7, window=3)
+    windows = set()
+    for position in range(0, order.n, 2):
+        order.indices(0, position, position + 1)
+        windows |= {window.order.seed for window in order._windows.values()}
+    split = set(train._keys.tolist())
+    orders = set(generator(7, NO_EPOCH).random_raw(5000).tolist())
+    assert len(windows) == 34 and len(split) == ROUNDS
+    assert not windows & split and not windows & orders and not split & orders

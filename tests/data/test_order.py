@@ -192,8 +192,12 @@ def test_impossible_orders_are_refused(n: int, seed: int) -> None:
 def test_positions_outside_the_epoch_are_refused(where: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match="do not exist: 10 examples"):
         Order(10).indices(*where)
-    with pytest.raises(InputError, match="0 to 9"):
-        Order(10).at(0, np.array([10]))
+
+
+@pytest.mark.parametrize(("epoch", "positions"), [(0, [10]), (0, [3, -1]), (-1, [0]), (-1, [])])
+def test_any_positions_outside_the_epoch_are_refused(epoch: int, positions: list[int]) -> None:
+    with pytest.raises(InputError, match="do not exist: 10 examples"):
+        Order(10).at(epoch, np.array(positions, np.int64))
 
 
 PERMUTED = [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]

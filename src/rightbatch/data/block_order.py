@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .order import ROUNDS, Indices, Order, generator, require_positions
+from .order import NO_EPOCH, ROUNDS, WINDOWS, Indices, Order, generator, require_positions
 
 MIXED_WHOLE_SAMPLES = 2**17  # a larger window is mixed position by position: drawing its permutation would be a pause
-NOT_AN_EPOCH = 2**64 - 1  # the stream of random words from which windows have their keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class _Epoch:
 class _Window:
     """The blocks of one window, where each ends within it, and the order its examples are mixed by."""
 
-    number: int
     blocks: Indices
     ends: Indices
     order: Order
@@ -60,7 +58,7 @@ class BlockOrder:
     _sizes: Indices = field(init=False, repr=False)
     _outer: Order = field(init=False, repr=False)
     _epoch: _Epoch | None = field(default=None, init=False, repr=False)
-    _window: _Window | None = field(default=None, init=False, repr=False)
+    _windows: dict[int, _Window] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         ends = np.asarray(self.ends, np.int64)
@@ -138,18 +136,20 @@ class BlockOrder:
             starts = np.append(0, np.cumsum(sizes))
             kept = _Epoch(epoch, blocks, starts)
             object.__setattr__(self, "_epoch", kept)
-            object.__setattr__(self, "_window", None)
+            self._windows.clear()
         return kept
 
     def _of(self, kept: _Epoch, number: int, start: int, stop: int) -> Indices:
         """The examples at these positions of a window."""
-        window = self._window
-        if window is None or window.number != number:
+        window = self._windows.get(number)
+        if window is None:
             blocks = kept.blocks[number * self.window : (number + 1) * self.window]
             ends = np.cumsum(self._sizes[blocks])
-            key = int(generator(self.seed, NOT_AN_EPOCH).advance(number).random_raw())
-            window = _Window(number, blocks, ends, Order(int(ends[-1]), key, True, MIXED_WHOLE_SAMPLES))
-            object.__setattr__(self, "_window", window)
+            key = int(generator(self.seed, NO_EPOCH).advance(WINDOWS + number).random_raw())
+            window = _Window(blocks, ends, Order(int(ends[-1]), key, True, MIXED_WHOLE_SAMPLES))
+            if len(self._windows) == 2:  # the trial steps of a search begin a batch across two again and again
+                del self._windows[next(iter(self._windows))]
+            self._windows[number] = window
         places = window.order.indices(kept.number, start, stop)
         which = np.searchsorted(window.ends, places, "right")
         return places - window.ends[which] + self.ends[window.blocks[which]]

@@ -7,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .order import ROUNDS, Indices, encrypt, generator
-
-FAR = 2**128  # draws between the words members are drawn by and those the order of the groups is drawn by
+from .order import MEMBERS, ROUNDS, Indices, encrypt, generator
 
 
 class Drawn(NamedTuple):
@@ -60,7 +58,7 @@ def draw_members(
     batch = np.arange(len(groups))
     which = np.repeat(batch, counts)
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-    keys = generator(seed, epoch).advance(FAR).random_raw(ROUNDS)
+    keys = generator(seed, epoch).advance(MEMBERS).random_raw(ROUNDS)
     words = encrypt(groups[which].astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), 2**32, 2**32, keys)
     # By word, then stably by group and kind in as few bits as hold them: a third of the time of one sort by all three.
     order = np.argsort(words)

@@ -15,8 +15,8 @@ from ..errors import DataError, InputError
 from .group_draws import draw_members
 from .group_loss import GroupLoss, padding
 from .group_members import Groups, Items, Table
-from .order import Indices
-from .source import NO_EPOCH, Source
+from .order import NO_EPOCH, Indices
+from .source import Source
 
 IsForeground = Callable[[Tensor], Tensor]
 FORMS = (

@@ -19,7 +19,12 @@ Indices = NDArray[np.int64]
 ROUNDS = 6
 SMALL, SMALL_ROUNDS = 2**16, 10
 READ_AHEAD_SAMPLES = 2**14
-NOTHING_KEPT: tuple[int, int, Indices] = (-1, 0, np.empty(0, np.int64))
+Kept = tuple[int | None, int, Indices]  # epoch, first position, indices
+NOTHING_KEPT: Kept = (None, 0, np.empty(0, np.int64))
+
+NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of epochs, of which no run reaches so many
+# Words of one generator from which on others than those of an order are drawn, further apart than any of them reach.
+MEMBERS, WINDOWS, STRATA = (k * 2**128 for k in (1, 2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Order:
     seed: int = 0
     shuffle: bool = True
     permute_below: int = 2**18
-    _kept: tuple[int, int, Indices] = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
+    _kept: Kept = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 2**62:
@@ -104,8 +109,8 @@ class Order:
         Raises:
             InputError: positions outside the epoch.
         """
-        if len(positions) and not (positions.min() >= 0 and positions.max() < self.n):
-            raise InputError(f"positions must lie in 0 to {self.n - 1}")
+        first, last = (int(positions.min()), int(positions.max())) if len(positions) else (0, -1)
+        require_positions(epoch, first, last + 1, self.n)
         if not self.shuffle:
             return positions.copy()
         if self.n > self.permute_below:

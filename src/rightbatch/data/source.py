@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..errors import DataError
 
-NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of training
-
 
 class Source(ABC):
     """Examples that can be fetched by index, in any sequence: the base of all sources, and of one's own.

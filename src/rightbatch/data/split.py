@@ -9,12 +9,9 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .iterable import require_by_number
-from .order import ROUNDS, Indices, Order, encrypt, generator
+from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
 from .source import Source
 from .worker_source import WorkerSource
-
-# An epoch no run reaches: the split never coincides with a training order of the same seed.
-SPLIT_EPOCH = 2**64 - 1
 
 
 class View(Source):
@@ -45,7 +42,7 @@ class View(Source):
         return self._source.fetch_epoch(self._whole(indices), seed, epoch)
 
     def _whole(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self._order.at(SPLIT_EPOCH, indices.numpy() + self._start))
+        return torch.from_numpy(self._order.at(NO_EPOCH, indices.numpy() + self._start))
 
 
 class StrataView(Source):
@@ -63,7 +60,7 @@ class StrataView(Source):
 
     def __init__(self, source: Source, held: int, seed: int, train: bool) -> None:
         self._source, self._n, self._held, self._train = source, len(source), held, train
-        self._keys = generator(seed, SPLIT_EPOCH).random_raw(ROUNDS)
+        self._keys = generator(seed, NO_EPOCH).advance(STRATA).random_raw(ROUNDS)
         self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
         self.y_dtype, self.y_range, self.loss = source.y_dtype, source.y_range, getattr(source, "loss", None)
         self.notes = (*source.notes, f"a part of {self._n:,} examples")
@@ -141,6 +138,6 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
         return StrataView(source, held, seed, True), StrataView(source, held, seed, False)
     order = Order(n, seed)
     if isinstance(source, TensorSource):
-        indices = torch.from_numpy(order.indices(SPLIT_EPOCH, 0, n))
+        indices = torch.from_numpy(order.indices(NO_EPOCH, 0, n))
         return source.subset(indices[held:]), source.subset(indices[:held])
     return View(source, order, held, n), View(source, order, 0, held)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .block_order import BlockOrder
-from .order import Indices, Order, require_positions
-from .source import NO_EPOCH, Source
+from .order import NO_EPOCH, Indices, Order, require_positions
+from .source import Source
 from .worker_pool import Slots, Task, WorkerPool
 
 CHUNK_BYTES = 2**20
