@@ -42,6 +42,9 @@ class Estimator(ABC):
     def arm(self, examples: int) -> None:  # noqa: B027
         """Get ready for the forward pass of a micro-batch."""
 
+    def pass_over(self, examples: int) -> None:  # noqa: B027
+        """Leave the next forward pass out, of examples that count nothing, and the backward pass it may have."""
+
     def verify(self, loss: Tensor) -> None:  # noqa: B027
         """Make sure, before a backward pass, that everything it will need can be seen.
 

@@ -81,6 +81,10 @@ class PerExampleNorms(Estimator):
             self.clear()
         self._passes.append(self._taps.begin(examples))
 
+    def pass_over(self, examples: int) -> None:
+        if self._taps.attached:
+            self._taps.begin(examples)
+
     def disarm(self) -> None:
         """Take every hook off the model and end the batch: it can still be read, until `arm` begins the next."""
         self._taps.remove()

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, UnsupportedError
 from ..evidence import NoiseEstimate, StepTime
 from ..ranges import require_number, require_whole
 from ..training.losses import Loss
+from ..training.sharding import is_part
 from .advice import Advice
 from .budget import Budget
 from .choice import choose, settle, usable_noise
@@ -194,6 +195,8 @@ def require_model(model: nn.Module) -> None:
     """Refuse what is no model, has parameters without a shape, or nothing to train."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if any(map(is_part, model.parameters())):
+        raise UnsupportedError("A model sharded over processes cannot be probed: probe it whole, before fully_shard.")
     lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
     if lazy:
         raise InputError(f"'{lazy[0]}' has no shape yet: pass one batch through the model, then probe it.")

@@ -19,7 +19,6 @@ from ..data import BatchStream, IterableSource, as_source, require_trainable
 from ..decision import Decision, Needs, Outcome, Plan, Situation, SizeRule, StepRule
 from ..errors import InputError
 from ..evidence import Measurement, NoiseEstimate
-from ..noise import squared_norm
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
@@ -36,6 +35,7 @@ from .ranks import Ranks
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
+from .sharding import is_part, out_of_memory, squared_norm
 from .step_clock import StepClock
 from .stepper import Stepper
 from .telling import Place, Teller
@@ -63,7 +63,8 @@ class AutoBatch:
     and buffers are set to those of rank 0.
 
     Args:
-        model: its trainable parameters are trained where they are. In DistributedDataParallel or, better, not.
+        model: its trainable parameters are trained where they are. In DistributedDataParallel or, better, not; or after
+            `fully_shard` over all processes.
         optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
             "auto", plain SGD otherwise. With step="auto" it steps the averaging's parameters until `ship`.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
@@ -120,6 +121,7 @@ class AutoBatch:
         self._device = parameters[0].device
         self._stream = BatchStream(source, seed=seed, device=self._device)
         self._parameters = parameters
+        self._waits = is_part(parameters[0])  # for the other processes, in each pass
         self._stepper = Stepper(model, parameters, optimizer, self.step_rule)
         self._needs = self.size_rule.needs | self.step_rule.needs
         projections = Needs.PROJECTIONS in self._needs
@@ -146,7 +148,6 @@ class AutoBatch:
         self.seconds = 0.0
         self.stopped = ""
         self.last: dict[str, Any] = {}
-
         plan = Plan(
             train_samples=self.train_samples,
             parameter_count=sum(p.numel() for p in parameters),
@@ -279,7 +280,7 @@ class AutoBatch:
         value = float(loss.detach())
         if not math.isfinite(value) and not gathering.idle:
             gathering.failed = gathering.failed or f"the loss became {value}"
-        elif gathering.wants_gradient and not gathering.failed:
+        if gathering.wants_gradient and (self._waits or not gathering.failed):
             gathering.differentiate(loss, self._parameters)
         gathering.note(value, perf_counter() - self._mark_s)
         self._lap(gathering)
@@ -311,11 +312,13 @@ class AutoBatch:
 
         Raises:
             BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.
-            OutOfMemoryError: no smaller pass is possible; raised in all processes.
+            OutOfMemoryError: no smaller pass is possible; raised in all. Or the model is sharded; raised in this one.
         """
         gathering = self._gathering
         if gathering is None or gathering.awaiting is None or not is_out_of_memory(error):
             raise error
+        if self._waits:
+            raise out_of_memory(self._device) from error
         gathering.run_out()
         let_go(error)
         release(self._device)
@@ -541,7 +544,7 @@ class AutoBatch:
     def state_dict(self) -> dict[str, Any]:
         """All that goes with the model's own state to continue bit for bit; a batch half gathered is begun again.
 
-        Plain types and tensors only.
+        Plain types and tensors only. Of a sharded model all must call it; the tensors are in the first process.
 
         Raises:
             InputError: in the midst of a line search, while the model is at a trial point.

@@ -13,7 +13,7 @@ Differs: weights count the examples, since the batch changes.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..evidence import Movement
+from .sharding import flat_apart, is_part, optimizer_state_apart, part_like, parts, total, whole_flat
 
 MOVEMENT_EVERY_STEP_UNTIL = 64
 MOVEMENT_EVERY_STEPS = 8
@@ -55,8 +56,9 @@ class ScheduleFree:
                 f"found {sorted(map(str, kinds))}; choose another step rule or convert the model."
             )
         self.beta = beta
-        sizes = [p.numel() for p in self._parameters]
-        self._x = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+        self._held = parts(self._parameters)
+        sizes = [p.numel() for p in self._held]
+        self._x = torch.cat([p.detach().reshape(-1) for p in self._held])
         self._y = self._x.clone()
         self._z = self._x.clone()
         self._start = self._x.clone()
@@ -75,7 +77,7 @@ class ScheduleFree:
         self._evaluating = False
 
     def _views(self, flat: Tensor, sizes: list[int]) -> list[Tensor]:
-        return [v.view_as(p) for v, p in zip(torch.split(flat, sizes), self._parameters, strict=True)]
+        return [v.view_as(p) for v, p in zip(torch.split(flat, sizes), self._held, strict=True)]
 
     def _adopt(self, optimizer: torch.optim.Optimizer | None, sizes: list[int]) -> torch.optim.Optimizer:
         """Give the optimizer z to step: its own if none was given, else the one given, group by group."""
@@ -85,8 +87,9 @@ class ScheduleFree:
         known = set(self._parameters)
         if any(p.requires_grad and p not in known for group in optimizer.param_groups for p in group["params"]):
             raise UnsupportedError("The optimizer holds parameters that are not trainable parameters of the model.")
-        self._fast = [nn.Parameter(z) for z in self._views(self._z, sizes)]
-        self._fast_gradients = self._views(self._gradient, sizes)
+        fast = map(part_like, self._views(self._z, sizes), self._parameters)
+        self._fast = [nn.Parameter(z) for z in fast]
+        self._fast_gradients = list(map(part_like, self._views(self._gradient, sizes), self._parameters))
         _exchange(optimizer, dict(zip(self._parameters, self._fast, strict=True)))
         return optimizer
 
@@ -98,23 +101,24 @@ class ScheduleFree:
     @torch.no_grad()
     def step(self, examples: int, learning_rate: float) -> None:
         """Step z with the gradients now in the parameters, move x, and put the new y into the model."""
-        torch.cat([_gradient_of(p).reshape(-1) for p in self._parameters], out=self._gradient)
+        gradients = parts([_gradient_of(p) for p in self._parameters])
+        torch.cat([g.reshape(-1) for g in gradients], out=self._gradient)
         refresh = self._steps < MOVEMENT_EVERY_STEP_UNTIL or self._steps % MOVEMENT_EVERY_STEPS == 0
         for fast, gradient in zip(self._fast, self._fast_gradients, strict=True):
             fast.grad = gradient
         before = self._z.clone() if refresh and learning_rate > 0 else None
         self.optimizer.step()
         if before is not None:
-            self._direction2 = _mean_square(before, self._z) / learning_rate**2
+            self._direction2 = self._mean_square(before, self._z) / learning_rate**2
         self._squared_directions += self._direction2
         self._steps += 1
         weight = learning_rate**2 * examples
         self._weight_sum += weight
         self._x.lerp_(self._z, weight / self._weight_sum if self._weight_sum > 0 else 1.0)
         if refresh:
-            self._distance_rms = math.sqrt(_mean_square(self._x, self._start))
+            self._distance_rms = math.sqrt(self._mean_square(self._x, self._start))
         torch.lerp(self._z, self._x, self.beta, out=self._y)
-        torch._foreach_copy_(self._parameters, self._y_views)
+        torch._foreach_copy_(self._held, self._y_views)
 
     @torch.no_grad()
     def average(self) -> Tensor:
@@ -129,7 +133,7 @@ class ScheduleFree:
         self.optimizer.state.clear()
         self._weight_sum = self._squared_directions = self._direction2 = self._distance_rms = 0.0
         self._steps = 0
-        torch._foreach_copy_(self._parameters, self._y_views)
+        torch._foreach_copy_(self._held, self._y_views)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -138,47 +142,64 @@ class ScheduleFree:
             yield
             return
         with torch.no_grad():
-            torch._foreach_copy_(self._parameters, self._x_views)
+            torch._foreach_copy_(self._held, self._x_views)
         self._evaluating = True
         try:
             yield
         finally:
             self._evaluating = False
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, self._y_views)
+                torch._foreach_copy_(self._held, self._y_views)
 
     @torch.no_grad()
     def ship(self) -> None:
         """Put the average into the model for good, and its parameters back into the optimizer that was given."""
-        torch._foreach_copy_(self._parameters, self._x_views)
+        torch._foreach_copy_(self._held, self._x_views)
         if self._given is not None:
             _exchange(self._given, dict(zip(self._fast, self._parameters, strict=True)))
             self._given = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on bit for bit, the optimizer included."""
-        vectors = {name: getattr(self, f"_{name}").clone() for name in ("x", "y", "z", "start")}
+        vectors = {name: self.whole(getattr(self, f"_{name}").clone()) for name in ("x", "y", "z", "start")}
         numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
-        return {**vectors, **numbers, "optimizer": self.optimizer.state_dict()}
+        return {**vectors, **numbers, "optimizer": self._each_flat(self.optimizer.state_dict(), self._x, self.whole)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; the model's parameters are set to its y."""
         for name in ("x", "y", "z", "start"):
-            getattr(self, f"_{name}").copy_(state[name])
+            getattr(self, f"_{name}").copy_(self.apart(state[name]))
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch._foreach_copy_(self._parameters, self._y_views)
+        optimizer = self._each_flat(state["optimizer"], state["x"], self.apart)
+        self.optimizer.load_state_dict(optimizer_state_apart(self.optimizer, optimizer))
+        torch._foreach_copy_(self._held, self._y_views)
+
+    def whole(self, flat: Tensor | None) -> Tensor | None:
+        """A vector over all parameters as it is saved; see `whole_flat`."""
+        return None if flat is None else whole_flat(flat, self._parameters)
+
+    def apart(self, flat: Tensor | None) -> Tensor | None:
+        """The same as it is held."""
+        return None if flat is None else flat_apart(flat, self._parameters)
+
+    def _each_flat(self, state: dict[str, Any], like: Tensor, change: Callable[[Tensor], Any]) -> dict[str, Any]:
+        """The state of an optimizer; of the one brought along, which steps one flat vector, its vectors changed."""
+        if self._given is not None or not is_part(self._parameters[0]):
+            return state
+        held = state["state"].items()
+        changed = {i: {k: change(v) if v.shape == like.shape else v for k, v in kept.items()} for i, kept in held}
+        return {**state, "state": changed}
+
+    def _mean_square(self, a: Tensor, b: Tensor) -> float:
+        """Mean squared difference; a difference and a dot product, half the time of torch.dist."""
+        difference = a - b
+        squares = total(float(torch.dot(difference, difference)), self._parameters[0])
+        return squares / max(1, sum(p.numel() for p in self._parameters))
 
 
 _NUMBERS = ("weight_sum", "steps", "squared_directions", "direction2", "distance_rms")
-
-
-def _mean_square(a: Tensor, b: Tensor) -> float:
-    """Mean squared difference; a difference and a dot product, half the time of torch.dist."""
-    difference = a - b
-    return float(torch.dot(difference, difference)) / max(1, difference.numel())
 
 
 def _exchange(optimizer: torch.optim.Optimizer, new: Mapping[Any, Any]) -> None:

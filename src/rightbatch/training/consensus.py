@@ -23,10 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ..decision import Decision, Outcome
 from ..errors import InputError, RightbatchError, UnsupportedError
 from ..evidence import Movement
-from ..noise import squared_norm
 from .gathering import Gathering
 from .processor import cpu_name
 from .ranks import Ranks
+from .sharding import is_part, prepare, squared_norm
 
 COMPARE_EVERY_STEPS = 100
 TIMES = 3  # of a step, told with the next
@@ -39,7 +39,7 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
 
     Raises:
         InputError: it is none.
-        UnsupportedError: its parameters are spread over the processes, or it speaks to the others in its passes.
+        UnsupportedError: its parameters are spread over some processes, or it speaks to the others in its passes.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -48,13 +48,7 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
         # is the last of a step; here shares are unequal, and a rule may want more once it has seen the gradient.
         model.require_backward_grad_sync = False
         model = model.module
-    sharded = any("FullySharded" in base.__name__ or base.__name__ == "FSDPModule" for base in type(model).__mro__)
-    if sharded or any(hasattr(p, "device_mesh") for p in model.parameters()):
-        raise UnsupportedError(
-            "The model's parameters are spread over the processes (FSDP, DTensor), which is not supported: give the "
-            "model itself, whole in each process. Where it does not fit, recompute activations "
-            "(torch.utils.checkpoint) and lower micro_batch."
-        )
+    prepare(model, ranks.size)
     synced = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
     if synced and ranks.several:
         raise UnsupportedError(
@@ -106,6 +100,7 @@ class Consensus:
         self._alike = not ranks.several or len(set(ranks.collect(_machine(parameters[0].device)))) == 1
         self._model = model
         self._parameters = parameters
+        self._to_sum = [p for p in parameters if not is_part(p)]  # the others' gradients are summed as they come
         if ranks.several:
             shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
             for what, value in {**settings, "the model": crc32(repr(shapes).encode())}.items():
@@ -115,7 +110,7 @@ class Consensus:
 
     @property
     def _tensors(self) -> list[Tensor]:
-        return [p.detach() for p in self._model.parameters()] + list(self._model.buffers())
+        return [p.detach() for p in self._model.parameters() if not is_part(p)] + list(self._model.buffers())
 
     def require_same_model(self) -> None:
         """Compare digests of all parameters and buffers.
@@ -144,7 +139,7 @@ class Consensus:
         gathering.loss_total = gathering.loss_sum
         if not self.ranks.several:
             return
-        present = [p.grad is not None for p in self._parameters]
+        present = [p.grad is not None for p in self._to_sum]
         compared = bool(self.times) and self._step % COMPARE_EVERY_STEPS == 0
         norm2 = squared_norm([p.detach() for p in self._parameters]) if compared else 0.0
         times = self.times or [0.0] * TIMES
@@ -152,7 +147,7 @@ class Consensus:
         own += [float(gathering.oversized), *map(float, self._wishes), gathering.seconds, *times]
         own += [seconds for _, seconds in gathering.times_s]
         receive = self.ranks.start_gather(own)
-        finish = self.ranks.start_sum(self._parameters) if add else None
+        finish = self.ranks.start_sum(self._to_sum) if add else None
         columns = list(zip(*receive(), strict=True))
         failed, losses, presence, decisions, norms2, oversized = columns[:6]
         self._granted = [any(column) for column in columns[6 : 6 + WISHES]]
@@ -208,7 +203,7 @@ class Consensus:
 
     def add_gradients(self, gathering: Gathering) -> None:
         """Leave the sum over the processes in the parameters."""
-        self.ranks.add_gradients(self._parameters)
+        self.ranks.add_gradients(self._to_sum)
         self._add_summed(gathering)
 
     def _add_summed(self, gathering: Gathering) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import squared_norm
+from .sharding import apart, parts, squared_norm, whole
 
 
 class Distance:
@@ -28,8 +28,9 @@ class Distance:
 
     def state_dict(self) -> dict[str, Any]:
         """The start."""
-        return {"start": self._start}
+        return {"start": whole(self._start)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Count from the start in `state`."""
-        torch._foreach_copy_(self._start, state["start"])
+        start = [apart(full, like) for full, like in zip(state["start"], self._start, strict=True)]
+        torch._foreach_copy_(parts(self._start), parts(start))

@@ -11,6 +11,7 @@ from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
 from .memory import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
 from .ranks import Ranks
+from .sharding import sharded_modules, waiting_for_all
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = 4096
@@ -42,20 +43,25 @@ def evaluate(
 
     Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
     found is added up. 1,024 examples are passed at once, or as many as `limit` says, which is halved wherever memory
-    runs out and may be kept for the next time.
+    runs out and may be kept for the next time. Of a sharded model, of whose passes all processes must make as many,
+    those who have run out of examples pass one that counts nothing.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
 
     Raises:
-        OutOfMemoryError: memory ran out over a single example in some process; raised in all.
+        OutOfMemoryError: memory ran out over a single example in some process; raised in all. Or in any pass of a
+            sharded model; raised there.
     """
     total = correct = 0.0
     classifies = False
     n = len(source)
     ranks = ranks or Ranks()
     limit = limit or ForwardLimit(CHUNK_SAMPLES)
+    together = bool(sharded_modules(model))
+    chunk = limit.now if together else CHUNK_SAMPLES
 
+    @waiting_for_all(model, device)
     def take_in(start: int, stop: int) -> None:
         nonlocal total, correct, classifies
         x, y = source.fetch(torch.arange(start, stop))
@@ -68,9 +74,12 @@ def evaluate(
 
     fits = True
     with evaluating(model):
-        last = n * (ranks.rank + 1) // ranks.size
-        for start in range(n * ranks.rank // ranks.size, last, CHUNK_SAMPLES):
-            fits = fits and in_passes(take_in, start, min(start + CHUNK_SAMPLES, last), limit, device)
+        first, last = n * ranks.rank // ranks.size, n * (ranks.rank + 1) // ranks.size
+        for start in range(first, first - (-n // ranks.size), chunk):
+            if start < last:
+                fits = fits and in_passes(take_in, start, min(start + chunk, last), limit, device)
+            elif together:
+                model(source.fetch(torch.arange(1))[0].to(device))
     rows = ranks.gather([total, correct, float(classifies), float(fits)])
     for rank, row in enumerate(rows):
         if not row[3]:
@@ -93,7 +102,7 @@ def refresh_batch_norm(
     large.
 
     Raises:
-        OutOfMemoryError: memory ran out over two examples.
+        OutOfMemoryError: memory ran out over two examples, or in a pass of a sharded model.
     """
     layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
     if not layers:
@@ -118,7 +127,7 @@ def refresh_batch_norm(
                 if stop - begin > 1:
                     # By index, not from a stream, for which the blocks that training reads ahead would be given up.
                     indices = torch.from_numpy(order.indices(0, begin, stop))
-                    with torch.no_grad():
+                    with torch.no_grad(), waiting_for_all(model, device):
                         model(source.fetch_epoch(indices, 0, 0)[0].to(device))
                 begin = stop
             except Exception as error:

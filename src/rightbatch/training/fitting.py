@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +32,7 @@ from .randomness import begin_at, own_random_numbers, random_states, seed_of, se
 from .ranks import Ranks
 from .recorder import Recorder, machine, now
 from .rules import trainable
+from .sharding import model_state_apart, sharded_modules, whole
 from .stopping import Budget, Interruption
 from .weights import require_storable, save_weights
 
@@ -292,7 +294,8 @@ class _Training:
             finally:
                 restore_modes()
             test = None if self.test is None else self._evaluated(self.test)
-            self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, self.model))
+            weights = whole(self.model.state_dict())
+            self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, weights))
         except Exception as error:
             self._fail(error)
             raise
@@ -373,8 +376,11 @@ class _Training:
         return evaluate(self.model, self.loss, source, self.device, self.ranks, self.evaluation_limit)
 
     def _refresh_batch_norm(self) -> None:
-        limit = self.evaluation_limit
-        self.ranks.on_first(lambda: refresh_batch_norm(self.model, self.train, self.device, limit))
+        work = partial(refresh_batch_norm, self.model, self.train, self.device, self.evaluation_limit)
+        if sharded_modules(self.model):
+            work()
+        else:
+            self.ranks.on_first(work)
         self.ranks.copy_from_first(list(self.model.buffers()))
 
     def _value(self, row: Mapping[str, Any]) -> float:
@@ -391,20 +397,27 @@ class _Training:
         if at == self.checkpointed or not any(self.ranks.any(folder is not None)):
             return
         random = self.ranks.collect(random_states(self.devices))
-        self.ranks.on_first(lambda: self._save(random))
+        states = self._states() if self.ranks.first or sharded_modules(self.model) else {}
+        self.ranks.on_first(lambda: self._save(random, states))
         self.checkpointed = at
 
-    def _save(self, random: list[dict[str, Any]]) -> None:
+    def _states(self) -> dict[str, Any]:
+        """Of model and loop, whole; where the model is sharded all processes must ask for them."""
+        return {
+            "model": whole(self.model.state_dict()),
+            "auto": self.auto.state_dict(),
+            "best_state": whole(self.best_state),
+        }
+
+    def _save(self, random: list[dict[str, Any]], states: dict[str, Any]) -> None:
         folder = self.recorder.folder
         assert folder is not None
         log_bytes = self.recorder.sync()  # on the disk, the ledger must not lack what the checkpoint has consumed
         save_checkpoint(
             folder.checkpoint,
             {
-                "model": self.model.state_dict(),
-                "auto": self.auto.state_dict(),
+                **states,
                 "best": self.best,
-                "best_state": self.best_state,
                 "worse_evaluations": self.worse_evaluations,
                 "next_evaluation": self.next_evaluation,
                 "evaluated_step": self.evaluated_step,
@@ -420,12 +433,12 @@ class _Training:
     def _load(self, recovered: Recovered, seed: int) -> None:
         state = recovered.state
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(model_state_apart(self.model, state["model"]))
         except RuntimeError as error:
             raise InputError(f"The run to go on with is of another model: {' '.join(str(error).split())}") from error
         self.auto.load_state_dict(state["auto"])
         self.best = dict(state["best"])
-        self.best_state = {k: v.to(self.device) for k, v in state["best_state"].items()}
+        self.best_state = model_state_apart(self.model, {k: v.to(self.device) for k, v in state["best_state"].items()})
         self.worse_evaluations = state["worse_evaluations"]
         self.next_evaluation = state["next_evaluation"]
         self.resumed_wall_s = self.wall_s = state["wall_s"]

@@ -17,6 +17,7 @@ from ..noise.isolation import random_state, set_random_state
 from .noise_meter import NoiseMeter
 from .ranks import LEAST_SHARE, Ranks
 from .search import LineSearch
+from .sharding import is_part
 
 HOLD = Decision()
 
@@ -132,8 +133,8 @@ class Gathering:
             self.pieces.append(piece)
             if self.repeatable:
                 self.random.append(random_state(device))
-            if self.meter is not None and not self.idle:
-                self.meter.arm(self.awaiting.examples)
+            if self.meter is not None:
+                (self.meter.pass_over if self.idle else self.meter.arm)(self.awaiting.examples)
         return self.awaiting
 
     def differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
@@ -144,6 +145,8 @@ class Gathering:
         """
         assert self.awaiting is not None
         if self.idle:
+            if is_part(parameters[0]):
+                (loss * 0.0).backward()  # type: ignore[no-untyped-call]  # the others wait for this process
             return
         if self.line is None and self.witness is not None and self.witness.grad is None:
             raise InputError("Gradients were cleared in the midst of a batch: leave out zero_grad, step() does it.")

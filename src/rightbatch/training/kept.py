@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .averaging import ScheduleFree
+from .sharding import apart, optimizer_state_apart, parts
 
 
 class Kept:
@@ -48,7 +49,7 @@ class Kept:
             self._averaging.restart(self._average)
             return
         parameters: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
-        torch._foreach_copy_(parameters, self._parameters)
+        torch._foreach_copy_(parts(parameters), parts(self._parameters))
         rates = [group["lr"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(_copied(self._optimizer_state))
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
@@ -60,15 +61,18 @@ class Kept:
             "step": self.step,
             "parameters": self._parameters,
             "buffers": self._buffers,
-            "average": self._average,
+            "average": self._averaging.whole(self._average) if self._averaging is not None else None,
             "optimizer": self._optimizer_state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self.step = state["step"]
-        self._parameters, self._buffers = list(state["parameters"]), list(state["buffers"])
-        self._average, self._optimizer_state = state["average"], state["optimizer"]
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._parameters = [apart(full, like) for full, like in zip(state["parameters"], trained, strict=False)]
+        self._buffers = list(state["buffers"])
+        self._average = self._averaging.apart(state["average"]) if self._averaging is not None else None
+        self._optimizer_state = optimizer_state_apart(self._optimizer, state["optimizer"])
 
 
 def _copied(state: Any) -> Any:

@@ -15,6 +15,7 @@ from ..noise.estimator import Estimator
 from ..noise.methods import AUTO, METHODS, Subject, estimator
 from .measuring_interval import MeasuringInterval
 from .ranks import Ranks
+from .sharding import measurable, whole_parameters
 
 LAST_RESORT = AUTO[-1]
 
@@ -80,6 +81,10 @@ class NoiseMeter:
     def arm(self, examples: int) -> None:
         """Get ready for the forward pass of a micro-batch."""
         self._estimator.arm(examples)
+
+    def pass_over(self, examples: int) -> None:
+        """The next forward pass is not measured."""
+        self._estimator.pass_over(examples)
 
     def verify(self, loss: Tensor) -> None:
         """Before a measured backward pass: make sure that all it needs will be seen.
@@ -182,13 +187,15 @@ class NoiseMeter:
 
     def _build(self, names: Iterable[str]) -> None:
         """Take the first of the methods that the model permits."""
-        for name in names:
+        simple = not (self.settings.preconditioned or self._subject.projections)
+        for name in measurable(list(names), self._subject.model, simple):
             try:
                 if self.settings.preconditioned and not METHODS[name].preconditions:
                     raise UnsupportedError(f"'{name}' does not measure in the optimizer's metric")
                 if self._subject.projections and not METHODS[name].projects:
                     raise UnsupportedError(f"'{name}' does not see how the examples spread along the gradient")
-                self._estimator: Estimator = estimator(name, self._subject)
+                with whole_parameters(self._subject.model):
+                    self._estimator: Estimator = estimator(name, self._subject)
                 self._estimator.gather_numbers = self._gather
                 self._name = name
                 return

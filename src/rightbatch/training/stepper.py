@@ -13,6 +13,7 @@ from ..evidence import Movement
 from .averaging import ScheduleFree
 from .guard import CUT, Guard
 from .optimizer_settings import apply_settings
+from .sharding import fresh, optimizer_state_apart, require_steps, reshard, sharded_modules, whole
 
 WORTH_TELLING = 1.1  # by what factor the learning rate must have changed
 DEFAULT_RATE = 1e-2
@@ -33,6 +34,8 @@ class Stepper:
     def __init__(
         self, model: nn.Module, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer | None, rule: StepRule
     ) -> None:
+        require_steps(rule, parameters)
+        self._sharded = sharded_modules(model)
         self._averaging = ScheduleFree(model, optimizer) if rule.averages else None
         given = self._averaging.optimizer if self._averaging is not None else optimizer
         self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=DEFAULT_RATE)
@@ -63,15 +66,17 @@ class Stepper:
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within, the model holds the iterate to evaluate and to ship."""
-        return self._averaging.averaged() if self._averaging is not None else nullcontext()
+        return fresh(self._sharded, self._averaging.averaged()) if self._averaging is not None else nullcontext()
 
     def ship(self) -> None:
         """Put the iterate to ship into the model, for good."""
+        reshard(self._sharded)
         if self._averaging is not None:
             self._averaging.ship()
 
     def begin(self, step: int) -> None:
         """Keep the present state, if there is none to go back to."""
+        reshard(self._sharded)
         if self._guard.kept_step < 0:
             self._guard.keep(step)
 
@@ -122,18 +127,19 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """All that goes with the model's own state."""
         return {
-            "optimizer": self.optimizer.state_dict() if self._averaging is None else None,
-            "averaging": None if self._averaging is None else self._averaging.state_dict(),
-            "guard": self._guard.state_dict(),
+            "optimizer": whole(self.optimizer.state_dict()) if self._averaging is None else None,
+            "averaging": None if self._averaging is None else whole(self._averaging.state_dict()),
+            "guard": whole(self._guard.state_dict()),
             "told_rate": self.told_rate,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
+        reshard(self._sharded)
         if self._averaging is not None:
             self._averaging.load_state_dict(state["averaging"])
         else:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(optimizer_state_apart(self.optimizer, state["optimizer"]))
         self._guard.load_state_dict(state["guard"])
         self.learning_rate = self._first_rate()
         self.told_rate = state["told_rate"]

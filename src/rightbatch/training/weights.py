@@ -1,6 +1,8 @@
 """The parameters and buffers of a model as safetensors: one file that every framework reads and nothing executes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,8 +12,8 @@ from ..errors import InputError, RunFolderError
 from ..record.whole import write_whole
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the tensors of `model.state_dict()`, whole or not at all.
+def save_weights(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the tensors of a model's state, whole or not at all.
 
     A tensor under several names, as tied weights have, is written under each, so that
     `model.load_state_dict(safetensors.torch.load_file(path))` finds all of them. Extra state that is no tensor is left
@@ -20,7 +22,6 @@ def save_weights(path: Path, model: nn.Module) -> None:
     Raises:
         RunFolderError: the file cannot be written.
     """
-    state = model.state_dict()
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, value in state.items():
