@@ -12,10 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 import rightbatch
 from rightbatch import AutoBatch
+from rightbatch.data import as_stream
 from rightbatch.errors import OutOfMemoryError, UnsupportedError
 from rightbatch.record import verify_ledger
 from rightbatch.training.checkpoint import load_checkpoint
 from rightbatch.training.evaluation import evaluate
+from rightbatch.training.memory import ForwardLimit
 from rightbatch.training.ranks import Ranks, alone
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
@@ -185,7 +187,7 @@ def test_evaluation_and_batch_norm(together: Any) -> None:
         x, y = data(1100, 2)
         source = rightbatch.data.as_source((x, y))
         found = [
-            evaluate(model, nn.functional.cross_entropy, source, x.device, Ranks.present(), most)["loss"]
+            evaluate(model, nn.functional.cross_entropy, source, x.device, Ranks.present(), ForwardLimit(most))["loss"]
             for most in (1024, 300)
         ]
         run = rightbatch.fit(
@@ -223,12 +225,40 @@ def test_what_is_refused(together: Any) -> None:
             refused(batch=16)
         with pytest.raises(UnsupportedError) as caught:
             rightbatch.probe(sharded(network()), data())
+        said.append(str(caught.value))
+        with pytest.raises(UnsupportedError) as caught:
+            rightbatch.measure(sharded(network()), nn.functional.cross_entropy, *data())
         return [*said, str(caught.value)]
 
-    words = ["armijo", "micro-batch", "metric", "projections", "2.3", "all parameters", "all of them", "probe"]
+    words = [
+        "armijo",
+        "micro-batch",
+        "metric",
+        "projections",
+        "2.3",
+        "all parameters",
+        "all of them",
+        "probe",
+        "measure",
+    ]
     for said in together(2, work):
         for text, word in zip(said, words, strict=True):
             assert word in text
+
+
+def test_a_stream_that_ends_in_the_midst_of_an_epoch(together: Any) -> None:
+    """A process may be without a share in the last batch of an epoch, and a pass of the stream end within one."""
+    source = list(zip(*data(), strict=True))
+
+    def work(rank: int, shard: bool = True) -> list[torch.Tensor]:
+        model = sharded(network()) if shard else network()
+        stream = as_stream(source, 103)
+        rightbatch.fit(model, stream, batch=34, step=0.1, optimizer=OPTIMIZERS["sgd"], epochs=3, progress=False)
+        return whole(model)
+
+    expected = work(0, shard=False)
+    for found in together(3, work):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_penalty_is_no_noise_of_the_layers(together: Any) -> None:
@@ -260,7 +290,14 @@ def test_memory_that_runs_out_is_said_at_once(together: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         with pytest.raises(OutOfMemoryError) as caught:
-            evaluate(model, exhausting, rightbatch.data.as_source(data()), torch.device("cpu"), Ranks.present(), 100)
+            evaluate(
+                model,
+                exhausting,
+                rightbatch.data.as_source(data()),
+                torch.device("cpu"),
+                Ranks.present(),
+                ForwardLimit(100),
+            )
         return [*said, str(caught.value)]
 
     for rank, said in enumerate(together(2, work)):

@@ -15,6 +15,11 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def is_part(tensor: Tensor) -> bool:
+    """Whether this process holds a part of it only, the others the rest."""
+    return hasattr(tensor, "device_mesh")
+
+
 def row_norms2(rows: Tensor) -> Tensor:
     """Squared norm of each slice along the first dimension.
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ..errors import InputError, UnsupportedError
 from ..evidence import Measurement
 from .curvature import measure_curvature
-from .gradient_norm import squared_norm
+from .gradient_norm import is_part, squared_norm
 from .isolation import untouched
 from .jackknife import jackknife, jackknife_micro_batches
 from .layers.coverage import coupled
@@ -282,4 +282,8 @@ def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str, curvature: boo
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameters; set requires_grad on those to be trained")
+    if any(map(is_part, parameters)):
+        raise UnsupportedError(
+            "a model sharded over processes cannot be measured; measure it whole, before fully_shard"
+        )
     return parameters

@@ -12,9 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import DataError, InputError, UnsupportedError
 from ..evidence import NoiseEstimate, StepTime
+from ..noise.gradient_norm import is_part
 from ..ranges import require_number, require_whole
 from ..training.losses import Loss
-from ..training.sharding import is_part
 from .advice import Advice
 from .budget import Budget
 from .choice import choose, settle, usable_noise

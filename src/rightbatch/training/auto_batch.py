@@ -19,6 +19,7 @@ from ..data import BatchStream, IterableSource, as_source, require_trainable
 from ..decision import Decision, Needs, Outcome, Plan, Situation, SizeRule, StepRule
 from ..errors import InputError
 from ..evidence import Measurement, NoiseEstimate
+from ..noise.gradient_norm import is_part
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from ..sizing import Fixed
@@ -35,7 +36,7 @@ from .ranks import Ranks
 from .rule_state import restored
 from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
-from .sharding import is_part, out_of_memory, squared_norm
+from .sharding import out_of_memory, squared_norm
 from .step_clock import StepClock
 from .stepper import Stepper
 from .telling import Place, Teller
@@ -63,8 +64,7 @@ class AutoBatch:
     and buffers are set to those of rank 0.
 
     Args:
-        model: its trainable parameters are trained where they are. In DistributedDataParallel or, better, not; or after
-            `fully_shard` over all processes.
+        model: trained in place: whole, after `fully_shard`, or in DistributedDataParallel, which is not needed.
         optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
             "auto", plain SGD otherwise. With step="auto" it steps the averaging's parameters until `ship`.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..evidence import Movement
-from .sharding import flat_apart, is_part, optimizer_state_apart, part_like, parts, total, whole_flat
+from ..noise.gradient_norm import is_part
+from .sharding import flat_apart, optimizer_state_apart, part_like, parts, total, whole_flat
 
 MOVEMENT_EVERY_STEP_UNTIL = 64
 MOVEMENT_EVERY_STEPS = 8

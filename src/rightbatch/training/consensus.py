@@ -23,10 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ..decision import Decision, Outcome
 from ..errors import InputError, RightbatchError, UnsupportedError
 from ..evidence import Movement
+from ..noise.gradient_norm import is_part
 from .gathering import Gathering
 from .processor import cpu_name
 from .ranks import Ranks
-from .sharding import is_part, prepare, squared_norm
+from .sharding import prepare, squared_norm
 
 COMPARE_EVERY_STEPS = 100
 TIMES = 3  # of a step, told with the next

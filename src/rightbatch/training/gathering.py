@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..data import Interval
 from ..decision import Decision, Search
 from ..errors import InputError
+from ..noise.gradient_norm import is_part
 from ..noise.isolation import random_state, set_random_state
 from .noise_meter import NoiseMeter
 from .ranks import LEAST_SHARE, Ranks
 from .search import LineSearch
-from .sharding import is_part
 
 HOLD = Decision()
 

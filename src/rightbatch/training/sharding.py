@@ -20,17 +20,13 @@ from torch import Tensor, nn
 
 from ..decision import StepRule
 from ..errors import OutOfMemoryError, UnsupportedError
-from ..noise import squared_norm as squared_norm_here
+from ..noise.gradient_norm import is_part
+from ..noise.gradient_norm import squared_norm as squared_norm_here
 from ..noise.layers.coverage import RULES, owned
 from .memory import is_out_of_memory
 
 # They see the examples in each process's own passes; the others compare gradients, which no process has whole.
 METHODS = ("sketch", "per-example", "subset")
-
-
-def is_part(tensor: Tensor) -> bool:
-    """Whether this process holds a part of it only."""
-    return hasattr(tensor, "device_mesh")
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:
