@@ -70,7 +70,7 @@ class AutoBatch:
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         batch: "auto", a number, the name of a rule or a rule.
         step: None (the optimizer's learning rate is left alone), "auto", a number, the name of a rule or a rule.
-        micro_batch: most examples in one forward pass; memory only, it changes no result but by rounding.
+        micro_batch: most examples in one forward pass; memory only, but for rounding and BatchNorm, which sees passes.
         seed: of the order of the examples.
         epochs: see above.
         noise: how the gradient noise is measured: `rightbatch.noise.Noise` or its text, such as "auto(budget=0.01)".
