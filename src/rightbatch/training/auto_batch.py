@@ -145,7 +145,7 @@ class AutoBatch:
             repeatable=self.step_rule.searches,
         )
         self.steps = self.samples = self._decided_step = 0
-        self.seconds = 0.0
+        self.seconds = self._mark_s = 0.0
         self.stopped = ""
         self.last: dict[str, Any] = {}
         plan = Plan(
@@ -166,7 +166,6 @@ class AutoBatch:
         self._opening = (size, rate)
         self._teller = Teller(self.meter, self._stepper, self.train_samples)
         self._gathering: Gathering | None = None
-        self._mark_s = 0.0
 
     @property
     def _total_samples(self) -> int | None:
