@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from rightbatch.data import BatchStream, Source, as_source, hold_out
+from rightbatch.data import BatchStream, Source, as_source, hold_out, with_workers
 from rightbatch.data.arrays import TensorSource
 from rightbatch.errors import DataError
 
@@ -143,6 +143,44 @@ def test_a_source_of_ones_own_says_shapes_and_types_and_fetches() -> None:
     assert source.describe() == "50 examples, x [1] float32, y [] float32" and source.classes is None
     x, y = BatchStream(source).fetch(BatchStream(source).take(8))
     assert torch.equal(y, x.squeeze(1) ** 2)
+
+
+def test_a_source_of_ones_own_that_lacks_something_is_told_what() -> None:
+    class Incomplete(Source):
+        x_shape, x_dtype = (1,), torch.float32
+
+        def __len__(self) -> int:
+            return 50
+
+        def fetch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return indices.float().unsqueeze(1), indices.float() ** 2
+
+    with pytest.raises(DataError, match=r"Incomplete has no y_shape, y_dtype: .* by x_shape, x_dtype, y_shape, y_dt"):
+        as_source(Incomplete())
+
+
+def test_parts_and_workers_pass_on_what_a_source_says() -> None:
+    class Own(Source):
+        x_shape, x_dtype, y_shape, y_dtype = (1,), torch.float32, (), torch.int64
+        y_range, notes = (0, 6), ("of my own",)
+        loss = staticmethod(torch.nn.functional.cross_entropy)
+
+        def __len__(self) -> int:
+            return 50
+
+        def fetch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return indices.float().unsqueeze(1), indices % 7
+
+    source = Own()
+    assert (Source.loss, Source.block_ends, source.block_ends, source.window) == (None, None, None, 16)
+    blocks = Own()
+    blocks.block_ends, blocks.window = np.array([20, 40, 50]), 2
+    parts = [*hold_out(source, 0.2), *hold_out(blocks, 0.2), with_workers(source), *hold_out(with_workers(source), 0.2)]
+    for part in parts:
+        assert (part.x_shape, part.x_dtype, part.y_shape, part.y_dtype) == ((1,), torch.float32, (), torch.int64)
+        assert part.classes == 7 and part.loss is source.loss and part.notes[0] == "of my own"
+    assert [part.window for part in parts[2:4]] == [2, 2]
+    assert [part.block_ends is None for part in parts] == [True, True, False, False, True, True, True]
 
 
 def test_what_looks_like_a_source_is_told_what_to_be() -> None:

@@ -179,7 +179,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def train(source: Any, run_dir: Path, stop_at: int | None = None, resume: bool = False, **rule: Any) -> Any:
     """Two epochs; broken off in the forward pass of a training step if wanted, all checkpoints before written."""
     passes = itertools.count()
-    grouped = getattr(source, "loss", None) is not None
+    grouped = source.loss is not None
     of_members = GroupLoss() if grouped else nn.CrossEntropyLoss()
 
     def loss(output: Tensor, target: Tensor) -> Tensor:

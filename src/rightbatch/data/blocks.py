@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .order import Indices
 from .read_ahead import ReadAhead
 from .source import Source
 
@@ -35,6 +36,8 @@ class BlockSource(Source):
         y_shape: of one example.
         y_dtype: type of the targets.
     """
+
+    block_ends: Indices
 
     def __init__(
         self,

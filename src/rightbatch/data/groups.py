@@ -94,8 +94,8 @@ class GroupedSource(Source):
         self.x_shape = tuple(x.shape[1:]) if shared is None else (prod(shared.shape[1:]) + prod(x.shape[1:]),)
         self.y_shape, self.x_dtype, self.y_dtype = tuple(y.shape[1:]), x.dtype, y.dtype
         self.y_range = groups.targets_range if isinstance(groups, Table) else None
-        if isinstance(groups, Table) and (ends := getattr(groups.shared, "block_ends", None)) is not None:
-            self.block_ends, self.window = ends, getattr(groups.shared, "window", 16)
+        if isinstance(groups, Table) and groups.shared is not None:
+            self.block_ends, self.window = groups.shared.block_ends, groups.shared.window
         kept = f", at most {self._most} foreground" if self._most else ""
         self.notes = (f"an example is a group, {groups.what}: {members} of them drawn{kept}",)
 

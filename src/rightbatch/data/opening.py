@@ -25,7 +25,7 @@ from .iterable import require_by_number
 from .map_style import dataset_source
 from .memory_map import MemoryMapSource, memory_map_source
 from .npz import npz_source
-from .source import Source
+from .source import NEEDED, Source
 from .split import hold_out
 from .synthetic import blobs, quadratic
 from .tables import Missing, Text, table_source
@@ -73,6 +73,11 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
     if isinstance(data, (Tensor, np.ndarray)):
         raise DataError(f"a single array of shape {tuple(data.shape)} has no targets: pass a pair (x, y)")
     if isinstance(data, Source):
+        if missing_names := [name for name in NEEDED if not hasattr(data, name)]:
+            raise DataError(
+                f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source says "
+                f"what one example is by {', '.join(NEEDED)}"
+            )
         return data
     if isinstance(data, IterableDataset | Iterator | DataLoader):
         raise DataError(
@@ -109,7 +114,7 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
         raise InputError(f"method={method!r} is unknown here: choose one of {', '.join(get_all_start_methods())}")
     source = as_source(data)
     require_by_number(source, "given workers of ours")
-    if getattr(source, "block_ends", None) is not None:
+    if source.block_ends is not None:
         raise DataError("these data are read block by block, and every worker would read all blocks: pass them as is")
     if isinstance(source, (TensorSource, WorkerSource)):
         return source

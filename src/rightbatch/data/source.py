@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .order import Indices
+
+NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # of every source
 
 
 class Source(ABC):
     """Examples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
-
-    A source may also have `loss`, used where none is given, and `block_ends` and `window`, for which see `BatchStream`.
 
     Args:
         x_shape: shape of one example's input.
@@ -22,6 +24,9 @@ class Source(ABC):
         y_dtype: type of the fetched targets; integers mean classes.
         y_range: smallest and largest integer target; None for floats, or where finding out would read everything.
         notes: what was done to the data on the way in, in words.
+        loss: used where none is given; None goes by the type of the targets.
+        block_ends: where each block ends that slow storage is read in; None where any example is as near as any other.
+        window: blocks that are kept in memory, and so mixed; see `BatchStream`.
     """
 
     x_shape: tuple[int, ...]
@@ -30,6 +35,9 @@ class Source(ABC):
     y_dtype: torch.dtype
     y_range: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    block_ends: Indices | None = None
+    window: int = 16
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -68,6 +76,25 @@ class Source(ABC):
         if self.classes is not None:
             parts.append(f"{self.classes} classes")
         return "; ".join([", ".join(parts), *self.notes])
+
+
+class Wrapper(Source):
+    """A source that has its examples from another one.
+
+    Args:
+        source: the other one.
+        note: what this one is, in words.
+    """
+
+    def __init__(self, source: Source, note: str) -> None:
+        self._source = source
+        self.x_shape, self.x_dtype, self.y_shape, self.y_dtype = (
+            source.x_shape,
+            source.x_dtype,
+            source.y_shape,
+            source.y_dtype,
+        )
+        self.y_range, self.loss, self.notes = source.y_range, source.loss, (*source.notes, note)
 
 
 def require_trainable(source: Source) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,70 +12,16 @@ from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .iterable import require_by_number
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
-from .source import Source
+from .source import Source, Wrapper
 from .worker_source import WorkerSource
 
 
-class View(Source):
-    """The examples of a source at an interval of an order: a subset that holds no list of indices.
+class Part(Wrapper):
+    """Some examples of a source, on no list of indices."""
 
-    Args:
-        source: the whole.
-        order: over the whole.
-        start: first position.
-        stop: one past the last position.
-    """
-
-    def __init__(self, source: Source, order: Order, start: int, stop: int) -> None:
-        self._source, self._order, self._start, self._length = source, order, start, stop - start
-        self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
-        self.y_dtype, self.y_range, self.loss = source.y_dtype, source.y_range, getattr(source, "loss", None)
-        self.notes = (*source.notes, f"a part of {len(source):,} examples")
-
-    def __len__(self) -> int:
-        return self._length
-
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices` of this subset."""
-        return self._source.fetch(self._whole(indices))
-
-    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices` of this subset, as one epoch has them."""
-        return self._source.fetch_epoch(self._whole(indices), seed, epoch)
-
-    def _whole(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self._order.at(NO_EPOCH, indices.numpy() + self._start))
-
-
-class StrataView(Source):
-    """A part of a source on slow storage: of every few examples that follow each other one is held out, at random.
-
-    The order on the disk is kept, so that neither part needs other blocks than it has examples in. Of n examples, held
-    out are h: one, drawn at random, of the examples ⌊jn/h⌋, ..., ⌊(j + 1)n/h⌋ - 1 for each j < h.
-
-    Args:
-        source: the whole, with `block_ends`.
-        held: examples held out, h.
-        seed: keys the draws.
-        train: whether this is the part that is left, not the one held out.
-    """
-
-    def __init__(self, source: Source, held: int, seed: int, train: bool) -> None:
-        self._source, self._n, self._held, self._train = source, len(source), held, train
-        self._keys = generator(seed, NO_EPOCH).advance(STRATA).random_raw(ROUNDS)
-        self.x_shape, self.x_dtype, self.y_shape = source.x_shape, source.x_dtype, source.y_shape
-        self.y_dtype, self.y_range, self.loss = source.y_dtype, source.y_range, getattr(source, "loss", None)
-        self.notes = (*source.notes, f"a part of {self._n:,} examples")
-        self.window = getattr(source, "window", 16)
-        ends: Indices = source.block_ends  # type: ignore[attr-defined]
-        # Held out before an end: one of each stratum that is over, and that of the one it is in if it lies before.
-        stratum = ((ends + 1) * held - 1) // self._n
-        out = np.where(ends == self._n, held, stratum + (self._drawn(np.minimum(stratum, held - 1)) < ends))
-        self.block_ends = np.unique(ends - out if train else out)
-        self.block_ends = self.block_ends[self.block_ends > 0]
-
-    def __len__(self) -> int:
-        return self._n - self._held if self._train else self._held
+    @abstractmethod
+    def whole(self, indices: Indices) -> Indices:
+        """Return where the examples of this part are in the whole."""
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the examples at `indices` of this part."""
@@ -87,8 +35,57 @@ class StrataView(Source):
         """Tell the whole which blocks of it come next."""
         self._source.expect(torch.from_numpy(self.whole(indices.numpy())))
 
+
+class View(Part):
+    """The examples of a source at an interval of an order.
+
+    Args:
+        source: the whole.
+        order: over the whole.
+        start: first position.
+        stop: one past the last position.
+    """
+
+    def __init__(self, source: Source, order: Order, start: int, stop: int) -> None:
+        super().__init__(source, f"a part of {len(source):,} examples")
+        self._order, self._start, self._length = order, start, stop - start
+
+    def __len__(self) -> int:
+        return self._length
+
     def whole(self, indices: Indices) -> Indices:
-        """Return where the examples of this part are in the whole."""
+        return self._order.at(NO_EPOCH, indices + self._start)
+
+
+class StrataView(Part):
+    """A part of a source on slow storage: of every few examples that follow each other one is held out, at random.
+
+    The order on the disk is kept, so that neither part needs other blocks than it has examples in. Of n examples, held
+    out are h: one, drawn at random, of the examples ⌊jn/h⌋, ..., ⌊(j + 1)n/h⌋ - 1 for each j < h.
+
+    Args:
+        source: the whole, with `block_ends`.
+        held: examples held out, h.
+        seed: keys the draws.
+        train: whether this is the part that is left, not the one held out.
+    """
+
+    def __init__(self, source: Source, held: int, seed: int, train: bool) -> None:
+        super().__init__(source, f"a part of {len(source):,} examples")
+        ends = source.block_ends
+        assert ends is not None
+        self._n, self._held, self._train, self.window = len(source), held, train, source.window
+        self._keys = generator(seed, NO_EPOCH).advance(STRATA).random_raw(ROUNDS)
+        # Held out before an end: one of each stratum that is over, and that of the one it is in if it lies before.
+        stratum = ((ends + 1) * held - 1) // self._n
+        out = np.where(ends == self._n, held, stratum + (self._drawn(np.minimum(stratum, held - 1)) < ends))
+        left = np.unique(ends - out if train else out)
+        self.block_ends = left[left > 0]
+
+    def __len__(self) -> int:
+        return self._n - self._held if self._train else self._held
+
+    def whole(self, indices: Indices) -> Indices:
         if not self._train:
             return self._drawn(indices)
         stratum = ((indices + 1) * self._held - 1) // (self._n - self._held)
@@ -130,7 +127,7 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     if isinstance(source, WorkerSource):
         train, valid = source.parts(*hold_out(source.source, fraction, seed))
         return train, valid
-    if getattr(source, "block_ends", None) is not None:
+    if source.block_ends is not None:
         if n * held >= 2**63:
             raise DataError(f"{held:,} of {n:,} examples cannot be held out here: give the validation data apart")
         if held > n / 2:  # the smaller part is the one that is drawn

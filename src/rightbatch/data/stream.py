@@ -53,11 +53,10 @@ class BatchStream:
         if isinstance(source, IterableSource):
             source.begin_anew()
         self.source = source
-        ends = getattr(source, "block_ends", None)
         self.order = (
             Order(len(source), seed, shuffle and not isinstance(source, IterableSource))
-            if ends is None
-            else BlockOrder(ends, seed, shuffle, getattr(source, "window", 16))
+            if source.block_ends is None
+            else BlockOrder(source.block_ends, seed, shuffle, source.window)
         )
         self.device = None if device is None else torch.device(device)
         self._epoch = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .block_order import BlockOrder
 from .order import NO_EPOCH, Indices, Order, require_positions
-from .source import Source
+from .source import Source, Wrapper
 from .worker_pool import Slots, Task, WorkerPool
 
 CHUNK_BYTES = 2**20
@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 Key = tuple[int, int, str, Chunk]
 
 
-class WorkerSource(Source):
+class WorkerSource(Wrapper):
     """A source whose examples are fetched ahead by processes.
 
     The workers fetch chunks: fixed intervals of an epoch's positions, each known by its epoch and bounds. Batches are
@@ -54,13 +54,9 @@ class WorkerSource(Source):
     """
 
     def __init__(self, source: Source, workers: int, method: str | None = None, family: _Family | None = None) -> None:
-        self._source = source
+        super().__init__(source, f"{workers} worker processes" if workers > 1 else "a worker process")
         self._family = family or _Family(source, workers, method)
         self._number = self._family.add(source)
-        self.x_shape, self.x_dtype = source.x_shape, source.x_dtype
-        self.y_shape, self.y_dtype, self.y_range = source.y_shape, source.y_dtype, source.y_range
-        self.loss = getattr(source, "loss", None)
-        self.notes = (*source.notes, f"{workers} worker processes" if workers > 1 else "a worker process")
         self._workers = workers
         self._last: tuple[int, int, int] | None = None
 

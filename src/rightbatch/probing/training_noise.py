@@ -194,7 +194,7 @@ def _train(
 
 def _parts(source: Source, kept: int, seed: int) -> tuple[Source, Source]:
     """Training and held-out examples; data read block by block are too many to be seen twice, and stay whole."""
-    if getattr(source, "block_ends", None) is not None:
+    if source.block_ends is not None:
         return source, source
     order = Order(len(source), seed)
     return View(source, order, 0, kept), View(source, order, kept, len(source))

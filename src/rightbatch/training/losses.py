@@ -21,8 +21,7 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def default_loss(source: Source) -> Loss:
     """Cross-entropy for integer targets, mean squared error for floating-point ones, unless the source has its own."""
-    own: Loss | None = getattr(source, "loss", None)
-    return own or (mean_squared_error if source.y_dtype.is_floating_point else F.cross_entropy)
+    return source.loss or (mean_squared_error if source.y_dtype.is_floating_point else F.cross_entropy)
 
 
 def is_cross_entropy(loss: Loss) -> bool:

@@ -134,7 +134,6 @@ def measurable(names: Sequence[str], model: nn.Module, simple: bool) -> list[str
     )
 
 
-@torch.no_grad()
 def parts(tensors: Sequence[Tensor]) -> list[Tensor]:
     """What this process holds of each; of one model either all are parts or none is."""
     held: list[Any] = list(tensors)
