@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rightbatch.data import Order, Source, as_source
+from rightbatch import fit
+from rightbatch.data import BatchStream, Order, Sample, Source, as_source, blocks, sample
 from rightbatch.data.blocks import BlockSource
 from rightbatch.training.evaluation import BATCH_NORM_SAMPLES, CHUNK_SAMPLES, evaluate, evaluating, refresh_batch_norm
 from rightbatch.training.ranks import Ranks
@@ -163,3 +164,55 @@ def test_each_process_reads_its_own_blocks_only() -> None:
     evaluate(model, F.cross_entropy, classification(1), CPU, last)  # fewer examples than processes
     evaluate(model, F.cross_entropy, classification(1), CPU, first := OneOf(3, 0))
     assert [last.found[0] > 0, first.found[0] > 0] == [True, False]
+
+
+class Rows(BlockSource):
+    """Twelve blocks of 100 rows, four of which are kept; counts what is read."""
+
+    def __init__(self) -> None:
+        super().__init__([100] * 12, (3,), torch.float64, (), torch.int64)
+        self.whole, self.reads = whole(classification(1200)), 0
+
+    def _read(self, block: int) -> tuple[Tensor, Tensor]:
+        self.reads += 1
+        x, y = (part[100 * block :][:100] for part in self.whole)
+        return x, y
+
+
+@pytest.fixture
+def four_blocks_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 100 * 32)
+    monkeypatch.setattr(sample, "SAMPLE", 150)
+
+
+@pytest.mark.parametrize("most_bytes", [150 * 32, 150 * 32 - 1])
+def test_the_sample_of_blocks_is_kept_where_it_is_small(
+    most_bytes: int, monkeypatch: pytest.MonkeyPatch, four_blocks_kept: None
+) -> None:
+    monkeypatch.setattr(sample, "SAMPLE_BYTES", most_bytes)
+    source = Rows()
+    few = Sample(source)
+    expected = source.fetch(torch.from_numpy(BatchStream(source).order.indices(0, 0, 150)))
+    elsewhere = torch.arange(800, 1200)
+    reads = []
+    for _ in range(3):
+        source.fetch(elsewhere)
+        before = source.reads
+        x, y = whole(few)
+        assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
+        reads.append(source.reads - before)
+    assert min(reads) > 0 if most_bytes < 150 * 32 else reads[1:] == [0, 0]
+
+
+def test_batch_norm_costs_a_run_the_reading_of_its_sample_once(no_report: None, four_blocks_kept: None) -> None:
+    """Eight evaluations of an average: a window of two blocks is read, and pushes out two, once."""
+    reads = []
+    for norm in (nn.Identity(), nn.BatchNorm1d(5)):
+        torch.manual_seed(0)
+        model, source = nn.Sequential(nn.Linear(3, 5), norm, nn.Linear(5, 4)).double(), Rows()
+        run = fit(
+            model, source, valid=classification(20), batch=50, step="auto", epochs=2, eval_every=0.25, progress=False
+        )
+        assert sum("valid_loss" in row for row in run.history) >= 8
+        reads.append(source.reads)
+    assert reads[0] < reads[1] <= reads[0] + 4

@@ -6,6 +6,7 @@ from .image_folder import ImageFolder
 from .iterable import IterableSource, as_stream, require_by_number
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
+from .sample import Sample
 from .shard_writing import write_shards
 from .source import Source, require_trainable
 from .split import hold_out
@@ -23,6 +24,7 @@ __all__ = [
     "Packing",
     "Quadratic",
     "QuadraticNoise",
+    "Sample",
     "Source",
     "Splits",
     "as_groups",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data import Source, as_source, hold_out, require_by_number, require_trainable
+from ..data import Sample, Source, as_source, hold_out, require_by_number, require_trainable
 from ..errors import InputError, RunFolderError
 from ..noise import Noise
 from ..noise.isolation import devices_of
@@ -216,6 +216,7 @@ class _Training:
         self.model = auto.model
         self.loss = loss
         self.train = train
+        self.normalised = train if train.block_ends is None else Sample(train)  # what BatchNorm's statistics are of
         self.valid = valid
         self.test = test
         self.evaluation_limit = evaluation_limit
@@ -376,7 +377,7 @@ class _Training:
         return evaluate(self.model, self.loss, source, self.device, self.ranks, self.evaluation_limit)
 
     def _refresh_batch_norm(self) -> None:
-        work = partial(refresh_batch_norm, self.model, self.train, self.device, self.evaluation_limit)
+        work = partial(refresh_batch_norm, self.model, self.normalised, self.device, self.evaluation_limit)
         if sharded_modules(self.model):
             work()
         else:
