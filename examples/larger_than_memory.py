@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        data = folder / f"data-{options.examples}"
+        data, run_dir = (folder / f"{name}-{options.examples}" for name in ("data", "run"))
         source = as_source(data) if data.exists() else write_shards(stream(options.examples, 1), data)
         print(source.describe())
         held_out = list(stream(HELD_OUT, 2))
@@ -59,7 +59,7 @@ def main() -> None:
 
         model = nn.Linear(FEATURES, 2)
         run = rightbatch.fit(
-            model, source, valid=(x, y), epochs=options.epochs, eval_every=0.1, run_dir=folder / "run", resume=True
+            model, source, valid=(x, y), epochs=options.epochs, eval_every=0.1, run_dir=run_dir, resume=True
         )
 
         steps = [row for row in run.history if "batch_size" in row]
@@ -68,7 +68,7 @@ def main() -> None:
         excess = run.best["valid_loss"] - least_loss(x, y)
         print(f"validation loss {run.best['valid_loss']:.5f}, {excess:+.1e} from that of the true model")
         if options.folder:
-            print(f"open {folder / 'run' / 'report.html'}")
+            print(f"open {run_dir / 'report.html'}")
 
 
 if __name__ == "__main__":

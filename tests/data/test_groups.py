@@ -199,6 +199,23 @@ def test_tables_and_data_sets_with_something_shared_agree() -> None:
     assert members.shape == (3, 5, 2) and (members[:, :, 1] == groups[:, None]).all()
 
 
+def test_targets_of_all_members_are_looked_at_for_foreground_only() -> None:
+    x, y, group = torch.randn(60, 2), torch.arange(60) % 3, torch.arange(60) // 6
+    looked = []
+
+    class Watched(torch.Tensor):
+        def __getitem__(self, rows: Any) -> Any:
+            looked.append(len(rows))
+            return self.as_subclass(torch.Tensor)[rows]
+
+    for foreground, expected in ((None, []), (0.5, [12])):
+        source = as_groups((x, y, group), 3, foreground=foreground)
+        source._groups.members.y = y.as_subclass(Watched)
+        looked.clear()
+        source.fetch(torch.tensor([4, 1]))
+        assert looked == expected
+
+
 def test_names_of_groups_need_no_numbers() -> None:
     source = as_groups((np.arange(5.0), np.arange(5.0), ["b", "a", "b", "a", "b"]), 3)
     assert sorted(source.fetch(torch.tensor([1]))[0][0].tolist()) == [0, 2, 4]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,16 @@ def test_example(path: Path, tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert SAYS[path.stem] in answer.stdout
+
+
+def test_the_same_folder_takes_data_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_from_file_location("larger_than_memory", ROOT / "examples" / "larger_than_memory.py")
+    assert spec is not None and spec.loader is not None
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "HELD_OUT", 100)
+    for examples in ("300", "200"):
+        options = ["--examples", examples, "--epochs", "1", "--folder", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["larger_than_memory", *options])
+        example.main()
+    assert {folder.name for folder in tmp_path.iterdir()} == {"data-300", "data-200", "run-300", "run-200"}

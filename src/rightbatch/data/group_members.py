@@ -23,7 +23,7 @@ class Opened(NamedTuple):
 
     shared: Tensor | None
     counts: Indices
-    targets: Tensor | None  # of all members, where they are at hand
+    targets: Callable[[], Tensor | None]  # of all members, where they are at hand
     fetch: Callable[[Indices], tuple[Tensor, Tensor]]
 
 
@@ -77,7 +77,10 @@ class Table:
         inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = self._rows[np.repeat(begins, counts) + inside]
         shared = None if self.shared is None else self.shared.fetch_epoch(torch.from_numpy(groups), seed, epoch)[0]
-        targets = self.members.y[torch.from_numpy(rows)] if isinstance(self.members, TensorSource) else None
+
+        def targets() -> Tensor | None:
+            return self.members.y[torch.from_numpy(rows)] if isinstance(self.members, TensorSource) else None
+
         return Opened(shared, counts, targets, lambda places: self.members.fetch(torch.from_numpy(rows[places])))
 
 
@@ -109,7 +112,7 @@ class Items:
         def fetch(places: Indices) -> tuple[Tensor, Tensor]:
             return x[torch.from_numpy(places)], y[torch.from_numpy(places)]
 
-        return Opened(shared, counts, y, fetch)
+        return Opened(shared, counts, lambda: y, fetch)
 
     def _item(self, group: int) -> tuple[Tensor | None, TensorSource]:
         if map_style.begin_items is not None:

@@ -120,7 +120,7 @@ class GroupedSource(Source):
         opened = self._groups.open(groups, seed, epoch)
         foreground = None
         if self._is_foreground is not None:
-            foreground = _mask(self._is_foreground, opened.targets)
+            foreground = _mask(self._is_foreground, opened.targets())
         places, present = draw_members(groups, opened.counts, self._m, seed, epoch, foreground, self._most)
         x, y = (part.reshape(*places.shape, *part.shape[1:]) for part in opened.fetch(places.ravel()))
         y[torch.from_numpy(~present).to(y.device)] = padding(y.dtype)
