@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from rightbatch.data import BatchStream, IterableSource, as_groups, as_source, as_stream, hold_out, with_workers
+from rightbatch.data import (
+    BatchStream,
+    Interval,
+    IterableSource,
+    as_groups,
+    as_source,
+    as_stream,
+    hold_out,
+    with_workers,
+)
 from rightbatch.data import iterable as iterable_module
 from rightbatch.errors import DataError, InputError
 
@@ -181,6 +190,49 @@ def test_the_sample_is_the_first_examples_also_after_coming_back(monkeypatch: py
         assert stream.source.fetch(torch.tensor([3, 1]))[1].tolist() == [3, 1]
         with pytest.raises(InputError, match="example 32 of a stream was wanted"):
             stream.source.fetch(torch.tensor([32]))
+
+
+def test_the_sample_grows_on_where_a_run_is_begun_anew() -> None:
+    stream = batches(Counted)
+    stream.fetch(stream.take(10))
+    stream.let_go()
+    stream = BatchStream(stream.source)
+    for _ in range(6):
+        stream.let_go()
+        stream.fetch(stream.take(7))
+    assert isinstance(stream.source, IterableSource)
+    assert stream.source.sample().y.tolist() == list(range(42))
+
+
+def test_a_place_among_restored_examples_survives_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the examples that came with a saved state nobody knows which items they were; they are saved again."""
+
+    monkeypatch.setattr(iterable_module, "SAMPLE", 2)
+
+    class Failing(StatefulBatches):
+        fails = False
+
+        def items(self, start: int) -> Iterator[Any]:
+            for item in super().items(start):
+                if self.fails and item[1][0] >= 35:
+                    raise OSError("the line is down")
+                yield item
+
+    first = BatchStream(as_stream(Failing(), LENGTH, batched=True))
+    first.fetch(first.take(30))
+    first.let_go()
+    for _ in range(2):
+        state = first.state_dict()
+        dataset = Failing()
+        again = BatchStream(as_stream(dataset, LENGTH, batched=True))
+        again.load_state_dict(state)
+        dataset.fails = True
+        with pytest.raises(OSError, match="the line is down"):
+            again.fetch(Interval(0, 30, 36))
+        dataset.fails = False
+        again.let_go()
+        first = again
+    assert first.fetch(Interval(0, 30, 47))[1].tolist() == list(range(30, 47))
 
 
 def test_a_stream_that_fills_one_array_again_and_again_gives_its_examples() -> None:

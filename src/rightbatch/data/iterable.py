@@ -28,7 +28,7 @@ ADVICE = (
 
 
 class _Chunk(NamedTuple):
-    """Examples start, ..., stop - 1 of the stream; before them so many items of a pass had been read."""
+    """Examples start, ..., stop - 1 of the stream; before them so many items of a pass had been read, -1 if unknown."""
 
     start: int
     stop: int
@@ -136,7 +136,7 @@ class IterableSource(Source):
         own = self._passes.own_state()
         held = next((chunk for chunk in self._chunks if chunk.stop > place), None)
         state: dict[str, Any] = {"sampled": self._sampled, "own": own}
-        if own is None and held is not None:
+        if own is None and held is not None and held.items >= 0:
             return {**state, "start": held.start, "pass": held.passes, "items": held.items}
         state |= {"start": place, "pass": self._passes.number, "items": self._passes.handed_out}
         if held is not None:
@@ -155,7 +155,7 @@ class IterableSource(Source):
             self._passes.seek(state["pass"], state["items"], state["own"])
             self._chunks, self._begin, self._end = deque(), place, state["start"]
             if "x" in state:
-                self._take_in(state["x"], state["y"], state["pass"], state["items"])
+                self._take_in(state["x"], state["y"], state["pass"], -1)
         self.let_go(epoch, position)
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -190,10 +190,11 @@ class IterableSource(Source):
     def _take_in(self, x: Tensor, y: Tensor, passes: int, items: int) -> None:
         start, self._end = self._end, self._end + len(x)
         self._chunks.append(_Chunk(start, self._end, x, y, passes, items))
-        if start == self._sampled and (missing := self._most_sampled - start) > 0:
-            for name, part in (("x", x), ("y", y)):
-                require_finite(part, name, f" of {self._name}, from example {start:,} on,")
-            self._sample.append((x[:missing].clone(), y[:missing].clone()))
+        if start <= self._sampled < min(self._end, self._most_sampled):
+            cut = slice(self._sampled - start, self._most_sampled - start)
+            for name, part in (("x", x[cut]), ("y", y[cut])):
+                require_finite(part, name, f" of {self._name}, from example {self._sampled:,} on,")
+            self._sample.append((x[cut].clone(), y[cut].clone()))
             self._sampled += len(self._sample[-1][0])
 
     def _tensors(self, items: list[Any]) -> tuple[Tensor, Tensor]:
