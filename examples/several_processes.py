@@ -2,10 +2,12 @@
 
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py --folder runs/several
+    torchrun --standalone --nproc-per-node 2 examples/several_processes.py --folder runs/several --shard
     python examples/several_processes.py                                                          one process, as ever
 
 The batch is that of all processes together: each is given its share, and all take the same steps. The second line,
-given again, goes on with its run, with as many processes as there are by then.
+given again, goes on with its run, with as many processes as there are by then; so does the third, the parameters and
+what the optimizer keeps for them being spread over the processes.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import rightbatch
@@ -35,13 +38,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="train by rightbatch.fit into this run folder, or go on with the run in it")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--shard", action="store_true", help="spread the parameters over the processes (FSDP2)")
     options = parser.parse_args()
     device = begin()
     speaks = not dist.is_initialized() or dist.get_rank() == 0
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(20_000, 50, generator=generator)
     targets = (inputs @ torch.randn(50, 10, generator=generator)).argmax(1)
+    torch.manual_seed(0)  # all must begin with the same parameters before they are spread
     model = nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
+    if options.shard:
+        fully_shard(model)
     train = (inputs[:16_000], targets[:16_000])
 
     if options.folder:

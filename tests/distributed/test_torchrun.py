@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rightbatch.record import verify_ledger
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_line_in_the_readme() -> None:
-    (line,) = re.findall(r"^torchrun .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+def run(line: str) -> str:
+    """What a command line of the documentation prints, the two processes speaking over loopback."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"),
@@ -22,4 +24,19 @@ def test_the_line_in_the_readme() -> None:
         shlex.split(line), cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert answer.returncode == 0, answer.stderr
-    assert re.fullmatch(r"80,000 examples in [\d,]+ steps, the last of [\d,]+\n", answer.stdout)
+    return answer.stdout
+
+
+def test_the_line_in_the_readme() -> None:
+    (line,) = re.findall(r"^torchrun .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.fullmatch(r"80,000 examples in [\d,]+ steps, the last of [\d,]+\n", run(line))
+
+
+def test_a_sharded_run_goes_on_in_one_process(tmp_path: Path) -> None:
+    example = (ROOT / "examples" / "several_processes.py").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ *(torchrun .* --shard)$", example, re.MULTILINE)
+    line = line.replace("runs/several", str(tmp_path / "run"))
+    assert re.fullmatch(r"1 epoch is done; validation accuracy 0\.\d+\n", run(f"{line} --epochs 1"))
+    alone = run(f"python examples/several_processes.py --folder {tmp_path / 'run'} --epochs 2")
+    assert re.fullmatch(r"2 epochs are done; validation accuracy 0\.\d+\n", alone)
+    assert verify_ledger(tmp_path / "run" / "ledger.txt", 16_000).complete_epochs == 2
