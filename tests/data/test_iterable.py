@@ -1,6 +1,10 @@
 """Streams: the examples as they come, once each, whatever the batches, and back to any place."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -95,7 +99,7 @@ class Unstorable(Stateful):
         return {"at": self.at, "generator": np.random.default_rng(0)}
 
 
-PLACE = {"sampled": 2, "own": None, "start": 31, "pass": 0, "items": 31}
+PLACE = {"own": None, "start": 31, "pass": 0, "items": 31}
 KINDS = (Counted, Batches, Stateful, StatefulBatches, Unstorable)
 
 
@@ -201,7 +205,7 @@ def test_the_sample_grows_on_where_a_run_is_begun_anew() -> None:
         stream.let_go()
         stream.fetch(stream.take(7))
     assert isinstance(stream.source, IterableSource)
-    assert stream.source.sample().y.tolist() == list(range(42))
+    assert stream.source.sample().y.tolist() == list(range(35))
 
 
 def test_a_place_among_restored_examples_survives_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,16 +239,114 @@ def test_a_place_among_restored_examples_survives_an_error_of_the_stream(monkeyp
     assert first.fetch(Interval(0, 30, 47))[1].tolist() == list(range(30, 47))
 
 
-def test_a_stream_that_fills_one_array_again_and_again_gives_its_examples() -> None:
-    def reusing() -> Iterator[tuple[Any, Any]]:
-        x, y = np.zeros(2, np.float32), torch.zeros((), dtype=torch.long)
-        for i in range(20):
-            x[:] = i
-            yield x, y.fill_(i)
+def rows_of(buffer: Any) -> Iterator[tuple[Any, int]]:
+    """Rows of a buffer that is filled anew when all have been given."""
+    for i in range(0, 20, 4):
+        buffer[:] = torch.arange(i, i + 4) if isinstance(buffer, torch.Tensor) else np.arange(i, i + 4)
+        for j in range(4):
+            yield buffer[j], i + j
 
-    stream = BatchStream(as_stream(reusing(), 20))
-    x, y = stream.fetch(stream.take(10))
-    assert x[:, 0].tolist() == y.tolist() == list(range(10))
+
+def one_array() -> Iterator[tuple[Any, Any]]:
+    x, y = np.zeros(2, np.float32), torch.zeros((), dtype=torch.long)
+    for i in range(20):
+        x[:] = i
+        yield x[0], y.fill_(i)
+
+
+def one_mapping() -> Iterator[dict[str, Any]]:
+    row: dict[str, Any] = {}
+    for i in range(20):
+        row.update(x=float(i), y=i)
+        yield row
+
+
+def one_list() -> Iterator[list[Any]]:
+    pair: list[Any] = [0.0, 0]
+    for i in range(20):
+        pair[:] = float(i), i
+        yield pair
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        one_array(),
+        one_mapping(),
+        one_list(),
+        rows_of(torch.zeros(4)),
+        rows_of(np.zeros(4, np.float32)),
+        rows_of(torch.from_numpy(np.zeros(4, np.float32))),
+    ],
+    ids=["array", "mapping", "list", "tensor's rows", "array's rows", "array's rows as tensors"],
+)
+def test_a_stream_that_fills_the_same_again_and_again_gives_its_examples(stream: Iterator[Any]) -> None:
+    batched = BatchStream(as_stream(stream, 20, columns=("x", "y") if stream.gi_code is one_mapping.__code__ else None))  # type: ignore[attr-defined]
+    x, y = batched.fetch(batched.take(20))
+    assert x.flatten().tolist() == y.tolist() == list(range(20))
+
+
+class Sticky(Stateful):
+    """Begins where the state loaded last says, again and again, as Hugging Face data sets do within an epoch."""
+
+    fails_at = -1
+
+    def __iter__(self) -> Iterator[tuple[float, int]]:
+        start = self.loaded["at"] if self.loaded and self.loaded["epoch"] == self.epoch else 0
+        for at, item in enumerate(self.items(start), start + 1):
+            self.at = at
+            yield item
+
+    def example(self, number: int) -> Any:
+        if number == self.fails_at:
+            self.fails_at = -1
+            raise OSError("the line is down")
+        return super().example(number)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at, "epoch": self.epoch}
+
+
+def test_a_stream_that_keeps_a_loaded_state_gives_each_example_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iterable_module, "SAMPLE", 2)
+    first = BatchStream(as_stream(Sticky(100), 90))
+    for _ in range(2):
+        first.fetch(first.take(10))
+        first.let_go()
+    dataset = Sticky(100)
+    again = BatchStream(as_stream(dataset, 90))
+    again.load_state_dict(first.state_dict())
+    dataset.fails_at = 30
+    taken = again.take(40)
+    with pytest.raises(OSError, match="the line is down"):
+        again.fetch(taken)
+    assert again.fetch(taken)[1].tolist() == list(range(20, 60))
+    for _ in range(2):
+        begun_anew = BatchStream(again.source)
+        assert begun_anew.fetch(begun_anew.take(25))[1].tolist() == list(range(25))
+        begun_anew.let_go()
+
+
+def test_an_iterator_comes_back_to_the_midst_of_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another process has read less: the sample is behind the beginning of what was read at once."""
+    monkeypatch.setattr(iterable_module, "SAMPLE", 12)
+    first = BatchStream(as_stream(((float(i), i) for i in range(100)), 90))
+    first.fetch(first.take(40))
+    again = BatchStream(as_stream(((float(i), i) for i in range(100)), 90))
+    again.load_state_dict(first.state_dict((0, 20)))
+    assert again.fetch(again.take(3))[1].tolist() == [20, 21, 22]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as Unix has them")
+def test_workers_of_a_loader_do_not_hear_the_interruption_that_the_run_heeds() -> None:
+    loader = DataLoader(Stateful(), batch_size=None, num_workers=1, prefetch_factor=1)
+    source = as_stream(loader, LENGTH)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    stream = BatchStream(source)
+    assert stream.fetch(stream.take(40))[1].tolist() == list(range(40))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_mappings_by_the_names_of_their_columns() -> None:
@@ -304,7 +406,8 @@ def test_what_was_let_go_of_is_gone_until_the_stream_is_begun_anew() -> None:
     assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
 
 
-def test_a_stream_that_became_shorter_is_noticed() -> None:
+def test_a_stream_that_became_shorter_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iterable_module, "SAMPLE", 2)
     first = batches(Counted)
     for _ in range(4):
         first.let_go()
@@ -327,6 +430,11 @@ def example(x: Any, y: Any = 0) -> list[tuple[Any, Any]]:
     return [(x, y)]
 
 
+class Unready(Counted):
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
 class Unsized(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return 0.0, 0
@@ -337,6 +445,14 @@ class Unsized(Dataset[Any]):
     [
         (5, {"length": 5}, DataError, "int is no stream of pairs"),
         (torch.zeros(3, 2), {"length": 3}, DataError, "Tensor is no stream of pairs"),
+        (
+            TensorDataset(torch.zeros(3)),
+            {"length": 3},
+            DataError,
+            r"TensorDataset is no .*: it is data as it stands",
+        ),
+        (Unready(), {}, InputError, "Unready does not tell how many examples it has"),
+        ([(1.0, 2)], {"length": 5, "columns": 5}, InputError, "columns names two, x and y, got 5"),
         ({"x": 1}, {"length": 3}, DataError, "dict is no stream of pairs"),
         (Counted(), {}, InputError, "Counted does not tell how many examples it has: give length="),
         (Batches(), {"batched": True}, InputError, "Batches does not tell how many"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from rightbatch.data import as_source, shard_writing, write_shards
 from rightbatch.errors import DataError, InputError
@@ -90,3 +90,19 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_shards(iter([(np.zeros(2), 0)]), tmp_path / "file" / "set")
+
+
+def test_batches_and_mappings_become_examples(tmp_path: Path) -> None:
+    data = TensorDataset(torch.arange(20.0).reshape(10, 2), torch.arange(10))
+    loaded = write_shards(DataLoader(data, batch_size=4), tmp_path / "loaded", most=9)
+    batches = ({"x": np.full((2, 3), i), "y": np.array([i, i])} for i in range(3))
+    named = write_shards(batches, tmp_path / "named", batched=True, columns=("x", "y"))
+    assert len(loaded) == 9 and loaded.fetch(torch.tensor([8]))[0].tolist() == [[16, 17]]
+    assert named.x_shape == (3,) and named.fetch(torch.arange(6))[1].tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(DataError, match="a batch has 2 rows of x and 3 of y"):
+        write_shards([(torch.zeros(2, 1), torch.zeros(3))], tmp_path / "uneven", batched=True)
+    with pytest.raises(DataError, match="items of list hold x, y: name x and y"):
+        write_shards([{"x": 1.0, "y": 0}], tmp_path / "unnamed")
+    with pytest.raises(DataError, match="int is no stream"):
+        write_shards(5, tmp_path / "number")  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loaded", "named"]

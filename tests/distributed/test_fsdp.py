@@ -261,6 +261,40 @@ def test_a_stream_that_ends_in_the_midst_of_an_epoch(together: Any) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_statistics_of_batch_norm_on_a_stream(together: Any) -> None:
+    """Processes have read it differently far; the first examples that all have are passed by all."""
+    source = list(zip(*data(1100, 2), strict=True))
+
+    def work(rank: int) -> list[torch.Tensor]:
+        model = sharded(network(nn.BatchNorm1d(8)))
+        settings: dict[str, Any] = {"batch": 1030, "step": "auto", "eval_every": 0.5, "epochs": 2}
+        rightbatch.fit(model, as_stream(source, 2060), valid=data(50, 3), progress=False, **settings)
+        return whole(model)
+
+    first, second = together(2, work)
+    assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.parametrize("shard", [True, False])
+def test_gradients_are_averaged_again_afterwards(together: Any, shard: bool) -> None:
+    """In the caller's own loops, of a sharded model and of one in DistributedDataParallel."""
+
+    def work(rank: int) -> list[torch.Tensor]:
+        model = sharded(network()) if shard else nn.parallel.DistributedDataParallel(network())
+        rightbatch.fit(model, data(), batch=50, step=1e-15, epochs=1, progress=False)
+        x, y = data(20, 5 + rank)
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        return [p.grad.full_tensor() if shard else p.grad for p in model.parameters()]
+
+    plain = network()
+    for rank in range(2):
+        x, y = data(20, 5 + rank)
+        (nn.functional.cross_entropy(plain(x), y) / 2).backward()
+    for found in together(2, work):
+        torch.testing.assert_close(found, [p.grad for p in plain.parameters()], rtol=1e-9, atol=1e-12)
+
+
 def test_a_penalty_is_no_noise_of_the_layers(together: Any) -> None:
     def work(rank: int) -> str:
         model = sharded(network())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from ..errors import DataError, InputError
 from ..ranges import require_whole
 from .arrays import TensorSource, require_finite
 from .collating import Collation
+from .items import Items
 from .passes import Passes
 from .source import Source
 
@@ -45,42 +45,34 @@ class IterableSource(Source):
     memory want them again; so are the first ones, `sample`.
 
     Args:
-        examples: what is iterated, again and again.
+        items: what is iterated, again and again.
         length: examples of an epoch.
-        batched: whether items are batches.
-        columns: the names of x and y, where items are mappings.
 
     Raises:
         DataError: no items, or items that are not pairs of what can be tensors.
     """
 
-    def __init__(
-        self, examples: Iterable[Any], length: int, batched: bool, columns: tuple[str, str] | None = None
-    ) -> None:
-        name = type(examples).__name__
-        self._name, self._length, self._batched, self._columns = name, length, batched, columns
-        self._passes = Passes(examples, name)
+    def __init__(self, items: Items, length: int) -> None:
+        self._items, self._name, self._length = items, items.name, length
+        self._passes = Passes(items.examples, items.name)
         self._chunks: deque[_Chunk] = deque()
         self._begin = self._end = 0  # what is held, counted from the first example of all
         self._sample: list[tuple[Tensor, Tensor]] = []
         self._sampled = 0
         self._form: tuple[Any, ...] = ()  # shapes and types
-        first = self._take(1)
-        if isinstance(first[0], Mapping):
-            held = ", ".join(map(str, first[0]))
-            raise DataError(f"items of {name} hold {held}: name x and y, as in columns=('image', 'label')")
-        self._collate = Collation(name, first[0])
-        x, y = self._tensors(first)
+        self._way: Callable[[Any], Any] | None = None
+        (first,) = self._passes.take(1)
+        pair = items.pair(first)
+        self._collate = Collation(self._name, pair)
+        x, y = self._tensors([pair])
         self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
         self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
-        self.notes = (f"{name}, in the order it has",)
+        self.notes = (f"{self._name}, in the order it has",)
         self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, x[0].nbytes + y[0].nbytes)))
-        self._take_in(x, y, 0, 0)
-        at = self._passes.number, self._passes.handed_out
-        second = self._take(1)
-        # Items that are filled again and again are put together, and so copied, one by one, as batches are.
-        self._singly = batched or any(map(_same_memory, first[0], second[0]))
-        self._take_in(*self._tensors(second), *at)
+        self._take_in(x, y, 0)
+        (second,) = self._passes.take(1)
+        self._take_in(*self._tensors([items.pair(second)]), self._passes.handed_out - 1)
+        self._way = items.way(first, second)
 
     def __len__(self) -> int:
         return self._length
@@ -91,9 +83,10 @@ class IterableSource(Source):
         Raises:
             InputError: an example that is not among them.
         """
-        if len(indices) and int(indices.max()) >= self._sampled:
+        sample = self.sample()
+        if len(indices) and int(indices.max()) >= len(sample):
             raise InputError(f"example {int(indices.max()):,} of a stream was wanted: {ADVICE}")
-        return self.sample().fetch(indices)
+        return sample.fetch(indices)
 
     def fetch_interval(self, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return x and y at positions start, ..., stop - 1 of an epoch, none before what has been let go of.
@@ -106,9 +99,14 @@ class IterableSource(Source):
         return self._rows(before + start, before + stop)
 
     def sample(self) -> TensorSource:
-        """The first examples that have come, at most 4,096 or 64 MiB of them."""
+        """The first of the examples that have been let go of, at least two, at most 4,096 or 64 MiB of them.
+
+        They depend on the place alone, not on how far this process has read beyond it.
+        """
+        count = min(self._most_sampled, max(2, self._begin))
+        self._reach(count)
         x, y = zip(*self._sample, strict=True)
-        return TensorSource(torch.cat(x), torch.cat(y), self.notes)
+        return TensorSource(torch.cat(x)[:count], torch.cat(y)[:count], self.notes)
 
     def begin_anew(self) -> None:
         """Come back to the first example.
@@ -135,10 +133,11 @@ class IterableSource(Source):
         self._reach(place)
         own = self._passes.own_state()
         held = next((chunk for chunk in self._chunks if chunk.stop > place), None)
-        state: dict[str, Any] = {"sampled": self._sampled, "own": own}
         if own is None and held is not None and held.items >= 0:
-            return {**state, "start": held.start, "pass": held.passes, "items": held.items}
-        state |= {"start": place, "pass": self._passes.number, "items": self._passes.handed_out}
+            # Of batches the place may be in the midst of one.
+            start, items = (held.start, held.items) if self._items.batched else (place, held.items + place - held.start)
+            return {"start": start, "pass": held.passes, "items": items, "own": None}
+        state = {"start": place, "pass": self._passes.number, "items": self._passes.handed_out, "own": own}
         if held is not None:
             state["x"], state["y"] = self._rows(place, self._end)
         return state
@@ -150,12 +149,12 @@ class IterableSource(Source):
             InputError: an iterator that is past it, or a stream that has become shorter.
         """
         place = epoch * self._length + position
-        self._reach(state["sampled"])  # read again, as the first examples are not saved
+        self._reach(min(place, self._most_sampled))  # the sample is not saved
         if not self._begin <= place <= self._end:
             self._passes.seek(state["pass"], state["items"], state["own"])
             self._chunks, self._begin, self._end = deque(), place, state["start"]
             if "x" in state:
-                self._take_in(state["x"], state["y"], state["pass"], -1)
+                self._take_in(state["x"], state["y"], -1)
         self.let_go(epoch, position)
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -172,24 +171,14 @@ class IterableSource(Source):
     def _reach(self, stop: int) -> None:
         """Read until so many examples have been read in all."""
         while self._end < stop:
-            at = self._passes.number, self._passes.handed_out
-            self._take_in(*self._tensors(self._take(1 if self._singly else min(stop - self._end, READ_AT_ONCE))), *at)
+            most = 1 if self._items.batched else min(stop - self._end, READ_AT_ONCE)
+            items = self._passes.take(most, self._way)
+            self._take_in(*self._tensors(items), self._passes.handed_out - len(items))
 
-    def _take(self, most: int) -> list[Any]:
-        """The next items, of each its x and y."""
-        items = self._passes.take(most)
-        if self._columns is None:
-            return items
-        try:
-            return [[item[name] for name in self._columns] for item in items]
-        except (KeyError, IndexError, TypeError) as error:
-            item = items[0]
-            held = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
-            raise DataError(f"columns={self._columns} are not in an item of {self._name}: it is {held}") from error
-
-    def _take_in(self, x: Tensor, y: Tensor, passes: int, items: int) -> None:
+    def _take_in(self, x: Tensor, y: Tensor, before: int) -> None:
+        """Hold examples before which so many items of the present pass had been read."""
         start, self._end = self._end, self._end + len(x)
-        self._chunks.append(_Chunk(start, self._end, x, y, passes, items))
+        self._chunks.append(_Chunk(start, self._end, x, y, self._passes.number, before))
         if start <= self._sampled < min(self._end, self._most_sampled):
             cut = slice(self._sampled - start, self._most_sampled - start)
             for name, part in (("x", x[cut]), ("y", y[cut])):
@@ -199,7 +188,7 @@ class IterableSource(Source):
 
     def _tensors(self, items: list[Any]) -> tuple[Tensor, Tensor]:
         x, y = self._collate(items)
-        if self._batched:
+        if self._items.batched:
             if x.dim() < 2 or y.dim() < 2 or not x.shape[1] == y.shape[1] > 0:
                 shapes = f"x {list(x.shape[1:])} and y {list(y.shape[1:])}"
                 raise DataError(f"{self._name} gave {shapes}, which is no batch: both must have as many rows")
@@ -230,34 +219,25 @@ def as_stream(
     Args:
         examples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.
         length: examples of an epoch, at least 2; None where `examples` tells its length.
-        batched: whether items are batches, their first dimension that of the examples. None asks a `DataLoader`, and is
-            False for all else.
+        batched: whether items are batches, their first dimension that of the examples; None asks a `DataLoader`.
         columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
 
     Raises:
         DataError: not iterable, empty, or not of such pairs.
         InputError: settings out of range, or length not given where it is needed.
     """
-    if not isinstance(examples, Iterable) or isinstance(examples, (str, bytes, Mapping, Tensor, np.ndarray)):
-        raise DataError(f"{type(examples).__name__} is no stream of pairs (x, y): pass an iterable of them")
-    loader = isinstance(examples, DataLoader)
-    if batched is None:
-        batched = loader and examples.batch_sampler is not None  # type: ignore[attr-defined]
-    elif not isinstance(batched, bool):
-        raise InputError(f"batched must be True, False or None, got {batched!r}")
+    items = Items(examples, batched, columns)
     if length is None:
-        sized = examples.dataset if loader else None if batched else examples  # type: ignore[attr-defined]
+        sized = examples.dataset if isinstance(examples, DataLoader) else None if items.batched else examples
         try:
             length = len(sized)  # type: ignore[arg-type]
-        except TypeError:
+        except (TypeError, NotImplementedError):
             raise InputError(
-                f"{type(examples).__name__} does not tell how many examples it has: give length=, the examples of an "
-                "epoch, by which evaluations and budgets are counted"
+                f"{items.name} does not tell how many examples it has: give length=, the examples of an epoch, by "
+                "which evaluations and budgets are counted"
             ) from None
     require_whole("length", length, least=2)
-    if columns is not None and (isinstance(columns, str) or len(columns) != 2):
-        raise InputError(f"columns names two, x and y, got {columns!r}: write columns=('image', 'label')")
-    return IterableSource(examples, length, batched, None if columns is None else (columns[0], columns[1]))
+    return IterableSource(items, length)
 
 
 def require_by_number(source: Source, use: str) -> None:
@@ -271,9 +251,3 @@ def require_by_number(source: Source, use: str) -> None:
             f"a stream cannot be {use}: its examples come once, one after another. Write them, or as many as are "
             "needed, to the disk with rightbatch.data.write_shards(examples, folder, most=...) and give the folder"
         )
-
-
-def _same_memory(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.numel() > 0 and one.data_ptr() == other.data_ptr()
-    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.may_share_memory(one, other)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -28,11 +31,19 @@ class Passes:
         self._once = isinstance(items, Iterator)
         self._iterator: Iterator[Any] | None = None
         self._error: BaseException | None = None
+        self._stateful = all(hasattr(items, name) for name in ("state_dict", "load_state_dict"))
+        self._begun = False
+        self._first: Any = None  # its own state before the first item
+        self._loaded: tuple[int, int, Any] | None = None  # pass, items and the state of its own that was loaded there
         self.number = 0  # of the present pass
         self.handed_out = 0  # items of it
 
-    def take(self, most: int) -> list[Any]:
+    def take(self, most: int, way: Callable[[Any], Any] | None = None) -> list[Any]:
         """Return the next items, at least one, fewer than `most` at the end of a pass and before an error.
+
+        Args:
+            most: items.
+            way: what each goes through as it comes, before the next one is asked for.
 
         Raises:
             DataError: a pass without items, or the end of an iterator; else what the iterable raises, after which the
@@ -46,7 +57,7 @@ class Passes:
         assert self._iterator is not None
         items: list[Any] = []
         try:
-            items.extend(islice(self._iterator, most))
+            items.extend(islice(self._iterator if way is None else map(way, self._iterator), most))
         except BaseException as error:
             self._iterator = None  # a generator that has raised is over
             if not items:
@@ -63,11 +74,11 @@ class Passes:
         if self.handed_out == 0:
             raise DataError(f"{self._name} is empty: at least one example is needed")
         self.number, self.handed_out, self._iterator = self.number + 1, 0, None
-        return self.take(most)
+        return self.take(most, way)
 
     def own_state(self) -> Any:
         """What the iterable says of its place; None if it says nothing, or what a checkpoint cannot hold."""
-        if self._iterator is None or not all(hasattr(self._items, name) for name in ("state_dict", "load_state_dict")):
+        if self._iterator is None or not self._stateful:
             return None
         state, file = self._items.state_dict(), io.BytesIO()  # type: ignore[attr-defined]
         try:
@@ -96,18 +107,40 @@ class Passes:
             )
         self.number, self.handed_out, self._error = number, handed_out, None
         if own is not None:
-            self._items.load_state_dict(own)  # type: ignore[attr-defined]
-        self._begin(handed_out - passed if own is None else 0)
+            self._loaded = number, handed_out, own
+        elif self._loaded is not None:
+            self._loaded = number, 0, self._first
+        self._begin(handed_out - passed)
 
     def _begin(self, missing: int) -> None:
-        """Begin the present pass and go through its first items."""
+        """Begin the present pass and go through its first items, or those behind the state that was loaded in it."""
+        if self._loaded is not None and self._loaded[0] == self.number:
+            # Again at each beginning: some go on from what was loaded last, some forget it.
+            self._items.load_state_dict(self._loaded[2])  # type: ignore[attr-defined]
+            missing = self.handed_out - self._loaded[1]
         set_epoch = getattr(self._items, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(self.number)
-        self._iterator = iter(self._items)
+        with _undisturbed() if getattr(self._items, "num_workers", 0) else nullcontext():
+            if self._stateful and not self._begun:
+                self._first = self._items.state_dict()  # type: ignore[attr-defined]
+            self._iterator, self._begun = iter(self._items), True
         passed = sum(1 for _ in islice(self._iterator, missing))
         if passed < missing:
             raise InputError(
                 f"{self._name} has fewer items than when the run was saved: {missing - passed:,} are missing. Give the "
                 "same data, or start anew"
             )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Processes begun within do not hear Ctrl-C, which is for the parent: it may want their items to end its step."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

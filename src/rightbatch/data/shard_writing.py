@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from ..ranges import require_whole
 from .arrays import native
+from .items import Items
 from .memory_map import MemoryMapSource, shard_source
 
 SHARD_BYTES = 2**26
@@ -23,7 +24,14 @@ SHARD_BYTES = 2**26
 Array = NDArray[np.generic]
 
 
-def write_shards(examples: Iterable[Any], folder: str | os.PathLike[str], most: int | None = None) -> MemoryMapSource:
+def write_shards(
+    examples: Iterable[Any],
+    folder: str | os.PathLike[str],
+    most: int | None = None,
+    *,
+    batched: bool | None = None,
+    columns: tuple[str, str] | None = None,
+) -> MemoryMapSource:
     """Write a stream of examples to `.npy` shards, once, and open them.
 
     A stream, an `IterableDataset` say, has no length, no order but its own and no way back. Batches that grow from what
@@ -34,14 +42,17 @@ def write_shards(examples: Iterable[Any], folder: str | os.PathLike[str], most: 
         examples: pairs (x, y) of tensors, arrays or numbers, each of one shape and type throughout.
         folder: to be made; x-00000.npy, y-00000.npy, ... are written to it.
         most: examples to take, for streams that do not end; None for all.
+        batched: whether items are batches, of which each row is an example; None asks a `DataLoader`.
+        columns: the names of x and y, where items are mappings.
 
     Returns:
         The source, which `as_source(folder)` gives again.
 
     Raises:
         DataError: no examples, examples that are not such pairs or that differ in shape or type, a full disk.
-        InputError: the folder exists, or most is no whole number of at least 1.
+        InputError: the folder exists, or a setting is out of range.
     """
+    items = Items(examples, batched, columns)
     final = Path(folder)
     if final.exists():
         raise InputError(f"{final} exists already: open it with as_source, or name another folder")
@@ -51,13 +62,25 @@ def write_shards(examples: Iterable[Any], folder: str | os.PathLike[str], most: 
     rmtree(unfinished, ignore_errors=True)  # of an interrupted writing
     try:
         unfinished.mkdir(parents=True)
-        _write(islice(examples, None if most is None else int(most)), unfinished)
+        _write(islice(_examples(items), None if most is None else int(most)), unfinished)
         unfinished.rename(final)
     except OSError as error:
         raise DataError(f"the examples cannot be written to {final}: {error}") from error
     finally:
         rmtree(unfinished, ignore_errors=True)
     return shard_source(final)
+
+
+def _examples(items: Items) -> Iterator[Any]:
+    for item in items.examples:
+        pair = items.pair(item)
+        if not items.batched:
+            yield pair
+        elif len({len(part) for part in pair}) > 1:
+            x, y = map(len, pair)
+            raise DataError(f"a batch has {x} rows of x and {y} of y: they must be as many")
+        else:
+            yield from zip(*pair, strict=True)
 
 
 def _write(examples: Iterable[Any], folder: Path) -> None:

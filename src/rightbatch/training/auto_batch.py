@@ -22,8 +22,7 @@ from ..evidence import Measurement, NoiseEstimate
 from ..noise.gradient_norm import is_part
 from ..ranges import require_whole
 from ..rule_text import write_rule
-from ..sizing import Fixed
-from .consensus import Consensus, Seen, digest_of, unwrapped
+from .consensus import Consensus, Seen, digest_of, unwrapped, wrapped_again
 from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
@@ -34,7 +33,7 @@ from .observer import Observer
 from .optimizer_settings import apply_settings, settings_of
 from .ranks import Ranks
 from .rule_state import restored
-from .rules import require_compatible, resolve_batch, resolve_noise, resolve_step, trainable
+from .rules import require_compatible, require_enough, resolve_batch, resolve_noise, resolve_step, trainable
 from .search import LineSearch
 from .sharding import out_of_memory, squared_norm
 from .step_clock import StepClock
@@ -94,7 +93,7 @@ class AutoBatch:
         noise: Any = None,
     ) -> None:
         self.ranks = Ranks.present()
-        model = unwrapped(model, self.ranks)
+        self._given, model = model, unwrapped(model, self.ranks)
         parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
@@ -107,10 +106,7 @@ class AutoBatch:
         self._rules["noise"] = str(settings or "none")
         source = as_source(train)
         require_trainable(source)
-        if isinstance(self.size_rule, Fixed) and self.size_rule.examples > len(source):
-            raise InputError(
-                f"A batch of {self.size_rule.examples} was asked for, but there are only {len(source)} examples."
-            )
+        require_enough(self.size_rule, len(source))
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
         if isinstance(source, IterableSource):
             same["the first examples of the stream"] = digest_of(source.fetch(torch.arange(2)))
@@ -235,6 +231,7 @@ class AutoBatch:
         """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
         self._abandon()
         self._stepper.ship()
+        wrapped_again(self._given, self.ranks)
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` from now on what happens; before the first step also the first decisions."""
@@ -536,6 +533,7 @@ class AutoBatch:
         """The batch's examples are used up, whether or not they led to a step."""
         self.steps += 1
         self.samples += gathering.examples
+        self._stream.let_go()
         self._teller.consumed(self.steps, gathering.intervals)
 
     # State.

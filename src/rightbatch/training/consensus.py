@@ -27,7 +27,7 @@ from ..noise.gradient_norm import is_part
 from .gathering import Gathering
 from .processor import cpu_name
 from .ranks import Ranks
-from .sharding import prepare, squared_norm
+from .sharding import give_back, prepare, squared_norm
 
 COMPARE_EVERY_STEPS = 100
 TIMES = 3  # of a step, told with the next
@@ -36,7 +36,7 @@ SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on 
 
 
 def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model itself where it comes in DistributedDataParallel, which from now on leaves gradients alone.
+    """The model itself where it comes in DistributedDataParallel, which leaves gradients alone until `wrapped_again`.
 
     Raises:
         InputError: it is none.
@@ -57,6 +57,14 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
             "be cut otherwise, or empty: use BatchNorm, which takes each share by itself, or GroupNorm."
         )
     return model
+
+
+def wrapped_again(model: nn.Module, ranks: Ranks) -> None:
+    """Undo what `unwrapped` has set, so that the caller's own loops over the model average gradients as before."""
+    if isinstance(model, DistributedDataParallel):
+        model.require_backward_grad_sync = True
+        model = model.module
+    give_back(model, ranks.size)
 
 
 def digest_of(tensors: Sequence[Tensor]) -> str:

@@ -59,7 +59,6 @@ class Feed:
     def begin(self, step: int, wanted: int) -> Gathering:
         """The batch of this step, of about `wanted` examples: timed, compared, measured or none of these."""
         self.limit.begin(-(-wanted // self._ranks.size))
-        self._stream.let_go()
         origin = (self._stream.epoch, self._stream.position)
         gathering = self._ladder(step, origin)
         if gathering is not None:

@@ -125,7 +125,7 @@ def fit(
         DivergedError: it diverged again and again, from smaller steps too; everything up to then is written.
         OutOfMemoryError: memory ran out over a single example; likewise.
     """
-    model = unwrapped(model, Ranks.present())
+    given, model = model, unwrapped(model, Ranks.present())
     require_number("eval_every", eval_every, above=0)
     require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)
@@ -173,7 +173,7 @@ def fit(
             optimizer = optimizer(parameters)
         if run_dir is not None:
             require_storable(model)
-        auto = AutoBatch(model, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
+        auto = AutoBatch(given, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
         recorder = _recorder(auto.ranks, run_dir, resume, _config(auto, budget, seed, eval_every), progress)
     except BaseException:

@@ -8,7 +8,7 @@ from torch import nn
 from ..decision import Needs, SizeRule, StepRule
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
-from ..sizing import SweetSpot, size_rule
+from ..sizing import Fixed, SweetSpot, size_rule
 from ..sizing.wrapper import UNWRAPPED, Wrapper
 from ..stepping import AveragedDistance, Constant, step_rule
 from .optimizer_settings import averages_itself
@@ -81,6 +81,12 @@ def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) 
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
+
+
+def require_enough(size: SizeRule, train_samples: int) -> None:
+    """Refuse a fixed batch of more examples than there are."""
+    if isinstance(size, Fixed) and size.examples > train_samples:
+        raise InputError(f"A batch of {size.examples} was asked for, but there are only {train_samples} examples.")
 
 
 def resolve_noise(noise: object, size: SizeRule, step: StepRule) -> Noise | None:

@@ -67,6 +67,13 @@ def prepare(model: nn.Module, size: int) -> None:
         module.set_force_sum_reduction_for_comms(True)
 
 
+def give_back(model: nn.Module, size: int) -> None:
+    """Undo `prepare`: gradients are averaged over so many processes again, as the caller's own loops expect it."""
+    for module in sharded_modules(model):
+        module.set_gradient_divide_factor(float(size))
+        module.set_force_sum_reduction_for_comms(False)
+
+
 def require_steps(rule: StepRule, parameters: Sequence[Tensor]) -> None:
     """Refuse step rules that would move a sharded model to trial points."""
     if rule.searches and any(map(is_part, parameters)):
