@@ -84,7 +84,8 @@ def from_memory() -> Iterator[str]:
 def from_streams() -> Iterator[str]:
     tensors = in_memory(EPOCH, 100)
     for batch in (32, 1000):
-        yield from throughput(f"a stream of examples, {batch}", Work(Rows(tensors), batch), STREAM_WAYS, EPOCH)
+        for title, rows in (("examples", Rows(tensors)), ("views of one tensor", Rows(tensors, views=True))):
+            yield from throughput(f"a stream of {title}, {batch}", Work(rows, batch), STREAM_WAYS, EPOCH)
         ways = {OURS: STREAM_WAYS[OURS], "DataLoader, 256 as they come": loader_of_batches}
         yield from throughput(f"a stream of batches of 256, {batch}", Work(Rows(tensors, 256), batch), ways, EPOCH)
 

@@ -142,15 +142,16 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Rows(IterableDataset[tuple[Tensor, Tensor]]):
-    """Rows of tensors one after another, or so many at once."""
+    """Rows of tensors one after another, as views of these or in memory of their own, or so many at once."""
 
-    def __init__(self, tensors: TensorDataset, batch: int | None = None) -> None:
+    def __init__(self, tensors: TensorDataset, batch: int | None = None, views: bool = False) -> None:
         self.x, self.y = tensors.tensors
-        self.batch = batch
+        self.batch, self.views = batch, views
 
     def __iter__(self) -> Batches:
         if self.batch is None:
-            return zip(self.x, self.y, strict=True)
+            rows = zip(self.x, self.y, strict=True)
+            return rows if self.views else ((x.clone(), y.clone()) for x, y in rows)
         return zip(self.x.split(self.batch), self.y.split(self.batch), strict=True)
 
 
