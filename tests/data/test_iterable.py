@@ -177,6 +177,13 @@ def test_passes_begin_with_their_number_and_memory_is_that_of_a_batch() -> None:
     assert dataset.begun == [0, 1, 2, 3, 4]
 
 
+def test_the_data_set_of_a_loader_is_told_the_pass() -> None:
+    dataset = Counted(20)
+    stream = BatchStream(as_stream(DataLoader(dataset, batch_size=None), LENGTH))
+    assert stream.fetch(stream.take(LENGTH))[1].tolist() == list(range(LENGTH))
+    assert dataset.begun == [0, 1, 2]
+
+
 def test_the_sample_is_the_first_examples_also_after_coming_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iterable_module, "SAMPLE", 32)
     for kind in (Counted, Stateful):

@@ -18,7 +18,7 @@ from ..errors import DataError, InputError
 class Passes:
     """Hands out the items of an iterable, which is begun anew at its end.
 
-    What it offers is used: `set_epoch(pass)` before each pass, and `state_dict()` with `load_state_dict(state)`, the
+    What it offers is used: `set_epoch(pass)` before each pass, that of a loader's data set too, and `state_dict()` with `load_state_dict(state)`, the
     protocol of torchdata and Hugging Face `datasets`, to come back to a place without going through all before it.
 
     Args:
@@ -118,9 +118,9 @@ class Passes:
             # Again at each beginning: some go on from what was loaded last, some forget it.
             self._items.load_state_dict(self._loaded[2])  # type: ignore[attr-defined]
             missing = self.handed_out - self._loaded[1]
-        set_epoch = getattr(self._items, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(self.number)
+        for each in (self._items, getattr(self._items, "dataset", None)):  # a loader leaves that to its caller
+            if callable(set_epoch := getattr(each, "set_epoch", None)):
+                set_epoch(self.number)
         with _undisturbed() if getattr(self._items, "num_workers", 0) else nullcontext():
             if self._stateful and not self._begun:
                 self._first = self._items.state_dict()  # type: ignore[attr-defined]

@@ -34,9 +34,9 @@ def write_shards(
 ) -> MemoryMapSource:
     """Write a stream of examples to `.npy` shards, once, and open them.
 
-    A stream, an `IterableDataset` say, has no length, no order but its own and no way back. Batches that grow from what
-    is measured, epochs, shuffling and resuming need all three, so the stream is brought to the disk: at most 64 MiB of
-    it are in memory. The folder appears when all is written; an interrupted writing leaves none.
+    A stream, an `IterableDataset` say, has no length, no order but its own and no way back. On the disk it has what
+    shuffling, holding out, probing and resuming at once need; `as_stream` does without. At most 64 MiB of it are in
+    memory. The folder appears when all is written; an interrupted writing leaves none.
 
     Args:
         examples: pairs (x, y) of tensors, arrays or numbers, each of one shape and type throughout.
