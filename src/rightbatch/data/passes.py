@@ -18,8 +18,9 @@ from ..errors import DataError, InputError
 class Passes:
     """Hands out the items of an iterable, which is begun anew at its end.
 
-    What it offers is used: `set_epoch(pass)` before each pass, that of a loader's data set too, and `state_dict()` with `load_state_dict(state)`, the
-    protocol of torchdata and Hugging Face `datasets`, to come back to a place without going through all before it.
+    What it offers is used: `set_epoch(pass)` before each pass, that of a loader's data set too; and `state_dict()` with
+    `load_state_dict(state)`, the protocol of torchdata and Hugging Face `datasets`, to come back to a place without
+    going through all before it.
 
     Args:
         items: begun anew by `iter`, but for an iterator, which has one pass.
