@@ -334,6 +334,59 @@ def test_a_stream_that_keeps_a_loaded_state_gives_each_example_once(monkeypatch:
         begun_anew.let_go()
 
 
+class Shuffled(Stateful):
+    """In another sequence each time it is begun, but for the one its state tells of; counts on in what it is given."""
+
+    begun_times = 0
+
+    def __iter__(self) -> Iterator[tuple[float, int]]:
+        if self.loaded is None:
+            self.begun_times += 1
+            self.now = {"at": 0, "seed": self.begun_times}
+        else:
+            self.now, self.loaded = self.loaded, None
+        order = np.random.default_rng(self.now["seed"]).permutation(self.n).tolist()
+        while self.now["at"] < self.n:
+            self.now["at"] += 1
+            yield self.example(order[self.now["at"] - 1])
+
+    def state_dict(self) -> dict[str, int]:
+        return self.now  # of which there is none before the first item
+
+
+def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -> None:
+    whole = BatchStream(as_stream(Shuffled(50), 50))
+    expected = [whole.fetch(whole.take(10))[1].tolist() for _ in range(5)]
+    first = BatchStream(as_stream(Shuffled(50), 50))
+    first.fetch(first.take(10))
+    first.let_go()
+    state = first.state_dict()
+    first.fetch(first.take(10))
+    other = Shuffled(50)
+    other.begun_times = 7
+    again = BatchStream(as_stream(other, 50))
+    again.load_state_dict(state)
+    assert [again.fetch(again.take(10))[1].tolist() for _ in range(4)] == expected[1:]
+
+
+def test_errors_while_the_way_back_is_gone_are_told() -> None:
+    fails_at = [30, 10]
+
+    class Failing(Counted):
+        def example(self, number: int) -> Any:
+            if fails_at and number == fails_at[0]:
+                del fails_at[0]
+                raise OSError("the line is down")
+            return super().example(number)
+
+    stream = BatchStream(as_stream(Failing(100), LENGTH))
+    taken = stream.take(50)
+    for _ in range(2):
+        with pytest.raises(OSError, match="the line is down"):
+            stream.fetch(taken)
+    assert stream.fetch(taken)[1].tolist() == list(range(50))
+
+
 def test_an_iterator_comes_back_to_the_midst_of_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where another process has read less: the sample is behind the beginning of what was read at once."""
     monkeypatch.setattr(iterable_module, "SAMPLE", 12)

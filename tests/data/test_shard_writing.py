@@ -99,8 +99,11 @@ def test_batches_and_mappings_become_examples(tmp_path: Path) -> None:
     named = write_shards(batches, tmp_path / "named", batched=True, columns=("x", "y"))
     assert len(loaded) == 9 and loaded.fetch(torch.tensor([8]))[0].tolist() == [[16, 17]]
     assert named.x_shape == (3,) and named.fetch(torch.arange(6))[1].tolist() == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(DataError, match="a batch has 2 rows of x and 3 of y"):
+    with pytest.raises(DataError, match="an item of list is no batch, x and y with as many rows"):
         write_shards([(torch.zeros(2, 1), torch.zeros(3))], tmp_path / "uneven", batched=True)
+    for item in ((torch.zeros(2, 1), 3), (torch.zeros(2), torch.zeros(2), torch.zeros(2)), None):
+        with pytest.raises(DataError, match="an item of list is no batch"):
+            write_shards([item], tmp_path / "odd", batched=True)
     with pytest.raises(DataError, match="items of list hold x, y: name x and y"):
         write_shards([{"x": 1.0, "y": 0}], tmp_path / "unnamed")
     with pytest.raises(DataError, match="int is no stream"):

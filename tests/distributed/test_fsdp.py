@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import rightbatch
 from rightbatch import AutoBatch
 from rightbatch.data import as_stream
-from rightbatch.errors import OutOfMemoryError, UnsupportedError
+from rightbatch.errors import InputError, OutOfMemoryError, UnsupportedError
 from rightbatch.record import verify_ledger
 from rightbatch.training.checkpoint import load_checkpoint
 from rightbatch.training.evaluation import evaluate
@@ -281,7 +281,13 @@ def test_gradients_are_averaged_again_afterwards(together: Any, shard: bool) -> 
 
     def work(rank: int) -> list[torch.Tensor]:
         model = sharded(network()) if shard else nn.parallel.DistributedDataParallel(network())
+        with pytest.raises(InputError):
+            rightbatch.fit(model, data(), batch=10**6, epochs=1, progress=False)
+        found = [gradients(model, rank)]
         rightbatch.fit(model, data(), batch=50, step=1e-15, epochs=1, progress=False)
+        return [*found[0], *gradients(model, rank)]
+
+    def gradients(model: nn.Module, rank: int) -> list[torch.Tensor]:
         x, y = data(20, 5 + rank)
         model.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
@@ -292,7 +298,7 @@ def test_gradients_are_averaged_again_afterwards(together: Any, shard: bool) -> 
         x, y = data(20, 5 + rank)
         (nn.functional.cross_entropy(plain(x), y) / 2).backward()
     for found in together(2, work):
-        torch.testing.assert_close(found, [p.grad for p in plain.parameters()], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, 2 * [p.grad for p in plain.parameters()], rtol=1e-9, atol=1e-12)
 
 
 def test_a_penalty_is_no_noise_of_the_layers(together: Any) -> None:

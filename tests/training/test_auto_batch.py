@@ -397,3 +397,22 @@ def test_replaying_the_ledger_gives_the_same_weights(
             for parameter, gradient in zip(replayed.parameters(), gradients, strict=True):
                 parameter -= rate * gradient
     torch.testing.assert_close(flat(model), flat(replayed), rtol=1e-11, atol=1e-12)
+
+
+def test_gradients_left_by_the_callers_own_passes_are_none_of_ours() -> None:
+    """Neither at the beginning nor between two epochs of one's own loop."""
+    x, y = torch.randn(64, 5), torch.randint(0, 3, (64,))
+
+    def trained(left: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (x, y), batch=32)
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, left)
+            for inputs, targets in auto:
+                auto.backward(F.cross_entropy(model(inputs), targets))
+                auto.step()
+        return model.weight.detach()
+
+    assert torch.equal(trained(0.0), trained(100.0))

@@ -63,10 +63,11 @@ class Items:
     def way(self, one: Any, other: Any) -> Callable[[Any], Any] | None:
         """Return how items that follow each other, such as these two, become pairs that nobody changes; None if as is.
 
-        A stream may fill the same object, or memory, again and again: its pairs are copied as they come.
+        A stream may fill the same object, or memory, again and again: its pairs are copied as they come. (Batches are
+        copied one by one anyway.)
         """
         pairs = zip(self.pair(one), self.pair(other), strict=True)
-        if one is other or any(_shared(first, second) for first, second in pairs):
+        if not self.batched and (one is other or any(_shared(first, second) for first, second in pairs)):
             return self._copied
         return None if self.columns is None else self.pair
 

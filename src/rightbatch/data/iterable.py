@@ -150,7 +150,7 @@ class IterableSource(Source):
         """
         place = epoch * self._length + position
         self._reach(min(place, self._most_sampled))  # the sample is not saved
-        if not self._begin <= place <= self._end:
+        if state["own"] is not None or not self._begin <= place <= self._end:
             self._passes.seek(state["pass"], state["items"], state["own"])
             self._chunks, self._begin, self._end = deque(), place, state["start"]
             if "x" in state:
@@ -211,10 +211,10 @@ def as_stream(
     """Train on examples that come one after another and cannot be had by number: the promises are weaker.
 
     The order is the stream's own; nothing is shuffled. An epoch is `length` examples, whatever the stream's own passes:
-    at its end it is begun anew, after `set_epoch(pass)` if it has that. Resuming goes through all examples of a pass
-    before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact if the stream is the
-    same each time. Several processes read the whole stream each and use their shares of it. There are no parts to hold
-    out, and no probing. `write_shards` makes a stream data without these limits.
+    at its end it is begun anew, after `set_epoch(pass)` if it, or a loader's data set, has that. Resuming goes through
+    all examples of a pass before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact
+    if the stream is the same each time. Several processes read the whole stream each and use their shares of it. There
+    are no parts to hold out, and no probing. `write_shards` makes a stream data without these limits.
 
     Args:
         examples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.

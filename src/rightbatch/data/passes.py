@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from itertools import islice
 from threading import current_thread, main_thread
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import DataError, InputError
+
+UNKNOWN = object()
 
 
 class Passes:
@@ -34,7 +37,7 @@ class Passes:
         self._error: BaseException | None = None
         self._stateful = all(hasattr(items, name) for name in ("state_dict", "load_state_dict"))
         self._begun = False
-        self._first: Any = None  # its own state before the first item
+        self._first: Any = UNKNOWN  # its own state before the first item
         self._loaded: tuple[int, int, Any] | None = None  # pass, items and the state of its own that was loaded there
         self.number = 0  # of the present pass
         self.handed_out = 0  # items of it
@@ -85,10 +88,9 @@ class Passes:
         try:
             torch.save(state, file)
             file.seek(0)
-            torch.load(file, weights_only=True)
+            return torch.load(file, weights_only=True)  # a copy: the stream may count on in its own
         except Exception:  # torch.load and pickle raise many kinds; all mean the same here
             return None
-        return state
 
     def seek(self, number: int, handed_out: int, own: Any = None) -> None:
         """Come back to where so many items of a pass had been handed out.
@@ -106,32 +108,34 @@ class Passes:
             raise InputError(
                 f"{self._name} is past item {handed_out:,} and cannot go back: give it anew, from its start"
             )
-        self.number, self.handed_out, self._error = number, handed_out, None
+        self.number, self.handed_out, self._error, self._iterator = number, handed_out, None, None
         if own is not None:
             self._loaded = number, handed_out, own
         elif self._loaded is not None:
-            self._loaded = number, 0, self._first
+            self._loaded = (number, 0, self._first) if self._first is not UNKNOWN else None
         self._begin(handed_out - passed)
 
     def _begin(self, missing: int) -> None:
         """Begin the present pass and go through its first items, or those behind the state that was loaded in it."""
         if self._loaded is not None and self._loaded[0] == self.number:
             # Again at each beginning: some go on from what was loaded last, some forget it.
-            self._items.load_state_dict(self._loaded[2])  # type: ignore[attr-defined]
+            self._items.load_state_dict(deepcopy(self._loaded[2]))  # type: ignore[attr-defined]
             missing = self.handed_out - self._loaded[1]
         for each in (self._items, getattr(self._items, "dataset", None)):  # a loader leaves that to its caller
             if callable(set_epoch := getattr(each, "set_epoch", None)):
                 set_epoch(self.number)
         with _undisturbed() if getattr(self._items, "num_workers", 0) else nullcontext():
             if self._stateful and not self._begun:
-                self._first = self._items.state_dict()  # type: ignore[attr-defined]
-            self._iterator, self._begun = iter(self._items), True
-        passed = sum(1 for _ in islice(self._iterator, missing))
+                with suppress(Exception):  # some know of no state before the first item
+                    self._first = deepcopy(self._items.state_dict())  # type: ignore[attr-defined]
+            iterator, self._begun = iter(self._items), True
+        passed = sum(1 for _ in islice(iterator, missing))
         if passed < missing:
             raise InputError(
                 f"{self._name} has fewer items than when the run was saved: {missing - passed:,} are missing. Give the "
                 "same data, or start anew"
             )
+        self._iterator = iterator
 
 
 @contextmanager

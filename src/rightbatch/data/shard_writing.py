@@ -76,11 +76,12 @@ def _examples(items: Items) -> Iterator[Any]:
         pair = items.pair(item)
         if not items.batched:
             yield pair
-        elif len({len(part) for part in pair}) > 1:
-            x, y = map(len, pair)
-            raise DataError(f"a batch has {x} rows of x and {y} of y: they must be as many")
-        else:
-            yield from zip(*pair, strict=True)
+            continue
+        try:
+            x, y = pair
+            yield from zip(x, y, strict=True)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"an item of {items.name} is no batch, x and y with as many rows: {error}") from error
 
 
 def _write(examples: Iterable[Any], folder: Path) -> None:

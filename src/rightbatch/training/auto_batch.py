@@ -22,7 +22,7 @@ from ..evidence import Measurement, NoiseEstimate
 from ..noise.gradient_norm import is_part
 from ..ranges import require_whole
 from ..rule_text import write_rule
-from .consensus import Consensus, Seen, digest_of, unwrapped, wrapped_again
+from .consensus import Consensus, Seen, digest_of, give_gradients_back, take_over_gradients, unwrapped
 from .distance import Distance
 from .feed import Feed
 from .gathering import Gathering
@@ -231,7 +231,7 @@ class AutoBatch:
         """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
         self._abandon()
         self._stepper.ship()
-        wrapped_again(self._given, self.ranks)
+        give_gradients_back(self._given, self.ranks)
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` from now on what happens; before the first step also the first decisions."""
@@ -244,6 +244,8 @@ class AutoBatch:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self._abandon()
+        self._finish()  # what the caller's own passes have left in the gradients is none of ours
+        take_over_gradients(self._given)
         end = self._stream.epoch + 1 if self.epochs is None else self.epochs
         while not self.stopped:
             if self._gathering is None:

@@ -27,7 +27,7 @@ from ..noise.gradient_norm import is_part
 from .gathering import Gathering
 from .processor import cpu_name
 from .ranks import Ranks
-from .sharding import give_back, prepare, squared_norm
+from .sharding import average_gradients, require_evenly_sharded, squared_norm, sum_gradients
 
 COMPARE_EVERY_STEPS = 100
 TIMES = 3  # of a step, told with the next
@@ -36,7 +36,7 @@ SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on 
 
 
 def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model itself where it comes in DistributedDataParallel, which leaves gradients alone until `wrapped_again`.
+    """The model itself where it comes in DistributedDataParallel.
 
     Raises:
         InputError: it is none.
@@ -45,11 +45,8 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, DistributedDataParallel):
-        # What its no_sync() does. It averages with equal weights and must know at the forward pass which backward pass
-        # is the last of a step; here shares are unequal, and a rule may want more once it has seen the gradient.
-        model.require_backward_grad_sync = False
         model = model.module
-    prepare(model, ranks.size)
+    require_evenly_sharded(model, ranks.size)
     synced = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
     if synced and ranks.several:
         raise UnsupportedError(
@@ -59,12 +56,22 @@ def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
     return model
 
 
-def wrapped_again(model: nn.Module, ranks: Ranks) -> None:
-    """Undo what `unwrapped` has set, so that the caller's own loops over the model average gradients as before."""
+def take_over_gradients(model: nn.Module) -> None:
+    """From now on this library brings gradients together; what wraps the model leaves them alone, or sums them."""
+    if isinstance(model, DistributedDataParallel):
+        # What its no_sync() does. It averages with equal weights and must know at the forward pass which backward pass
+        # is the last of a step; here shares are unequal, and a rule may want more once it has seen the gradient.
+        model.require_backward_grad_sync = False
+    else:
+        sum_gradients(model)
+
+
+def give_gradients_back(model: nn.Module, ranks: Ranks) -> None:
+    """Undo `take_over_gradients`, so that the caller's own loops over the model average gradients as before."""
     if isinstance(model, DistributedDataParallel):
         model.require_backward_grad_sync = True
-        model = model.module
-    give_back(model, ranks.size)
+    else:
+        average_gradients(model, ranks.size)
 
 
 def digest_of(tensors: Sequence[Tensor]) -> str:

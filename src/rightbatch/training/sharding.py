@@ -35,11 +35,11 @@ def sharded_modules(model: nn.Module) -> list[Any]:
     return [] if fsdp is None else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
 
 
-def prepare(model: nn.Module, size: int) -> None:
-    """Have gradients summed over the processes, not averaged: the examples are weighted already.
+def require_evenly_sharded(model: nn.Module, size: int) -> None:
+    """Refuse what cannot be trained of models that are spread over processes.
 
     Args:
-        model: any; an ordinary one is left alone.
+        model: any; an ordinary one is let through.
         size: how many processes there are.
 
     Raises:
@@ -57,18 +57,22 @@ def prepare(model: nn.Module, size: int) -> None:
             "over all of them, on a mesh of one dimension. Shard all parameters so, or give the model itself, whole in "
             "each process."
         )
-    for module in modules:
-        if not hasattr(module, "set_force_sum_reduction_for_comms"):
-            raise UnsupportedError(
-                f"The fully_shard of torch {torch.__version__} cannot sum gradients without dividing them: use a newer "
-                "torch, or give the model itself, whole in each process."
-            )
+    if not all(hasattr(module, "set_force_sum_reduction_for_comms") for module in modules):
+        raise UnsupportedError(
+            f"The fully_shard of torch {torch.__version__} cannot sum gradients without dividing them: use a newer "
+            "torch, or give the model itself, whole in each process."
+        )
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Have gradients summed over the processes, not averaged: the examples are weighted already."""
+    for module in sharded_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
 
 
-def give_back(model: nn.Module, size: int) -> None:
-    """Undo `prepare`: gradients are averaged over so many processes again, as the caller's own loops expect it."""
+def average_gradients(model: nn.Module, size: int) -> None:
+    """Undo `sum_gradients`: they are averaged over so many processes again, as the caller's own loops expect it."""
     for module in sharded_modules(model):
         module.set_gradient_divide_factor(float(size))
         module.set_force_sum_reduction_for_comms(False)
