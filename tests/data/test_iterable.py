@@ -367,6 +367,9 @@ def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -
     again = BatchStream(as_stream(other, 50))
     again.load_state_dict(state)
     assert [again.fetch(again.take(10))[1].tolist() for _ in range(4)] == expected[1:]
+    again.let_go()
+    with pytest.raises(InputError, match="does not tell the one before its first item: give it anew"):
+        BatchStream(again.source)
 
 
 def test_errors_while_the_way_back_is_gone_are_told() -> None:

@@ -101,18 +101,23 @@ class Passes:
             own: what `own_state` said there; None goes through all items before.
 
         Raises:
-            InputError: an iterator that is past that place, or a pass with fewer items.
+            InputError: an iterator that is past that place, a pass with fewer items, or no way back behind a state.
         """
         passed = self.handed_out if self._once else 0
         if handed_out < passed:
             raise InputError(
                 f"{self._name} is past item {handed_out:,} and cannot go back: give it anew, from its start"
             )
+        if own is None and self._loaded is not None and self._first is UNKNOWN:
+            raise InputError(
+                f"{self._name} may go on from the state loaded last, and does not tell the one before its first item: give "
+                "it anew"
+            )
         self.number, self.handed_out, self._error, self._iterator = number, handed_out, None, None
         if own is not None:
             self._loaded = number, handed_out, own
         elif self._loaded is not None:
-            self._loaded = (number, 0, self._first) if self._first is not UNKNOWN else None
+            self._loaded = number, 0, self._first
         self._begin(handed_out - passed)
 
     def _begin(self, missing: int) -> None:
