@@ -110,8 +110,8 @@ class Passes:
             )
         if own is None and self._loaded is not None and self._first is UNKNOWN:
             raise InputError(
-                f"{self._name} may go on from the state loaded last, and does not tell the one before its first item: give "
-                "it anew"
+                f"{self._name} may go on from the state loaded last, and does not tell the one before its first item: "
+                "give it anew"
             )
         self.number, self.handed_out, self._error, self._iterator = number, handed_out, None, None
         if own is not None:
