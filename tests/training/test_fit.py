@@ -547,29 +547,6 @@ def test_a_later_interruption_ends_at_once(no_report: None, tmp_path: Path, monk
     assert verify_ledger(tmp_path / "ledger.txt", N).ok
 
 
-def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
-    no_report: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As schedulers send them, to the process and to its parent, which passes it on."""
-    calls = iter(range(10**6))
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        if next(calls) == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return F.cross_entropy(output, target)
-
-    run = quiet(network(), loss=loss, batch=16, epochs=50, run_dir=tmp_path)
-    assert run.stopped == "interrupted" and 5 < run.history[-1]["step"] < 9
-    settings: dict[str, Any] = {"batch": 16, "step": 0.1, "run_dir": tmp_path, "resume": True, "progress": True}
-    fit(network(), train_data(), **settings, epochs=1)
-    assert f"going on after step {run.history[-1]['step']}" in capsys.readouterr().err
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        (tmp_path / name).unlink(missing_ok=True)
-    fit(network(), train_data(), **settings, epochs=1)
-    assert "begun anew: it had no checkpoint yet" in capsys.readouterr().err
-
-
 # Numbers that are not finite.
 
 

@@ -6,11 +6,16 @@ import signal
 import threading
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from rightbatch import InputError
+from rightbatch import InputError, fit
+from rightbatch.training import Run
 from rightbatch.training.stopping import (
     DEFAULT_PATIENCE,
     EPOCHS_WITHOUT_VALIDATION,
@@ -104,6 +109,33 @@ def test_the_first_interruption_is_remembered_and_a_later_one_comes_at_once(monk
             os.kill(os.getpid(), second)
             pytest.fail("the second should have raised")
         assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
+    no_report: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As schedulers send them, to the process and to its parent, which passes it on."""
+    calls = iter(range(10**6))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        if next(calls) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return F.cross_entropy(output, target)
+
+    def trained(**settings: Any) -> Run:
+        x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
+        settings = {"batch": 16, "step": 0.1, "run_dir": tmp_path, "resume": True, **settings}
+        return fit(nn.Linear(2, 3), (x, (x[:, 0] > 0).long()), **settings)
+
+    run = trained(loss=loss, epochs=50, resume=False, progress=False)
+    assert run.stopped == "interrupted" and 5 < run.history[-1]["step"] < 9
+    trained(epochs=1, progress=True)
+    assert f"going on after step {run.history[-1]['step']}" in capsys.readouterr().err
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    trained(epochs=1, progress=True)
+    assert "begun anew: it had no checkpoint yet" in capsys.readouterr().err
 
 
 def test_whoever_watches_around_is_told_too() -> None:

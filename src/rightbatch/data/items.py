@@ -16,7 +16,7 @@ from ..errors import DataError, InputError
 UNCHANGING = (int, float, complex, str, bytes, np.generic)
 
 
-class Items:
+class StreamItems:
     """An iterable of examples, and how an item becomes a pair.
 
     Args:
@@ -33,8 +33,8 @@ class Items:
     def __init__(self, examples: Iterable[Any], batched: bool | None, columns: tuple[str, str] | None) -> None:
         self.examples, self.name = examples, type(examples).__name__
         if not isinstance(examples, Iterable) or isinstance(examples, str | bytes | Mapping | Tensor | np.ndarray):
-            known = ": it is data as it stands" if isinstance(examples, TensorDataset) else ""
-            raise DataError(f"{self.name} is no stream of pairs (x, y){known or ': pass an iterable of them'}")
+            advice = "it is data as it stands" if isinstance(examples, TensorDataset) else "pass an iterable of them"
+            raise DataError(f"{self.name} is no stream of pairs (x, y): {advice}")
         if batched is None:
             batched = isinstance(examples, DataLoader) and examples.batch_sampler is not None
         elif not isinstance(batched, bool):

@@ -14,7 +14,7 @@ from ..errors import DataError, InputError
 from ..ranges import require_whole
 from .arrays import TensorSource, require_finite
 from .collating import Collation
-from .items import Items
+from .items import StreamItems
 from .passes import Passes
 from .source import Source
 
@@ -52,7 +52,7 @@ class IterableSource(Source):
         DataError: no items, or items that are not pairs of what can be tensors.
     """
 
-    def __init__(self, items: Items, length: int) -> None:
+    def __init__(self, items: StreamItems, length: int) -> None:
         self._items, self._name, self._length = items, items.name, length
         self._passes = Passes(items.examples, items.name)
         self._chunks: deque[_Chunk] = deque()
@@ -226,7 +226,7 @@ def as_stream(
         DataError: not iterable, empty, or not of such pairs.
         InputError: settings out of range, or length not given where it is needed.
     """
-    items = Items(examples, batched, columns)
+    items = StreamItems(examples, batched, columns)
     if length is None:
         sized = examples.dataset if isinstance(examples, DataLoader) else None if items.batched else examples
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from ..ranges import require_whole
 from .arrays import native
-from .items import Items
+from .items import StreamItems
 from .memory_map import MemoryMapSource, shard_source
 
 SHARD_BYTES = 2**26
@@ -52,7 +52,7 @@ def write_shards(
         DataError: no examples, examples that are not such pairs or that differ in shape or type, a full disk.
         InputError: the folder exists, or a setting is out of range.
     """
-    items = Items(examples, batched, columns)
+    items = StreamItems(examples, batched, columns)
     final = Path(folder)
     if final.exists():
         raise InputError(f"{final} exists already: open it with as_source, or name another folder")
@@ -71,7 +71,7 @@ def write_shards(
     return shard_source(final)
 
 
-def _examples(items: Items) -> Iterator[Any]:
+def _examples(items: StreamItems) -> Iterator[Any]:
     for item in items.examples:
         pair = items.pair(item)
         if not items.batched:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BatchStream, IterableSource, Source
+from ..data.iterable import SAMPLE
 from ..noise.isolation import random_state, set_random_state
 from .losses import Loss
 from .memory import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
@@ -14,7 +15,7 @@ from .ranks import Ranks
 from .sharding import sharded_modules, waiting_for_all
 
 CHUNK_SAMPLES = 1024
-BATCH_NORM_SAMPLES = 4096
+BATCH_NORM_SAMPLES = SAMPLE
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
