@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from rightbatch.data import load
-from rightbatch.evidence import Intervals, Measurement
+from rightbatch.measurements import Intervals, Measurement
 from rightbatch.noise import MicroBatchNorms, NoiseScale, per_example_gradients
-from rightbatch.noise.jackknife import jackknife, jackknife_micro_batches
+from rightbatch.noise.statistics.jackknife import jackknife, jackknife_micro_batches
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MICRO_BATCHES = 8

@@ -20,10 +20,10 @@ from networks import TransformerBlock
 from problems import fashion
 from torch import Tensor, nn
 
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.models import build_model
 from rightbatch.noise import squared_norm
-from rightbatch.noise.estimator import Estimator
+from rightbatch.noise.estimators.estimator import Estimator
 from rightbatch.noise.methods import Subject, estimator
 from rightbatch.noise.settings import noise_settings
 

@@ -1,7 +1,7 @@
 """Run the studies of the docs, or take what is stored of them, and write their pages: `python benchmarks/gallery.py`.
 
-Results are kept in docs/lab/results and only what is missing there is run: remove a folder to run its study again.
-From them come a page for each experiment in docs/lab, docs/gallery.md with every picture, and docs/reproduction.md with
+Results are kept in docs/studies/results and only what is missing there is run: remove a folder to run its study again.
+From them come a page for each experiment in docs/studies, docs/gallery.md with every picture, and docs/reproduction.md with
 every claim.
 """
 
@@ -16,7 +16,8 @@ import matplotlib
 import numpy as np
 from problems import DATA
 
-from rightbatch.lab import (
+from rightbatch.report.saving import save_figure
+from rightbatch.studies import (
     BatchForms,
     BigBatches,
     Experiment,
@@ -38,7 +39,6 @@ from rightbatch.lab import (
     Wiggle,
     study,
 )
-from rightbatch.report.saving import save_figure
 
 matplotlib.use("Agg")
 
@@ -137,7 +137,7 @@ class Gallery:
     def make(self) -> None:
         """Study what is missing, then write every page."""
         for run in self.runs:
-            folder = self.docs / "lab" / "results" / run.stem
+            folder = self.docs / "studies" / "results" / run.stem
             wanted = not self.names or run.stem in self.names
             if not wanted and not folder.exists():
                 continue
@@ -162,7 +162,7 @@ class Gallery:
             for paragraph in section.paragraphs:
                 lines += [paragraph, ""]
             for drawing, name in self._drawings(run, section):
-                lines += [f"![{drawing}](../figures/lab/{name})", "", f"*{drawing}.*", ""]
+                lines += [f"![{drawing}](../figures/studies/{name})", "", f"*{drawing}.*", ""]
             if section.rows:
                 lines += [*table(section.head, section.rows), ""]
             if section.findings:
@@ -170,11 +170,11 @@ class Gallery:
                 lines += [*table(("claim", "source", "published", "ours", "verdict"), rows), ""]
             count = f"{len(done.results):,} of {done.planned:,} trials"
             lines += [f"Design: `{run.experiment!r}`, {count}. {done.made}. {self._again(run)}", ""]
-        self._write(f"lab/{experiment.name}.md", lines)
+        self._write(f"studies/{experiment.name}.md", lines)
 
     def _drawings(self, run: Run, section: Section) -> list[tuple[str, str]]:
         """Write the figures; (description, file name) of each."""
-        folder = self.docs / "figures" / "lab"
+        folder = self.docs / "figures" / "studies"
         folder.mkdir(parents=True, exist_ok=True)
         named = []
         for drawing in section.drawings:
@@ -192,10 +192,10 @@ class Gallery:
         ]
         for name, studies in self.done.items():
             experiment = studies[0][0].experiment
-            lines += [f"## [{experiment.title}](lab/{name}.md)", "", experiment.question, ""]
+            lines += [f"## [{experiment.title}](studies/{name}.md)", "", experiment.question, ""]
             for run, _, section in studies:
                 for drawing in section.drawings:
-                    path = f"figures/lab/{run.stem}-{drawing.name}.svg"
+                    path = f"figures/studies/{run.stem}-{drawing.name}.svg"
                     lines += [
                         f"![{drawing.description}]({path})",
                         "",
@@ -214,7 +214,7 @@ class Gallery:
                     told.add((f.claim, f.ours))
                     counts[f.verdict] += 1
                     rows.append(
-                        (f.claim, f.source, f.published, f.ours, f.verdict, f"[{name}](lab/{name}.md), {run.on}")
+                        (f.claim, f.source, f.published, f.ours, f.verdict, f"[{name}](studies/{name}.md), {run.on}")
                     )
         lines = [
             "# What was reproduced",
@@ -234,7 +234,7 @@ class Gallery:
         if run.experiment == type(run.experiment)():
             subject = f" --data {run.on.data} --model {run.on.model}" if run.subject else ""
             return f"To run it again: `rightbatch study {run.experiment.name}{subject}`."
-        return f"To run it again: `study({run.experiment!r}, {run.on!r})` from `rightbatch.lab`."
+        return f"To run it again: `study({run.experiment!r}, {run.on!r})` from `rightbatch.studies`."
 
     def _write(self, name: str, lines: Sequence[str]) -> None:
         path = self.docs / name
@@ -262,7 +262,7 @@ def main() -> None:
     """Run what is missing and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", help="studies to run, by the names of their folders in docs/lab/results; left out, all"
+        "names", nargs="*", help="studies to run, by the names of their folders in docs/studies/results; left out, all"
     )
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()

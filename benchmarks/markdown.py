@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import rightbatch
-from rightbatch.training.recorder import machine as describe
+from rightbatch.fitting.recorder import machine as describe
 
 
 def machine() -> str:

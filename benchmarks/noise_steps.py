@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import rightbatch
 from rightbatch.data import Source
+from rightbatch.loop.noise_meter import NoiseMeter
 from rightbatch.noise import Noise, squared_norm
-from rightbatch.training.noise_meter import NoiseMeter
 
 LEARNING_RATE = 1e-3
 # Of gradients formed at once by vmap: on the CPU the fastest from 2^19 to 2^27 on most of the networks timed.

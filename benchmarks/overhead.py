@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import rightbatch
 from rightbatch.data import Order
+from rightbatch.loop.memory.forward_limit import Beginning
 from rightbatch.models import build_model
-from rightbatch.training.memory import Beginning
 
 BATCH = 128
 WARM_UP_STEPS = 5

@@ -29,7 +29,7 @@ from rightbatch.errors import RightbatchError
 from rightbatch.probing import feature_spectrum
 from rightbatch.report.drawing import STYLE, finish, log_axis
 from rightbatch.report.saving import save_figure
-from rightbatch.sizing import Replay, size_rule
+from rightbatch.rules.batch_size import Replay, size_rule
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

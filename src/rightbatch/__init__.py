@@ -19,10 +19,11 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import data, noise, sizing, stepping
+    from . import data, noise, rules
+    from .fitting import fit
+    from .loop import AutoBatch
     from .noise import measure
     from .probing import find_learning_rate, probe
-    from .training import AutoBatch, fit
 
 __version__ = "0.1.0"
 
@@ -44,18 +45,17 @@ __all__ = [
     "measure",
     "noise",
     "probe",
-    "sizing",
-    "stepping",
+    "rules",
 ]
 
 _HOME = {
-    "AutoBatch": "training",
+    "AutoBatch": "loop",
     "find_learning_rate": "probing",
-    "fit": "training",
+    "fit": "fitting",
     "measure": "noise",
     "probe": "probing",
 }
-_PACKAGES = ("data", "noise", "sizing", "stepping")
+_PACKAGES = ("data", "noise", "rules")
 
 
 def __getattr__(name: str) -> Any:

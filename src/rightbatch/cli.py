@@ -129,8 +129,8 @@ class Train(Problem):
     def run(self) -> int:
         """Train, and print the result and where the report is."""
         from .noise import noise_settings
-        from .sizing import size_rule
-        from .stepping import step_rule
+        from .rules.batch_size import size_rule
+        from .rules.lr import step_rule
 
         if self.resume and self.run_dir is None:
             raise InputError("--resume needs --run-dir, the folder of the run to go on with.")
@@ -141,7 +141,7 @@ class Train(Problem):
         step = default_step if self.step is None else self.step if self.step == "auto" else step_rule(self.step)
         noise = None if self.noise is None else noise_settings(self.noise)
 
-        from .training import fit
+        from .fitting import fit
 
         train, test, name, model = _load(self)
         run = fit(
@@ -192,7 +192,7 @@ class Verify:
     def run(self) -> int:
         """Read the ledger and the checkpoints and print what they prove."""
         from .record import RunFolder, verify_ledger
-        from .record.seal import open_sealed
+        from .record.checksum import open_sealed
 
         folder = RunFolder.open(self.folder)
         samples = folder.read_config().get("train_samples")
@@ -228,7 +228,7 @@ class List:
     def run(self) -> int:
         """Print each with one line, or the rules with a few."""
         if self.what == "rules":
-            from .catalogue import catalogue
+            from .rules.catalogue import catalogue
 
             for flag, entries in catalogue().items():
                 print(f"--{flag}", *entries, sep="\n")
@@ -236,8 +236,8 @@ class List:
 
         from .models import MODELS
         from .noise.methods import METHODS
-        from .sizing import SIZE_RULES
-        from .stepping import STEP_RULES
+        from .rules.batch_size import SIZE_RULES
+        from .rules.lr import STEP_RULES
 
         auto_batch = {"auto": "sweet-spot, within bounds that suit the step rule"}
         auto_step = {"auto": "averaged-distance: nothing to tune"}
@@ -273,7 +273,7 @@ class Study:
         """Study, or print what there is to study."""
         from dataclasses import replace
 
-        from .lab import EXPERIMENTS, study
+        from .studies import EXPERIMENTS, study
 
         if self.name == "list":
             _print_section("study", {name: experiment.question for name, experiment in EXPERIMENTS.items()})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from .evidence import Measurement, Movement, NoiseEstimate, StepTime
+from .measurements import Measurement, Movement, NoiseEstimate, StepTime
 
 Action = Literal["keep", "return", "stop"]
 NO_EVIDENCE: Mapping[str, float] = {}

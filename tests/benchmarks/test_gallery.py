@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from rightbatch.lab import GradientNorms, NoiseRemoval, Subject, Wiggle
+from rightbatch.studies import GradientNorms, NoiseRemoval, Subject, Wiggle
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -22,14 +22,14 @@ def test_pages_come_from_what_is_stored(gallery: ModuleType, tmp_path: Path, mon
     removal = NoiseRemoval(presentations=500, replicas=50, seeds=3)
     runs = [gallery.Run(wiggle), gallery.Run(wiggle, Subject("blobs", "linear")), gallery.Run(removal)]
     gallery.Gallery(tmp_path, runs, (), 0).make()
-    page = (tmp_path / "lab" / "wiggle.md").read_text()
+    page = (tmp_path / "studies" / "wiggle.md").read_text()
     assert "## mlp on digits" in page and "## linear on blobs" in page and "2 of 2 trials" in page
-    assert "rightbatch.lab" in page  # the design is not the default one
+    assert "rightbatch.studies" in page  # the design is not the default one
     for name in ("wiggle-wiggle", "wiggle-blobs-linear-wiggle", "noise-removal-removal"):
-        found = list((tmp_path / "figures" / "lab").glob(f"{name.rsplit('-', 1)[0]}-*.svg"))
-        assert found and all(f"figures/lab/{path.name}" in (tmp_path / "gallery.md").read_text() for path in found)
+        found = list((tmp_path / "figures" / "studies").glob(f"{name.rsplit('-', 1)[0]}-*.svg"))
+        assert found and all(f"figures/studies/{path.name}" in (tmp_path / "gallery.md").read_text() for path in found)
     claims = (tmp_path / "reproduction.md").read_text()
-    assert claims.count("[wiggle](lab/wiggle.md)") == 2 and "[noise-removal](lab/noise-removal.md)" in claims
+    assert claims.count("[wiggle](studies/wiggle.md)") == 2 and "[noise-removal](studies/noise-removal.md)" in claims
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     monkeypatch.setattr(Wiggle, "run", None)  # would fail if asked
     monkeypatch.setattr(NoiseRemoval, "run", None)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from rightbatch.data import blobs
-from rightbatch.sizing import SIZE_RULES, size_rule
-from rightbatch.stepping import step_rule
+from rightbatch.rules.batch_size import SIZE_RULES, size_rule
+from rightbatch.rules.lr import step_rule
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

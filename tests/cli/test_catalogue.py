@@ -3,9 +3,9 @@
 import pytest
 
 from rightbatch import cli
-from rightbatch.catalogue import catalogue
-from rightbatch.sizing import SIZE_RULES
-from rightbatch.stepping import STEP_RULES
+from rightbatch.rules.batch_size import SIZE_RULES
+from rightbatch.rules.catalogue import catalogue
+from rightbatch.rules.lr import STEP_RULES
 
 
 def test_every_rule_is_told_of() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rightbatch.data import BatchStream, Source, as_source, blocks, hold_out, load, opening
-from rightbatch.data.column_source import ColumnSource
+from rightbatch.data.formats.column_source import ColumnSource
 from rightbatch.errors import DataError, InputError
 
 pa = pytest.importorskip("pyarrow")

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from rightbatch.data import BatchStream, as_source, hold_out, load, memory_map, npz
-from rightbatch.data.memory_map import MemoryMapSource
+from rightbatch.data.formats.memory_map import MemoryMapSource
 from rightbatch.errors import DataError
 
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 import rightbatch
 from rightbatch.data import BatchStream, GroupLoss, Packing, as_groups, as_source, hold_out, with_workers
-from rightbatch.data.group_draws import draw_members
-from rightbatch.data.worker_source import WorkerSource
+from rightbatch.data.groups.draws import draw_members
+from rightbatch.data.workers.source import WorkerSource
 from rightbatch.errors import DataError, InputError
 
 SIZES = [5, 1, 12, 3, 8, 8, 20, 4]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rightbatch.data import ImageFolder, as_source, load, with_workers
-from rightbatch.data.images import decode_image
+from rightbatch.data.formats.images import decode_image
 from rightbatch.errors import DataError, InputError
 
 image = pytest.importorskip("PIL.Image")

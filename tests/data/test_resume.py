@@ -25,10 +25,10 @@ from rightbatch.data import (
     opening,
     with_workers,
 )
-from rightbatch.data.column_source import ColumnSource
-from rightbatch.data.memory_map import MemoryMapSource
+from rightbatch.data.formats.column_source import ColumnSource
+from rightbatch.data.formats.memory_map import MemoryMapSource
+from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.record import verify_ledger
-from rightbatch.training.checkpoint import load_checkpoint
 
 N = 120
 RANDOM = np.random.default_rng(0)
@@ -173,7 +173,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "WHOLE_BYTES", 0)
     monkeypatch.setattr(npy_rows, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(blocks, "WINDOW_BYTES", 6 * 10 * (4 * 4 + 8))
-    monkeypatch.setattr("rightbatch.training.recorder.write_report", lambda path: path / "report.html")
+    monkeypatch.setattr("rightbatch.fitting.recorder.write_report", lambda path: path / "report.html")
 
 
 def train(source: Any, run_dir: Path, stop_at: int | None = None, resume: bool = False, **rule: Any) -> Any:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rightbatch.data import BatchStream, as_source, npy_rows
-from rightbatch.data.memory_map import MemoryMapSource
-from rightbatch.data.npy_rows import NpyRows
+from rightbatch.data.formats.memory_map import MemoryMapSource
+from rightbatch.data.formats.npy_rows import NpyRows
 from rightbatch.errors import DataError
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float32)

@@ -27,10 +27,10 @@ from rightbatch.data import BatchStream, as_source
 from rightbatch.data.block_order import BlockOrder
 from rightbatch.data.order import Order
 from rightbatch.data.source import Source
+from rightbatch.loop.accumulator import Gathering, even_sizes
+from rightbatch.loop.distributed.process_group import Ranks
+from rightbatch.loop.supply import Supply
 from rightbatch.record import Ledger, verify_ledger
-from rightbatch.training.gathering import Gathering, even_sizes
-from rightbatch.training.ranks import Ranks
-from rightbatch.training.supply import Supply
 
 CPU = torch.device("cpu")
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=3)  # every rule first trains a little

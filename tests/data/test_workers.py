@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
 from rightbatch.data import BatchStream, Interval, as_source, hold_out, with_workers, worker_source
-from rightbatch.data.worker_pool import seed_item
-from rightbatch.data.worker_source import Chunk, WorkerSource
+from rightbatch.data.workers.pool import seed_item
+from rightbatch.data.workers.source import Chunk, WorkerSource
 from rightbatch.errors import DataError, InputError
 
 pytestmark = pytest.mark.skipif(

@@ -14,11 +14,11 @@ import rightbatch
 from rightbatch import AutoBatch
 from rightbatch.data import as_stream
 from rightbatch.errors import InputError, OutOfMemoryError, UnsupportedError
+from rightbatch.fitting.checkpoint import load_checkpoint
+from rightbatch.fitting.evaluation import evaluate
+from rightbatch.loop.distributed.process_group import Ranks, alone
+from rightbatch.loop.memory.forward_limit import ForwardLimit
 from rightbatch.record import verify_ledger
-from rightbatch.training.checkpoint import load_checkpoint
-from rightbatch.training.evaluation import evaluate
-from rightbatch.training.memory import ForwardLimit
-from rightbatch.training.ranks import Ranks, alone
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 needs_sums = pytest.mark.skipif(
@@ -156,7 +156,7 @@ def test_runs_go_on_sharded_otherwise_or_not_at_all(
     together: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two processes, in three, then whole in one, each stopped in mid-epoch: losses and states of one process."""
-    monkeypatch.setattr("rightbatch.training.recorder.write_report", lambda *args: None)  # most of the time
+    monkeypatch.setattr("rightbatch.fitting.recorder.write_report", lambda *args: None)  # most of the time
     for size in (2, 3):
         for stopped in together(
             size,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import rightbatch
 from rightbatch import AutoBatch, OutOfMemoryError
+from rightbatch.loop.timing.step_timer import StepTimer
 from rightbatch.record import read_history, verify_ledger
-from rightbatch.training.step_clock import StepClock
 
 N, D, CLASSES = 203, 6, 3
 
@@ -63,7 +63,7 @@ class Narrow(nn.Module):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rightbatch.training.recorder.write_report", lambda path: path / "report.html")
+    monkeypatch.setattr("rightbatch.fitting.recorder.write_report", lambda path: path / "report.html")
 
 
 def train(most: int = N, where: str = "forward", dropout: float = 0.0, epochs: int = 2, **settings: Any) -> Any:
@@ -170,7 +170,7 @@ def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) 
     """A batch of 40 is cut into 5, 30 and 5 to be timed; memory runs out over the second, whose seconds are lacking."""
 
     def work(rank: int) -> Any:
-        monkeypatch.setattr(StepClock, "cut", lambda clock, step, examples: (5, 30, 5) if step == 3 else None)
+        monkeypatch.setattr(StepTimer, "cut", lambda clock, step, examples: (5, 30, 5) if step == 3 else None)
         model = Narrow(N)
         auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), data(), 40, seed=3, epochs=2)
         failed = []
@@ -212,7 +212,7 @@ def run_out_at_random(together: Any, size: int, seed: int, settings: dict[str, A
 
 def test_now_in_one_process_now_in_the_other(together: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes grow back after a step, and fail again at random places: the steps of a single process all the same."""
-    monkeypatch.setattr("rightbatch.training.memory.CALM_STEPS", 1)
+    monkeypatch.setattr("rightbatch.loop.memory.forward_limit.CALM_STEPS", 1)
     run_out_at_random(together, 2, 0, RULES[0])
 
 
@@ -223,7 +223,7 @@ def test_now_in_one_process_now_in_the_other(together: Any, monkeypatch: pytest.
 def test_at_many_random_places(
     together: Any, monkeypatch: pytest.MonkeyPatch, settings: Any, size: int, seed: int
 ) -> None:
-    monkeypatch.setattr("rightbatch.training.memory.CALM_STEPS", 1)
+    monkeypatch.setattr("rightbatch.loop.memory.forward_limit.CALM_STEPS", 1)
     run_out_at_random(together, size, seed, settings)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from rightbatch import AutoBatch
 from rightbatch.errors import InputError, RightbatchError, UnsupportedError
-from rightbatch.training.consensus import digest_of, unwrapped
-from rightbatch.training.ranks import Ranks, alone
+from rightbatch.loop.distributed.process_group import Ranks, alone
+from rightbatch.loop.distributed.rank_sync import digest_of, unwrapped
 
 X, Y = torch.randn(64, 4), torch.arange(64) % 2
 
@@ -169,7 +169,7 @@ def test_gradients_are_added_in_buckets(together: Any, monkeypatch: pytest.Monke
     """Of several precisions, some missing in one process, one larger than a bucket."""
 
     def work(rank: int) -> list[Any]:
-        monkeypatch.setattr("rightbatch.training.ranks.BUCKET_BYTES", 64)
+        monkeypatch.setattr("rightbatch.loop.distributed.process_group.BUCKET_BYTES", 64)
         ranks = Ranks.present()
         shapes = [((3,), torch.float32), ((5, 5), torch.float64), ((2, 2), torch.float32), ((9,), torch.float32)]
         parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes]

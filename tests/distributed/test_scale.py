@@ -5,8 +5,8 @@ import math
 import pytest
 
 from rightbatch import cli
+from rightbatch.rules.batch_size import Fixed
 from rightbatch.scaling import Fleet, measure, simulate
-from rightbatch.sizing import Fixed
 
 SMALL = Fleet(progress=300.0, train_samples=50_000)
 

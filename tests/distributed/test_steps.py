@@ -155,9 +155,9 @@ def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.Monk
     off = 1 + 1e-9
 
     def work(rank: int) -> dict[str, Any]:
-        monkeypatch.setattr("rightbatch.training.consensus._machine", lambda device: (rank,))
+        monkeypatch.setattr("rightbatch.loop.distributed.rank_sync._machine", lambda device: (rank,))
         real = squared_norm
-        monkeypatch.setattr("rightbatch.training.auto_batch.squared_norm", lambda t: real(t) * (off if rank else 1.0))
+        monkeypatch.setattr("rightbatch.loop.auto_batch.squared_norm", lambda t: real(t) * (off if rank else 1.0))
         return train(rank, batch=24, epochs=3, **settings)
 
     first, second = together(2, work)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rightbatch import InputError, UnsupportedError
-from rightbatch.noise.adam_moments import AdamMoments
+from rightbatch.noise.estimators.adam_moments import AdamMoments
 
 STEPS = 6
 SIGNAL, NOISE = 0.3, 5.0  # s and V of each weight

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rightbatch import measure
-from rightbatch.evidence import NO_INTERVALS, Intervals
+from rightbatch.measurements import NO_INTERVALS, Intervals
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, RMSprop
 
 from rightbatch import InputError, UnsupportedError, measure
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import Preconditioner, per_example_gradients
 
 

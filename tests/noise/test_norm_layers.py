@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch import UnsupportedError
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import reference_measurement, squared_norm
-from rightbatch.noise.norm_layers import NormLayerNorms
+from rightbatch.noise.estimators.norm_layers import NormLayerNorms
 
 
 class Unknown(nn.Module):

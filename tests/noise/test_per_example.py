@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from rightbatch import InputError, UnsupportedError
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import PerExampleNorms, reference_measurement, squared_norm
 
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch.errors import InputError
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import PerExampleNorms, per_example_gradients, squared_norm
-from rightbatch.noise.auditing import Audited
-from rightbatch.noise.estimator import Estimator
+from rightbatch.noise.estimators.auditing import Audited
+from rightbatch.noise.estimators.estimator import Estimator
+from rightbatch.noise.estimators.micro_batch import MicroBatches
 from rightbatch.noise.layers import plan
 from rightbatch.noise.layers.reading import Cheapest, Weighted
-from rightbatch.noise.micro_batch import MicroBatches
 
 B = 24
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from rightbatch import UnsupportedError
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import PerExampleNorms, squared_norm
+from rightbatch.noise.estimators.grad_hooks import Taps
 from rightbatch.noise.layers import reading
 from rightbatch.noise.layers.plan import Choice
 from rightbatch.noise.layers.recurrences import Recurrence, Steps, gru, lstm, rnn_relu, rnn_tanh
 from rightbatch.noise.layers.uses import LayerUse
-from rightbatch.noise.taps import Taps
 
 B, Q, H = 5, 4, 3
 GATES = {lstm: 4, gru: 3, rnn_tanh: 1, rnn_relu: 1}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rightbatch import InputError
-from rightbatch.evidence import ANYTHING, NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
+from rightbatch.measurements import ANYTHING, NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
 from rightbatch.noise import NoiseScale
-from rightbatch.noise.intervals import bound, fieller, positive, skewed_mean, t_quantile
+from rightbatch.noise.statistics.intervals import bound, fieller, positive, skewed_mean, t_quantile
 
 
 def one(variance: float, signal: float, errors: StandardErrors = UNKNOWN) -> Measurement:

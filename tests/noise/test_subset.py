@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch import InputError
-from rightbatch.evidence import Measurement
+from rightbatch.measurements import Measurement
 from rightbatch.noise import PerExampleNorms, per_example_gradients, reference_measurement, squared_norm
 from rightbatch.noise.layers.reading import Subset
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, InputError
 from rightbatch.noise import squared_norm
-from rightbatch.noise.successive import SuccessiveGradients
+from rightbatch.noise.estimators.successive import SuccessiveGradients
 
 SIGNAL, NOISE = 0.3, 5.0  # s and V of each weight
 # a weight for each pair of signs, so that a sum over weights is an expectation

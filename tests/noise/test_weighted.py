@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch.noise import per_example_gradients
+from rightbatch.noise.estimators.grad_hooks import Taps
 from rightbatch.noise.layers.sharing import joined
 from rightbatch.noise.layers.weighted import slot_norms2, weighted_norms2
-from rightbatch.noise.taps import Taps
 
 LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "Linear": lambda: (nn.Linear(6, 5), torch.randn(7, 6)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rightbatch import InputError, MissingExtraError
-from rightbatch.evidence import StepTime
+from rightbatch.measurements import StepTime
 from rightbatch.probing import Advice
 
 POINTS = tuple((b, 1.1e-3 + 12e-6 * b, 31) for b in (1, 4, 16, 64, 208, 256, 1024))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rightbatch import InputError
 from rightbatch.data import blobs
 from rightbatch.probing import CriticalBatch, critical_batch, warm_up
-from rightbatch.sizing import Thresholds
+from rightbatch.rules.batch_size import Thresholds
 
 
 class Mean(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightbatch.evidence import UNKNOWN, NoiseEstimate
+from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.probing.choice import (
     choose,
     noise_to_reckon_with,

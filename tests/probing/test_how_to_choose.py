@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rightbatch.probing.choice import relative_time, sweet_spot
-from rightbatch.sizing import SIZE_RULES, size_rule
-from rightbatch.stepping import STEP_RULES, step_rule
+from rightbatch.rules.batch_size import SIZE_RULES, size_rule
+from rightbatch.rules.lr import STEP_RULES, step_rule
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to-choose.md").read_text(encoding="utf-8")
 

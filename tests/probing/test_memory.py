@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rightbatch.loop.memory.forward_limit import is_out_of_memory
 from rightbatch.probing import memory
 from rightbatch.probing.memory import Memory, free_bytes, held_bytes, peak_bytes
-from rightbatch.training.memory import is_out_of_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30

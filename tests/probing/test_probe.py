@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import rightbatch
 from rightbatch import InputError
 from rightbatch.data import quadratic
+from rightbatch.fitting.losses import mean_squared_error
 from rightbatch.probing.budget import Budget
 from rightbatch.probing.choice import relative_time, rounded
 from rightbatch.probing.gradient_noise import NoiseProbe
 from rightbatch.probing.steps import Steps
-from rightbatch.training.losses import mean_squared_error
 
 Make = Callable[..., Any]
 OUT_OF_MEMORY = (

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import Plan, Situation
 from rightbatch.errors import InputError
-from rightbatch.interpolation import Spectrum
 from rightbatch.probing import feature_spectrum, kernel_spectrum
-from rightbatch.sizing import size_rule
-from rightbatch.stepping import step_rule
+from rightbatch.rules.batch_size import size_rule
+from rightbatch.rules.interpolation import Spectrum
+from rightbatch.rules.lr import step_rule
 
 
 def unit_features(n: int, d: int, seed: int) -> np.ndarray:

@@ -9,11 +9,11 @@ import torch
 
 import rightbatch
 from rightbatch.data import quadratic
+from rightbatch.fitting.losses import mean_squared_error
 from rightbatch.probing.budget import Budget
 from rightbatch.probing.curve import Curve
 from rightbatch.probing.steps import Steps
 from rightbatch.probing.training_noise import Look, noise_in_training, summary
-from rightbatch.training.losses import mean_squared_error
 
 Make = Callable[..., Any]
 START = Look(0, 0.0, 0.0, 1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rightbatch.errors import DamagedFileError, RunFolderError
-from rightbatch.record.seal import SEAL_BYTES, open_sealed, write_sealed
+from rightbatch.record.checksum import SEAL_BYTES, open_sealed, write_sealed
 
 LONG = bytes(range(256)) * 9000  # more than two chunks
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rightbatch.record.whole import write_whole
+from rightbatch.record.atomic import write_whole
 
 
 def test_content_goes_to_the_disk_before_the_name_and_the_name_after(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rightbatch.errors import MissingExtraError, RunFolderError
-from rightbatch.evidence import StepTime
+from rightbatch.measurements import StepTime
 from rightbatch.record import EventLog, RunFolder
 from rightbatch.report import write_report
 from rightbatch.report.figures import step_time_figure

@@ -13,7 +13,7 @@ import torch
 
 from rightbatch import InputError
 from rightbatch.decision import Decision, Needs, Plan, Search, Situation, Stateless, Trial
-from rightbatch.sizing import Fixed
+from rightbatch.rules.batch_size import Fixed
 from rightbatch.testing import CHECKS, ConformanceError, check, check_rule, ignores_the_loss
 
 

@@ -1,16 +1,16 @@
 """Which examples: sources, their order, and the stream of batches taken from them."""
 
-from .group_loss import GroupLoss
-from .groups import GroupedSource, Packing, as_groups
-from .image_folder import ImageFolder
-from .iterable import IterableSource, as_stream, require_by_number
+from .formats.image_folder import ImageFolder
+from .formats.shard_writing import write_shards
+from .groups.loss import GroupLoss
+from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .sample import Sample
-from .shard_writing import write_shards
 from .source import Source, require_trainable
 from .split import hold_out
 from .stream import BatchStream, Interval
+from .streams.source import IterableSource, as_stream, require_by_number
 from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [

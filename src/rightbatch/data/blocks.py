@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .order import Indices
-from .read_ahead import ReadAhead
 from .source import Source
+from .workers.read_ahead import ReadAhead
 
 WINDOW_BYTES = 2**28
 

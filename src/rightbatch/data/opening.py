@@ -17,19 +17,19 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
-from .column_source import ColumnSource
-from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
-from .columns import is_list
-from .folders import FOLDERS, folder_sources
-from .iterable import require_by_number
+from .formats.column_source import ColumnSource
+from .formats.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
+from .formats.columns import is_list
+from .formats.folders import FOLDERS, folder_sources
+from .formats.memory_map import MemoryMapSource, memory_map_source
+from .formats.npz import npz_source
+from .formats.tables import Missing, Text, table_source
 from .map_style import dataset_source
-from .memory_map import MemoryMapSource, memory_map_source
-from .npz import npz_source
 from .source import NEEDED, Source
 from .split import hold_out
+from .streams.source import require_by_number
 from .synthetic import blobs, quadratic
-from .tables import Missing, Text, table_source
-from .worker_source import WorkerSource
+from .workers.source import WorkerSource
 
 BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2

@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .iterable import SAMPLE, SAMPLE_BYTES
 from .source import Source, Wrapper
 from .stream import BatchStream
+from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
 class Sample(Wrapper):

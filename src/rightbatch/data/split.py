@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import DataError, InputError
 from .arrays import TensorSource
-from .iterable import require_by_number
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
 from .source import Source, Wrapper
-from .worker_source import WorkerSource
+from .streams.source import require_by_number
+from .workers.source import WorkerSource
 
 
 class Part(Wrapper):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .block_order import BlockOrder
-from .iterable import IterableSource
 from .order import Order
 from .source import Source
-from .worker_source import WorkerSource
+from .streams.source import IterableSource
+from .workers.source import WorkerSource
 
 
 class Interval(NamedTuple):

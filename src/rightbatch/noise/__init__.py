@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .scale import NoiseScale
 from .settings import Noise, noise_settings
+from .statistics.scale import NoiseScale
 
 if TYPE_CHECKING:
+    from .estimators.micro_batch import MicroBatches, MicroBatchNorms
+    from .estimators.per_example import PerExampleNorms
     from .gradient_norm import squared_norm
     from .measuring import measure
-    from .micro_batch import MicroBatches, MicroBatchNorms
-    from .per_example import PerExampleNorms
     from .preconditioner import Preconditioner
     from .reference import per_example_gradients, reference_measurement
 
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "MicroBatchNorms": "micro_batch",
-    "MicroBatches": "micro_batch",
-    "PerExampleNorms": "per_example",
+    "MicroBatchNorms": "estimators.micro_batch",
+    "MicroBatches": "estimators.micro_batch",
+    "PerExampleNorms": "estimators.per_example",
     "Preconditioner": "preconditioner",
     "measure": "measuring",
     "per_example_gradients": "reference",

@@ -9,7 +9,7 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UnsupportedError
-from ..evidence import Curvature
+from ..measurements import Curvature
 from .graph import nodes_of
 from .layers.rule import FULL_PRECISION
 from .objective import Gradients, Objective

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError, UnsupportedError
-from ..evidence import Measurement
+from ..measurements import Measurement
 from .curvature import measure_curvature
+from .estimators.grad_hooks import Taps
+from .estimators.micro_batch import MicroBatchNorms
+from .estimators.passes import listed, per_example_sum
 from .gradient_norm import is_part, squared_norm
 from .isolation import untouched
-from .jackknife import jackknife, jackknife_micro_batches
 from .layers.coverage import coupled
 from .layers.sharing import joined, norms2_of
 from .layers.uses import Use
 from .layers.weighted import slot_norms2
 from .methods import Subject, estimator
-from .micro_batch import MicroBatchNorms
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
-from .passes import listed, per_example_sum
 from .preconditioner import Preconditioner
 from .reference import flat
 from .settings import Noise
-from .taps import Taps
+from .statistics.jackknife import jackknife, jackknife_micro_batches
 
 READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in one backward pass
 METHODS = ("auto", "per-example", "micro-batch", *READ)

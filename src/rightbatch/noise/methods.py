@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .estimator import Estimator
+    from .estimators.estimator import Estimator
     from .settings import Noise
 
 
@@ -67,7 +67,7 @@ def _hooked(of: Subject, reading: str, *args: Any) -> "Estimator":
         by = _from("layers.reading", "Weighted")(of.metric)
     else:
         by = _from("layers.reading", "Reading")() if of.projections else _from("layers.reading", reading)(*args)
-    norms: Estimator = _from("per_example", "PerExampleNorms")(of.model, by, projections=of.projections)
+    norms: Estimator = _from("estimators.per_example", "PerExampleNorms")(of.model, by, projections=of.projections)
     return norms
 
 
@@ -90,21 +90,23 @@ METHODS: dict[str, Method] = {
     ),
     "micro-batch": Method(
         "the gradients of a few micro-batches, compared; for any model and loss",
-        lambda of: _from("micro_batch", "MicroBatches")(of.parameters, of.settings.groups, of.metric, of.projections),
+        lambda of: _from("estimators.micro_batch", "MicroBatches")(
+            of.parameters, of.settings.groups, of.metric, of.projections
+        ),
         preconditions=True,
         projects=True,
     ),
     "norm-layers": Method(
         "exact norms of the normalisation layers alone; their noise scale is not quite that of the model",
-        lambda of: _from("norm_layers", "NormLayerNorms")(of.model),
+        lambda of: _from("estimators.norm_layers", "NormLayerNorms")(of.model),
     ),
     "optimizer-state": Method(
         "what Adam's moments tell; no hooks, slow to follow and biased",
-        lambda of: _from("adam_moments", "AdamMoments")(of.parameters, of.optimizer),
+        lambda of: _from("estimators.adam_moments", "AdamMoments")(of.parameters, of.optimizer),
     ),
     "successive": Method(
         "the gradients of two measured batches, compared; takes the movement between them for noise: with every=1",
-        lambda of: _from("successive", "SuccessiveGradients")(of.parameters),
+        lambda of: _from("estimators.successive", "SuccessiveGradients")(of.parameters),
     ),
 }
 AUTO = ("sketch", "micro-batch")  # tried in this order
@@ -114,4 +116,4 @@ def estimator(name: str, of: Subject) -> "Estimator":
     """The estimator of that name, audited where the settings ask for it."""
     found = METHODS[name].build(of)
     every = of.settings.audit_every
-    return _from("auditing", "Audited")(found, of.model, every) if every else found
+    return _from("estimators.auditing", "Audited")(found, of.model, every) if every else found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..evidence import Measurement, StandardErrors
+from ..measurements import Measurement, StandardErrors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from ..evidence import StepTime
+from ..measurements import StepTime
 from ..report.figures import step_time_figure
 from ..report.saving import save_figure
 from ..report.words import duration, number

@@ -11,12 +11,12 @@ from torch import nn
 
 from ..data import Source
 from ..errors import DivergedError, InputError
+from ..fitting.losses import Loss
+from ..loop import AutoBatch
+from ..loop.distributed.process_group import alone
 from ..noise.isolation import devices_of
 from ..ranges import require_choice, require_number, require_whole
-from ..sizing import Thresholds
-from ..training import AutoBatch
-from ..training.losses import Loss
-from ..training.ranks import alone
+from ..rules.batch_size import Thresholds
 from .steps import source_and_loss
 from .trace import leaving_no_trace
 

@@ -13,7 +13,7 @@ Reaching a target takes about S·(1 + B_noise/B) steps, and a step t0 + t1·B se
 import math
 from bisect import bisect_left, bisect_right
 
-from ..evidence import NoiseEstimate
+from ..measurements import NoiseEstimate
 
 WORTH_IT_ANYHOW = 3.0  # in n½: a batch at three quarters of the peak speed
 TOLERANCE = 1.1

@@ -6,9 +6,9 @@ from itertools import takewhile
 from statistics import median_low
 
 from ..errors import InputError
-from ..evidence import StepTime
-from ..sizing import StepTimer
-from ..sizing.step_time import LEAST_SIZES, WINDOW
+from ..loop.timing.step_time_model import LEAST_SIZES, WINDOW
+from ..measurements import StepTime
+from ..loop.timing.step_time_model import StepTimeModel
 from .budget import Budget
 from .memory import Memory
 from .steps import Steps
@@ -123,7 +123,7 @@ class Curve:
 
     def fit(self) -> StepTime | None:
         """The line through the medians; None while fewer than three sizes over a range of four were timed."""
-        timer = StepTimer()
+        timer = StepTimeModel()
         for size in self.sizes:
             for seconds in self._times_s[size]:
                 timer.add(size, seconds)

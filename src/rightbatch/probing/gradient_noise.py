@@ -3,10 +3,10 @@
 import math
 
 from ..errors import DataError
-from ..evidence import Measurement, NoiseEstimate
+from ..loop.memory.forward_limit import is_out_of_memory, release
+from ..loop.noise_meter import NoiseMeter
+from ..measurements import Measurement, NoiseEstimate
 from ..noise import NoiseScale, squared_norm
-from ..training.memory import is_out_of_memory, release
-from ..training.noise_meter import NoiseMeter
 from .budget import Budget
 from .steps import Steps, require_finite
 

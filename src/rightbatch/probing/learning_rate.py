@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..decision import Plan
 from ..noise import squared_norm
-from ..stepping import AveragedDistance
+from ..rules.lr import AveragedDistance
 from .budget import Budget
 from .curve import Curve
 from .steps import Steps

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import ExponentialAverage
+from ..fitting.losses import Loss
 from ..ranges import require_number, require_whole
-from ..training.losses import Loss
 from .rate_curve import RateCurve
 from .run import require_model, seed_device
 from .steps import Steps, require_finite, source_and_loss

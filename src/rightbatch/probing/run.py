@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import DataError, InputError, UnsupportedError
-from ..evidence import NoiseEstimate, StepTime
+from ..fitting.losses import Loss
+from ..measurements import NoiseEstimate, StepTime
 from ..noise.gradient_norm import is_part
 from ..ranges import require_number, require_whole
-from ..training.losses import Loss
 from .advice import Advice
 from .budget import Budget
 from .choice import choose, settle, usable_noise

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..interpolation import Spectrum
+from ..rules.interpolation import Spectrum
 
 
 def feature_spectrum(features: Any) -> Spectrum:

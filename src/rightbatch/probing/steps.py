@@ -10,11 +10,11 @@ from torch import nn
 
 from ..data import BatchStream, Interval, Source, as_source, require_by_number, require_trainable
 from ..errors import DataError, InputError
-from ..training.averaging import ScheduleFree
-from ..training.gathering import cut, even_sizes
-from ..training.losses import Loss, default_loss, require_fitting
-from ..training.memory import is_out_of_memory, release
-from ..training.noise_meter import NoiseMeter
+from ..fitting.losses import Loss, default_loss, require_fitting
+from ..loop.accumulator import cut, even_sizes
+from ..loop.averaging import ScheduleFree
+from ..loop.memory.forward_limit import is_out_of_memory, release
+from ..loop.noise_meter import NoiseMeter
 
 
 def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[Source, Loss]:

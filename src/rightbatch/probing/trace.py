@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
+from ..fitting.stopping import Interruption
 from ..noise.isolation import devices_of, random_state, set_random_state
-from ..training.stopping import Interruption
 
 REGISTRIES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
 CHANGED_BY_RUNNING = ("_buffers",)  # a module may put new tensors in their place

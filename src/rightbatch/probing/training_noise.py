@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 from ..data import Order, Source
 from ..data.split import View
+from ..loop.memory.forward_limit import is_out_of_memory, release
+from ..loop.noise_meter import NoiseMeter
 from ..noise import squared_norm
-from ..training.memory import is_out_of_memory, release
-from ..training.noise_meter import NoiseMeter
 from .budget import Budget
 from .curve import Curve
 from .learning_rate import rate_by_one_test

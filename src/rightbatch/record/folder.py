@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import RunFolderError
+from .atomic import write_whole
 from .events import decode_json, encode_json
-from .whole import write_whole
 
 
 @dataclass(frozen=True, slots=True)

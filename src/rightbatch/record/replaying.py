@@ -3,7 +3,7 @@
 import os
 
 from ..errors import RunFolderError
-from ..sizing import SIZE_RULES, Replay
+from ..rules.batch_size import SIZE_RULES, Replay
 from .folder import RunFolder
 from .history import History, read_history
 

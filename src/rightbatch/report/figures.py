@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..evidence import StepTime
+from ..measurements import StepTime
 from .drawing import ABOVE, BLUE, GREEN, INK, PAPER, finish, log_axis, styled
 from .series import Series
 from .words import duration, number

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
-from ..record.whole import write_whole
+from ..record.atomic import write_whole
 from . import captions
 from .story import Moment, clock, tell
 from .stylesheet import STYLESHEET

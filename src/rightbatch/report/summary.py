@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..evidence import StepTime
+from ..measurements import StepTime
 from ..record import History
 from ..record.events import Event
 from .words import NOTHING, duration, number, percent, times

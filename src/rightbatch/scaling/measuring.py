@@ -15,7 +15,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from ..errors import InputError
-from ..training import AutoBatch
+from ..loop import AutoBatch
 
 SAMPLES, FEATURES, CLASSES, WIDTH = 20_000, 784, 10, 256
 WARM_UP_STEPS = 10

@@ -19,11 +19,12 @@ import torch
 from ..data import BatchStream, as_source
 from ..decision import Plan, Situation, SizeRule
 from ..errors import RunFolderError
-from ..evidence import NoiseEstimate, StandardErrors
+from ..loop.distributed.process_group import Ranks
+from ..loop.timing.timing_sweep import ladder
+from ..measurements import NoiseEstimate, StandardErrors
 from ..record import Ledger, verify_ledger
-from ..sizing import StepTimer, SweetSpot
-from ..training.ladder import ladder
-from ..training.ranks import Ranks
+from ..loop.timing.step_time_model import StepTimeModel
+from ..rules.batch_size import SweetSpot
 
 NOISE_ERROR = 0.2  # relative, of a smoothed noise scale
 CONFIDENT = 1.645
@@ -129,7 +130,7 @@ def simulate(
     """
     fleet = fleet or Fleet()
     rule = rule or SweetSpot(first=32, ceiling=64.0)
-    n, scatter, timer = fleet.train_samples, random.Random(seed), StepTimer()
+    n, scatter, timer = fleet.train_samples, random.Random(seed), StepTimeModel()
     stream = BatchStream(as_source((torch.zeros(n, 1), torch.zeros(n))), seed=seed)
     ranks = [Ranks(processes, rank) for rank in range(processes)]
     progress = seconds = 0.0

@@ -8,8 +8,8 @@ from functools import partial
 from ..decision import Needs, SizeRule, StepRule
 from ..errors import InputError
 from ..rule_text import read_rule, write_rule
-from ..sizing import SIZE_RULES
-from ..stepping import STEP_RULES
+from ..rules.batch_size import SIZE_RULES
+from ..rules.lr import STEP_RULES
 from .live import check_live
 from .problems import PROBLEMS, logistic
 from .situations import CALM, TRACES, lost, parabola, plan

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRule, StepRule, Trial
-from ..evidence import StepTime
-from ..training import AutoBatch
+from ..loop import AutoBatch
+from ..measurements import StepTime
 from .problems import Problem
 from .subject import Answer, Subject, same
 

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 from ..decision import Outcome, Plan, Situation, Trial
-from ..evidence import UNKNOWN, Measurement, Movement, NoiseEstimate, StepTime
+from ..measurements import UNKNOWN, Measurement, Movement, NoiseEstimate, StepTime
 
 N = 200
 STEPS = 40

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from ..decision import Decision, Outcome, Plan, Situation, SizeRule, StepRule, Trial
 from ..errors import InputError
-from ..training.rule_state import restored
+from ..loop.rule_state import restored
 
 MOST_TRIALS = 61  # of one step: thirty halvings and thirty doublings
 Respond = Callable[[Trial], Outcome]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...evidence import Audit, LayerReading
+from ...measurements import Audit, LayerReading
 from ..gradient_norm import squared_norm
 from ..preconditioner import TRAINING_FLOOR, Preconditioner
 from .plan import Choice, cheapest

@@ -1,0 +1,1 @@
+"""File formats that samples are read from."""

@@ -1,0 +1,125 @@
+"""What the columns of a table become: one array of inputs, one of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from .columnar import arrow
+
+Array = NDArray[np.generic]
+Decoder = Callable[[Any], Array]
+
+
+def is_number(kind: Any) -> bool:
+    """Whether a pyarrow type holds numbers or truth values."""
+    types = arrow().types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a pyarrow type holds lists."""
+    types = arrow().types
+    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a pyarrow type holds text, perhaps encoded by a dictionary."""
+    types = arrow().types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def holds_numbers(kind: Any) -> bool:
+    """Whether a pyarrow type holds numbers or, however deep, lists of numbers."""
+    kind = stored(kind)
+    return holds_numbers(kind.value_type) if is_list(kind) else is_number(kind)
+
+
+def stored(kind: Any) -> Any:
+    """Return how an extension type is stored; other types as they are."""
+    return getattr(kind, "storage_type", kind)
+
+
+def numbers(column: Any) -> Array:
+    """Return a column of numbers, or of lists that are all of one length, as an array.
+
+    Returns:
+        Shape (rows,), or (rows, length, ...) for lists.
+
+    Raises:
+        DataError: missing values or lists of several lengths; the caller says where.
+    """
+    column = getattr(column, "storage", column)
+    if column.null_count:
+        raise DataError(f"{column.null_count:,} values are missing")
+    if not is_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    inner = numbers(column.flatten())
+    if arrow().types.is_fixed_size_list(column.type):
+        return inner.reshape(len(column), column.type.list_size, *inner.shape[1:])
+    lengths = np.diff(column.offsets.to_numpy())
+    if len(lengths) and (lengths != lengths[0]).any():
+        raise DataError(f"lists of {lengths.min()} to {lengths.max()} numbers: all must have one length")
+    return inner.reshape(len(column), int(lengths[0]) if len(lengths) else 0, *inner.shape[1:])
+
+
+class Features:
+    """The input columns: one of lists keeps its shape and type, several become one row of float32.
+
+    Args:
+        decoders: what turns each column into an array, in the order of the columns.
+    """
+
+    def __init__(self, decoders: dict[str, Decoder]) -> None:
+        self._decoders = decoders
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names."""
+        return list(self._decoders)
+
+    def decode(self, block: dict[str, Any]) -> Array:
+        """Return the inputs of a block.
+
+        Returns:
+            Shape (rows, *shape of the list) for a single column of lists, else (rows, numbers in all columns).
+
+        Raises:
+            DataError: saying which column cannot be used; the caller says where.
+        """
+        parts = {}
+        for name, decoder in self._decoders.items():
+            try:
+                parts[name] = decoder(block[name])
+            except DataError as error:
+                raise DataError(f"column {name}: {error}") from error
+        if len(parts) == 1 and (only := next(iter(parts.values()))).ndim > 1:
+            return only
+        flat = [part.reshape(len(part), prod(part.shape[1:])) for part in parts.values()]
+        x = np.empty((len(flat[0]), sum(part.shape[1] for part in flat)), np.float32)
+        start = 0
+        for part in flat:
+            x[:, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return x
+
+
+def choose_target(names: Sequence[str], target: str | None, where: str) -> str:
+    """Return the target's name, or say that it must be given.
+
+    Raises:
+        DataError: none given, or no such column.
+    """
+    if target in names:
+        return str(target)
+    asked = "name the column to predict with target='...'" if target is None else f"there is no column {target!r}"
+    close = get_close_matches(target or "", names, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"{where}: {asked}; the columns are {', '.join(names)}{hint}")

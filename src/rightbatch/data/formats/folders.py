@@ -1,0 +1,63 @@
+"""Folders: what is in them decides how they are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...errors import DataError
+from ..source import Source
+from .column_source import ColumnSource
+from .columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, open_columnar
+from .idx import idx_sources
+from .image_folder import image_sources, is_image_folder
+from .memory_map import has_shards, memory_map_source, natural, shard_source
+from .saved_dataset import TEST_NAMES, is_saved_dataset, saved_dataset_sources
+from .tables import Missing, Text
+
+FOLDERS = (
+    "x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files (train-images* and train-labels*), "
+    "Parquet or Arrow files, a data set saved by the package datasets, or a folder of images for each class"
+)
+
+
+def folder_sources(folder: Path, target: str | None, text: Text, missing: Missing) -> tuple[Source, Source | None]:
+    """Open a folder; the second source is the test part, where it has one.
+
+    Raises:
+        DataError: a folder that holds nothing known, or what its format refuses.
+        MissingExtraError: an optional package is not installed.
+    """
+    if (folder / "x.npy").exists() and (folder / "y.npy").exists():
+        return memory_map_source(folder / "x.npy", folder / "y.npy"), None
+    if has_shards(folder):
+        return shard_source(folder), None
+    if any(folder.glob("train-images*")):
+        return idx_sources(folder)
+    if is_saved_dataset(folder):
+        return saved_dataset_sources(folder, target, text, missing)
+    for suffixes in (PARQUET_SUFFIXES, ARROW_SUFFIXES):
+        paths = [path for path in folder.iterdir() if path.name.lower().endswith(suffixes) and path.is_file()]
+        if paths:
+            train, test = _parts(sorted(paths, key=lambda path: natural(path.name)))
+            return _columns(train, target, text, missing), _columns(test, target, text, missing) if test else None
+    if is_image_folder(folder):
+        return image_sources(folder)
+    raise DataError(f"the folder {folder} holds nothing known: it may hold {FOLDERS}")
+
+
+def _columns(paths: list[Path], target: str | None, text: Text, missing: Missing) -> ColumnSource:
+    return ColumnSource([open_columnar(path) for path in paths], target, text, missing)
+
+
+def _parts(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Divide files by their names: those for training, train-00000-of-00004.parquet say, and those to test on."""
+    named: dict[str, list[Path]] = {}
+    for path in paths:
+        match = re.match(rf"(train|{'|'.join(TEST_NAMES)})(?![a-z])", path.name.lower())
+        named.setdefault(match[1] if match else "", []).append(path)
+    if "train" not in named:
+        return paths, []
+    if "" in named:
+        raise DataError(f"{named['train'][0]} is called train, {named[''][0]} by no part: name all files so, or none")
+    return named["train"], next((named[name] for name in TEST_NAMES if name in named), [])

@@ -1,0 +1,114 @@
+"""NumPy `.npz` archives, dense or as compressed sparse rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from ..arrays import TensorSource, array_source
+from .labels import file_targets
+
+X_NAMES = ("x", "data", "features", "inputs", "images")
+Y_NAMES = ("y", "target", "targets", "label", "labels")
+SPARSE_KEYS = {"format", "shape", "data", "indices", "indptr"}
+DENSE_LIMIT_BYTES = 2**31
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def npz_source(path: Path, target: str | None = None) -> TensorSource:
+    """Read inputs and targets from an archive.
+
+    The inputs are the array called x, data, features, inputs or images, in any case, or a matrix in the layout of
+    scipy.sparse.save_npz, made dense where that takes at most 2 GiB. The targets are called y, target or label, or are
+    named.
+
+    Args:
+        path: the archive.
+        target: the key of the targets, where the names do not settle it.
+
+    Raises:
+        DataError: an unreadable archive, names that do not settle what is what, or what arrays in memory refuse.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays: Arrays = {key: archive[key] for key in _wanted(list(archive.keys()), target, path)}
+    except DataError:
+        raise
+    except Exception as error:  # of zipfile, of each way to compress, of the headers; MemoryError for what cannot fit
+        raise DataError(f"{path} cannot be read as an .npz archive of numbers: {str(error)[:300]}") from error
+    if strangers := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise DataError(f"{path} cannot be read as an .npz archive of numbers: {strangers[0]} is no array")
+    notes: tuple[str, ...] = ()
+    *inputs, target_key = arrays
+    x = arrays[inputs[0]]
+    if len(inputs) > 1:
+        x, notes = _dense(arrays, path), ("sparse rows made dense",)
+    y, target_notes = file_targets(arrays[target_key])
+    try:
+        return array_source(x, y, (*notes, *target_notes))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _wanted(keys: list[str], target: str | None, path: Path) -> list[str]:
+    """Return the keys to read, the one of the targets last."""
+    listed = ", ".join(keys)
+    if target is not None:
+        if target not in keys:
+            raise DataError(f"{path} has no array {target!r}; it has {listed}")
+        chosen = [target]
+    else:
+        chosen = [key for key in keys if key.lower() in Y_NAMES]
+    if len(chosen) != 1:
+        found = f"several that could be targets ({', '.join(chosen)})" if chosen else "none called y, target or label"
+        raise DataError(f"{path} has the arrays {listed}, {found}: choose the targets with target='name'")
+    if SPARSE_KEYS.issubset(keys):
+        return [*sorted(SPARSE_KEYS), chosen[0]]
+    inputs = [key for key in keys if key.lower() in X_NAMES and key != chosen[0]]
+    if len(inputs) != 1:
+        found = f"several that could be inputs ({', '.join(inputs)})" if inputs else "none called x, data or features"
+        raise DataError(
+            f"{path} has the arrays {listed}, {found}: load them yourself and pass the pair (inputs, targets)"
+        )
+    return [inputs[0], chosen[0]]
+
+
+def _dense(arrays: Arrays, path: Path) -> NDArray[np.float32]:
+    """Return the matrix of compressed sparse rows as a dense one, entries of the same place added up."""
+    layout = "".join(
+        str(part, errors="replace") if isinstance(part, bytes) else str(part) for part in arrays["format"].flat
+    )
+    if layout != "csr":
+        raise DataError(f"{path} holds a sparse matrix in the layout {layout!r}: save it as csr, with matrix.tocsr()")
+    values, columns, starts = arrays["data"], arrays["indices"], arrays["indptr"]
+    shape = arrays["shape"]
+    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
+        raise DataError(f"{path} holds a sparse matrix of shape {shape.tolist()}: rows and columns are needed")
+    kinds = [(values, "iufb"), (columns, "iu"), (starts, "iu")]
+    if any(part.ndim != 1 or part.dtype.kind not in allowed for part, allowed in kinds):
+        raise DataError(
+            f"{path} holds a sparse matrix whose indptr, indices or data are not as scipy.sparse saves them"
+        )
+    rows, width = (int(size) for size in shape)
+    needed = 4 * rows * width
+    if needed > DENSE_LIMIT_BYTES:
+        raise DataError(
+            f"{path} would take {needed / 2**30:.1f} GiB as a dense matrix of {rows} x {width}, the limit is "
+            f"{DENSE_LIMIT_BYTES / 2**30:.0f} GiB: keep fewer columns"
+        )
+    consistent = (
+        len(starts) == rows + 1
+        and starts[0] == 0
+        and starts[-1] == len(values) == len(columns)
+        and bool(np.all(np.diff(starts.astype(np.int64)) >= 0))
+        and (len(columns) == 0 or (columns.min() >= 0 and columns.max() < width))
+    )
+    if not consistent:
+        raise DataError(f"{path} holds a sparse matrix whose indptr, indices and data contradict each other")
+    dense = np.zeros((rows, width), np.float32)
+    np.add.at(dense, (np.repeat(np.arange(rows), np.diff(starts)), columns.astype(np.int64)), values.astype(np.float32))
+    return dense

@@ -1,0 +1,121 @@
+"""Writing examples that come one after another to shards, from which they can be had in any order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import DataError, InputError
+from ...ranges import require_whole
+from ..arrays import native
+from ..streams.items import StreamItems
+from .memory_map import MemoryMapSource, shard_source
+
+SHARD_BYTES = 2**26
+
+Array = NDArray[np.generic]
+
+
+def write_shards(
+    examples: Iterable[Any],
+    folder: str | os.PathLike[str],
+    most: int | None = None,
+    *,
+    batched: bool | None = None,
+    columns: tuple[str, str] | None = None,
+) -> MemoryMapSource:
+    """Write a stream of examples to `.npy` shards, once, and open them.
+
+    A stream, an `IterableDataset` say, has no length, no order but its own and no way back. On the disk it has what
+    shuffling, holding out, probing and resuming at once need; `as_stream` does without. At most 64 MiB of it are in
+    memory. The folder appears when all is written; an interrupted writing leaves none.
+
+    Args:
+        examples: pairs (x, y) of tensors, arrays or numbers, each of one shape and type throughout.
+        folder: to be made; x-00000.npy, y-00000.npy, ... are written to it.
+        most: examples to take, for streams that do not end; None for all.
+        batched: whether items are batches, of which each row is an example; None asks a `DataLoader`.
+        columns: the names of x and y, where items are mappings.
+
+    Returns:
+        The source, which `as_source(folder)` gives again.
+
+    Raises:
+        DataError: no examples, examples that are not such pairs or that differ in shape or type, a full disk.
+        InputError: the folder exists, or a setting is out of range.
+    """
+    items = StreamItems(examples, batched, columns)
+    final = Path(folder)
+    if final.exists():
+        raise InputError(f"{final} exists already: open it with as_source, or name another folder")
+    if most is not None:
+        require_whole("most", most, least=1)
+    unfinished = final.with_name(f"{final.name}.unfinished")
+    rmtree(unfinished, ignore_errors=True)  # of an interrupted writing
+    try:
+        unfinished.mkdir(parents=True)
+        _write(islice(_examples(items), None if most is None else int(most)), unfinished)
+        unfinished.rename(final)
+    except OSError as error:
+        raise DataError(f"the examples cannot be written to {final}: {error}") from error
+    finally:
+        rmtree(unfinished, ignore_errors=True)
+    return shard_source(final)
+
+
+def _examples(items: StreamItems) -> Iterator[Any]:
+    for item in items.examples:
+        pair = items.pair(item)
+        if not items.batched:
+            yield pair
+            continue
+        try:
+            x, y = pair
+            yield from zip(x, y, strict=True)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"an item of {items.name} is no batch, x and y with as many rows: {error}") from error
+
+
+def _write(examples: Iterable[Any], folder: Path) -> None:
+    held: tuple[Array, ...] = ()  # x and y of one shard, filled row by row
+    rows = shards = 0
+    for number, example in enumerate(examples):
+        pair = _pair(example, number)
+        if not held:
+            count = max(1, SHARD_BYTES // max(1, sum(part.nbytes for part in pair)))
+            held = tuple(np.empty((count, *part.shape), part.dtype) for part in pair)
+        for name, part, kept in zip("xy", pair, held, strict=True):
+            if (part.shape, part.dtype) != (kept.shape[1:], kept.dtype):
+                raise DataError(
+                    f"{name} of example {number} is {part.dtype} of shape {part.shape}, of example 0 {kept.dtype} "
+                    f"of shape {kept.shape[1:]}: all must be alike"
+                )
+            kept[rows] = part
+        rows += 1
+        if rows == len(held[0]):
+            _save(held, rows, folder, shards)
+            rows, shards = 0, shards + 1
+    if not held:
+        raise DataError("the stream is empty: at least one example is needed")
+    if rows:
+        _save(held, rows, folder, shards)
+
+
+def _save(held: tuple[Array, ...], rows: int, folder: Path, number: int) -> None:
+    for name, part in zip("xy", held, strict=True):
+        np.save(folder / f"{name}-{number:05}.npy", part[:rows])
+
+
+def _pair(example: Any, number: int) -> tuple[Array, Array]:
+    if not isinstance(example, (tuple, list)) or len(example) != 2:
+        raise DataError(f"example {number} is a {type(example).__name__}: pairs (x, y) are needed")
+    x, y = (np.asarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part) for part in example)
+    return native(x, f"x of example {number}"), native(y, f"y of example {number}")

@@ -1,0 +1,1 @@
+"""Samples that are packed into groups, such as subgraphs of a graph."""

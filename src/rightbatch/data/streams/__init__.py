@@ -1,0 +1,1 @@
+"""Samples that can only be read in their own order."""

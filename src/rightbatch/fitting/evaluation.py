@@ -1,0 +1,146 @@
+"""Loss and accuracy of the iterate a run would ship."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..data import BatchStream, IterableSource, Source
+from ..data.streams.source import SAMPLE
+from ..loop.distributed.process_group import Ranks
+from ..loop.distributed.sharding import sharded_modules, waiting_for_all
+from ..loop.memory.forward_limit import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
+from ..noise.isolation import random_state, set_random_state
+from .losses import Loss
+
+CHUNK_SAMPLES = 1024
+BATCH_NORM_SAMPLES = SAMPLE
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, every module is in evaluation mode and no gradient is recorded; modes are put back one by one."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluate(
+    model: nn.Module,
+    loss: Loss,
+    source: Source,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    limit: ForwardLimit | None = None,
+) -> dict[str, float]:
+    """Mean loss over all examples of `source`, and accuracy where targets are classes.
+
+    Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
+    found is added up. 1,024 examples are passed at once, or as many as `limit` says, which is halved wherever memory
+    runs out and may be kept for the next time. Of a sharded model, of whose passes all processes must make as many,
+    those who have run out of examples pass one that counts nothing.
+
+    Returns:
+        {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
+
+    Raises:
+        OutOfMemoryError: memory ran out over a single example in some process; raised in all. Or in any pass of a
+            sharded model; raised there.
+    """
+    total = correct = 0.0
+    classifies = False
+    n = len(source)
+    ranks = ranks or Ranks()
+    limit = limit or ForwardLimit(CHUNK_SAMPLES)
+    together = bool(sharded_modules(model))
+    chunk = limit.now if together else CHUNK_SAMPLES
+
+    @waiting_for_all(model, device)
+    def take_in(start: int, stop: int) -> None:
+        nonlocal total, correct, classifies
+        x, y = source.fetch(torch.arange(start, stop))
+        x, y = x.to(device), y.to(device)
+        output: Tensor = model(x)
+        classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
+        right = float((output.argmax(1) == y).sum()) if classifies else 0.0
+        total += float(loss(output, y)) * (stop - start)
+        correct += right
+
+    fits = True
+    with evaluating(model):
+        first, last = n * ranks.rank // ranks.size, n * (ranks.rank + 1) // ranks.size
+        for start in range(first, first - (-n // ranks.size), chunk):
+            if start < last:
+                fits = fits and in_passes(take_in, start, min(start + chunk, last), limit, device)
+            elif together:
+                model(source.fetch(torch.arange(1))[0].to(device))
+    rows = ranks.gather([total, correct, float(classifies), float(fits)])
+    for rank, row in enumerate(rows):
+        if not row[3]:
+            raise exhausted(ranks.device_of(rank, device), rank if ranks.several else None)
+    total, correct, classifying, _ = (sum(column) for column in zip(*rows, strict=True))
+    result = {"loss": total / n}
+    if classifying:
+        result["accuracy"] = correct / n
+    return result
+
+
+def refresh_batch_norm(
+    model: nn.Module, source: Source, device: torch.device, limit: ForwardLimit | None = None
+) -> None:
+    """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
+
+    They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
+    and drawn at random, for data sorted by class begin with a single one; of a stream the first. They are passed 1,024
+    at a time, or as many as `limit` says, but at least two; where memory runs out, all of them anew in passes half as
+    large.
+
+    Raises:
+        OutOfMemoryError: memory ran out over two examples, or in a pass of a sharded model.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    state = random_state(device)
+    if isinstance(source, IterableSource):
+        source = source.sample()
+    order = BatchStream(source, seed=0).order
+    examples = min(len(source), BATCH_NORM_SAMPLES)
+    limit = limit or ForwardLimit(CHUNK_SAMPLES)
+    begin = 0
+    try:
+        while begin < examples:
+            if begin == 0:
+                set_random_state(state, device)
+                for layer in layers:
+                    layer.reset_running_stats()
+                    layer.momentum = None  # a plain average over the batches
+            stop = min(begin + max(2, limit.now), examples)
+            try:
+                if stop - begin > 1:
+                    # By index, not from a stream, for which the blocks that training reads ahead would be given up.
+                    indices = torch.from_numpy(order.indices(0, begin, stop))
+                    with torch.no_grad(), waiting_for_all(model, device):
+                        model(source.fetch_epoch(indices, 0, 0)[0].to(device))
+                begin = stop
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if stop - begin <= 2 or not limit.halve(stop - begin):
+                    why = "and the statistics of BatchNorm need two"
+                    raise exhausted(str(device), None, stop - begin, why) from error
+                let_go(error)
+                release(device)
+                begin = 0
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        set_random_state(state, device)

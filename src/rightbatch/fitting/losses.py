@@ -1,0 +1,123 @@
+"""The loss a run uses when none is given, and what it demands of targets and outputs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Source
+from ..errors import DataError, InputError
+from ..loop.memory.forward_limit import exhausted, is_out_of_memory
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean of the squared differences; outputs (b, 1) are compared with targets (b,) one by one, not all with all."""
+    return F.mse_loss(output.reshape(target.shape) if output.numel() == target.numel() else output, target)
+
+
+def default_loss(source: Source) -> Loss:
+    """Cross-entropy for integer targets, mean squared error for floating-point ones, unless the source has its own."""
+    return source.loss or (mean_squared_error if source.y_dtype.is_floating_point else F.cross_entropy)
+
+
+def is_cross_entropy(loss: Loss) -> bool:
+    """Whether `loss` is torch's cross-entropy, as a function or a module."""
+    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+
+
+def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "train") -> None:
+    """Try model and loss on two examples, without a trace, and check targets against outputs.
+
+    Raises:
+        InputError: the output is not one tensor, the loss is not one finite-shaped number, or they do not go together.
+        DataError: targets that the loss cannot take.
+        OutOfMemoryError: these two do not fit into memory.
+    """
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    x, y = source.fetch(torch.arange(min(2, len(source))))
+    with _tried(device, len(x), f"The {what} examples cannot be brought to {device}"):
+        x, y = x.to(device), y.to(device)
+    if parameter is not None and x.is_floating_point() and parameter.is_floating_point() and x.dtype != parameter.dtype:
+        raise InputError(
+            f"The model's parameters are {parameter.dtype}, the {what} inputs {x.dtype}; convert one of them, "
+            f"for instance model.to({x.dtype})."
+        )
+    if is_cross_entropy(loss) and y.is_floating_point() and y.dim() < 2:
+        raise DataError(
+            f"Cross-entropy needs integer class targets (int64), the {what} targets are {y.dtype}; convert them with "
+            ".long(), or use a regression loss such as torch.nn.functional.mse_loss."
+        )
+    output = _output(model, x)
+    if is_cross_entropy(loss) and not y.is_floating_point():
+        _require_classes(source, output, what)
+    shapes = f"the model's output {tuple(output.shape)} with targets {tuple(y.shape)} ({y.dtype})"
+    with _tried(device, len(x), f"The loss cannot compare {shapes}"):
+        value = loss(output, y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"The loss must return one number, the mean over the examples; it returned {given}.")
+
+
+def require_loss(loss: object, differentiable: bool) -> None:
+    """Refuse what is not the loss of a micro-batch.
+
+    Raises:
+        InputError: it is not one number, or does not depend on a parameter although it is to be differentiated.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
+    if differentiable and not loss.requires_grad:
+        raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
+
+
+@contextmanager
+def _tried(device: torch.device, examples: int, complaint: str) -> Iterator[None]:
+    """Without gradients; what goes wrong within is told with the complaint, unless it is memory that ran out."""
+    try:
+        with torch.no_grad():
+            yield
+    except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            why = "on which model and loss are tried before training"
+            raise exhausted(str(device), None, examples, why) from error
+        raise InputError(f"{complaint}: {_first_line(error)}") from error
+
+
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    modes = [(module, module.training) for module in model.modules()]
+    state = torch.get_rng_state()
+    try:
+        with _tried(x.device, len(x), f"The model cannot take inputs of shape {tuple(x.shape)}"):
+            output = model.eval()(x)
+    finally:
+        torch.set_rng_state(state)
+        for module, training in modes:
+            module.training = training
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"The model returns a {type(output).__name__}; one tensor is needed. Wrap the model in a module that "
+            "returns the output the loss is computed from."
+        )
+    return output
+
+
+def _require_classes(source: Source, output: Tensor, what: str) -> None:
+    classes = output.shape[1] if output.dim() > 1 else output.shape[0]
+    if source.y_range is None:
+        return
+    low, high = source.y_range
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"The {what} targets run from {low} to {high}, but the model has {classes} outputs: classes must be 0 to "
+            f"{classes - 1}. Give the model {high + 1} outputs or renumber the targets."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

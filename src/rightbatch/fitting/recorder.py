@@ -1,0 +1,165 @@
+"""What a run tells: to its folder, if it has one, and to the terminal."""
+
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from ..data import Interval
+from ..decision import Decision
+from ..errors import MissingExtraError
+from ..loop.processor import cpu_name
+from ..measurements import Audit, StepTime
+from ..record import EventLog, Ledger, RunFolder, RunLock
+from ..report import Progress, write_report
+
+
+class Recorder:
+    """The observer of a run.
+
+    Args:
+        folder: where to write; None writes nothing.
+        progress: the terminal's view.
+        lock: the right to write there, given back with the files.
+    """
+
+    def __init__(self, folder: RunFolder | None, progress: Progress, lock: RunLock | None = None) -> None:
+        self.folder = folder
+        self.progress = progress
+        self._lock = lock
+        self._events = EventLog(folder.events) if folder is not None else None
+        self._ledger = Ledger(folder.ledger) if folder is not None else None
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event."""
+        if self._events is not None:
+            self._events.append(kind, **fields)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """A step was taken."""
+        if self._events is not None:
+            self._events.append("step", **row)
+        self.progress.step(row)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """An evaluation was made."""
+        self.event("evaluation", **row)
+        self.progress.evaluation(row)
+
+    def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
+        """A rule decided something worth telling."""
+        reason, evidence = decision.reason, dict(decision.evidence)
+        self.event(
+            "decision", step=step, samples=samples, what=what, old=old, new=new, reason=reason, evidence=evidence
+        )
+        self.progress.note(reason)
+
+    def consumed(self, step: int, intervals: list[Interval]) -> None:
+        """Examples were used up."""
+        if self._ledger is not None:
+            for interval in intervals:
+                self._ledger.append(step, *interval)
+
+    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
+        """A step was not taken."""
+        self.event(
+            "failure",
+            step=step,
+            samples=samples,
+            reason=reason,
+            learning_rate=learning_rate,
+            restored_step=restored_step,
+        )
+        self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a smaller step size")
+
+    def audit(self, step: int, samples: int, method: str, audit: Audit) -> None:
+        """A cheap estimate of the noise was held against the exact one."""
+        self.event("audit", step=step, samples=samples, method=method, **asdict(audit), discrepancy=audit.discrepancy)
+
+    def memory(self, step: int, samples: int, old: int, new: int, rank: int | None, device: str) -> None:
+        """Forward passes are smaller, memory having run out (of several processes, in `rank`), or larger again."""
+        self.event("memory", step=step, samples=samples, old=old, new=new, rank=rank, device=device)
+        if new > old:
+            self.progress.note(f"forward passes of up to {new:,} examples are tried again")
+        else:
+            where = device if rank is None else f"{device} (rank {rank})"
+            self.progress.note(f"memory ran out on {where} over {old:,} examples; {new:,} at most from now on")
+
+    def measuring(self, step: int, samples: int, method: str) -> None:
+        """The noise is measured otherwise than before."""
+        self.event("measuring", step=step, samples=samples, method=method)
+        self.progress.note(f"the gradient noise is measured by {method}")
+
+    def timing(self, step: int, samples: int, points: list[tuple[int, float, int]], fit: StepTime | None) -> None:
+        """The seconds of a step were fitted anew."""
+        if fit is not None:
+            self.event(
+                "timing",
+                step=step,
+                samples=samples,
+                points=[list(point) for point in points],
+                fixed_s=fit.fixed_s,
+                per_example_s=fit.per_example_s,
+                half_performance=fit.half_performance,
+                standard_error=fit.standard_error,
+            )
+
+    def resumed(
+        self, step: int, epoch: int, position: int, log_bytes: int, warning: str = "", processes: int = 1
+    ) -> None:
+        """The run goes on from what it was after `step`; what came later does not count, in log and ledger alike."""
+        told = {"warning": warning} if warning else {}
+        self.event("resume", step=step, log_bytes=log_bytes, time=now(), processes=processes, **told)
+        if self._ledger is not None:
+            self._ledger.rewind(step, epoch, position)
+        if warning and self.folder is not None:
+            warnings.warn(f"{self.folder.path}: {warning}", stacklevel=2)
+
+    def sync(self) -> int:
+        """Bring everything told so far to the disk; return the bytes of the event log."""
+        if self._ledger is not None:
+            self._ledger.sync()
+        return self._events.sync() if self._events is not None else 0
+
+    def release(self) -> None:
+        """Close the files and give back the lock; twice is allowed."""
+        with ExitStack() as stack:  # the lock too if a file cannot be written
+            if self._lock is not None:
+                stack.callback(self._lock.release)
+            for file in (self._events, self._ledger):
+                if file is not None:
+                    stack.callback(file.close)
+
+    def close(self, text: str) -> None:
+        """End the run: close the files, write the report, say where it is."""
+        self.release()
+        if self.folder is not None:
+            try:
+                text += f"; report: {write_report(self.folder.path)}"
+            except MissingExtraError as error:
+                text += f"; {error}"
+        self.progress.end(text)
+
+
+def machine(device: torch.device) -> Mapping[str, Any]:
+    """What the numbers of a run depend on."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }
+
+
+def now() -> str:
+    """The present time, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,36 @@
+"""How far the parameters have come from where they started."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .distributed.sharding import apart, parts, squared_norm, whole
+
+
+class Distance:
+    """‖x - x0‖ over all trainable parameters; keeps one copy of x0.
+
+    Args:
+        parameters: as they stand at the start.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = list(parameters)
+        self._start = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """‖x - x0‖ now."""
+        return math.sqrt(squared_norm(torch._foreach_sub(self._parameters, self._start)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The start."""
+        return {"start": whole(self._start)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count from the start in `state`."""
+        start = [apart(full, like) for full, like in zip(state["start"], self._start, strict=True)]
+        torch._foreach_copy_(parts(self._start), parts(start))

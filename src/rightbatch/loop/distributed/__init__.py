@@ -1,0 +1,1 @@
+"""Several processes that take the same steps: shares, gradients, records and sharded models."""

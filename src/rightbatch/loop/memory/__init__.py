@@ -1,0 +1,1 @@
+"""Memory that runs out, and the smaller passes that answer it."""

@@ -1,0 +1,86 @@
+"""The last good state of a run, to return to when numbers stop being finite or a rule asks for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .averaging import ScheduleFree
+from .distributed.sharding import apart, optimizer_state_apart, parts
+
+
+class Kept:
+    """One remembered state: parameters, buffers and optimizer; of an averaging run the average, which restarts it.
+
+    Args:
+        model: whose trainable parameters and buffers are kept.
+        optimizer: whose state is kept.
+        averaging: the run's averaging, if it averages.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, averaging: ScheduleFree | None) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._averaging = averaging
+        self._parameters: list[Tensor] = []
+        self._buffers: list[Tensor] = []
+        self._average: Tensor | None = None
+        self._optimizer_state: dict[str, Any] = {}
+        self.step = -1
+
+    @torch.no_grad()
+    def keep(self, step: int) -> None:
+        """Remember the present state as that of `step`."""
+        self._buffers = [b.clone() for b in self._model.buffers()]
+        if self._averaging is not None:
+            self._average = self._averaging.average()
+        else:
+            self._parameters = [p.detach().clone() for p in self._model.parameters() if p.requires_grad]
+            self._optimizer_state = _copied(self._optimizer.state_dict())
+        self.step = step
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the remembered state back; an averaging run begins again from its average."""
+        for buffer, kept in zip(self._model.buffers(), self._buffers, strict=True):
+            buffer.copy_(kept)
+        if self._averaging is not None and self._average is not None:
+            self._averaging.restart(self._average)
+            return
+        parameters: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
+        torch._foreach_copy_(parts(parameters), parts(self._parameters))
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(_copied(self._optimizer_state))
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs."""
+        return {
+            "step": self.step,
+            "parameters": self._parameters,
+            "buffers": self._buffers,
+            "average": self._averaging.whole(self._average) if self._averaging is not None else None,
+            "optimizer": self._optimizer_state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.step = state["step"]
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._parameters = [apart(full, like) for full, like in zip(state["parameters"], trained, strict=False)]
+        self._buffers = list(state["buffers"])
+        self._average = self._averaging.apart(state["average"]) if self._averaging is not None else None
+        self._optimizer_state = optimizer_state_apart(self._optimizer, state["optimizer"])
+
+
+def _copied(state: Any) -> Any:
+    """A deep copy in which tensors are cloned and everything else is plain."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_copied(value) for value in state)
+    return state

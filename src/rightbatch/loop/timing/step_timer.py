@@ -1,0 +1,166 @@
+"""Seconds of a step against its examples, from the run's own steps."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from ...measurements import StepTime
+from .step_time_model import StepTimeModel
+from .timing_sweep import Ladder, ladder
+
+UPDATES_TO_TIME = 3
+LOAD_STEPS = 15
+COMPARE_EVERY_STEPS = 32
+LEAST_COMPARED = 32
+LADDER_AGAIN_STEP = 64
+UNCERTAIN = 0.5  # standard error over n½; 0.05 to 0.3 after a ladder in peace, 0.5 with jitter of 30 %
+UNTIMED = 1.4  # a batch so many times larger than all timed is compared at once
+
+
+class StepTimer:
+    """Times the ladder of the first batch, then compares sizes within single steps.
+
+    A shared machine may be three times slower for a minute, and the size of that minute's steps would then seem to
+    cost three times as much per example as sizes timed before. So times are compared only with times taken within the
+    same moment: those of the ladder, and every 32 steps those of a batch cut into micro-batches of an eighth, three
+    quarters and an eighth, which leaves its gradient as it is but for rounding. Each such set tells the shape of the
+    curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
+    ordinary steps.
+
+    Where the ladder left n½ uncertain by more than half of it, it was disturbed, and batches too small to be compared
+    never mend that: it is climbed once more, at step 64 or as soon as the epoch has the examples, and the less
+    uncertain curve of the two is kept.
+
+    The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
+    the same step, or, for the ladder, of the first few updates (but the very first, which allocates the optimizer's
+    state).
+    """
+
+    def __init__(self) -> None:
+        self._timer = StepTimeModel()
+        self._ladder: Ladder | None = None
+        self._asked = False
+        self._points: list[tuple[int, float]] = []
+        self._updates_s: list[float] = []
+        self._ratios: deque[float] = deque(maxlen=LOAD_STEPS)
+        self._compares = False
+        self._ladders = 0
+
+    def wants_ladder(self, step: int) -> bool:
+        """Whether the batch of this step should time the hardware."""
+        if step < LADDER_AGAIN_STEP or self._ladders != 1 or self._points:
+            return step == 0
+        fit = self._timer.fit()
+        return fit is not None and _uncertainty(fit) > UNCERTAIN
+
+    def start_ladder(self, most_samples: int, most_size: int) -> None:
+        """Begin to time micro-batches of growing size."""
+        self._ladder, self._asked, self._compares = ladder(most_samples, most_size), False, True
+
+    def climb(self, seconds: float) -> int | None:
+        """The next size to time, the last one having taken `seconds`; None when no ladder is wanted (any longer)."""
+        if self._ladder is None:
+            return None
+        try:
+            size = self._ladder.send(seconds) if self._asked else next(self._ladder)
+        except StopIteration as end:
+            self._ladder, self._points = None, end.value
+            self._ladders += 1
+            self._updates_s.clear()
+            return None
+        self._asked = True
+        return size
+
+    def abandon_ladder(self) -> None:
+        """Stop timing micro-batches."""
+        self._ladder = None
+
+    def cut(self, step: int, examples: int) -> tuple[int, int, int] | None:
+        """The sizes into which the batch of this step is to be cut for a comparison; None when it is not due."""
+        fit = self._timer.fit()
+        if fit is None or not self._compares or examples < LEAST_COMPARED:
+            return None
+        if step % COMPARE_EVERY_STEPS != COMPARE_EVERY_STEPS // 2 and examples <= UNTIMED * fit.largest:
+            return None
+        eighth = examples // 8
+        return eighth, examples - 2 * eighth, eighth
+
+    def compare(self, pieces: Sequence[tuple[int, float]], update_s: float) -> None:
+        """Take in (examples, seconds) of the micro-batches of one step and the seconds of its update."""
+        fit = self._timer.fit()
+        if fit is None:
+            return
+        level = math.exp(sum(math.log((s + update_s) / fit.seconds(b)) for b, s in pieces) / len(pieces))
+        for examples, seconds in pieces:
+            self._timer.add(examples, (seconds + update_s) / level)
+
+    def add(self, examples: int, seconds: float, update_s: float) -> None:
+        """One ordinary step took `seconds` in all, `update_s` of them for the optimizer's update."""
+        if self._points:
+            self._updates_s.append(update_s)
+            if len(self._updates_s) >= UPDATES_TO_TIME:
+                update = median(self._updates_s)
+                self._adopt([(size, pass_s + update) for size, pass_s in self._points])
+                self._points = []
+        fit = self._timer.fit()
+        if fit is None or not self._compares:
+            self._timer.add(examples, seconds)
+        elif seconds > 0:
+            self._ratios.append(seconds / fit.seconds(examples))
+
+    def _adopt(self, points: Sequence[tuple[int, float]]) -> None:
+        """Take the times of a ladder; those of a second one in place of all others, if they are better."""
+        before = self._timer.fit() if self._ladders > 1 else None
+        timer = self._timer if before is None else StepTimeModel()
+        for size, seconds in points:
+            timer.add(size, seconds)
+        after = timer.fit()
+        if before is None or (after is not None and _uncertainty(after) < _uncertainty(before)):
+            self._timer = timer
+            self._ratios.clear()
+
+    @property
+    def _load(self) -> float:
+        """How much slower the last steps were than the curve says."""
+        return median(self._ratios) if self._ratios else 1.0
+
+    def fit(self) -> StepTime | None:
+        """The fitted step time; None while the evidence is thin. Its level is that of the ladder's moment."""
+        return self._timer.fit()
+
+    def points(self) -> list[tuple[int, float, int]]:
+        """(examples, seconds, how often timed) for every size, at the machine's present speed."""
+        load = self._load
+        return [(examples, seconds * load, count) for examples, seconds, count in self._timer.points()]
+
+    def present(self) -> StepTime | None:
+        """The fitted step time at the machine's present speed."""
+        fit, load = self._timer.fit(), self._load
+        return None if fit is None else replace(fit, fixed_s=fit.fixed_s * load, per_example_s=fit.per_example_s * load)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs; a ladder is not continued but left."""
+        return {
+            "timer": self._timer.state_dict(),
+            "points": self._points,
+            "updates_s": self._updates_s,
+            "ratios": list(self._ratios),
+            "compares": self._compares,
+            "ladders": self._ladders,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._timer.load_state_dict(state["timer"])
+        self._points = [(int(b), float(s)) for b, s in state["points"]]
+        self._updates_s = list(state["updates_s"])
+        self._ratios = deque(state["ratios"], maxlen=LOAD_STEPS)
+        self._compares, self._ladders = state["compares"], state["ladders"]
+        self._ladder = None
+
+
+def _uncertainty(fit: StepTime) -> float:
+    return fit.standard_error / fit.half_performance

@@ -1,0 +1,1 @@
+"""Ways to measure the gradient noise, one file each."""

@@ -1,0 +1,5 @@
+"""The batch-size and learning-rate rules, one file each; none imports torch."""
+
+from . import batch_size, lr
+
+__all__ = ["batch_size", "lr"]

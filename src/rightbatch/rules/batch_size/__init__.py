@@ -1,0 +1,143 @@
+"""Rules for the batch size, and the fit of the step times one of them rests on.
+
+A new rule is one file here and its class in `SIZE_RULES`.
+"""
+
+import math
+from numbers import Real
+from typing import Any
+
+from ...decision import SizeRule
+from ...errors import InputError
+from ...rule_text import number_in, read_rule
+from ..wrappers.bounded import Bounded
+from ..wrappers.hysteresis import Hysteresis
+from ..wrappers.memory_cap import MemoryCap
+from ..wrappers.min_hold import Dwell
+from ..wrappers.ramp import Ramp
+from ..wrappers.rounded import Snapped
+from ..wrappers.whole_if_small import WholeIfSmall
+from .ad_ada_grad import AdAdaGrad
+from .ada_batch import AdaBatch
+from .ada_damp import AdaDamp
+from .augmented_test import AugmentedTest
+from .big_batch import BigBatch
+from .cabs import CABS
+from .cyclic import Cyclic
+from .ddp_norm import DDPNorm
+from .dive_batch import DiveBatch
+from .dont_decay import DontDecay
+from .fixed import Fixed
+from .geo_damp import GeoDamp
+from .goodput import Goodput
+from .gradient_noise_scale import GradientNoiseScale
+from .growth import Growth
+from .inner_product_test import InnerProductTest
+from .interpolation import Interpolation
+from .norm_test import NormTest
+from .orr import Orr
+from .piecewise import Thresholds
+from .plateau import Plateau
+from .rada_damp import RadaDamp
+from .replay import Replay
+from .seesaw import Seesaw
+from .simi_grad import SimiGrad
+from .sweet_spot import SweetSpot
+from .unbiased_norm_test import UnbiasedNormTest
+
+RULES: tuple[type[SizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+MEASURED: tuple[type[SizeRule], ...] = (
+    NormTest,
+    UnbiasedNormTest,
+    InnerProductTest,
+    AugmentedTest,
+    AdAdaGrad,
+    DDPNorm,
+    GradientNoiseScale,
+    Goodput,
+    CABS,
+    DiveBatch,
+    SimiGrad,
+    Interpolation,
+)
+SCHEDULES: tuple[type[SizeRule], ...] = (
+    Thresholds,
+    Growth,
+    Cyclic,
+    AdaBatch,
+    DontDecay,
+    Seesaw,
+    GeoDamp,
+    AdaDamp,
+    RadaDamp,
+    Plateau,
+    Orr,
+    Replay,
+)
+WRAPPERS: tuple[type[SizeRule], ...] = (Bounded, MemoryCap, Hysteresis, Dwell, Snapped, WholeIfSmall, Ramp)
+SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS}
+
+
+def size_rule(spec: Any) -> SizeRule:
+    """The rule that `spec` means.
+
+    Args:
+        spec: a whole number, a name such as "big-batch" or "big-batch(kappa=3)", or a rule, which is returned as it is.
+
+    Raises:
+        InputError: it means none; names the rules there are.
+    """
+    if isinstance(spec, str):
+        number = number_in(spec)
+        if number is None:
+            return read_rule(spec, SIZE_RULES, "batch")
+        spec = number
+    if isinstance(spec, Real):
+        whole = not isinstance(spec, bool) and math.isfinite(spec) and float(spec).is_integer()
+        return Fixed(round(float(spec)) if whole else spec)  # type: ignore[arg-type]  # Fixed refuses the others
+    if isinstance(spec, SizeRule) and not isinstance(spec, type):
+        return spec
+    names = ", ".join(map(repr, SIZE_RULES))
+    raise InputError(
+        f"batch={spec!r} is no batch size and no rule for one: give a whole number, one of {names}, or a rule."
+    )
+
+
+__all__ = [
+    "CABS",
+    "SIZE_RULES",
+    "AdAdaGrad",
+    "AdaBatch",
+    "AdaDamp",
+    "AugmentedTest",
+    "BigBatch",
+    "Bounded",
+    "Cyclic",
+    "DDPNorm",
+    "DiveBatch",
+    "DontDecay",
+    "Dwell",
+    "Fixed",
+    "GeoDamp",
+    "Goodput",
+    "GradientNoiseScale",
+    "Growth",
+    "Hysteresis",
+    "InnerProductTest",
+    "Interpolation",
+    "MemoryCap",
+    "NormTest",
+    "Orr",
+    "Plateau",
+    "RadaDamp",
+    "Ramp",
+    "Replay",
+    "Seesaw",
+    "SimiGrad",
+    "Snapped",
+    "SweetSpot",
+    "Thresholds",
+    "UnbiasedNormTest",
+    "WholeIfSmall",
+    "size_rule",
+]

@@ -1,0 +1,168 @@
+"""Big Batch: enlarge the batch until its gradient stands out of its own noise."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation
+from ...errors import InputError
+from ...ranges import require_number, require_whole
+
+PASSES = Decision(reason="keep: the gradient stands out of its noise")
+CAPPED = Decision(reason="keep: the gradient is noisy, but the batch may not grow any more")
+UNMEASURED = Decision(reason="hold: the gradient noise of this batch was not measured")
+NOT_FINITE = Decision(reason="hold: the gradient is not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class BigBatchState:
+    """The batch size carried on, the largest signal ‖g‖² met, and how many capped batches in a row showed none."""
+
+    examples: int
+    largest_signal: float = 0.0
+    silent_batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BigBatch:
+    """Enlarge the current batch, at the same parameters, while V̂/b · (1 - b/N) > θ²·‖g_B‖².
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | b | examples | examples in the current batch |
+    | ‖g_B‖² | gradient_norm2 | squared norm of its mean gradient |
+    | V̂ | measurement.variance | unbiased trace of the per-example covariance |
+    | θ | theta | noise allowed in the gradient, relative to its norm |
+    | κ | kappa | b/B_noise the test asks for in expectation; θ² = 1/(1 + κ) |
+    | N | train_samples | examples in the training set |
+
+    Each enlargement adds max(1, growth·b) examples; the size is carried on and never falls. θ = 1 is the paper's mode.
+    It asks only that the estimated signal ‖g_B‖² - V̂/b be positive, which for models with many parameters nearly every
+    batch fulfils far below the noise scale: there it tells a vanished gradient, and does not hold a signal-to-noise
+    ratio. Use κ for that: `BigBatch(kappa=1)` asks for a batch of one noise scale.
+
+    The run stops by itself once the batch cannot grow any more, being all the data or `most`, and either
+    ‖g_B‖ <= tolerance·(the largest ‖g‖ met), the noise taken out of the latter, or `patience` batches in a row show no
+    signal at all (‖g_B‖² <= V̂/b · (1 - b/N)).
+
+    Args:
+        theta: in (0, 1]; 1 unless kappa is given.
+        kappa: 0 or more, in place of theta.
+        first: size of the first batch; the paper asks only for more than one example.
+        growth: share of the batch added at a time.
+        most: largest batch; None is all the data.
+        tolerance: of the automatic stop on the gradient norm; 0 turns it off.
+        patience: batches without signal, at `most`, before the run stops; 0 turns it off.
+
+    Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
+    arXiv 1610.05792, "Big Batch SGD"), Algorithm 1. Ours are the finite-population factor (1 - b/N), without which a
+    small training set is never recognised as free of noise, the parameter κ, the first size, and the numbers of the
+    stop, of which the paper gives the idea. As in the paper the test is repeated on one growing sample, so that the
+    accepted batch overstates ‖g_B‖ a little.
+
+    Raises:
+        InputError: theta and kappa both given, or a setting out of its range.
+    """
+
+    theta: float | None = None
+    kappa: float | None = None
+    first: int = 32
+    growth: float = 0.1
+    most: int | None = None
+    tolerance: float = 1e-3
+    patience: int = 8
+
+    name: ClassVar[str] = "big-batch"
+    needs: ClassVar[Needs] = Needs.NOISE_OF_EVERY_BATCH
+    enlarges_current: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        if self.theta is not None and self.kappa is not None:
+            raise InputError(
+                f"BigBatch got theta={self.theta!r} and kappa={self.kappa!r}, names of one setting: give one."
+            )
+        if self.theta is not None:
+            require_number("BigBatch.theta", self.theta, above=0, most=1)
+        if self.kappa is not None:
+            require_number("BigBatch.kappa", self.kappa, least=0)
+        require_whole("BigBatch.first", self.first, least=2)
+        require_number("BigBatch.growth", self.growth, above=0)
+        if self.most is not None:
+            require_whole("BigBatch.most", self.most, least=2)
+        require_number("BigBatch.tolerance", self.tolerance, least=0, most=1)
+        require_whole("BigBatch.patience", self.patience, least=0)
+
+    @property
+    def theta2(self) -> float:
+        """θ²."""
+        if self.kappa is not None:
+            return 1 / (1 + self.kappa)
+        return 1.0 if self.theta is None else self.theta**2
+
+    def start(self, plan: Plan) -> tuple[Decision, BigBatchState]:
+        """Decide the first batch."""
+        examples = min(int(self.first), self._cap(plan.train_samples))
+        reason = (
+            f"start with {examples} examples and enlarge while the noise exceeds θ² = {self.theta2:g} of the gradient"
+        )
+        return Decision(examples=examples, reason=reason), BigBatchState(examples)
+
+    def decide(self, now: Situation, state: BigBatchState) -> tuple[Decision, BigBatchState]:
+        """Enlarge the current batch, let it pass, or stop the run."""
+        b, cap = now.examples, self._cap(now.train_samples)
+        if now.measurement is not None:  # which may be of some parameters, or preconditioned: noise and norm alike
+            now = replace(now, gradient_norm2=now.measurement.gradient_norm2)
+        if not math.isfinite(now.gradient_norm2):
+            return NOT_FINITE, state
+        if b >= now.train_samples:
+            noise = 0.0
+        elif now.measurement is None or not math.isfinite(now.measurement.variance):
+            return UNMEASURED, state
+        else:
+            noise = now.measurement.variance / b * (1 - b / now.train_samples)
+        passes = noise <= self.theta2 * now.gradient_norm2
+        if b < cap and not passes:
+            return self._enlarge(now, noise, state, cap)
+        signal = now.gradient_norm2 - noise
+        if signal > state.largest_signal:
+            state = replace(state, largest_signal=signal)
+        stop = None
+        if b >= cap:
+            stop, state = self._stop(now, signal, state)
+        return stop or (PASSES if passes else CAPPED), state
+
+    def _cap(self, train_samples: int) -> int:
+        return train_samples if self.most is None else min(int(self.most), train_samples)
+
+    def _enlarge(self, now: Situation, noise: float, state: BigBatchState, cap: int) -> tuple[Decision, BigBatchState]:
+        b = now.examples
+        # A batch cut short by the end of the epoch is first filled up to the size carried on.
+        examples = state.examples if b < state.examples else min(cap, b + max(1, int(self.growth * b)))
+        reason = (
+            f"noise {noise:.3g} in a gradient of squared norm {now.gradient_norm2:.3g} is above "
+            f"θ² = {self.theta2:.3g}: enlarge the batch from {b} to {examples}"
+        )
+        evidence = {"noise": noise, "gradient_norm2": now.gradient_norm2, "theta2": self.theta2}
+        return Decision(examples=examples, reason=reason, evidence=evidence), replace(state, examples=examples)
+
+    def _stop(self, now: Situation, signal: float, state: BigBatchState) -> tuple[Decision | None, BigBatchState]:
+        evidence = {"gradient_norm2": now.gradient_norm2, "signal": signal, "largest_signal": state.largest_signal}
+        if self.tolerance > 0 and now.gradient_norm2 <= self.tolerance**2 * state.largest_signal:
+            fallen = math.sqrt(now.gradient_norm2 / state.largest_signal) if state.largest_signal > 0 else 0.0
+            reason = (
+                f"the gradient norm over {now.examples} examples has fallen to {fallen:.1g} of the largest met, "
+                f"the tolerance is {self.tolerance:g}: converged"
+            )
+            return Decision(reason=reason, evidence=evidence, action="stop"), state
+        # Under θ < 1 a capped batch may fail its test and still carry signal, so what counts here is no signal at all.
+        silent = state.silent_batches + 1 if signal <= 0 else 0
+        if silent != state.silent_batches:
+            state = replace(state, silent_batches=silent)
+        if 0 < self.patience <= silent:
+            reason = (
+                f"{silent} batches in a row of {now.examples} examples, the most allowed, showed no gradient "
+                "beyond noise: nothing left to follow at this size"
+            )
+            return Decision(reason=reason, evidence=evidence, action="stop"), state
+        return None, state

@@ -1,0 +1,99 @@
+"""CABS: the batch coupled to the learning rate, the gradient's variance and the loss."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation
+from ...ranges import require_number
+from .noise_follower import require_bounds, within
+
+NOT_FINITE = Decision(reason="hold: the loss is not finite")
+UNMEASURED = Decision(reason="hold: the gradient noise of this batch was not measured")
+SETTLED = Decision(reason="hold: variance and loss ask for the same batch size")
+
+
+@dataclass(frozen=True, slots=True)
+class CABSState:
+    """The batch size decided and the averages of variance and loss, beginning at 0 and 1."""
+
+    examples: int
+    variance: float = 0.0
+    loss: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CABS:
+    """b = c · α · ξ̄/F̄: noise below what the loss, standing for the distance to the optimum, allows the step.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | c | scale | constant of proportion |
+    | α | learning_rate | the step of the previous update |
+    | ξ | measurement.variance | trace of the batch's covariance, normalised by 1/b: V̂·(b - 1)/b |
+    | F | loss | loss of the batch, its least value F* taken off |
+    | F* | least_loss | the least loss there is |
+    | bars | decay | averages x̄ ← decay·x̄ + (1 - decay)·x from ξ̄ = 0 and F̄ = 1, without correction of the bias |
+
+    The averages' beginning keeps the batch small for the first steps. Halving α halves b. For plain SGD. A loss at its
+    least leaves the formula without a value: the largest batch is taken.
+
+    Args:
+        first: size of the first batch.
+        least: smallest batch.
+        most: largest batch; None is all the data.
+        scale: c.
+        decay: of the averages, in [0, 1).
+        least_loss: F*.
+
+    Raises:
+        InputError: a setting out of its range, or least above most.
+
+    Reference: L. Balles, J. Romero, P. Hennig, "Coupling Adaptive Batch Sizes with Learning Rates" (UAI 2017; arXiv
+    1612.05086), its software for the averages, bounds and first size. Its variance of convolutions is an
+    approximation; here it is what the measurement says. F* is ours, in the paper it is 0.
+    """
+
+    first: int = 16
+    least: int = 16
+    most: int | None = 2048
+    scale: float = 1.0
+    decay: float = 0.95
+    least_loss: float = 0.0
+
+    name: ClassVar[str] = "cabs"
+    needs: ClassVar[Needs] = Needs.EVERY_BATCH
+    enlarges_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_bounds("CABS", self.first, self.least, self.most)
+        require_number("CABS.scale", self.scale, above=0)
+        require_number("CABS.decay", self.decay, least=0, most=1 - 1e-12)
+        require_number("CABS.least_loss", self.least_loss)
+
+    def start(self, plan: Plan) -> tuple[Decision, CABSState]:
+        """Decide the first batch."""
+        examples = within(self.first, self.least, self.most, plan.train_samples)
+        reason = f"start with {examples} examples until variance and loss are averaged"
+        return Decision(examples=examples, reason=reason), CABSState(examples)
+
+    def decide(self, now: Situation, state: CABSState) -> tuple[Decision, CABSState]:
+        """Average, and move to the size of the averages."""
+        if not math.isfinite(now.loss):
+            return NOT_FINITE, state
+        if now.measurement is None or not math.isfinite(now.measurement.variance):
+            return UNMEASURED, state
+        b, kept = now.measurement.examples, self.decay
+        variance = kept * state.variance + (1 - kept) * now.measurement.variance * (b - 1) / b
+        loss = kept * state.loss + (1 - kept) * (now.loss - self.least_loss)
+        wanted = self.scale * now.learning_rate * variance / loss if loss > 0 else math.inf
+        examples = within(wanted, self.least, self.most, now.train_samples)
+        after = CABSState(examples, variance, loss)
+        if examples == state.examples:
+            return SETTLED, after
+        reason = (
+            f"variance {variance:.3g} at step size {now.learning_rate:.3g} and loss {loss:.3g}: {examples} examples"
+        )
+        evidence = {"variance": variance, "loss": loss, "learning_rate": now.learning_rate, "wanted": wanted}
+        return Decision(examples=examples, reason=reason, evidence=evidence), after

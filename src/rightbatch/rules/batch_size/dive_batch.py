@@ -1,0 +1,93 @@
+"""DiveBatch: the batch follows the diversity of the gradients, once an epoch."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation
+from ...ranges import require_number
+from .noise_follower import require_bounds, within
+
+GATHERING = Decision(reason="hold: the gradient diversity of this epoch is being averaged")
+UNMEASURED = Decision(reason="hold: the gradient noise was not measured in this epoch")
+SETTLED = Decision(reason="hold: the gradient diversity asks for the same batch size")
+
+
+@dataclass(frozen=True, slots=True)
+class DiveBatchState:
+    """The size decided, and the sums over the measurements of this epoch: variance, signal and how many."""
+
+    examples: int
+    variance: float = 0.0
+    signal: float = 0.0
+    measurements: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiveBatch:
+    """After each epoch set b = δ·n·Δ, Δ = Σ_i ‖g_i‖²/‖Σ_i g_i‖² the diversity of the gradients.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | n | train_samples | examples in the training set |
+    | δ | delta | share of n·Δ taken |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | ŝ | measurement.signal | unbiased squared norm of the true gradient |
+
+    n·Δ = (V̂ + ŝ)/(ŝ + V̂/n), V̂ and ŝ averaged over the epoch's measurements: for n far above the noise scale it is
+    1 + B_noise, and never more than about n. Where ŝ + V̂/n is not positive, no gradient being seen at all, the largest
+    batch is taken.
+
+    Args:
+        first: size of the first batch.
+        least: smallest batch.
+        most: largest batch; None is all the data.
+        delta: δ, above 0.
+
+    Raises:
+        InputError: a setting out of its range, or least above most.
+
+    Reference: Y. Chen, Y. Wang, H. Sundaram, "DiveBatch: Accelerating Model Training Through Gradient-Diversity Aware
+    Batch Size Adaptation" (arXiv 2509.16173, 2025). The paper sums gradients over an epoch in which the parameters
+    move; this estimates the same ratio from measurements within batches, each at one place. The learning rate, in the
+    paper scaled with the batch, is left to a step rule. The defaults are ours.
+    """
+
+    first: int = 128
+    least: int = 1
+    most: int | None = None
+    delta: float = 1.0
+
+    name: ClassVar[str] = "dive-batch"
+    needs: ClassVar[Needs] = Needs.NOISE
+    enlarges_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_bounds("DiveBatch", self.first, self.least, self.most)
+        require_number("DiveBatch.delta", self.delta, above=0)
+
+    def start(self, plan: Plan) -> tuple[Decision, DiveBatchState]:
+        """Decide the first batch."""
+        examples = within(self.first, self.least, self.most, plan.train_samples)
+        reason = f"start with {examples} examples for one epoch"
+        return Decision(examples=examples, reason=reason), DiveBatchState(examples)
+
+    def decide(self, now: Situation, state: DiveBatchState) -> tuple[Decision, DiveBatchState]:
+        """Average until the epoch ends, then move to the size of the averages."""
+        variance, signal, count = state.variance, state.signal, state.measurements
+        found, n = now.measurement, now.train_samples
+        if found is not None and math.isfinite(found.variance) and math.isfinite(found.signal):
+            variance, signal, count = variance + found.variance, signal + found.signal, count + 1
+        if (now.samples + now.examples) // n == now.samples // n:
+            return GATHERING, DiveBatchState(state.examples, variance, signal, count)
+        if not count or not variance > 0:
+            return UNMEASURED, DiveBatchState(state.examples)
+        mean_square = signal + variance / n
+        diversity = max(variance + signal, 0.0) / mean_square if mean_square > 0 else math.inf
+        examples = within(self.delta * diversity, self.least, self.most, n)
+        if examples == state.examples:
+            return SETTLED, DiveBatchState(examples)
+        reason = f"gradient diversity {diversity:.4g} over the epoch, from {count} measurements: {examples} examples"
+        evidence = {"diversity": diversity, "variance": variance / count, "signal": signal / count}
+        return Decision(examples=examples, reason=reason, evidence=evidence), DiveBatchState(examples)

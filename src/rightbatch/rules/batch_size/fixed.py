@@ -1,0 +1,45 @@
+"""The batch size you chose."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation, Stateless
+from ...errors import InputError
+from ...ranges import require_whole
+
+KEEP = Decision(reason="the batch size is fixed")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same number of examples in every batch.
+
+    Args:
+        examples: b.
+
+    Raises:
+        InputError: no whole number of at least 1, or, when a run starts, more examples than the training set has.
+    """
+
+    examples: int
+
+    name: ClassVar[str] = "fixed"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    enlarges_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_whole("The batch size", self.examples, least=1)
+
+    def start(self, plan: Plan) -> tuple[Decision, Stateless]:
+        """Decide the first batch; refuse a batch larger than the data."""
+        if self.examples > plan.train_samples:
+            raise InputError(
+                f"The batch size is {self.examples} but the training set has only {plan.train_samples} examples: "
+                f"give at most {plan.train_samples}."
+            )
+        return Decision(examples=int(self.examples), reason=KEEP.reason), Stateless()
+
+    def decide(self, now: Situation, state: Stateless) -> tuple[Decision, Stateless]:
+        """Keep the batch size."""
+        return KEEP, state

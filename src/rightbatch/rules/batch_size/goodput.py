@@ -1,0 +1,79 @@
+"""Goodput: the batch with the most progress per second, throughput times statistical efficiency."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Needs, Situation
+from ...measurements import StepTime
+from ...ranges import require_number, require_whole
+from .noise_follower import NoiseFollower
+from .sweet_spot import BEYOND_TIMED
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput(NoiseFollower):
+    """Of `sizes` batches spaced geometrically take the one of greatest b/t(b) · (φ + b0)/(φ + b), b >= b0.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | φ | noise.noise_scale | noise scale in examples |
+    | b0 | first | the batch the user began with, whose examples count fully |
+    | t(b) | step_time | seconds of a step, t0 + t1·b |
+    | b/t(b) | | throughput, examples per second |
+    | (φ + b0)/(φ + b) | | efficiency, progress per example relative to b0 |
+
+    Without the grid and the lower bound the maximum is at sqrt(φ·t0/t1), the sweet spot. With Adam the noise that
+    counts is that of the preconditioned gradient: noise="auto(preconditioned=True)" measures it.
+
+    The size moves when the best of the grid promises `gain` times the present goodput. No size is taken beyond twice
+    the largest that was timed. While its signal is not told from zero φ is only known to be at least `noise.low`, which
+    may enlarge the batch but never shrinks it.
+
+    Args:
+        first: b0, also the smallest batch.
+        least: smallest batch where that is larger.
+        most: largest batch; None is all the data.
+        sizes: how many batch sizes are compared.
+        gain: the goodput a move must promise, relative to the present.
+
+    Raises:
+        InputError: a setting out of its range, or least above most.
+
+    Reference: A. Qiao, S. K. Choe, S. J. Subramanya, W. Neiswanger, Q. Ho, H. Zhang, G. R. Ganger, E. P. Xing, "Pollux:
+    Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning" (OSDI 2021), section 3. Theirs is the model of
+    several machines, of which this is one; the straight line of step times is fitted to it. The gain asked for and the
+    limit to what was timed are ours.
+    """
+
+    sizes: int = 50
+    gain: float = 1.05
+
+    name: ClassVar[str] = "goodput"
+    needs: ClassVar[Needs] = Needs.NOISE_AND_TIME
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        NoiseFollower.__post_init__(self)
+        require_whole("Goodput.sizes", self.sizes, least=2)
+        require_number("Goodput.gain", self.gain, least=1)
+
+    def _size(self, scale: float, now: Situation, examples: int) -> tuple[float, str] | None:
+        line = now.step_time
+        if line is None:
+            return None
+        least = max(int(self.first), int(self.least))
+        most = now.train_samples if self.most is None else int(self.most)
+        most = max(least, min(most, now.train_samples, int(BEYOND_TIMED * line.largest)))
+        ratio = (most / least) ** (1 / (self.sizes - 1))
+        grid = [round(least * ratio**place) for place in range(self.sizes)]
+        best = max(grid, key=lambda b: self._goodput(b, scale, line))
+        gained = self._goodput(best, scale, line) / self._goodput(examples, scale, line)
+        if not gained >= self.gain and least <= examples <= most:
+            best = examples
+        seconds = line.seconds(best)
+        return best, f" and {seconds:.3g} s a step give {gained:.2f} times the goodput"
+
+    def _goodput(self, b: float, scale: float, line: StepTime) -> float:
+        seconds = line.seconds(b)
+        return b / seconds * (scale + self.first) / (scale + b) if seconds > 0 else math.nan

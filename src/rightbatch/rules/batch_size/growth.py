@@ -1,0 +1,72 @@
+"""A batch that grows steadily from one size to another."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from ...decision import Decision, Plan
+from ...ranges import require_choice, require_number, require_whole
+from ..stages import require_total
+from .schedule import Course, Schedule, ScheduleState
+
+Shape = Literal["linear", "geometric"]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth(Schedule):
+    """Grow from b0 to b1 over S examples: linear, b0 + (b1 - b0)·u, or geometric, b0·(b1/b0)^u; u = min(1, s/S).
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | b0, b1 | first, last | first and last batch; a batch may also shrink |
+    | s | samples | examples consumed before the batch |
+    | S | over_epochs, over_samples | how long it takes; the whole run where neither is given |
+
+    The size changes at nearly every step; wrap it in "snapped" or "hysteresis" where that costs time.
+
+    Args:
+        first: b0.
+        last: b1.
+        shape: "linear" or "geometric".
+        over_epochs: S in passes over the data.
+        over_samples: S in examples, with precedence.
+
+    Raises:
+        InputError: a setting out of its range, or, when a run starts, its length neither given nor known.
+    """
+
+    first: int = 32
+    last: int = 512
+    shape: Shape = "linear"
+    over_epochs: float | None = None
+    over_samples: int | None = None
+
+    name: ClassVar[str] = "growth"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_whole("Growth.first", self.first, least=1)
+        require_whole("Growth.last", self.last, least=1)
+        require_choice("Growth.shape", self.shape, get_args(Shape))
+        if self.over_epochs is not None:
+            require_number("Growth.over_epochs", self.over_epochs, above=0)
+        if self.over_samples is not None:
+            require_whole("Growth.over_samples", self.over_samples, least=1)
+
+    def start(self, plan: Plan) -> tuple[Decision, ScheduleState]:
+        """Decide the first batch; refuse a length that is not known."""
+        self._length(Course(0, plan.train_samples, plan.total_samples))
+        return Schedule.start(self, plan)
+
+    def _length(self, course: Course) -> float:
+        if self.over_samples is not None:
+            return float(self.over_samples)
+        if self.over_epochs is not None:
+            return self.over_epochs * course.train_samples
+        return float(require_total("Growth without over_epochs or over_samples", None, course.total_samples))
+
+    def _size(self, course: Course) -> int:
+        share = min(1.0, course.samples / self._length(course))
+        if self.shape == "linear":
+            return round(self.first + (self.last - self.first) * share)
+        return round(self.first * math.pow(self.last / self.first, share))

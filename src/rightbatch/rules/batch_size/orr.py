@@ -1,0 +1,86 @@
+"""Orr's annealing by growth: the batch grows as fast as the error of least mean squares falls."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation
+from ...errors import InputError
+from ...ranges import require_number, require_whole
+from ..stages import grown
+
+
+@dataclass(frozen=True, slots=True)
+class OrrState:
+    """The size decided, and the factor by which it grows at every step."""
+
+    examples: int
+    growth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Orr:
+    """Grow the batch exponentially in the steps t, b_t = b0/(1 - μR)^t: least mean squares at its best 1/τ.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | b0 | first | first batch |
+    | μ | learning_rate | step size |
+    | R | curvature | curvature of the loss, E x² of one input; the smallest that matters where there are several |
+    | τ | samples | examples consumed |
+
+    With y = ω*x + ε, Var ε = σ², v = ω - ω*, S = E x⁴ and batches of b,
+
+        E v²_{t+1} = ((1 - μR)² + μ²(S - R²)/b) · E v²_t + μ²Rσ²/b
+
+    so that a fixed batch ends at a floor in proportion to 1/b. Let the late error fall by ρ at each step and b grow by
+    1/ρ: then τ·E v² tends to μ²Rσ²·ρ/((ρ - (1 - μR)²)(1 - ρ)), least at ρ = 1 - μR, where it is σ²/R, the least any
+    unbiased estimate from τ examples can have. Growth beyond 1/(1 - μR)² wastes examples, no error falls faster. This
+    is reckoned for late errors, v² small against σ²/R.
+
+    Args:
+        first: b0.
+        curvature: R, in the units of one over the learning rate.
+        learning_rate: μ; None takes the optimizer's own at the start.
+
+    Raises:
+        InputError: a setting out of its range, or, when a run starts, μR not between 0 and 1.
+
+    Reference: G. B. Orr, "Removing Noise in On-Line Search using Adaptive Batch Sizes" (NIPS 9, 1997, pp. 232-238),
+    which shows that the best schedule is exponential and as good as annealing; the growth per step is derived here.
+    """
+
+    first: int = 1
+    curvature: float = 1.0
+    learning_rate: float | None = None
+
+    name: ClassVar[str] = "orr"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    enlarges_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_whole("Orr.first", self.first, least=1)
+        require_number("Orr.curvature", self.curvature, above=0)
+        if self.learning_rate is not None:
+            require_number("Orr.learning_rate", self.learning_rate, above=0)
+
+    def start(self, plan: Plan) -> tuple[Decision, OrrState]:
+        """Decide the first batch and the growth."""
+        rate = plan.learning_rate if self.learning_rate is None else self.learning_rate
+        fall = rate * self.curvature
+        if not 0 < fall < 1:
+            raise InputError(
+                f"Orr's growth needs a learning rate times curvature between 0 and 1, but {rate:g} · "
+                f"{self.curvature:g} is {fall:g}: give the curvature of your loss, or another learning rate."
+            )
+        examples = min(int(self.first), plan.train_samples)
+        reason = f"start with {examples} examples and grow by {1 / (1 - fall):.4g} at every step"
+        return Decision(examples=examples, reason=reason), OrrState(examples, 1 / (1 - fall))
+
+    def decide(self, now: Situation, state: OrrState) -> tuple[Decision, OrrState]:
+        """Grow with the steps."""
+        examples = grown(self.first, state.growth, now.step + 1, now.train_samples)
+        if examples == state.examples:
+            return Decision(reason=f"hold: the growth has not passed {examples} examples"), state
+        reason = f"{now.step + 1} steps at a growth of {state.growth:.4g} make {examples} examples"
+        return Decision(examples=examples, reason=reason), OrrState(examples, state.growth)

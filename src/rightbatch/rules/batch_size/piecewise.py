@@ -1,0 +1,69 @@
+"""A list of batch sizes, each from a number of examples or epochs on."""
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from ...errors import InputError
+from ...ranges import require_choice, require_number, require_whole
+from .schedule import Course, Schedule
+
+Unit = Literal["samples", "epochs"]
+Pairs = tuple[tuple[float, int], ...]
+PAIR = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)", re.IGNORECASE)
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds(Schedule):
+    """Take the batch sizes of a list, each from its threshold on.
+
+    Args:
+        sizes: (threshold, examples) pairs, the thresholds ascending from 0; or as text, "0:768 250M:1536", where K, M,
+            B and T stand for a thousand, a million and so on.
+        unit: of the thresholds: "samples", the examples consumed before the batch, or "epochs".
+
+    Raises:
+        InputError: unreadable pairs, thresholds that do not ascend from 0, or no batch size.
+
+    Reference: the form of Megatron-LM's step-batch-size-schedule.
+    """
+
+    sizes: Pairs | str = ((0, 32),)
+    unit: Unit = "samples"
+
+    name: ClassVar[str] = "thresholds"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        who = f"{type(self).__name__}.sizes"
+        pairs = _read(who, self.sizes) if isinstance(self.sizes, str) else self.sizes
+        try:
+            pairs = tuple((threshold, examples) for threshold, examples in pairs)
+        except (TypeError, ValueError):
+            raise InputError(f"{who} is {self.sizes!r}: give (threshold, examples) pairs.") from None
+        for threshold, examples in pairs:
+            require_number(f"A threshold of {who}", threshold, least=0)
+            require_whole(f"A batch size of {who}", examples, least=1)
+        thresholds = [threshold for threshold, _ in pairs]
+        if not pairs or thresholds[0] != 0 or thresholds != sorted(set(thresholds)):
+            raise InputError(f"{who} has the thresholds {thresholds}: let them ascend from 0.")
+        require_choice(f"{type(self).__name__}.unit", self.unit, get_args(Unit))
+        object.__setattr__(self, "sizes", pairs)
+
+    def _size(self, course: Course) -> int:
+        place = course.samples if self.unit == "samples" else course.samples / course.train_samples
+        assert not isinstance(self.sizes, str)
+        return self.sizes[bisect_right(self.sizes, place, key=lambda pair: pair[0]) - 1][1]
+
+
+def _read(who: str, text: str) -> Pairs:
+    pairs = []
+    for word in text.split():
+        form = PAIR.fullmatch(word)
+        if form is None:
+            raise InputError(f"{who} has {word!r}: write threshold:examples, such as 250M:1536.")
+        threshold = float(form[1]) * SUFFIXES[form[2].upper()]
+        pairs.append((int(threshold) if threshold.is_integer() else threshold, int(form[3])))
+    return tuple(pairs)

@@ -1,0 +1,61 @@
+"""What batch-size schedules have in common: the size depends on where the run stands, on nothing measured."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from ...decision import Decision, Needs, Plan, Situation
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """The size decided, and the examples the whole run will consume where that was known at its start."""
+
+    examples: int
+    total_samples: int | None
+
+
+class Course(NamedTuple):
+    """Where a run stands before a batch: the examples consumed, the training set's and the whole run's."""
+
+    samples: int
+    train_samples: int
+    total_samples: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(ABC):
+    """A schedule b(s): every batch has the size that belongs to the examples consumed before it.
+
+    Counting examples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
+    than at first is as long as it is then. A subclass gives b in `_size`; sizes are
+    kept within 1 and the data.
+    """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+    enlarges_current: ClassVar[bool] = False
+
+    def start(self, plan: Plan) -> tuple[Decision, ScheduleState]:
+        """Decide the first batch."""
+        examples = self._at(Course(0, plan.train_samples, plan.total_samples))
+        return Decision(examples=examples, reason=f"the schedule begins with {examples} examples"), ScheduleState(
+            examples, plan.total_samples
+        )
+
+    def decide(self, now: Situation, state: ScheduleState) -> tuple[Decision, ScheduleState]:
+        """Move to the size of the next batch."""
+        total = now.total_samples or state.total_samples
+        course = Course(now.samples + now.examples, now.train_samples, total)
+        examples = self._at(course)
+        if examples == state.examples:
+            return Decision(reason=f"hold: the schedule stays at {examples} examples"), state
+        epochs = course.samples / course.train_samples
+        reason = f"after {course.samples} examples, {epochs:.2f} epochs, the schedule says {examples}"
+        return Decision(examples=examples, reason=reason), ScheduleState(examples, state.total_samples)
+
+    @abstractmethod
+    def _size(self, course: Course) -> int:
+        """The size of a batch before which the run stands there."""
+
+    def _at(self, course: Course) -> int:
+        return max(1, min(self._size(course), course.train_samples))

@@ -1,0 +1,92 @@
+"""SimiGrad: the batch grows while the gradients of its two halves disagree, and shrinks while they agree."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Decision, Needs, Plan, Situation
+from ...ranges import require_number
+from .noise_follower import FollowerState, require_bounds, within
+from .sampling_test import measured
+
+UNMEASURED = Decision(reason="hold: of this batch no gradient noise was measured, or its gradient is zero")
+SETTLED = Decision(reason="hold: the batch's halves are as similar as wanted, or the batch is at its limit")
+
+
+@dataclass(frozen=True, slots=True)
+class SimiGrad:
+    """Grow the next batch by a tenth while cos(g_1, g_2) < target, shrink it by as much while it is above.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | g_1, g_2 | | mean gradients of the two halves of a batch |
+    | b | examples | examples in the current batch |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | ŝ | measurement.signal | ‖g_B‖² - V̂/b |
+
+    Over all ways to halve the batch the mean of ⟨g_1, g_2⟩ is ŝ and that of ‖g_1‖² is ŝ + 2V̂/b, exactly; so their
+    ratio, cos = ŝ/(ŝ + 2V̂/b), is the cosine without the chance of one division. The size settles around
+    b = 2·B_noise·target/(1 - target).
+
+    Args:
+        first: size of the first batch.
+        least: smallest batch.
+        most: largest batch; None is all the data.
+        target: the cosine wanted, in (-1, 1).
+        growth: share by which the batch grows, and by 1 + which it is divided to shrink.
+
+    Raises:
+        InputError: a setting out of its range, or least above most.
+
+    Reference: H. Qin, S. Rajbhandari, O. Ruwase, F. Yan, L. Yang, Y. He, "SimiGrad: Fine-Grained Adaptive Batching for
+    Large Scale Training using Gradient Similarity Measurement" (NeurIPS 2021); target and largest batch as in its runs
+    on CIFAR-10. The paper takes the halves as they fall and any even number of workers; this needs neither. Its
+    schedule for the learning rate is left to a step rule.
+    """
+
+    first: int = 32
+    least: int = 2
+    most: int | None = 4096
+    target: float = 0.2
+    growth: float = 0.1
+
+    name: ClassVar[str] = "simi-grad"
+    needs: ClassVar[Needs] = Needs.EVERY_BATCH
+    enlarges_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_bounds("SimiGrad", self.first, self.least, self.most)
+        require_number("SimiGrad.target", self.target, above=-1, most=1 - 1e-12)
+        require_number("SimiGrad.growth", self.growth, above=0)
+
+    def start(self, plan: Plan) -> tuple[Decision, FollowerState]:
+        """Decide the first batch."""
+        examples = within(self.first, self.least, self.most, plan.train_samples)
+        reason = f"start with {examples} examples and hold the similarity of their halves at {self.target:g}"
+        return Decision(examples=examples, reason=reason), FollowerState(examples)
+
+    def decide(self, now: Situation, state: FollowerState) -> tuple[Decision, FollowerState]:
+        """Grow or shrink by one step."""
+        found = measured(now)
+        if found is None:
+            return UNMEASURED, state
+        signal = found.gradient_norm2 - found.variance / found.examples
+        square = signal + 2 * found.variance / found.examples
+        if not (math.isfinite(square) and square > 0):
+            return UNMEASURED, state
+        cosine, b = signal / square, state.examples
+        if cosine < self.target:
+            size = max(b + 1, round(b * (1 + self.growth)))
+        elif cosine > self.target:
+            size = min(b - 1, round(b / (1 + self.growth)))
+        else:
+            size = b
+        examples = within(size, self.least, self.most, now.train_samples)
+        if examples == b:
+            return SETTLED, state
+        reason = (
+            f"the halves of {now.examples} examples have cosine {cosine:.3f}, wanted is {self.target:g}: {examples}"
+        )
+        evidence = {"cosine": cosine, "target": float(self.target)}
+        return Decision(examples=examples, reason=reason, evidence=evidence), FollowerState(examples)

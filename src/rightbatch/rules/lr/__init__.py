@@ -1,0 +1,124 @@
+"""Rules for the step size.
+
+A new rule is one file here and its class in `STEP_RULES`.
+"""
+
+from numbers import Real
+from typing import Any
+
+from ...decision import StepRule
+from ...errors import InputError
+from ...rule_text import number_in, read_rule
+from ..wrappers.ada_scale import AdaScale
+from ..wrappers.beta2_half_life import Beta2HalfLife
+from ..wrappers.legw import LEGW
+from ..wrappers.linear_scaling import LinearScaling
+from ..wrappers.momentum_schedule import MomentumSchedule
+from ..wrappers.sde import SDE
+from ..wrappers.square_root_scaling import SquareRootScaling
+from ..wrappers.surge import Surge
+from ..wrappers.warm_up import WarmUp
+from .ada_batch import AdaBatch
+from .armijo import Armijo
+from .averaged_distance import AveragedDistance
+from .barzilai_borwein import BarzilaiBorwein
+from .constant import Constant
+from .cosine import Cosine
+from .curvature import CurvatureStep
+from .dog import DoG
+from .dont_decay import DontDecay
+from .dowg import DoWG
+from .exponential import Exponential
+from .geo_damp import GeoDamp
+from .goldstein import Goldstein
+from .interpolation import Interpolation
+from .inverse_time import InverseTime
+from .noise_scaled import NoiseScaled
+from .one_cycle import OneCycle
+from .polyak import Polyak
+from .polynomial import Polynomial
+from .range_test import RangeTest
+from .schedule_free import ScheduleFree
+from .seesaw import Seesaw
+from .step_decay import StepDecay
+
+RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
+FOUND: tuple[type[StepRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
+SCHEDULES: tuple[type[StepRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
+PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
+SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
+    LinearScaling,
+    SquareRootScaling,
+    LEGW,
+    AdaScale,
+    SDE,
+    Surge,
+    Beta2HalfLife,
+)
+AROUND: tuple[type[StepRule], ...] = (WarmUp, MomentumSchedule)  # a rule
+STEP_RULES: dict[str, type[StepRule]] = {
+    rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND
+}
+
+
+def step_rule(spec: Any) -> StepRule:
+    """The rule that `spec` means.
+
+    Args:
+        spec: None (the optimizer's own step size), a number, a name such as "armijo" or "armijo(c=0.3)", or a rule,
+            which is returned as it is.
+
+    Raises:
+        InputError: it means none; names the rules there are.
+    """
+    if spec is None:
+        return Constant()
+    if isinstance(spec, str):
+        number = number_in(spec)
+        if number is None:
+            return read_rule(spec, STEP_RULES, "step")
+        spec = number
+    if isinstance(spec, Real):
+        return Constant(spec if isinstance(spec, bool) else float(spec))  # Constant refuses a bool
+    if isinstance(spec, StepRule) and not isinstance(spec, type):
+        return spec
+    names = ", ".join(map(repr, STEP_RULES))
+    raise InputError(f"step={spec!r} is no step size and no rule for one: give a number, one of {names}, or a rule.")
+
+
+__all__ = [
+    "LEGW",
+    "SDE",
+    "STEP_RULES",
+    "AdaBatch",
+    "AdaScale",
+    "Armijo",
+    "AveragedDistance",
+    "BarzilaiBorwein",
+    "Beta2HalfLife",
+    "Constant",
+    "Cosine",
+    "CurvatureStep",
+    "DoG",
+    "DoWG",
+    "DontDecay",
+    "Exponential",
+    "GeoDamp",
+    "Goldstein",
+    "Interpolation",
+    "InverseTime",
+    "LinearScaling",
+    "MomentumSchedule",
+    "NoiseScaled",
+    "OneCycle",
+    "Polyak",
+    "Polynomial",
+    "RangeTest",
+    "ScheduleFree",
+    "Seesaw",
+    "SquareRootScaling",
+    "StepDecay",
+    "Surge",
+    "WarmUp",
+    "step_rule",
+]

@@ -1,0 +1,48 @@
+"""The learning rate multiplied by a factor per stretch of examples."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ranges import require_number
+from ..stages import length_samples, periods_passed, require_length
+from .schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Exponential(Schedule):
+    """η = η0 · γ^(s/T), at every batch; with `staircase` γ^⌊s/T⌋, which is step decay with even steps.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | η0 | learning_rate | first rate |
+    | γ | factor | decay over T |
+    | T | every_epochs, every_samples | the stretch |
+    | s | | examples consumed before the batch |
+
+    Args:
+        learning_rate: η0; None takes the optimizer's own at the start.
+        factor: γ.
+        every_epochs: T in passes over the data.
+        every_samples: T in examples; None leaves that to every_epochs.
+        staircase: hold the rate through each stretch.
+
+    Raises:
+        InputError: a setting out of its range.
+    """
+
+    factor: float = 0.95
+    every_epochs: float = 1.0
+    every_samples: int | None = None
+    staircase: bool = False
+
+    name: ClassVar[str] = "exponential"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        Schedule.__post_init__(self)
+        require_number("Exponential.factor", self.factor, above=0, most=1)
+        require_length("Exponential.every", self.every_epochs, self.every_samples)
+
+    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
+        length = length_samples(self.every_epochs, self.every_samples, train_samples)
+        return float(self.factor ** (periods_passed(samples, length) if self.staircase else samples / length))

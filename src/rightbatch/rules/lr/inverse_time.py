@@ -1,0 +1,46 @@
+"""The learning rate over one plus a multiple of the passes over the data."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ranges import require_number
+from .schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class InverseTime(Schedule):
+    """η = η0 / (1 + k·e).
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | η0 | learning_rate | first rate |
+    | k | decay | decay per pass over the data |
+    | e | | passes over the data before the batch; whole ones with `staircase` |
+
+    From 0.2 with decay 1: 0.1 after one pass, 0.067 after two, 0.05 after three.
+
+    Args:
+        learning_rate: η0; None takes the optimizer's own at the start.
+        decay: k.
+        staircase: hold the rate through each pass.
+
+    Raises:
+        InputError: a setting out of its range.
+
+    Reference: H. Robbins, S. Monro, "A Stochastic Approximation Method" (1951), for steps of order 1/t.
+    """
+
+    decay: float = 1.0
+    staircase: bool = False
+
+    name: ClassVar[str] = "inverse-time"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        Schedule.__post_init__(self)
+        require_number("InverseTime.decay", self.decay, least=0)
+
+    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
+        epoch = samples / train_samples
+        return 1 / (1 + self.decay * (math.floor(epoch) if self.staircase else epoch))

@@ -1,0 +1,41 @@
+"""The learning rate down to its end along a power of what is left of the run; a straight line by default."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ranges import require_number
+from .course import Fall
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomial(Fall):
+    """η(s) = η0 · (f + (1 - f) · (1 - s/S)^q).
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | η0, f | learning_rate, final | first rate, and the last as a share of it |
+    | q | power | 1 is linear decay |
+    | s, S | total_epochs, total_samples | examples consumed before the batch, and by the whole run |
+
+    Args:
+        learning_rate: η0; None takes the optimizer's own at the start.
+        final: f.
+        total_epochs: S in passes over the data; None leaves that to total_samples.
+        total_samples: S in examples; None takes the run's own length.
+        power: q.
+
+    Raises:
+        InputError: a setting out of its range, or a run of unknown length.
+    """
+
+    power: float = 1.0
+
+    name: ClassVar[str] = "polynomial"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        Fall.__post_init__(self)
+        require_number("Polynomial.power", self.power, above=0)
+
+    def _shape(self, part: float) -> float:
+        return float((1 - part) ** self.power)

@@ -1,0 +1,67 @@
+"""The learning rate that goes with Seesaw."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ranges import require_number, require_whole
+from ..stages import cosine_cuts, grown
+from .schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Seesaw(Schedule):
+    """Take sqrt(α) off the rate whenever cosine decay would have cut it by α, the batch rule "seesaw" doing the rest.
+
+        η_k = η0 · α^-k · sqrt(b_k/b0),    k = ⌊-log_α cos(π/2 · s/S)⌋
+
+    which is η0·α^(-k/2) while the batch b_k = b0·α^k may grow, and takes the whole cut from there on.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | η0 | learning_rate | first rate |
+    | b0 | first | first batch |
+    | α | factor | the cut |
+    | s | samples | examples consumed before the batch |
+    | S | total_samples | examples the whole run will consume |
+
+    Args:
+        learning_rate: η0; None takes the optimizer's own at the start.
+        first: as in the batch rule, like all that follow.
+        factor: α, above 1.
+        total_samples: S; None takes it from the run.
+        most: largest batch; None is all the data.
+
+    Raises:
+        InputError: a setting out of its range, or, when a run starts, S not known.
+
+    Reference: A. Meterez, D. Morwani, J. Wu, C.-A. Oncescu, C. Pehlevan, S. Kakade, "Seesaw: Accelerating Training by
+    Balancing Learning Rate and Batch Size Scheduling" (arXiv 2510.14717, 2025). The cap is ours.
+    """
+
+    first: int = 128
+    factor: float = 2.0
+    total_samples: int | None = None
+    most: int | None = None
+
+    name: ClassVar[str] = "seesaw"
+    needs_total: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        Schedule.__post_init__(self)
+        require_whole("Seesaw.first", self.first, least=1)
+        require_number("Seesaw.factor", self.factor, above=1)
+        for name, value in (("total_samples", self.total_samples), ("most", self.most)):
+            if value is not None:
+                require_whole(f"Seesaw.{name}", value, least=1)
+
+    def _given_total(self, train_samples: int) -> int | None:
+        return self.total_samples
+
+    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
+        assert total_samples is not None
+        cuts = cosine_cuts(samples / total_samples, self.factor)
+        most = train_samples if self.most is None else min(self.most, train_samples)
+        growth = grown(self.first, self.factor, cuts, most) / min(self.first, most)
+        return math.sqrt(growth) * math.exp(-cuts * math.log(self.factor))

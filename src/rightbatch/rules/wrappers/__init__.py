@@ -1,0 +1,1 @@
+"""Rules that adjust what the rule they contain decides."""

@@ -1,0 +1,155 @@
+"""Batch-size rules around a rule: what bounds, hysteresis, dwell, snapping, memory caps and ramps have in common."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+from ...decision import Decision, Needs, Plan, Situation, SizeRule
+from ...errors import InputError
+from ..batch_size.sweet_spot import SweetSpot
+
+UNWRAPPED = SweetSpot()
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperState:
+    """What a rule around a rule remembers.
+
+    Args:
+        inner: the state of the rule within.
+        wanted: the size that rule last wanted.
+        examples: the size decided instead.
+        decided_step: the step at which `examples` was decided; before the first, -1 or, if that may be enlarged, 0.
+        decided_samples: the examples consumed before the first batch of that size.
+    """
+
+    inner: Any
+    wanted: int
+    examples: int
+    decided_step: int
+    decided_samples: int = 0
+
+
+class Place(NamedTuple):
+    """Where a run stands when a size is altered.
+
+    Args:
+        train_samples: N.
+        samples: examples consumed before the first batch that the decision is about.
+        step: steps taken so far.
+        held: the wrapper's state so far; None when the run starts.
+    """
+
+    train_samples: int
+    samples: int = 0
+    step: int = 0
+    held: WrapperState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper(ABC):
+    """A rule that alters what another rule, the one within, decides.
+
+    The rule within is shown the size it last wanted, not the one decided in its place, and goes on as if it had been
+    obeyed. What it last wanted counts until it wants something else: once a wrapper lets go, the size moves there.
+    Limits hold in any order of wrapping: what one wrapper makes of a size is kept within the limits of all wrappers
+    inside it, and within the data.
+
+    A subclass says in `_alter` what it makes of a size, and in `_own_limits` between which sizes it holds all others.
+
+    Args:
+        rule: the rule within, or its text or number.
+
+    Raises:
+        InputError: `rule` is no rule, or the limits of two wrappers exclude each other.
+    """
+
+    rule: SizeRule | str | int = UNWRAPPED
+
+    def __post_init__(self) -> None:
+        """Build the rule within from its text."""
+        from ..batch_size import size_rule  # the registry there imports this module
+
+        object.__setattr__(self, "rule", size_rule(self.rule))
+        least, most = self._limits()
+        if most is not None and most < least:
+            raise InputError(
+                f"{type(self).__name__} and the rules within it allow at least {least} and at most {most} examples, "
+                "which no batch size is: widen one of the limits."
+            )
+
+    @property
+    def within(self) -> SizeRule:
+        """The rule within, resolved."""
+        return cast(SizeRule, self.rule)  # isinstance would take tens of microseconds, at every step
+
+    @property
+    def needs(self) -> Needs:
+        """What the rule within needs."""
+        return self.within.needs
+
+    @property
+    def enlarges_current(self) -> bool:
+        """Whether the rule within enlarges the current batch."""
+        return self.within.enlarges_current
+
+    def start(self, plan: Plan) -> tuple[Decision, WrapperState]:
+        """Alter the first batch of the rule within."""
+        inner, inner_state = self.within.start(plan)
+        wanted = inner.examples or 1
+        examples, why = self._alter(wanted, Place(plan.train_samples))
+        examples = self._within_limits(examples, plan.train_samples)
+        # The first size holds from step 0 on; what a rule decides at a step that it may not enlarge, from the next.
+        decided_step = 0 if self.enlarges_current else -1
+        return _account(inner, wanted, examples, why), WrapperState(inner_state, wanted, examples, decided_step)
+
+    def decide(self, now: Situation, state: WrapperState) -> tuple[Decision, WrapperState]:
+        """Alter what the rule within decides."""
+        inner, inner_state = self.within.decide(replace(now, wanted=state.wanted), state.inner)
+        wanted = state.wanted if inner.examples is None else inner.examples
+        # The first batch that the decision is about: the current one where it can still be enlarged.
+        samples = now.samples if self.enlarges_current else now.samples + now.examples
+        examples, why = self._alter(wanted, Place(now.train_samples, samples, now.step, state))
+        examples = self._within_limits(examples, now.train_samples)
+        if examples == state.examples:
+            decision = inner if inner.examples is None else _account(inner, wanted, examples, why)
+            return decision, replace(state, inner=inner_state, wanted=wanted)
+        return _account(inner, wanted, examples, why), WrapperState(inner_state, wanted, examples, now.step, samples)
+
+    @abstractmethod
+    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+        """What becomes of the size that the rule within wants, and why if it is altered."""
+
+    def _own_limits(self) -> tuple[int, int | None]:
+        return 1, None
+
+    def _limits(self) -> tuple[int, int | None]:
+        """The least and most that this wrapper and all within it allow."""
+        least, most = self._own_limits()
+        if not isinstance(self.rule, Wrapper):
+            return least, most
+        inner_least, inner_most = self.rule._limits()
+        mosts = [limit for limit in (most, inner_most) if limit is not None]
+        return max(least, inner_least), min(mosts, default=None)
+
+    def _range(self, train_samples: int) -> tuple[int, int]:
+        least, most = self._limits()
+        most = train_samples if most is None else min(most, train_samples)
+        return min(least, most), most
+
+    def _within_limits(self, examples: int, train_samples: int) -> int:
+        least, most = self._range(train_samples)
+        return min(max(examples, least), most)
+
+
+def _account(inner: Decision, wanted: int, examples: int, why: str) -> Decision:
+    """The decision of the rule within with another size, saying so."""
+    if inner.action is not None:
+        return replace(inner, examples=examples)
+    if examples == wanted:
+        reason = inner.reason if inner.examples is not None else f"{wanted} examples, wanted since earlier"
+        return replace(inner, examples=examples, reason=reason)
+    reason = f"{examples} examples where {wanted} are wanted: {why or 'within the limits'}"
+    if inner.examples is not None:
+        reason += f" ({inner.reason})"
+    return replace(inner, examples=examples, reason=reason, evidence={**inner.evidence, "wanted": float(wanted)})

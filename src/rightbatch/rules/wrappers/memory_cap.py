@@ -1,0 +1,43 @@
+"""A batch-size rule capped by what fits into memory."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ranges import require_whole
+from .batch_size_wrapper import Place, Wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCap(Wrapper):
+    """Cap any rule at the largest batch that fits into memory: b = min(b_wanted, most).
+
+    Meant for batches that must go through the model in one forward pass; anywhere else leave the batch to the rule and
+    split its passes with `micro_batch`, which changes no result. When the rule within wants more than fits, the batch
+    stays at the cap and the reason says what was wanted; a rule that enlarges the current batch then steps with a
+    noisier gradient than it asked for, and does not stop the run as it may at a limit of its own. The cap holds in any
+    order of wrapping, also for wrappers around this one. It is on the size decided: where it is more than half of the
+    data, what is left over of an epoch is taken along; and a run that times the hardware tries larger batches at its
+    start, which `micro_batch` keeps within memory.
+
+    Args:
+        rule: the rule within.
+        most: largest batch that fits, such as `max_batch` of `rightbatch.probe`.
+
+    Raises:
+        InputError: `most` is no whole number of at least 1, or below what a rule within allows at least.
+    """
+
+    most: int = 1024
+
+    name: ClassVar[str] = "memory-cap"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        require_whole("MemoryCap.most", self.most, least=1)
+        Wrapper.__post_init__(self)
+
+    def _own_limits(self) -> tuple[int, int | None]:
+        return 1, int(self.most)
+
+    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+        return wanted, "no more fit into memory"

@@ -1,0 +1,88 @@
+"""A batch-size rule whose sizes lie on a grid."""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from sys import maxsize
+from typing import ClassVar, Literal, get_args
+
+from ...errors import InputError
+from ...ranges import require_choice, require_whole
+from .batch_size_wrapper import Place, Wrapper
+
+Direction = Literal["nearest", "up", "down"]
+POWERS_OF_TWO = "powers-of-two"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapped(Wrapper):
+    """Snap the sizes of any rule to a grid: powers of two, multiples of a number, or a few sizes.
+
+    The nearest size is the nearest by ratio: from 45 it is down to 32 and from 46 up to 64. Where the data or the
+    limits within end, the grid ends with them: the largest size is then the largest of the grid within; only where no
+    size of the grid is within, the limit itself. Wrappers around this one may leave the grid; put it outermost where
+    the grid matters. What a rule that enlarges the current batch wants is always snapped up, or it would ask in vain.
+
+    Args:
+        rule: the rule within.
+        grid: "powers-of-two", a number whose multiples are meant, or the sizes themselves.
+        direction: "nearest", "up" or "down".
+
+    Raises:
+        InputError: an unreadable grid or direction.
+    """
+
+    grid: str | int | tuple[int, ...] = POWERS_OF_TWO
+    direction: Direction = "nearest"
+
+    name: ClassVar[str] = "snapped"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        if isinstance(self.grid, list | tuple):
+            if not self.grid:
+                raise InputError("Snapped.grid is empty: give sizes, a number or 'powers-of-two'.")
+            for size in self.grid:
+                require_whole("A size of Snapped.grid", size, least=1)
+            object.__setattr__(self, "grid", tuple(sorted({int(size) for size in self.grid})))
+        elif isinstance(self.grid, str):
+            require_choice("Snapped.grid", self.grid, (POWERS_OF_TWO,))
+        else:
+            require_whole("Snapped.grid", self.grid, least=1)
+        require_choice("Snapped.direction", self.direction, get_args(Direction))
+        Wrapper.__post_init__(self)
+
+    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+        least, most = self._range(place.train_samples)
+        wanted = min(max(wanted, least), most)
+        below, above = self._below(wanted), self._above(wanted)
+        if below < least and above > most:
+            return wanted, f"no size of the grid {self.grid!r} is within the limits"
+        if below < least:
+            examples = above
+        elif above > most:
+            examples = below
+        elif self.direction == "up" or self.enlarges_current:
+            examples = above
+        elif self.direction == "down":
+            examples = below
+        else:
+            examples = above if wanted * wanted > below * above else below
+        return examples, f"snapped to the grid {self.grid!r}"
+
+    def _below(self, wanted: int) -> int:
+        """The largest size of the grid up to `wanted`; 0 if there is none."""
+        if isinstance(self.grid, tuple):
+            place = bisect_right(self.grid, wanted)
+            return self.grid[place - 1] if place else 0
+        if isinstance(self.grid, str):
+            return 1 << (wanted.bit_length() - 1)
+        return wanted // self.grid * self.grid
+
+    def _above(self, wanted: int) -> int:
+        """The smallest size of the grid from `wanted`; beyond all data if there is none."""
+        if isinstance(self.grid, tuple):
+            place = bisect_left(self.grid, wanted)
+            return self.grid[place] if place < len(self.grid) else maxsize
+        if isinstance(self.grid, str):
+            return 1 << (wanted - 1).bit_length()
+        return -(-wanted // self.grid) * self.grid

@@ -1,0 +1,38 @@
+"""The square-root scaling rule."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...decision import Situation
+from .batch_scaled import BatchScaled
+
+
+@dataclass(frozen=True, slots=True)
+class SquareRootScaling(BatchScaled):
+    """Scale the rate with the root of the batch, η(b) = η · sqrt(b/b0).
+
+    It keeps the variance of a step of SGD. For Adam and its kin it is the rate that goes with the noise, but only
+    together with their other settings: `sde` changes these too.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | η | rule | rate, or rule for the rate, of the batch b0 |
+    | b0 | at | the batch it was found for |
+    | b | examples | the current batch |
+
+    Args:
+        rule: the rule within, or its text or number; by default the optimizer's own rate.
+        at: b0; None is the first batch of the run.
+
+    Raises:
+        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+
+    Reference: A. Krizhevsky, "One Weird Trick for Parallelizing Convolutional Neural Networks" (arXiv 1404.5997, 2014),
+    section 5.
+    """
+
+    name: ClassVar[str] = "square-root-scaling"
+
+    def _factor(self, now: Situation, at: int) -> float:
+        return math.sqrt(now.examples / at)

@@ -1,0 +1,66 @@
+"""A gradual start around any step rule."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...decision import Plan, Situation
+from ...errors import InputError
+from ...ranges import require_number
+from ..stages import length_samples, require_length
+from .lr_wrapper import Altered, Wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp(Wrapper):
+    """Scale the rate of the rule within by a + (1 - a)·s/w while s < w.
+
+    | symbol | argument | meaning |
+    |---|---|---|
+    | s | | examples consumed, the current batch included |
+    | w | over_epochs, over_samples | length of the warm-up |
+    | a | start_share | the share of the rate it starts from |
+
+    The rule within counts from the start of the run, not from the end of the warm-up.
+
+    Args:
+        rule: the rule within, or its text or number; by default the optimizer's own rate.
+        over_epochs: w in passes over the data.
+        over_samples: w in examples; None leaves that to over_epochs.
+        start_share: a.
+
+    Raises:
+        InputError: a setting out of its range, or a rule within that searches for its step itself.
+
+    Reference: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour" (arXiv 1706.02677, 2017),
+    section 2.2, the gradual warm-up over 5 epochs from the rate of the small batch: start_share = small batch / batch.
+    """
+
+    over_epochs: float = 1.0
+    over_samples: int | None = None
+    start_share: float = 0.0
+
+    name: ClassVar[str] = "warm-up"
+
+    def __post_init__(self) -> None:
+        """Build the rule within and refuse impossible settings."""
+        Wrapper.__post_init__(self)
+        if self.within.searches or self.within.guards:
+            raise InputError(
+                f"WarmUp scales a rate, but '{self.within.name}' finds its step on the batches it meets: give a rate "
+                "or a schedule, or use that rule alone."
+            )
+        require_length("WarmUp.over", self.over_epochs, self.over_samples)
+        require_number("WarmUp.start_share", self.start_share, least=0, most=1)
+
+    def _begin(self, rate: float, plan: Plan) -> Altered:
+        return self._altered(rate, 1, plan.train_samples)
+
+    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
+        return self._altered(rate, now.samples + now.examples, now.train_samples)
+
+    def _altered(self, rate: float, samples: int, train_samples: int) -> Altered:
+        part = samples / length_samples(self.over_epochs, self.over_samples, train_samples)
+        if part >= 1:
+            return Altered(rate)
+        share = self.start_share + (1 - self.start_share) * part
+        return Altered(rate * share, f"{100 * part:.0f} % of the warm-up: {share:.2g} of the rate")

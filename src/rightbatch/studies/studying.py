@@ -1,0 +1,270 @@
+"""Run the trials of an experiment in parallel processes, keep what they answer, and write the page."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TextIO
+
+from .. import __version__
+from ..errors import InputError, RunFolderError
+from ..ranges import require_number, require_whole
+from ..record.events import EventLog, read_events
+from ..report.words import duration
+from ..fitting.recorder import machine, now
+from ..fitting.stopping import Interruption
+from .experiment import Experiment, Result, Trial
+from .page import write_page
+from .subject import Subject
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(slots=True)
+class Study:
+    """What `study` returns.
+
+    Args:
+        experiment: as it was run.
+        subject: on what.
+        results: by the keys of the trials.
+        planned: trials of the whole design.
+        stopped: why it ended, in words.
+        made: in words, by which version, when and on what machine it was begun.
+        page: the HTML page.
+    """
+
+    experiment: Experiment
+    subject: Subject
+    results: dict[str, Result]
+    planned: int
+    stopped: str
+    made: str
+    page: Path
+
+
+def study(
+    experiment: Experiment,
+    subject: Subject | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    budget_s: float | None = None,
+    processes: int | None = None,
+    progress: TextIO | None = None,
+) -> Study:
+    """Run an experiment and write its page; the same call again goes on where it stopped.
+
+    Trials run in processes of their own, one thread each. Ctrl-C lets go of those under way and writes the page of
+    what there is. A budget is kept by running fewer trials: they come most important first, and the page says how many
+    of the design it rests on.
+
+    Args:
+        experiment: such as `Wiggle()`.
+        subject: data and model; None takes the classic problem of the experiment.
+        folder: for results and page; None is studies/<experiment>-<data>-<model>.
+        budget_s: seconds on the wall after which no further trial is begun; None runs the whole design, 0 shows what is
+            there already.
+        processes: None is one for each core; 0 runs the trials here, one after the other.
+        progress: where to say how far it is; None is stderr.
+
+    Returns:
+        The results and the page.
+
+    Raises:
+        InputError: the subject does not suit the experiment, or a setting is out of its range.
+        RunFolderError: the folder holds another study, or cannot be written.
+    """
+    if budget_s is not None:
+        require_number("budget_s", budget_s, least=0)
+    if processes is not None:
+        require_whole("processes", processes, least=0)
+    subject = subject or experiment.classic
+    trials = experiment.trials(subject)
+    if len({trial.key for trial in trials}) != len(trials):
+        raise InputError(f"{type(experiment).__name__} has two trials of one key: keys must differ.")
+    path = Path(folder) if folder is not None else _folder(experiment, subject)
+    results, made = _opened(path, experiment, subject)
+    wanted = {trial.key for trial in trials}
+    waiting = [trial for trial in trials if trial.key not in results]
+    say = _Teller(progress or sys.stderr, len(trials), len(trials) - len(waiting))
+    log = EventLog(path / RESULTS, flush_s=0.0)
+    try:
+        stopped = _run(experiment, subject, waiting, results, log, budget_s, processes, say)
+    finally:
+        log.close()
+    kept = {key: result for key, result in results.items() if key in wanted}
+    page = write_page(path, experiment, subject, kept, len(trials), stopped, made)
+    say.end(f"{stopped}; page: {page}")
+    return Study(experiment, subject, kept, len(trials), stopped, made, page)
+
+
+def _run(
+    experiment: Experiment,
+    subject: Subject,
+    waiting: list[Trial],
+    results: dict[str, Result],
+    log: EventLog,
+    budget_s: float | None,
+    processes: int | None,
+    say: "_Teller",
+) -> str:
+    started, interruption = time.monotonic(), Interruption()
+
+    def over() -> str:
+        if interruption.asked:
+            return "stopped by Ctrl-C"
+        spent = budget_s is not None and time.monotonic() - started >= budget_s
+        if not spent:
+            return ""
+        return f"the budget of {duration(budget_s)} is spent" if budget_s else "no time was left"
+
+    def take(trial: Trial, answer: tuple[Result, float]) -> None:
+        result, seconds = answer
+        results[trial.key] = result
+        log.append("trial", key=trial.key, settings=dict(trial.settings), seconds=seconds, result=result)
+        log.flush()
+        say.done(trial.key)
+
+    with interruption.watched():
+        if processes == 0:
+            for trial in waiting:
+                if why := over():
+                    return why
+                answer = _answer(experiment, subject, trial)
+                if interruption.asked:
+                    return over()  # what was trained within ended early
+                take(trial, answer)
+            return "all trials are done"
+        return _in_processes(experiment, subject, waiting, processes or os.cpu_count() or 1, over, take)
+
+
+def _in_processes(
+    experiment: Experiment,
+    subject: Subject,
+    waiting: list[Trial],
+    processes: int,
+    over: Callable[[], str],
+    take: Callable[[Trial, tuple[Result, float]], None],
+) -> str:
+    why, queue = "", list(waiting)
+    pool = ProcessPoolExecutor(min(processes, max(1, len(queue))), get_context("spawn"), _prepare)
+    running: dict[Future[tuple[Result, float]], Trial] = {}
+    try:
+        while queue or running:
+            why = why or over()
+            while queue and not why and len(running) < processes:
+                trial = queue.pop(0)
+                with _deaf():
+                    running[pool.submit(_answer, experiment, subject, trial)] = trial
+            if not running or why.startswith("stopped"):
+                break
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                take(running.pop(future), future.result())
+    except BrokenProcessPool as error:
+        raise RunFolderError("a trial's process died, perhaps for want of memory: give fewer processes") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # a fit within would answer a gentler signal by ending early, and the trial by going on
+    return why or "all trials are done"
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes begun within hear no Ctrl-C, not even while they import: the terminal sends it to all of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare() -> None:
+    """One thread a trial, and Ctrl-C is the study's to answer."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _answer(experiment: Experiment, subject: Subject, trial: Trial) -> tuple[Result, float]:
+    start = time.perf_counter()
+    result = experiment.run(subject, trial)
+    return result, time.perf_counter() - start
+
+
+def _folder(experiment: Experiment, subject: Subject) -> Path:
+    plain = f"{experiment.name}-{Path(subject.data).name}-{subject.model}".replace(":", "-")
+    return Path("studies") / plain
+
+
+def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[str, Result], str]:
+    """Make the folder, or read what an earlier call left there; and where and when it was begun."""
+    design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # a dataclass, every one
+    about = {"experiment": experiment.name, "design": design, **asdict(subject)}
+    log = path / RESULTS
+    events = read_events(log) if log.exists() else []
+    if events:
+        first: Mapping[str, Any] = events[0]
+        if {name: first.get(name) for name in about} != about:
+            raise RunFolderError(
+                f"{path} holds the study {first.get('experiment')} of {first.get('model')} on {first.get('data')} with "
+                f"the design {first.get('design')}, which is not the one asked for: give another folder, or remove it."
+            )
+        return {event["key"]: event["result"] for event in events if event["kind"] == "trial"}, str(first.get("made"))
+    import torch
+
+    here = machine(torch.device("cpu"))
+    made = f"Rightbatch {__version__}, {now()[:10]}, {here['cpu']}, torch {here['torch']}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with_start = EventLog(log)
+    except OSError as error:
+        raise RunFolderError(f"cannot write to {path}: {error.strerror or error}") from error
+    with_start.append("study", **about, made=made)
+    with_start.close()
+    return {}, made
+
+
+class _Teller:
+    """Says how many trials are done and how long the rest will take."""
+
+    def __init__(self, stream: TextIO, planned: int, done: int) -> None:
+        self._stream = stream
+        self._planned = planned
+        self._done = self._before = done
+        self._start = time.monotonic()
+        self._wide = 0
+        if done:
+            self._say(f"{done} of {planned} trials were there already", "\n")
+
+    def done(self, key: str) -> None:
+        """One more."""
+        self._done += 1
+        each = (time.monotonic() - self._start) / (self._done - self._before)
+        left = duration(each * (self._planned - self._done)) if self._done < self._planned else "nothing"
+        text = f"{self._done} of {self._planned} trials, {left} left at most; {key}"
+        terminal = self._stream.isatty()
+        if terminal or self._done == self._planned or self._done % max(1, self._planned // 10) == 0:
+            self._say(text, "\r" if terminal else "\n")
+
+    def end(self, text: str) -> None:
+        """The last line."""
+        self._say(text, "\n")
+
+    def _say(self, text: str, ending: str) -> None:
+        self._stream.write(text.ljust(self._wide) + ending)
+        self._stream.flush()
+        self._wide = len(text) if ending == "\r" else 0

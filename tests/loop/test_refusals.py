@@ -1,0 +1,232 @@
+"""What the loop refuses, each with a sentence that says what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rightbatch import AutoBatch, DataError, InputError, UnsupportedError
+from rightbatch.data import blobs
+from rightbatch.loop.resolving import SWEET_SPOT_WHEN_AVERAGING, resolve_batch, resolve_step
+from rightbatch.rules.batch_size import BigBatch, Bounded, Snapped, SweetSpot
+from rightbatch.rules.lr import Armijo, AveragedDistance, Constant
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def new(**settings: Any) -> AutoBatch:
+    model = settings.pop("model", None) or network()
+    make = settings.pop("make", None)
+    optimizer = None if make is None else make(model.parameters())
+    return AutoBatch(model, optimizer, settings.pop("train", blobs(60)), **{"batch": 8, "step": 0.1, **settings})
+
+
+def frozen() -> nn.Module:
+    return network().requires_grad_(False)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def empty() -> tuple[Tensor, Tensor]:
+    return torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
+
+
+SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
+    "nothing to train": (lambda: new(model=frozen()), InputError, "no trainable parameters.*requires_grad=True"),
+    "micro_batch 0": (lambda: new(micro_batch=0), InputError, "micro_batch is 0: give a whole number of at least 1"),
+    "micro_batch -3": (lambda: new(micro_batch=-3), InputError, "micro_batch is -3"),
+    "micro_batch 2.5": (lambda: new(micro_batch=2.5), InputError, "micro_batch is 2.5: give a whole number"),
+    "micro_batch True": (lambda: new(micro_batch=True), InputError, "micro_batch is True"),
+    "epochs 0": (lambda: new(epochs=0), InputError, "epochs is 0: give a whole number of at least 1"),
+    "epochs 1.5": (lambda: new(epochs=1.5), InputError, "epochs is 1.5"),
+    "epochs text": (lambda: new(epochs="3"), InputError, "epochs is '3'"),
+    "batch > data": (lambda: new(batch=61), InputError, "batch of 61.*only 60 examples"),
+    "batch 0": (lambda: new(batch=0), InputError, "batch size is 0.*at least 1"),
+    "batch -1": (lambda: new(batch=-1), InputError, "batch size is -1"),
+    "batch 1.5": (lambda: new(batch=1.5), InputError, "batch size is 1.5"),
+    "batch name": (lambda: new(batch="big-bach"), InputError, "did you mean 'big-batch'"),
+    "step name": (lambda: new(step="armjo"), InputError, "did you mean 'armijo'"),
+    "step 0": (lambda: new(step=0.0), InputError, "step size is 0.0"),
+    "step nan": (lambda: new(step=float("nan")), InputError, "step size is nan"),
+    "seed": (lambda: new(seed=-1), InputError, "seed must be between 0"),
+    "no examples": (lambda: new(train=empty()), DataError, "data are empty"),
+    "one example": (lambda: new(train=(torch.ones(1, 2), torch.tensor([0])), batch=1), DataError, "a single example"),
+    "lengths": (lambda: new(train=(torch.ones(5, 2), torch.zeros(4))), DataError, "5 examples and y has 4"),
+    "NaN": (lambda: new(train=(torch.full((9, 2), float("nan")), torch.zeros(9))), DataError, "x has 18 NaN"),
+    "objects": (lambda: new(train=(np.array([[1, "a"]], dtype=object), [0])), DataError, "object array"),
+    "path": (lambda: new(train="nowhere.npz"), DataError, "nowhere.npz does not exist"),
+    "armijo over Adam": (
+        lambda: new(step="armijo", make=torch.optim.Adam),
+        UnsupportedError,
+        "'armijo' searches along the gradient, but Adam moves in another direction; use torch.optim.SGD",
+    ),
+    "Barzilai-Borwein over Adam": (
+        lambda: new(batch="big-batch", step="barzilai-borwein", make=torch.optim.AdamW),
+        UnsupportedError,
+        "'barzilai-borwein' searches along the gradient, but AdamW",
+    ),
+    "LBFGS": (lambda: new(step=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS evaluates the loss itself"),
+    "noise of every batch": (
+        lambda: new(batch="big-batch", noise="auto(every=8)"),
+        InputError,
+        r"noise='auto\(every=8\)' measures every 8 steps, but the rule 'big-batch' needs a measurement of every batch",
+    ),
+    "noise name": (lambda: new(noise="micro-bach"), InputError, "names no method .did you mean 'micro-batch'"),
+    "noise number": (lambda: new(noise=3), InputError, "noise=3 is no way to measure: give one of 'auto', '"),
+    "noise budget": (lambda: new(noise="auto(budget=0)"), InputError, "Noise.budget is 0: .* above 0 and at most 1"),
+    "noise setting": (lambda: new(noise="sketchy(probe=1)"), InputError, "names no method"),
+    "noise of a model": (
+        lambda: new(model=nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), noise="per-example"),
+        UnsupportedError,
+        "noise='per-example' cannot measure this run: .*'1'.*use noise='auto' or",
+    ),
+    "noise in a metric, averaged": (
+        lambda: new(step="auto", noise="micro-batch(preconditioned=True)"),
+        UnsupportedError,
+        "the step rule 'averaged-distance' has it step others",
+    ),
+    "noise-scaled without a rate": (
+        lambda: new(batch="big-batch", step="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
+        InputError,
+        "learning rate of 0 to scale",
+    ),
+    "two dtypes, averaged": (
+        lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), step="auto"),
+        UnsupportedError,
+        "in one dtype",
+    ),
+    "foreign optimizer, averaged": (
+        lambda: new(step="auto", make=lambda _: sgd(network().parameters())),
+        UnsupportedError,
+        "not trainable parameters of the model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_refused_before_anything_runs(name: str) -> None:
+    make, kind, message = SETTINGS[name]
+    with pytest.raises(kind, match=message):
+        make()
+
+
+def step_on(auto: AutoBatch, loss: Callable[[Tensor, Tensor], Any]) -> None:
+    for x, y in auto:
+        auto.backward(loss(auto.model(x), y))
+        auto.step()
+
+
+def test_backward_twice() -> None:
+    auto = new()
+    x, y = next(iter(auto))
+    auto.backward(F.cross_entropy(auto.model(x), y))
+    with pytest.raises(InputError, match="without a new micro-batch from the loop"):
+        auto.backward(F.cross_entropy(auto.model(x), y))
+
+
+def test_backward_before_the_loop() -> None:
+    auto = new()
+    with pytest.raises(InputError, match="without a new micro-batch"):
+        auto.backward(torch.ones((), requires_grad=True))
+
+
+def test_step_without_backward() -> None:
+    auto = new()
+    with pytest.raises(InputError, match="must follow auto"):
+        auto.step()
+    next(iter(auto))
+    with pytest.raises(InputError, match="must follow auto"):
+        auto.step()
+
+
+def test_step_twice() -> None:
+    auto = new()
+    x, y = next(iter(auto))
+    auto.backward(F.cross_entropy(auto.model(x), y))
+    assert auto.step()
+    with pytest.raises(InputError, match="must follow auto"):
+        auto.step()
+
+
+def test_step_left_out() -> None:
+    auto = new()
+    with pytest.raises(InputError, match=r"Call auto.step\(\) after every auto.backward"):
+        for x, y in auto:
+            auto.backward(F.cross_entropy(auto.model(x), y))
+
+
+def test_backward_left_out() -> None:
+    with pytest.raises(InputError, match="not given to auto"):
+        list(new())
+
+
+def test_loss_backward_instead_of_ours() -> None:
+    auto = new()
+    with pytest.raises(InputError, match="must follow auto"):
+        for x, y in auto:
+            F.cross_entropy(auto.model(x), y).backward()  # type: ignore[no-untyped-call]
+            auto.step()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda o, y: F.cross_entropy(o, y, reduction="none"), r"must be one number.*got shape \(8,\)"),
+        (lambda o, y: F.cross_entropy(o, y).item(), "must be one number.*got float"),
+        (lambda o, y: None, "got NoneType"),
+        (lambda o, y: F.cross_entropy(o.detach(), y), "does not depend on a trainable parameter"),
+    ],
+)
+def test_losses_that_cannot_be_differentiated(loss: Callable[[Tensor, Tensor], Any], message: str) -> None:
+    auto = new()
+    with pytest.raises(InputError, match=message):
+        step_on(auto, loss)
+    assert auto.steps == 0
+    step_on(auto, F.cross_entropy)  # the loop can be begun again
+    assert auto.samples == 60
+
+
+def test_a_loss_computed_under_no_grad() -> None:
+    auto = new()
+    with pytest.raises(InputError, match="under no_grad"), torch.no_grad():
+        step_on(auto, F.cross_entropy)
+
+
+def test_a_loss_of_shape_one_is_one_number() -> None:
+    auto = new()
+    step_on(auto, lambda o, y: F.cross_entropy(o, y).reshape(1))
+    assert auto.samples == 60
+
+
+def test_what_auto_and_none_mean() -> None:
+    assert resolve_step(None) == Constant()
+    assert resolve_step("auto") == AveragedDistance()
+    assert resolve_step(0.25) == Constant(0.25)
+    assert resolve_step("armijo(c=0.3)") == Armijo(c=0.3)
+    assert resolve_batch("auto", AveragedDistance()) == SWEET_SPOT_WHEN_AVERAGING == SweetSpot(floor=3.0, ceiling=8.0)
+    assert resolve_batch("auto", Constant()) == SweetSpot()
+    assert resolve_batch(SweetSpot(first=8), Constant()) == SweetSpot(first=8)
+
+
+def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> None:
+    averaging = SWEET_SPOT_WHEN_AVERAGING
+    assert resolve_batch("bounded(most=64)", AveragedDistance()) == Bounded(averaging, most=64)
+    assert resolve_batch(Snapped(Bounded(most=64)), AveragedDistance()) == Snapped(Bounded(averaging, most=64))
+    assert resolve_batch("bounded(most=64)", Constant()) == Bounded(SweetSpot(), most=64)
+    for written in (Bounded(SweetSpot(), most=64), Bounded("sweet-spot", most=64), Snapped(BigBatch())):
+        assert resolve_batch(written, AveragedDistance()) is written
+
+
+def test_the_optimizer_that_none_brings() -> None:
+    plain = new(step=None).optimizer
+    assert isinstance(plain, torch.optim.SGD) and plain.param_groups[0]["lr"] == 0.01
+    averaged = new(step="auto").optimizer
+    assert isinstance(averaged, torch.optim.Adam) and averaged.param_groups[0]["betas"] == (0.0, 0.99)
