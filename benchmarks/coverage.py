@@ -1,7 +1,7 @@
 """How often the stated 90 % intervals hold the truth: `python benchmarks/coverage.py [--write]`.
 
 Batches are drawn from populations whose variance V, signal s and noise scale V/s are known: Gaussian gradients of a
-quadratic; a9a and digits, where the gradient of every example has been computed and batches are drawn with replacement.
+quadratic; a9a and digits, where the gradient of every sample has been computed and batches are drawn with replacement.
 The intervals are those of one batch, as `measure` states them, and those of `NoiseScale`.
 """
 
@@ -30,11 +30,11 @@ QUANTITIES = ("V", "s", "V/s")
 
 @dataclass(frozen=True)
 class Population:
-    """Gradients of single examples, with what is true of them.
+    """Gradients of single samples, with what is true of them.
 
     Args:
         name: in words.
-        draw: (batches, examples) -> gradients, shape (batches, examples, dimensions).
+        draw: (batches, samples) -> gradients, shape (batches, samples, dimensions).
         variance: tr Σ.
         signal: ‖g‖².
     """
@@ -58,26 +58,26 @@ def gaussian(name: str, eigenvalues: Tensor, noise_scale: float, along: str, gen
     direction[: 1 if along == "first" else len(eigenvalues)] = 1.0
     mean = direction / direction.norm() * math.sqrt(signal)
 
-    def draw(batches: int, examples: int) -> Tensor:
-        noise = torch.randn(batches, examples, len(eigenvalues), generator=generator, dtype=torch.float64)
+    def draw(batches: int, samples: int) -> Tensor:
+        noise = torch.randn(batches, samples, len(eigenvalues), generator=generator, dtype=torch.float64)
         return noise * eigenvalues.sqrt() + mean
 
     return Population(name, draw, variance, signal)
 
 
 def finite(name: str, gradients: Tensor, generator: torch.Generator) -> Population:
-    """The gradients of all examples of a data set, shape (N, dimensions); batches are drawn with replacement."""
+    """The gradients of all samples of a data set, shape (N, dimensions); batches are drawn with replacement."""
     mean = gradients.mean(0)
     variance = (gradients - mean).square().sum().item() / len(gradients)
 
-    def draw(batches: int, examples: int) -> Tensor:
-        rows = torch.randint(len(gradients), (batches, examples), generator=generator)
+    def draw(batches: int, samples: int) -> Tensor:
+        rows = torch.randint(len(gradients), (batches, samples), generator=generator)
         return gradients[rows]
 
     return Population(name, draw, variance, mean.square().sum().item())
 
 
-def quadratics(generator: torch.Generator, examples: int = 64) -> Iterator[Population]:
+def quadratics(generator: torch.Generator, samples: int = 64) -> Iterator[Population]:
     """Isotropic and strongly anisotropic noise, batches from ten times the noise scale to where no signal is seen."""
     index = torch.arange(1, 51, dtype=torch.float64)
     spectra = {"isotropic, 50 dimensions": torch.ones_like(index), "eigenvalues k^-2": index**-2}
@@ -87,7 +87,7 @@ def quadratics(generator: torch.Generator, examples: int = 64) -> Iterator[Popul
             for along in ("first", "all") if ratio in (10.0, 1.0) and eigenvalues.std() > 0 else ("first",):
                 where = f", gradient along {along}" if eigenvalues.std() > 0 and ratio in (10.0, 1.0) else ""
                 name = f"quadratic, {spectrum}, b = {ratio:g} V/s{where}"
-                yield gaussian(name, eigenvalues, examples / ratio if ratio else math.inf, along, generator)
+                yield gaussian(name, eigenvalues, samples / ratio if ratio else math.inf, along, generator)
 
 
 def logistic(generator: torch.Generator, path: Path = DATA / "libsvm" / "a9a_train.npz") -> Iterator[Population]:
@@ -141,15 +141,15 @@ def of_micro_batches(gradients: Tensor, count: int = MICRO_BATCHES) -> Measureme
     return jackknife_micro_batches(found, [len(part) for part in parts], norms2, means @ mean)
 
 
-def smoothed(population: Population, examples: int, measurements: int, windows: int) -> Iterator[Intervals]:
+def smoothed(population: Population, samples: int, measurements: int, windows: int) -> Iterator[Intervals]:
     """The intervals of a tracker after so many measurements, in independent windows."""
     for _ in range(windows):
-        g = population.draw(measurements, examples)
+        g = population.draw(measurements, samples)
         norms2 = g.mean(1).square().sum(1)
-        variances = (g.square().sum((1, 2)) - examples * norms2) / (examples - 1)
+        variances = (g.square().sum((1, 2)) - samples * norms2) / (samples - 1)
         tracker = NoiseScale()
         for v, norm2 in zip(variances.tolist(), norms2.tolist(), strict=True):
-            tracker.update(Measurement(examples, norm2, v, norm2 - v / examples), 0)
+            tracker.update(Measurement(samples, norm2, v, norm2 - v / samples), 0)
         found = tracker.estimate(0)
         assert found is not None
         yield found.intervals
@@ -188,23 +188,23 @@ def covered(population: Population, found: list[Intervals]) -> list[Coverage]:
 
 
 def estimators(
-    population: Population, examples: int, repeats: int, windows: tuple[int, ...]
+    population: Population, samples: int, repeats: int, windows: tuple[int, ...]
 ) -> Iterator[tuple[str, list[Intervals]]]:
     """Every kind of interval, each from fresh batches."""
-    yield "one batch", [of_one_batch(g).intervals for g in population.draw(repeats, examples)]
-    yield f"{MICRO_BATCHES} micro-batches", [of_micro_batches(g).intervals for g in population.draw(repeats, examples)]
+    yield "one batch", [of_one_batch(g).intervals for g in population.draw(repeats, samples)]
+    yield f"{MICRO_BATCHES} micro-batches", [of_micro_batches(g).intervals for g in population.draw(repeats, samples)]
     for measurements in windows:
-        yield f"smoothed, {measurements}", list(smoothed(population, examples, measurements, repeats))
+        yield f"smoothed, {measurements}", list(smoothed(population, samples, measurements, repeats))
 
 
-def populations(generator: torch.Generator, examples: int) -> Iterator[Population]:
+def populations(generator: torch.Generator, samples: int) -> Iterator[Population]:
     """All of them."""
-    yield from quadratics(generator, examples)
+    yield from quadratics(generator, samples)
     yield from logistic(generator)
     yield from network(generator)
 
 
-def row(population: Population, examples: int, estimator: str, found: list[Intervals]) -> str:
+def row(population: Population, samples: int, estimator: str, found: list[Intervals]) -> str:
     """One line of the table."""
     cells = []
     for coverage, quantity in zip(covered(population, found), QUANTITIES, strict=True):
@@ -218,7 +218,7 @@ def row(population: Population, examples: int, estimator: str, found: list[Inter
             cells.append(f"{held} ({mark}{coverage.width:.2g})")
     scale = population.truth[2]
     known = "∞" if math.isinf(scale) else f"{scale:.0f}"
-    return f"| {population.name} | {known} | {examples} | {estimator} | " + " | ".join(cells) + " |"
+    return f"| {population.name} | {known} | {samples} | {estimator} | " + " | ".join(cells) + " |"
 
 
 def tally(shares: list[float]) -> str:
@@ -242,11 +242,11 @@ def main() -> None:
     ]
     shares: list[float] = []
     start = time.perf_counter()
-    examples = 64
-    for population in populations(generator, examples):
-        for estimator, found in estimators(population, examples, options.repeats, (2, 5, 40)):
+    samples = 64
+    for population in populations(generator, samples):
+        for estimator, found in estimators(population, samples, options.repeats, (2, 5, 40)):
             shares += [coverage.held for coverage in covered(population, found)]
-            lines.append(row(population, examples, estimator, found))
+            lines.append(row(population, samples, estimator, found))
             print(lines[-1], flush=True)
     lines += ["", tally(shares)]
     print(f"{tally(shares)} {time.perf_counter() - start:.0f} s")

@@ -53,21 +53,21 @@ FIGURE = PAGE.parent / "figures" / "five_million.svg"
 
 
 def throughput(title: str, work: Work, ways: Ways, n: int | None = None) -> Iterator[str]:
-    """Rows of examples per second: all ways take turns, each an epoch at a time."""
+    """Rows of samples per second: all ways take turns, each an epoch at a time."""
     n = len(work.dataset) if n is None else n  # type: ignore[arg-type]
     epochs = {way: begin(work) for way, begin in ways.items()}
-    examples_per_s: dict[str, list[float]] = {way: [] for way in ways}
+    samples_per_s: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(ROUNDS + 1):
         for way, epoch in epochs.items():
-            begin_s, examples = time.perf_counter(), 0
+            begin_s, samples = time.perf_counter(), 0
             for x, _ in epoch():
-                examples += len(x)
-            assert examples == n
+                samples += len(x)
+            assert samples == n
             if number:  # the first warms up
-                examples_per_s[way].append(examples / (time.perf_counter() - begin_s))
+                samples_per_s[way].append(samples / (time.perf_counter() - begin_s))
     for way in ways:
-        ratios = [ours / theirs for ours, theirs in zip(examples_per_s[OURS], examples_per_s[way], strict=True)]
-        yield f"| {title} | {way} | {statistics.median(examples_per_s[way]):,.0f} | {spread(ratios, way)} |"
+        ratios = [ours / theirs for ours, theirs in zip(samples_per_s[OURS], samples_per_s[way], strict=True)]
+        yield f"| {title} | {way} | {statistics.median(samples_per_s[way]):,.0f} | {spread(ratios, way)} |"
 
 
 def spread(ratios: Sequence[float], way: str) -> str:
@@ -84,7 +84,7 @@ def from_memory() -> Iterator[str]:
 def from_streams() -> Iterator[str]:
     tensors = in_memory(EPOCH, 100)
     for batch in (32, 1000):
-        for title, rows in (("examples", Rows(tensors)), ("views of one tensor", Rows(tensors, views=True))):
+        for title, rows in (("samples", Rows(tensors)), ("views of one tensor", Rows(tensors, views=True))):
             yield from throughput(f"a stream of {title}, {batch}", Work(rows, batch), STREAM_WAYS, EPOCH)
         ways = {OURS: STREAM_WAYS[OURS], "DataLoader, 256 as they come": loader_of_batches}
         yield from throughput(f"a stream of batches of 256, {batch}", Work(Rows(tensors, 256), batch), ways, EPOCH)
@@ -122,10 +122,10 @@ def one_pass(way: str, folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     before_mb = peak_mb()
     work = Work(MappedRows(folder), BATCH)
-    begin_s, examples = time.perf_counter(), 0
+    begin_s, samples = time.perf_counter(), 0
     for x, _ in WAYS[way](work)():
-        examples += len(x)
-    assert examples == len(work.dataset)  # type: ignore[arg-type]
+        samples += len(x)
+    assert samples == len(work.dataset)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begin_s
     return {"seconds": seconds, "peak_mb": peak_mb() - before_mb}
 
@@ -137,8 +137,8 @@ def peak_mb() -> float:
 
 
 def training(folder: Path) -> Iterator[str]:
-    """Rows about the example that trains on 5,000,000 rows of the disk; draws its report's figure."""
-    command = [sys.executable, __file__, "--folder", str(folder), "--example"]
+    """Rows about the sample that trains on 5,000,000 rows of the disk; draws its report's figure."""
+    command = [sys.executable, __file__, "--folder", str(folder), "--sample"]
     if not (folder / f"data-{ROWS}").exists():
         subprocess.run(command, check=True, capture_output=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
@@ -148,7 +148,7 @@ def training(folder: Path) -> Iterator[str]:
     save_figure(course_figure(history), FIGURE)
     steps = history.steps
     rows = {
-        "examples, features": f"{ROWS:,} x {FEATURES}",
+        "samples, features": f"{ROWS:,} x {FEATURES}",
         "steps": f"{len(steps['step']):,}",
         "batch size": f"{min(steps['batch_size']):,.0f} to {max(steps['batch_size']):,.0f}",
         "epochs": f"{steps['epoch'][-1]:.2f}",
@@ -159,16 +159,16 @@ def training(folder: Path) -> Iterator[str]:
     yield from (f"| {name} | {value} |" for name, value in rows.items())
 
 
-def run_example(folder: Path) -> None:
-    """Run the example in this process; print last what memory it took, in MB."""
+def run_sample(folder: Path) -> None:
+    """Run the sample in this process; print last what memory it took, in MB."""
     before_mb = peak_mb()
-    sys.argv = [str(EXAMPLE), "--folder", str(folder), "--examples", str(ROWS)]
+    sys.argv = [str(EXAMPLE), "--folder", str(folder), "--samples", str(ROWS)]
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     print(peak_mb() - before_mb)
 
 
 class Many(Source):
-    """As many examples as one likes; each is its number."""
+    """As many samples as one likes; each is its number."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -244,23 +244,23 @@ def main() -> None:
     parser.add_argument("--only", choices=("memory", "streams", "pictures", "disk", "resume", "training"))
     parser.add_argument("--folder", type=Path, help="where the 4 GB on disk are, or are put to stay")
     parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--example", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--sample", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write docs/data_speed.md")
     options = parser.parse_args()
     if options.way:
         print(json.dumps(one_pass(options.way, options.folder)))
         return
     torch.set_num_threads(1)
-    if options.example:
-        run_example(options.folder)
+    if options.sample:
+        run_sample(options.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if options.only in (None, "disk", "resume") and not (folder / "y.npy").exists():
             write_rows(folder, ROWS, FEATURES)
-        head = "| data, examples a batch | way | examples a second | rightbatch is faster by |"
-        disk_head = "| way | examples a second | rightbatch is faster by | peak memory, MB |"
+        head = "| data, samples a batch | way | samples a second | rightbatch is faster by |"
+        disk_head = "| way | samples a second | rightbatch is faster by | peak memory, MB |"
         resume_head = "| data | way | ms |"
         parts: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
             "memory": (head, from_memory),

@@ -1,9 +1,9 @@
 """How surely each estimator tells the gradient noise, and what it costs: `python benchmarks/estimators.py [--write]`.
 
-Three networks on Fashion-MNIST, early in training (step 30) and late, at 64 and 512 examples. At rest: weights held
-fixed, batches drawn with replacement from 8,192 examples whose every gradient has been seen, so that the true V and s
+Three networks on Fashion-MNIST, early in training (step 30) and late, at 64 and 512 samples. At rest: weights held
+fixed, batches drawn with replacement from 8,192 samples whose every gradient has been seen, so that the true V and s
 of what the batches are drawn from are known. In motion: the estimators that compare a step with those before it, in
-the run itself, beside exact measurements of 2,048 examples at four of its steps.
+the run itself, beside exact measurements of 2,048 samples at four of its steps.
 """
 
 import argparse
@@ -149,7 +149,7 @@ class Benchmark:
 
     Args:
         network: which.
-        data: all examples.
+        data: all samples.
     """
 
     def __init__(self, network: Network, data: Batch) -> None:
@@ -163,10 +163,10 @@ class Benchmark:
         self.plain_s: dict[int, float] = {}
         self.costs = {b: self._costs(b) for b in SIZES}
 
-    def drawn(self, examples: int, of: Batch | None = None) -> Batch:
-        """Examples drawn at random with replacement."""
+    def drawn(self, samples: int, of: Batch | None = None) -> Batch:
+        """Samples drawn at random with replacement."""
         x, y = of or self.data
-        rows = torch.randint(len(x), (examples,), generator=self.random)
+        rows = torch.randint(len(x), (samples,), generator=self.random)
         return x[rows], y[rows]
 
     def in_motion(self) -> Iterator[str]:

@@ -68,14 +68,14 @@ class Run:
 MNIST, FASHION, LIBSVM = "data/mnist", "data/fashion_mnist", "data/libsvm"  # named from `studies`, see `main`
 CIFAR = "cifar10.npz"
 REAL_PAIRS = ((FASHION, "mlp"), (f"{LIBSVM}/a9a_train.npz", "linear"), (FASHION, "linear"))
-CONVNET = BigBatches(passes=10, looks=8, tries=4, decays=(1.0,), thetas=(1.0,), most_examples=1000)
+CONVNET = BigBatches(passes=10, looks=8, tries=4, decays=(1.0,), thetas=(1.0,), most_samples=1000)
 # Those with a subject are of the data that the published figures are of, or of more than a laptop's digits.
 RUNS = (
     Run(Wiggle()),
     Run(BatchForms()),
     Run(GradientNorms()),
     Run(StartDistance()),
-    Run(StartDistance(sizes=(64, 256, 1024), examples=1_200_000), Subject(MNIST, "mlp")),
+    Run(StartDistance(sizes=(64, 256, 1024), samples=1_200_000), Subject(MNIST, "mlp")),
     Run(NoiseRemoval()),
     Run(NoiseGrowth()),
     Run(NoiseGrowth(epochs=2, looks=8, seeds=3), Subject(MNIST, "cnn")),
@@ -86,15 +86,15 @@ RUNS = (
     Run(Optimizers()),
     Run(Generalisation()),
     Run(Generalisation(sizes=(16, 64), rate=0.0025, tuned_by="accuracy"), Subject(FASHION, "mlp")),
-    # Keskar's own optimizer and data, a small batch and a tenth of the examples.
+    # Keskar's own optimizer and data, a small batch and a tenth of the samples.
     Run(
         Generalisation(
-            sizes=(32, 256), seeds=3, rate=0.001, optimizer="Adam", most_examples=10_000, variants=(), tries=5
+            sizes=(32, 256), seeds=3, rate=0.001, optimizer="Adam", most_samples=10_000, variants=(), tries=5
         ),
         Subject(MNIST, "mlp"),
     ),
     Run(Schedules()),
-    Run(Schedules(size=32, tries=5, seeds=3, most_examples=20_000), Subject(FASHION, "mlp")),
+    Run(Schedules(size=32, tries=5, seeds=3, most_samples=20_000), Subject(FASHION, "mlp")),
     Run(BigBatches(seeds=5)),
     Run(BigBatches(size=256, passes=10, tries=5, penalty=0.001), Subject(f"{LIBSVM}/a9a_train.npz", "linear")),
     Run(

@@ -21,14 +21,14 @@ try:
 except ImportError:
     StatefulDataLoader = None
 
-EPOCH = 100_000  # examples of a stream
+EPOCH = 100_000  # samples of a stream
 Batches = Iterator[tuple[Tensor, Tensor]]
 Epoch = Callable[[], Batches]
 
 
 @dataclass
 class Work:
-    """Examples, the size of a batch and the number of worker processes."""
+    """Samples, the size of a batch and the number of worker processes."""
 
     dataset: Dataset[Any]
     batch: int

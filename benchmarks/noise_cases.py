@@ -72,7 +72,7 @@ class Acting(nn.Module):
 
 
 class Positioned(nn.Module):
-    """A table looked up at positions that are the same for all examples; the output layer is tied to the tokens."""
+    """A table looked up at positions that are the same for all samples; the output layer is tied to the tokens."""
 
     def __init__(self, leading: bool = False, again: bool = False, mix: bool = False, tie: bool = False) -> None:
         super().__init__()
@@ -130,14 +130,14 @@ def frozen(module: nn.Module, *names: str) -> nn.Module:
 
 
 def attention(batch_first: bool, call: Callable[[nn.Module, Tensor], Tensor], **settings: object) -> nn.Module:
-    """An attention over (examples, positions, features), whatever its own layout is."""
+    """An attention over (samples, positions, features), whatever its own layout is."""
     inner = nn.MultiheadAttention(8, 2, batch_first=batch_first, **settings)  # type: ignore[arg-type]
     turned = call if batch_first else lambda m, x: call(m, x.transpose(0, 1)).transpose(0, 1)
     return Called(inner, turned)
 
 
 def turned(inner: nn.Module) -> nn.Module:
-    """A module over (positions, examples, features)."""
+    """A module over (positions, samples, features)."""
     return Called(inner, lambda m, x: first(m(x.transpose(0, 1))).transpose(0, 1))
 
 
@@ -364,7 +364,7 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "Tables of positions": {
         "added": (Positioned, ids(6)),
-        "as many as examples": (Positioned, ids(B)),
+        "as many as samples": (Positioned, ids(B)),
         "with a leading one": (lambda: Positioned(leading=True), ids(6)),
         "used twice": (lambda: Positioned(again=True), ids(6)),
         "through a linear layer": (lambda: Positioned(mix=True), ids(6)),
@@ -399,7 +399,7 @@ for where, side in {"small map": 4, "large map": 9}.items():  # on both sides of
 
 
 class Squared(nn.Module):
-    """Each example's loss is a fixed random quadratic of its own output, so that no gradient is zero by symmetry."""
+    """Each sample's loss is a fixed random quadratic of its own output, so that no gradient is zero by symmetry."""
 
     def __init__(self, reduction: str) -> None:
         super().__init__()

@@ -34,28 +34,28 @@ LEAST_RUN_S, MOST_RUN_S = 5.0, 60.0
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch size. Examples are random; `tokens` > 0 means that many kinds of tokens."""
+    """A network and a batch size. Samples are random; `tokens` > 0 means that many kinds of tokens."""
 
     name: str
     title: str
     make: Callable[[], nn.Module]
-    examples: int
+    samples: int
     shape: tuple[int, ...]
     tokens: int = 0
 
     def work(self, device: torch.device) -> Work:
         generator = torch.Generator().manual_seed(1)
-        shape = (self.examples, *self.shape)
+        shape = (self.samples, *self.shape)
         if self.tokens:
             x, y = (torch.randint(0, self.tokens, shape, generator=generator) for _ in range(2))
         else:
             x = torch.randn(shape, generator=generator)
-            y = torch.randint(0, 10, (self.examples,), generator=generator)
+            y = torch.randint(0, 10, (self.samples,), generator=generator)
         return Work(self.make, x.to(device), y.to(device))
 
 
 CASES = (
-    Case("mlp-128", "MLP 784-512-512-10, 128 examples", mlp, 128, (784,)),
+    Case("mlp-128", "MLP 784-512-512-10, 128 samples", mlp, 128, (784,)),
     Case("mlp-1024", "the same, 1024", mlp, 1024, (784,)),
     Case("cnn2-128", "CNN, 2 convolutions (32, 64) on 28 x 28, 128", cnn2, 128, (1, 28, 28)),
     Case("cnn2-512", "the same, 512", cnn2, 512, (1, 28, 28)),

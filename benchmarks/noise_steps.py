@@ -130,7 +130,7 @@ class Loop(Step):
     def __init__(self, work: Work) -> None:
         super().__init__(work)
         self.auto = rightbatch.AutoBatch(
-            self.model, self.optimizer, _Ready(work), batch=len(work.x), epochs=1, noise=Noise()
+            self.model, self.optimizer, _Ready(work), batch_size=len(work.x), epochs=1, noise=Noise()
         )
         self.batches: Iterator[tuple[Tensor, Tensor]] = iter(self.auto)
         self.measurements = 0
@@ -152,7 +152,7 @@ class Loop(Step):
 
 
 class _Ready(Source):
-    """As many examples as wanted, all of them those of one batch: fetching them takes no time."""
+    """As many samples as wanted, all of them those of one batch: fetching them takes no time."""
 
     def __init__(self, work: Work) -> None:
         self.x, self.y = work.x, work.y
@@ -218,7 +218,7 @@ class Opacus(Step):
 
 
 class VmapGrad(Step):
-    """`torch.func.vmap(grad(loss))` over a few examples at a time in place of the backward pass."""
+    """`torch.func.vmap(grad(loss))` over a few samples at a time in place of the backward pass."""
 
     name = "vmap(grad)"
 

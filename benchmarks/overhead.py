@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import rightbatch
 from rightbatch.data import Order
-from rightbatch.loop.memory.forward_limit import Beginning
+from rightbatch.loop.memory.forward_limit import BatchSnapshot
 from rightbatch.models import build_model
 
 BATCH = 128
@@ -33,7 +33,7 @@ LEARNING_RATE = 0.01
 
 @dataclass(frozen=True)
 class Model:
-    """A model, the shape of its examples and what measuring every step may cost."""
+    """A model, the shape of its samples and what measuring every step may cost."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -55,12 +55,12 @@ class TimedLoss:
     def __init__(self, steps: int, device: torch.device) -> None:
         self.steps = steps
         self.device = device
-        self.examples = 0
+        self.samples = 0
         self.marks_s: list[float] = []
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        self.examples += len(target)
-        if self.examples >= BATCH * (WARM_UP_STEPS + len(self.marks_s) * self.steps) and len(self.marks_s) < 2:
+        self.samples += len(target)
+        if self.samples >= BATCH * (WARM_UP_STEPS + len(self.marks_s) * self.steps) and len(self.marks_s) < 2:
             self.marks_s.append(self._now())
         return nn.functional.cross_entropy(output, target)
 
@@ -132,7 +132,7 @@ def own_loop(noise: str | None) -> Run:
     def run(work: Work, loss: TimedLoss) -> None:
         module, make_optimizer = work.start()
         optimizer = make_optimizer(module.parameters())
-        auto = rightbatch.AutoBatch(module, optimizer, (work.x, work.y), batch=BATCH, noise=noise)
+        auto = rightbatch.AutoBatch(module, optimizer, (work.x, work.y), batch_size=BATCH, noise=noise)
         for x, y in auto:
             auto.backward(loss(module(x), y))
             auto.step()
@@ -197,7 +197,7 @@ def noted(device: torch.device, rounds: int) -> Iterator[str]:
     """What it costs to note random states and buffers before each batch, for it to be begun anew if memory runs out."""
     for layers, channels in ((0, 0), (5, 64), (53, 256)):
         norms = (nn.BatchNorm2d(channels) for _ in range(layers))
-        beginning = Beginning(nn.Sequential(nn.Linear(1, 1), *norms).to(device), device)
+        beginning = BatchSnapshot(nn.Sequential(nn.Linear(1, 1), *norms).to(device), device)
         beginning.note()
         seconds = []
         for _ in range(rounds):

@@ -2,7 +2,7 @@
 
 The optimizer is SGD with momentum 0.9 and one constant learning rate a problem, from a coarse grid at a batch of 64;
 rules that come with a step rule of the same name run with it. Everything else is each rule's default, or is written
-with its name; TOTAL is the horizon, the examples that schedules with an end are told. A run ends at the target or at
+with its name; TOTAL is the horizon, the samples that schedules with an end are told. A run ends at the target or at
 its cap, in processor seconds of one thread; evaluation is left out, measuring is in. Medians over the seeds; a rule
 that misses the target for most seeds says how far it came.
 """
@@ -24,12 +24,12 @@ from markdown import machine, write_page
 from problems import Problem, problems
 
 import rightbatch
-from rightbatch.decision import SizeRule
+from rightbatch.decision import BatchSizeRule
 from rightbatch.errors import RightbatchError
 from rightbatch.probing import feature_spectrum
 from rightbatch.report.drawing import STYLE, finish, log_axis
 from rightbatch.report.saving import save_figure
-from rightbatch.rules.batch_size import Replay, size_rule
+from rightbatch.rules.batch_size import Replay, batch_size_rule
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -37,7 +37,7 @@ from matplotlib import pyplot as plt
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MOMENTUM = 0.9
 CHECKS_PER_EPOCH = 10
-CHECK_SAMPLES = 2000  # of held-out examples
+CHECK_SAMPLES = 2000  # of held-out samples
 PROCESSES = 2
 MOST_EPOCHS = 1000  # the cap in seconds ends a run before
 MOST_POINTS = 400  # of a trajectory
@@ -45,7 +45,7 @@ MOST_POINTS = 400  # of a trajectory
 
 @dataclass(frozen=True)
 class Setting:
-    """How a problem is run: learning rate, target for the loss, cap in seconds, schedules' epochs, examples used."""
+    """How a problem is run: learning rate, target for the loss, cap in seconds, schedules' epochs, samples used."""
 
     rate: float
     target: float
@@ -82,13 +82,13 @@ GROUPS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "interpolation",
     ),
     "Schedules": (
-        "thresholds('0:32 20K:64 60K:128')",
+        "piecewise('0:32 20K:64 60K:128')",
         "growth(32, 512, over_samples=TOTAL)",
         "cyclic(32, 256, every_samples=10000)",
         ("ada-batch(32, every_epochs=1)", "ada-batch(every_epochs=1)"),
-        ("dont-decay(32, milestones=(1, 2, 3))", "dont-decay(first=32, milestones=(1, 2, 3))"),
-        ("seesaw(32, total_samples=TOTAL)", "seesaw(first=32, total_samples=TOTAL)"),
-        ("geo-damp(32, every_epochs=1)", "geo-damp(first=32, every_epochs=1)"),
+        ("dont-decay(32, milestones=(1, 2, 3))", "dont-decay(initial=32, milestones=(1, 2, 3))"),
+        ("seesaw(32, total_samples=TOTAL)", "seesaw(initial=32, total_samples=TOTAL)"),
+        ("geo-damp(32, every_epochs=1)", "geo-damp(initial=32, every_epochs=1)"),
         "ada-damp(32)",
         "rada-damp(32)",
         "plateau(32)",
@@ -96,13 +96,13 @@ GROUPS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "replay",
     ),
     "Around sweet-spot": (
-        "bounded(least=64, most=128)",
-        "memory-cap(most=128)",
+        "bounded(min_size=64, max_size=128)",
+        "memory-cap(max_size=128)",
         "hysteresis",
-        "dwell(steps=100)",
-        "snapped",
+        "min-hold(steps=100)",
+        "rounded",
         "whole-if-small",
-        "ramp(first=8, over_samples=20000)",
+        "ramp(initial=8, over_samples=20000)",
     ),
 }
 WITH_SPECTRUM = "interpolation"  # of the features, where the model is linear
@@ -115,9 +115,9 @@ class Result:
 
     Args:
         reached: whether the target was.
-        examples, steps, seconds: to the target, or to the end.
+        samples, steps, seconds: to the target, or to the end.
         loss: the least one met.
-        sizes: (examples consumed, batch size), thinned.
+        sizes: (samples consumed, batch size), thinned.
         refused: why the rule could not be run.
     """
 
@@ -125,7 +125,7 @@ class Result:
     rule: str
     seed: int
     reached: bool = False
-    examples: int = 0
+    samples: int = 0
     steps: int = 0
     seconds: float = 0.0
     loss: float = math.inf
@@ -158,7 +158,7 @@ def setting(name: str, quick: bool) -> Setting:
 
 @cache
 def problem_of(name: str, quick: bool) -> Problem:
-    """The problem, cut to the examples wanted; held-out examples cut to what a check looks at."""
+    """The problem, cut to the samples wanted; held-out samples cut to what a check looks at."""
     (problem,) = problems([name], floors=False)
     samples = setting(name, quick).samples
     x, y = problem.x[:samples].clone(), problem.y[:samples].clone()
@@ -174,19 +174,19 @@ def texts(task: Task, problem: Problem) -> tuple[str, str | None]:
     return task.rule[0].replace("TOTAL", total), task.rule[1].replace("TOTAL", total)
 
 
-def size_rule_of(task: Task, problem: Problem, text: str) -> SizeRule:
+def size_rule_of(task: Task, problem: Problem, text: str) -> BatchSizeRule:
     """The batch rule; the two that rest on something else are given it."""
     if text == WITH_SPECTRUM:
         if not problem.convex:
             raise rightbatch.UnsupportedError("for convex models that fit their data exactly only")
         spectrum = feature_spectrum(problem.x)
         # The logistic loss is at most a quarter as curved as least squares, which cancels in m*.
-        return size_rule(f"interpolation({spectrum.beta}, {spectrum.lambda_1})")
+        return batch_size_rule(f"interpolation({spectrum.beta}, {spectrum.lambda_1})")
     if text == OF_SWEET_SPOT:
         sizes = run(replace(task, rule="sweet-spot")).sizes
         changes = [here for here, before in zip(sizes, [(-1, 0), *sizes], strict=False) if here[1] != before[1]]
         return Replay(tuple(changes))
-    return size_rule(text)
+    return batch_size_rule(text)
 
 
 def run(task: Task) -> Result:
@@ -219,7 +219,7 @@ def _train(auto: rightbatch.AutoBatch, problem: Problem, limit: Setting, result:
         if auto.samples < next_check and spent < limit.most_s:
             continue
         next_check = auto.samples + auto.train_samples / CHECKS_PER_EPOCH
-        result.seconds, result.examples, result.steps = spent, auto.samples, auto.steps
+        result.seconds, result.samples, result.steps = spent, auto.samples, auto.steps
         result.loss = min(result.loss, problem.check(auto.model))
         result.reached = result.loss <= limit.target
         if result.reached or spent >= limit.most_s:
@@ -255,14 +255,14 @@ def run_all(tasks: list[Task], keep: Path | None) -> Iterator[Result]:
 def table(name: str, found: dict[tuple[str, str], list[Result]], limit: Setting) -> list[str]:
     """The rows of one problem."""
     problem = problem_of(name, limit.samples == QUICK["samples"])
-    what = "training loss" if problem.convex else f"loss on {len(problem.check_x):,} held-out examples"
+    what = "training loss" if problem.convex else f"loss on {len(problem.check_x):,} held-out samples"
     lines = [
         f"### {problem.name}",
         "",
-        f"{len(problem.x):,} examples; target: {what} of {limit.target:g}; learning rate {limit.rate:g}; "
+        f"{len(problem.x):,} samples; target: {what} of {limit.target:g}; learning rate {limit.rate:g}; "
         f"cap: {limit.most_s:g} s; horizon of schedules: {limit.epochs} epochs.",
         "",
-        "| rule | seconds | examples | steps | mean batch | reached |",
+        "| rule | seconds | samples | steps | mean batch | reached |",
         "|---|---|---|---|---|---|",
     ]
     for group, rules in GROUPS.items():
@@ -280,18 +280,18 @@ def _row(rule: str, runs: list[Result]) -> str:
     reached = [result for result in runs if result.reached]
     count = f"{len(reached)} of {len(runs)}"
     middle = [result for result in runs if result.reached] if 2 * len(reached) > len(runs) else runs
-    examples, steps, seconds, loss = (
+    samples, steps, seconds, loss = (
         statistics.median(values)
-        for values in zip(*((r.examples, r.steps, r.seconds, r.loss) for r in middle), strict=True)
+        for values in zip(*((r.samples, r.steps, r.seconds, r.loss) for r in middle), strict=True)
     )
-    batch = f"{examples / max(1, steps):.0f}"
+    batch = f"{samples / max(1, steps):.0f}"
     if 2 * len(reached) > len(runs):
-        return f"| `{rule}` | {seconds:.2f} | {examples:,.0f} | {steps:,.0f} | {batch} | {count} |"
-    return f"| `{rule}` | missed: {loss:.4f} after {seconds:.2f} | {examples:,.0f} | {steps:,.0f} | {batch} | {count} |"
+        return f"| `{rule}` | {seconds:.2f} | {samples:,.0f} | {steps:,.0f} | {batch} | {count} |"
+    return f"| `{rule}` | missed: {loss:.4f} after {seconds:.2f} | {samples:,.0f} | {steps:,.0f} | {batch} | {count} |"
 
 
 def draw(name: str, found: dict[tuple[str, str], list[Result]]) -> plt.Figure:
-    """Batch size against examples, a panel a group, the first seed."""
+    """Batch size against samples, a panel a group, the first seed."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name, "legend.fontsize": 7.5}):
         groups = {group: rules for group, rules in GROUPS.items() if group != "Fixed"}
         figure, axes = plt.subplots(1, len(groups), figsize=(16, 5.4), layout="constrained", sharex=True, sharey=True)
@@ -310,7 +310,7 @@ def draw(name: str, found: dict[tuple[str, str], list[Result]]) -> plt.Figure:
             log_axis(panel, "y", 1, 2 * most, base=10)
             log_axis(panel, "x", 30, 1.2 * max(100, last))
             panel.set_title(group, loc="left", fontsize=11)
-            finish(panel, "examples", "batch size" if panel is axes[0] else "", legend=False)
+            finish(panel, "samples", "batch size" if panel is axes[0] else "", legend=False)
             if drawn:
                 panel.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
         return figure
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--rules", nargs="+", help="only those whose text begins with one of these")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a thousand examples, one seed, a tenth of a second a run")
+    parser.add_argument("--quick", action="store_true", help="a thousand samples, one seed, a tenth of a second a run")
     parser.add_argument("--keep", type=Path, help="append every run to this file, and take from it those it holds")
     parser.add_argument("--write", action="store_true", help="write docs/rule_comparison.md and its figures")
     parser.add_argument("--draw", type=Path, help="write the figures, as PNG, to this folder")
@@ -340,7 +340,7 @@ def main() -> None:
         end = result.refused or f"{'reached' if result.reached else 'missed'} at {result.loss:.4f}"
         print(
             f"{result.problem}, {result.rule}, seed {result.seed}: {end}, {result.seconds:.2f} s, "
-            f"{result.examples:,} examples, {result.steps:,} steps",
+            f"{result.samples:,} samples, {result.steps:,} steps",
             flush=True,
         )
     for results in found.values():

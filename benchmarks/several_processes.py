@@ -1,6 +1,6 @@
 """What training in several processes costs beside a bare DistributedDataParallel loop.
 
-    torchrun --standalone --nproc-per-node 2 benchmarks/several_processes.py [--batch 64] [--width 64]
+    torchrun --standalone --nproc-per-node 2 benchmarks/several_processes.py [--batch-size 64] [--width 64]
 
 Both sides train the same network with SGD at a fixed batch, each process on its share. They take turns; each pair gives
 one ratio of seconds per step, and the median of seven is printed.
@@ -64,7 +64,7 @@ def ours(x: torch.Tensor, y: torch.Tensor, batch: int, width: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64, help="examples in a batch, over all processes")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch, over all processes")
     parser.add_argument("--width", type=int, default=64, help="of the network")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -33,15 +33,15 @@ LONGEST = 2.0  # runs without a horizon go on for so many times the seconds of t
 
 @dataclass
 class Curve:
-    """What a run reached: (processor seconds, examples, loss)."""
+    """What a run reached: (processor seconds, samples, loss)."""
 
     points: list[tuple[float, int, float]] = field(default_factory=list)
 
     def reached(self, target: float) -> tuple[float, int]:
-        """Seconds and examples to the target; infinity if it never was."""
-        for seconds, examples, loss in self.points:
+        """Seconds and samples to the target; infinity if it never was."""
+        for seconds, samples, loss in self.points:
             if loss <= target:
-                return seconds, examples
+                return seconds, samples
         return math.inf, 10**12
 
     @property
@@ -57,27 +57,27 @@ class Curve:
 class Stopwatch:
     """Processor seconds, paused while the run is checked; checks are denser at the start.
 
-    A tuned run has a horizon in examples; a run without one ends after `limit` seconds.
+    A tuned run has a horizon in samples; a run without one ends after `limit` seconds.
     """
 
-    def __init__(self, examples: int | None = None, limit: float = math.inf) -> None:
+    def __init__(self, samples: int | None = None, limit: float = math.inf) -> None:
         self.curve = Curve()
-        self.examples = examples
+        self.samples = samples
         self.limit = limit
         self.shares = [((i + 1) / CHECKS_PER_RUN) ** 2 for i in range(CHECKS_PER_RUN)]
         self.spent = 0.0
         self.since = time.process_time()
 
-    def lap(self, examples: int, check: Callable[[], float]) -> bool:
+    def lap(self, samples: int, check: Callable[[], float]) -> bool:
         """Check the run if it is due; False once it is over."""
         now = self.spent + time.process_time() - self.since
-        share = now / self.limit if self.examples is None else examples / self.examples
+        share = now / self.limit if self.samples is None else samples / self.samples
         if share < self.shares[0]:
             return True
         while self.shares and share >= self.shares[0]:
             self.shares.pop(0)
         self.spent = now
-        self.curve.points.append((now, examples, check()))
+        self.curve.points.append((now, samples, check()))
         self.since = time.process_time()
         return bool(self.shares)
 
@@ -98,15 +98,15 @@ def tuned(problem: Problem, kind: str, batch: int, rate: float, seed: int) -> Cu
         optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     steps = problem.epochs * math.ceil(len(problem.x) / batch)
     group = optimizer.param_groups[0]
-    watch, examples = Stopwatch(problem.epochs * len(problem.x)), 0
+    watch, samples = Stopwatch(problem.epochs * len(problem.x)), 0
     for step, index in enumerate(batches(problem, batch, seed)):
         group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         loss = problem.loss(model(problem.x[index]), problem.y[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        examples += len(index)
-        if not watch.lap(examples, lambda: problem.check(model)):
+        samples += len(index)
+        if not watch.lap(samples, lambda: problem.check(model)):
             break
     return watch.curve
 
@@ -124,14 +124,14 @@ def schedule_free(problem: Problem, kind: str, seed: int, limit: float, batch: i
         optimizer.train()
         return value
 
-    watch, examples = Stopwatch(limit=limit), 0
+    watch, samples = Stopwatch(limit=limit), 0
     for index in batches(problem, batch, seed):
         loss = problem.loss(model(problem.x[index]), problem.y[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        examples += len(index)
-        if not watch.lap(examples, check):
+        samples += len(index)
+        if not watch.lap(samples, check):
             break
     return watch.curve
 
@@ -140,7 +140,7 @@ def automatic(problem: Problem, seed: int, limit: float, step: object = "auto", 
     """Rightbatch with nothing said."""
     model = problem.make(seed)
     watch = Stopwatch(limit=limit)
-    auto = rightbatch.AutoBatch(model, None, (problem.x, problem.y), batch=batch, step=step, seed=seed, epochs=10**6)
+    auto = rightbatch.AutoBatch(model, None, (problem.x, problem.y), batch_size=batch, lr=step, seed=seed, epochs=10**6)
 
     def check() -> float:
         with auto.averaged():
@@ -210,10 +210,10 @@ def compare(problem: Problem, seeds: int) -> list[str]:
         entries += [("Schedule-Free AdamW, defaults, batch 128", runs["free-adamw"])]
         medians = [_medians(curves, aim) for _, curves in entries]
         tuned_best = min(seconds for seconds, _ in medians[1:3])
-        for (label, curves), (seconds, examples) in zip(entries, medians, strict=True):
+        for (label, curves), (seconds, samples) in zip(entries, medians, strict=True):
             count = sum(c.reached(aim)[0] < math.inf for c in curves)
             ratio = f"{seconds / tuned_best:.2f}" if tuned_best < math.inf else "no tuned run reached it"
-            found = f"{seconds:.3f} | {examples:,} | {ratio}" if seconds < math.inf else "not reached | |"
+            found = f"{seconds:.3f} | {samples:,} | {ratio}" if seconds < math.inf else "not reached | |"
             rows.append(f"| {problem.name} | {name} | {label} | {found} | {count} of {seeds} |")
     return rows
 
@@ -232,7 +232,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
-        "| problem | target | method | seconds | examples | ratio to best tuned | reached |",
+        "| problem | target | method | seconds | samples | ratio to best tuned | reached |",
         "|---|---|---|---|---|---|---|",
     ]
     for problem in problems(options.problems):

@@ -2,11 +2,11 @@
 
     pip install 'rightbatch[demo]'
     python examples/big_batch.py
-    python examples/big_batch.py --step barzilai-borwein
-    python examples/big_batch.py --batch "big-batch(theta=0.5)"
+    python examples/big_batch.py --lr barzilai-borwein
+    python examples/big_batch.py --batch-size "big-batch(theta=0.5)"
 
 Logistic regression on the digits: is it a 0 to 4, or a 5 to 9? As the gradient shrinks, the noise of a small batch
-hides it, and the rule draws more examples for the same step. The last column is the norm of the gradient over all the
+hides it, and the rule draws more samples for the same step. The last column is the norm of the gradient over all the
 data.
 """
 
@@ -23,8 +23,8 @@ import rightbatch
 def main() -> None:
     """Run one of the published forms and print how batch, step and gradient go."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", default="big-batch")
-    parser.add_argument("--step", default="armijo", help="armijo, barzilai-borwein or a number")
+    parser.add_argument("--batch-size", default="big-batch")
+    parser.add_argument("--lr", default="armijo", help="armijo, barzilai-borwein or a number")
     parser.add_argument("--steps", type=int, default=150)
     options = parser.parse_args()
 
@@ -41,20 +41,20 @@ def main() -> None:
         )
         return float(torch.cat([g.flatten() for g in gradients]).norm())
 
-    # None: plain SGD. The rules decide how far it moves and over how many examples.
+    # None: plain SGD. The rules decide how far it moves and over how many samples.
     auto = rightbatch.AutoBatch(
-        model, None, (inputs, targets), batch=options.batch, step=_step(options.step), epochs=100_000
+        model, None, (inputs, targets), batch_size=options.batch, lr=_step(options.step), epochs=100_000
     )
     print(" step   passes   batch    step size     loss   true gradient")
     for batch_x, batch_y in auto:
         loss = F.binary_cross_entropy_with_logits(model(batch_x), batch_y)
         auto.backward(loss)
         if not auto.step():
-            continue  # more examples, or a trial step, are wanted first
+            continue  # more samples, or a trial step, are wanted first
         if auto.steps % 10 == 0:
             row = auto.last
             print(
-                f"{auto.steps:5d}  {auto.epoch:7.2f}  {row['batch_size']:6d}  {auto.learning_rate:11.4g}"
+                f"{auto.steps:5d}  {auto.epoch:7.2f}  {row['batch_size']:6d}  {auto.lr:11.4g}"
                 f"  {row['train_loss']:7.4f}  {true_gradient_norm():14.6f}"
             )
         if auto.steps >= options.steps:

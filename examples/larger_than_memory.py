@@ -2,9 +2,9 @@
 
     pip install 'rightbatch[report]'
     python examples/larger_than_memory.py
-    python examples/larger_than_memory.py --examples 5_000_000 --folder runs/millions      2 GB, a few minutes
+    python examples/larger_than_memory.py --samples 5_000_000 --folder runs/millions      2 GB, a few minutes
 
-The examples come as a stream, which is brought to the disk once; training then reads the rows of each batch, in an
+The samples come as a stream, which is brought to the disk once; training then reads the rows of each batch, in an
 order shuffled anew each epoch, and holds no more in memory. The labels are drawn from a known logistic model, so that
 the loss of the true model is known too. The same line again goes on with its run, or says that it is done.
 """
@@ -27,11 +27,11 @@ DIRECTION = 2 * np.random.default_rng(0).standard_normal(FEATURES, dtype=np.floa
 HELD_OUT = 50_000
 
 
-def stream(examples: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Examples as they might come from a sensor or a queue."""
+def stream(samples: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Samples as they might come from a sensor or a queue."""
     rng = np.random.default_rng(seed)
-    for start in range(0, examples, 10_000):
-        x = rng.standard_normal((min(10_000, examples - start), FEATURES), dtype=np.float32)
+    for start in range(0, samples, 10_000):
+        x = rng.standard_normal((min(10_000, samples - start), FEATURES), dtype=np.float32)
         y = rng.random(len(x)) < 1 / (1 + np.exp(-x @ DIRECTION))
         yield from zip(x, y.astype(np.int64), strict=True)
 
@@ -44,14 +44,14 @@ def least_loss(x: torch.Tensor, y: torch.Tensor) -> float:
 def main() -> None:
     """Write the data where they are missing, then train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=400_000)
+    parser.add_argument("--samples", type=int, default=400_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="for the data and the run; a temporary one by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        data, run_dir = (folder / f"{name}-{options.examples}" for name in ("data", "run"))
-        source = as_source(data) if data.exists() else write_shards(stream(options.examples, 1), data)
+        data, run_dir = (folder / f"{name}-{options.samples}" for name in ("data", "run"))
+        source = as_source(data) if data.exists() else write_shards(stream(options.samples, 1), data)
         print(source.describe())
         held_out = list(stream(HELD_OUT, 2))
         x = torch.from_numpy(np.stack([row for row, _ in held_out]))

@@ -1,16 +1,16 @@
-"""Look closely at one gradient: how noisy is it, and how many examples does it take to trust it?
+"""Look closely at one gradient: how noisy is it, and how many samples does it take to trust it?
 
     pip install 'rightbatch[demo]'
     python examples/look_at_noise.py
 
-Measured at four stages of a training run, each time on all 1797 examples:
+Measured at four stages of a training run, each time on all 1797 samples:
 
-    variance      tr(Σ): how much the gradients of single examples differ
+    variance      tr(Σ): how much the gradients of single samples differ
     signal        |g|²: squared length of the gradient that all of them share
-    noise scale   variance / signal, in examples. A batch of so many has as much noise as signal: much smaller batches
+    noise scale   variance / signal, in samples. A batch of so many has as much noise as signal: much smaller batches
                   point mostly at random, much larger ones repeat what is known
 
-Early on the examples agree and the noise scale is small; as the model fits, the common signal vanishes sooner than the
+Early on the samples agree and the noise scale is small; as the model fits, the common signal vanishes sooner than the
 differences, and the noise scale grows. That is why a batch size that was right at the start is not right later.
 """
 

@@ -63,7 +63,7 @@ def main() -> None:
             auto.backward(F.cross_entropy(model(x), y))
             auto.step()
         if speaks:
-            print(f"{auto.samples:,} examples in {auto.steps:,} steps, the last of {auto.last['batch_size']:,}")
+            print(f"{auto.samples:,} samples in {auto.steps:,} steps, the last of {auto.last['batch_size']:,}")
     if dist.is_initialized():
         dist.destroy_process_group()
 

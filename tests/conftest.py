@@ -50,8 +50,8 @@ class Witness:
     def consumed(self, step: int, intervals: list[Interval]) -> None:
         self.steps.append((step, list(intervals)))
 
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
-        self.failures.append((step, samples, reason, learning_rate, restored_step))
+    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None:
+        self.failures.append((step, samples, reason, lr, restored_step))
 
     def audit(self, step: int, samples: int, method: str, audit: Audit) -> None:
         self.audits.append((step, method, audit))

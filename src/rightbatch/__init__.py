@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .fitting import fit
     from .loop import AutoBatch
     from .noise import measure
-    from .probing import find_learning_rate, probe
+    from .probing import find_lr, probe
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "data",
-    "find_learning_rate",
+    "find_lr",
     "fit",
     "measure",
     "noise",
@@ -50,7 +50,7 @@ __all__ = [
 
 _HOME = {
     "AutoBatch": "loop",
-    "find_learning_rate": "probing",
+    "find_lr": "probing",
     "fit": "fitting",
     "measure": "noise",
     "probe": "probing",

@@ -1,4 +1,4 @@
-"""Exponentially weighted averages with bias correction: of numbers, arrays or tensors, and over examples consumed."""
+"""Exponentially weighted averages with bias correction: of numbers, arrays or tensors, and over samples consumed."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import InputError, MissingExtraError, RightbatchError, RunFolderError
-from .ranges import require_number
 
 if TYPE_CHECKING:
     import torch
@@ -58,20 +57,20 @@ class Problem:
     """What both training and probing need to know."""
 
     data: str = option("digits", f"{', '.join(DATA)}, or a path: .npz, .csv, .parquet, .arrow, a folder (docs/data.md)")
-    target: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
-    text: str = option("error", "text columns of a table", choices=("error", "drop", "codes"))
+    target_column: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
+    text: str = option("error", "text columns of a table", choices=("error", "drop", "ordinal"))
     missing: str = option("error", "missing values of a table", choices=("error", "drop", "mean"))
     model: str = option("mlp", "linear, mlp, cnn, or module:factory", metavar="NAME")
-    seed: int = option(0, "of the initial parameters, the parts held out and the order", type=int, metavar="N")
-    device: str | None = option(None, "cpu, cuda, cuda:1, mps; left out, a GPU where there is one", metavar="NAME")
+    seed: int = option(0, "random seed: initialization, splits, shuffling", type=int, metavar="N")
+    device: str | None = option(None, "cpu, cuda, cuda:1 or mps (default: a GPU if there is one)", metavar="NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe(Problem):
-    """Measure and advise: which batch size, how wide the choice is, which step size."""
+    """Measure and advise: which batch size, in which range, and which learning rate."""
 
-    seconds: float = option(30.0, "to spend at most", type=float, metavar="S")
-    plot: str | None = option(None, "draw what was measured into this file", metavar="FILE")
+    seconds: float = option(30.0, "time limit in seconds", type=float, metavar="S")
+    plot: str | None = option(None, "write a figure of the measurements to this file", metavar="FILE")
 
     def run(self) -> int:
         """Probe and print the advice."""
@@ -90,55 +89,52 @@ class Probe(Problem):
 class Train(Problem):
     """Train a model and write the run folder with its report."""
 
-    batch: str = option(
+    batch_size: str = option(
         "auto", "auto, a number, or a rule such as sweet-spot or 'big-batch(theta=0.5)'", metavar="RULE"
     )
-    step: str | None = option(
-        None,
-        "auto, a number, or a rule such as armijo or 'noise-scaled(learning_rate=0.1)'; left out, auto, or the "
-        "optimizer's own with --learning-rate",
-        metavar="RULE",
+    lr: str = option(
+        "auto", "learning rate: auto, a number, or a rule such as armijo or 'cosine(lr=0.1)'", metavar="RULE"
     )
-    optimizer: str | None = option(
-        None, "of torch, beneath the step rule; left out, the one that suits it", choices=tuple(OPTIMIZERS)
-    )
+    optimizer: str | None = option(None, "torch optimizer (default: matches the lr rule)", choices=tuple(OPTIMIZERS))
     noise: str | None = option(
         None,
-        "how gradient noise is measured, such as 'auto(budget=0.01)' or micro-batch; left out, where a rule needs it",
+        "how to measure gradient noise, such as 'auto(budget=0.01)' or micro-batch (default: only if a rule needs it)",
         metavar="METHOD",
     )
-    learning_rate: float | None = option(None, "of --optimizer", type=float, metavar="RATE")
-    epochs: int | None = option(None, "passes over the data, at most", type=int, metavar="N")
-    seconds: float | None = option(None, "by the clock, at most", type=float, metavar="S")
-    until: Sequence[tuple[str, float]] | None = option(
-        None, "stop once reached: valid_loss=0.3, valid_accuracy=0.97", type=aim, nargs="+", metavar="NAME=VALUE"
+    epochs: int | None = option(None, "maximum number of passes over the data", type=int, metavar="N")
+    seconds: float | None = option(None, "time limit in seconds", type=float, metavar="S")
+    stop_at: Sequence[tuple[str, float]] | None = option(
+        None,
+        "stop when reached, such as valid_loss=0.3 or valid_accuracy=0.97",
+        type=aim,
+        nargs="+",
+        metavar="NAME=VALUE",
     )
     patience: int | None = option(
         None, "stop after N evaluations without a better validation loss", type=int, metavar="N"
     )
     valid: float = option(
-        0.1, "share of the training data held out to choose the iterate by; 0: none", type=float, metavar="SHARE"
+        0.1, "validation fraction, selects the best weights; 0 for none", type=float, metavar="FRACTION"
     )
     eval_every: float = option(1.0, "epochs between evaluations", type=float, metavar="EPOCHS")
-    micro_batch: int | None = option(None, "most examples in one forward pass, to save memory", type=int, metavar="N")
-    run_dir: str | None = option(None, "folder to write; left out, runs/<date>-<time>-<data>-<model>", metavar="FOLDER")
-    resume: bool = option(False, "go on with the run in --run-dir")
-    checkpoint_every: float = option(600.0, "seconds between checkpoints, at most", type=float, metavar="S")
+    micro_batch: int | None = option(
+        None, "maximum number of samples in one forward pass, to save memory", type=int, metavar="N"
+    )
+    run_dir: str | None = option(None, "run folder (default: runs/<date>-<time>-<data>-<model>)", metavar="FOLDER")
+    resume: bool = option(False, "resume the run in --run-dir")
+    checkpoint_every: float = option(600.0, "maximum seconds between checkpoints", type=float, metavar="S")
     quiet: bool = option(False, "no progress, only the result")
 
     def run(self) -> int:
         """Train, and print the result and where the report is."""
         from .noise import noise_settings
-        from .rules.batch_size import size_rule
-        from .rules.lr import step_rule
+        from .rules.batch_size import batch_size_rule
+        from .rules.lr import lr_rule
 
         if self.resume and self.run_dir is None:
-            raise InputError("--resume needs --run-dir, the folder of the run to go on with.")
-        if self.learning_rate is not None and self.optimizer is None:
-            raise InputError("--learning-rate belongs to --optimizer; for a constant step size write --step RATE.")
-        batch = self.batch if self.batch == "auto" else size_rule(self.batch)
-        default_step = "auto" if self.learning_rate is None else None
-        step = default_step if self.step is None else self.step if self.step == "auto" else step_rule(self.step)
+            raise InputError("--resume needs --run-dir, the folder of the run to resume.")
+        batch_size = self.batch_size if self.batch_size == "auto" else batch_size_rule(self.batch_size)
+        lr = self.lr if self.lr == "auto" else lr_rule(self.lr)
         noise = None if self.noise is None else noise_settings(self.noise)
 
         from .fitting import fit
@@ -149,12 +145,12 @@ class Train(Problem):
             train,
             valid=self.valid or None,
             test=test,
-            batch=batch,
-            step=step,
+            batch_size=batch_size,
+            lr=lr,
             optimizer=self._optimizer(),
             epochs=self.epochs,
             seconds=self.seconds,
-            target=dict(self.until) if self.until else None,
+            stop_at=dict(self.stop_at) if self.stop_at else None,
             patience=self.patience,
             eval_every=self.eval_every,
             seed=self.seed,
@@ -177,15 +173,12 @@ class Train(Problem):
         import torch
 
         name, settings = OPTIMIZERS[self.optimizer]
-        if self.learning_rate is not None:
-            require_number("--learning-rate", self.learning_rate, above=0)
-            settings = {**settings, "lr": self.learning_rate}
         return partial(getattr(torch.optim, name), **settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Prove that each example was consumed exactly once per epoch and the checkpoints are whole; exit code 1 if not."""
+    """Prove that each sample was consumed exactly once per epoch and the checkpoints are whole; exit code 1 if not."""
 
     folder: str = field(metadata={"help": "the run folder", "metavar": "RUN", "positional": True})
 
@@ -197,7 +190,7 @@ class Verify:
         folder = RunFolder.open(self.folder)
         samples = folder.read_config().get("train_samples")
         if not isinstance(samples, int):
-            raise RunFolderError(f"{folder.config} does not say train_samples, the number of training examples.")
+            raise RunFolderError(f"{folder.config} does not say train_samples, the number of training samples.")
         report = verify_ledger(folder.ledger, samples)
         proved = report.ok and report.entries > 0
         print(f"{self.folder}: {'proved' if proved else 'not proved'}: {report}")
@@ -236,15 +229,17 @@ class List:
 
         from .models import MODELS
         from .noise.methods import METHODS
-        from .rules.batch_size import SIZE_RULES
-        from .rules.lr import STEP_RULES
+        from .rules.batch_size import BATCH_SIZE_RULES
+        from .rules.lr import LR_RULES
 
-        auto_batch = {"auto": "sweet-spot, within bounds that suit the step rule"}
-        auto_step = {"auto": "averaged-distance: nothing to tune"}
+        auto_batch_size = {"auto": "sweet-spot, within bounds that suit the lr rule"}
+        auto_lr = {"auto": "averaged-distance: nothing to tune"}
         _print_section("data", DATA)
         _print_section("model", {name: _summary(model) for name, model in MODELS.items()})
-        _print_section("batch", auto_batch | {name: _summary(rule) for name, rule in SIZE_RULES.items()})
-        _print_section("step", auto_step | {name: _summary(rule) for name, rule in STEP_RULES.items()})
+        _print_section(
+            "batch-size", auto_batch_size | {name: _summary(rule) for name, rule in BATCH_SIZE_RULES.items()}
+        )
+        _print_section("lr", auto_lr | {name: _summary(rule) for name, rule in LR_RULES.items()})
         auto_noise = {"auto": "the first of these that the model permits, by default for 3 % of the time"}
         _print_section("noise", auto_noise | {name: method.summary for name, method in METHODS.items()})
         _print_section(
@@ -262,12 +257,12 @@ class Study:
     """Run an experiment on what batch size does, on its classic problem or on your own, and write its page."""
 
     name: str = option("list", "the experiment, all, or list to print them", positional=True, nargs="?", metavar="NAME")
-    data: str | None = option(None, "as for train; left out, the classic problem of the experiment", metavar="DATA")
-    model: str | None = option(None, "as for train; left out, that of the classic problem", metavar="NAME")
-    target: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
-    budget: str | None = option(None, "to spend at most, such as 90s, 5m or 1h: fewer trials are run", metavar="TIME")
-    folder: str | None = option(None, "for results and page; the same again goes on", metavar="DIR")
-    processes: int | None = option(None, "side by side; left out, one a core", type=int, metavar="N")
+    data: str | None = option(None, "as for train (default: the classic problem of the study)", metavar="DATA")
+    model: str | None = option(None, "as for train (default: the model of the classic problem)", metavar="NAME")
+    target_column: str | None = option(None, "the column (table) or key (.npz) to predict", metavar="NAME")
+    budget: str | None = option(None, "time limit, such as 90s, 5m or 1h; runs fewer trials", metavar="TIME")
+    folder: str | None = option(None, "output folder; rerun to resume", metavar="DIR")
+    processes: int | None = option(None, "number of parallel processes (default: one per core)", type=int, metavar="N")
 
     def run(self) -> int:
         """Study, or print what there is to study."""
@@ -287,7 +282,7 @@ class Study:
             experiment = EXPERIMENTS[name]()
             subject = experiment.classic
             if self.data is not None:
-                subject = replace(subject, data=self.data, target=self.target)
+                subject = replace(subject, data=self.data, target=self.target_column)
             if self.model is not None:
                 subject = replace(subject, model=self.model)
             folder = self.folder if self.folder is None or len(chosen) == 1 else Path(self.folder) / name
@@ -350,7 +345,7 @@ def build_parser() -> Parser:
     """The parser of all commands, built from their fields."""
     parser = Parser(
         prog="rightbatch",
-        description="Mini-batch size and step size worked out from measured gradient noise and measured speed.",
+        description="Mini-batch size and learning rate from measured gradient noise and measured speed.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rightbatch {__version__}")
@@ -417,7 +412,7 @@ def _load(problem: Problem) -> "tuple[Source, Source | None, str, torch.nn.Modul
 
     splits = load(
         problem.data,
-        target=problem.target,
+        target=problem.target_column,
         seed=problem.seed,
         text=problem.text,  # type: ignore[arg-type]  # argparse has checked the choice
         missing=problem.missing,  # type: ignore[arg-type]
@@ -448,7 +443,9 @@ def _seconds(text: str) -> float:
     try:
         return float(number) * unit
     except ValueError:
-        raise InputError(f"--budget {text!r} is no time: give seconds, or a number with s, m or h, as in 5m.") from None
+        raise InputError(
+            f"--budget {text!r} is not a valid duration: give seconds, or a number with s, m or h, as in 5m."
+        ) from None
 
 
 def _new_folder(data: str, model: str) -> Path:

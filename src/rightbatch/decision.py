@@ -1,7 +1,7 @@
 """What a rule is: frozen hyper-parameters, a small state passed in and returned, decisions with reasons.
 
 A rule does no I/O, reads no clock, prints nothing and touches no tensor. `training` owns the loop: it hands a
-`Situation` to the rules and applies the `Decision` they return.
+`StepContext` to the rules and applies the `Decision` they return.
 """
 
 import math
@@ -21,8 +21,8 @@ class Decision:
     """What to do next, and why.
 
     Args:
-        examples: the batch size wanted; None leaves it to others.
-        learning_rate: the step size wanted; None leaves it to others.
+        batch_size: the size wanted; None leaves it to others.
+        lr: the learning rate wanted; None leaves it to others.
         settings: settings of the optimizer wanted, named as in `Plan.settings`; what is not named is left alone.
         reason: one plain sentence, for people.
         evidence: the numbers it rests on.
@@ -30,8 +30,8 @@ class Decision:
             kept and forgets averages and optimizer state; "stop" ends the run, reason saying why.
     """
 
-    examples: int | None = None
-    learning_rate: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     action: Action | None = None
@@ -47,11 +47,11 @@ class Needs(Flag):
     """What a rule must be told beyond the loss; a run that cannot supply it is refused when it is built."""
 
     NOTHING = 0
-    NOISE = auto()  # smoothed, measured as often as the budget allows: Situation.noise
-    EVERY_BATCH = auto()  # a measurement of every batch, whatever that costs: Situation.measurement
-    TIME = auto()  # the seconds of a step: Situation.step_time
-    PROJECTIONS = auto()  # the spread of examples along the gradient: Measurement.projection_variance
-    DISTANCE = auto()  # how far the parameters have come: Situation.distance
+    NOISE = auto()  # smoothed, measured as often as the budget allows: StepContext.noise
+    EVERY_BATCH = auto()  # a measurement of every batch, whatever that costs: StepContext.measurement
+    TIME = auto()  # the seconds of a step: StepContext.step_time
+    PROJECTIONS = auto()  # the spread of samples along the gradient: Measurement.projection_variance
+    DISTANCE = auto()  # how far the parameters have come: StepContext.distance
 
     NOISE_OF_EVERY_BATCH = NOISE | EVERY_BATCH
     NOISE_AND_TIME = NOISE | TIME
@@ -62,11 +62,11 @@ class Plan:
     """What is known before the first step.
 
     Args:
-        train_samples: N, examples in the training set.
+        train_samples: N, samples in the training set.
         parameter_count: trainable parameters.
         parameter_norm: Euclidean norm of all trainable parameters.
-        learning_rate: the optimizer's own.
-        total_samples: examples the whole run will consume; None where its length is not known.
+        lr: the optimizer's own.
+        total_samples: samples the whole run will consume; None where its length is not known.
         optimizer: its class, such as "AdamW".
         settings: of its first parameter group, as far as it has them: momentum, beta1, beta2, eps, weight_decay.
     """
@@ -74,41 +74,41 @@ class Plan:
     train_samples: int
     parameter_count: int = 1
     parameter_norm: float = 0.0
-    learning_rate: float = 0.0
+    lr: float = 0.0
     total_samples: int | None = None
     optimizer: str = ""
     settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class StepContext:
     """What the loop knows when it asks, the gradient of the current batch being complete and the step not yet taken.
 
     Args:
         step: steps taken so far.
-        samples: examples consumed by those steps.
-        examples: b, examples in the current batch.
+        samples: samples consumed by those steps.
+        batch_size: b, samples in the current batch.
         train_samples: N.
         loss: mean loss of the current batch.
         gradient_norm2: ‖g_B‖².
-        learning_rate: the one used by the previous step.
+        lr: the one used by the previous step.
         measurement: of the current batch, if it was measured.
         noise: smoothed, this batch included; None before the first measurement.
         step_time: fitted to the steps timed so far; None while the evidence is thin.
         movement: of the averaged iterate, where the run averages.
         grew: the current batch was enlarged after its first gradient.
-        wanted: the batch size last decided; `examples` may differ where the epoch ended.
+        wanted: the batch size last decided; `samples` may differ where the epoch ended.
         distance: ‖x - x0‖ from the parameters at the start, where a rule needs it.
-        total_samples: examples the whole run will consume; None where its length is not known.
+        total_samples: samples the whole run will consume; None where its length is not known.
     """
 
     step: int
     samples: int
-    examples: int
+    batch_size: int
     train_samples: int
     loss: float
     gradient_norm2: float
-    learning_rate: float
+    lr: float
     measurement: Measurement | None = None
     noise: NoiseEstimate | None = None
     step_time: StepTime | None = None
@@ -148,11 +148,11 @@ class Outcome:
 
 
 @runtime_checkable
-class SizeRule(Protocol):
+class BatchSizeRule(Protocol):
     """A rule for the batch size: a frozen dataclass whose fields are its hyper-parameters.
 
     `decide` is asked once the gradient of the current batch is complete. If `enlarges_current` is set and the decision
-    wants more examples than the batch has, the loop draws the missing ones at the same parameters, keeps what was
+    wants more samples than the batch has, the loop draws the missing ones at the same parameters, keeps what was
     drawn and asks again; otherwise the decision holds from the next batch on.
     """
 
@@ -166,14 +166,14 @@ class SizeRule(Protocol):
 
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 
-    def decide(self, now: Situation, state: Any) -> tuple[Decision, Any]: ...
+    def decide(self, now: StepContext, state: Any) -> tuple[Decision, Any]: ...
 
 
 Search = Generator[Trial, Outcome, tuple[Decision, Any]]
 
 
 @runtime_checkable
-class StepRule(Protocol):
+class LRRule(Protocol):
     """A rule for the step size: a frozen dataclass whose fields are its hyper-parameters.
 
     `decide` is a generator: it yields trials, receives outcomes and returns the decision with the next state. A rule
@@ -198,4 +198,4 @@ class StepRule(Protocol):
 
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 
-    def decide(self, now: Situation, state: Any) -> Search: ...
+    def decide(self, now: StepContext, state: Any) -> Search: ...

@@ -2,11 +2,11 @@
 
     RightbatchError
     ├── InputError (ValueError)      what was given cannot be used: data, model, loss, settings, paths
-    │   └── DataError                the examples themselves: shapes, types, missing values, formats
+    │   └── DataError                the samples themselves: shapes, types, missing values, formats
     ├── UnsupportedError (TypeError) the quantity asked for is not defined, or not available, for this model or rule
     ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
     │   └── DamagedFileError         a file in it is not what was written
-    ├── OutOfMemoryError (MemoryError)  the smallest pass, one example or two, does not fit into memory
+    ├── OutOfMemoryError (MemoryError)  the smallest pass, one sample or two, does not fit into memory
     ├── TraceError (RuntimeError)     probing found something changed that it must leave as it was
     ├── DivergedError (ArithmeticError)  training diverged again and again and was stopped
     └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
@@ -24,7 +24,7 @@ class InputError(RightbatchError, ValueError):
 
 
 class DataError(InputError):
-    """The examples cannot be used as they are."""
+    """The samples cannot be used as they are."""
 
 
 class UnsupportedError(RightbatchError, TypeError):
@@ -40,7 +40,7 @@ class DamagedFileError(RunFolderError):
 
 
 class OutOfMemoryError(RightbatchError, MemoryError):
-    """Memory runs out over the smallest pass there is, of one example or two, so that smaller ones cannot help."""
+    """Memory runs out over the smallest pass there is, of one sample or two, so that smaller ones cannot help."""
 
 
 class TraceError(RightbatchError, RuntimeError):

@@ -1,7 +1,7 @@
 """What has been measured: the values that estimators and clocks hand to the rules.
 
-Everything here is plain numbers. Notation: per-example gradients g_i, a batch of b examples with mean gradient g_B,
-the covariance of one example's gradient Σ, the true gradient g.
+Everything here is plain numbers. Notation: per-example gradients g_i, a batch of b samples with mean gradient g_B,
+the covariance of one sample's gradient Σ, the true gradient g.
 """
 
 import math
@@ -53,16 +53,16 @@ class LayerReading:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A cheap estimate held against the exact one on a few examples of the same batch.
+    """A cheap estimate held against the exact one on a few samples of the same batch.
 
     Args:
-        examples: how many were looked at exactly.
-        estimate: the cheap estimate: of Σ ‖g_i‖² over these examples where examples are estimated one by one, else V̂.
-        exact: the same quantity from the exact norms of these examples.
-        standard_error: of estimate - exact, as the spread over the examples lets expect.
+        samples: how many were looked at exactly.
+        estimate: the cheap estimate: of Σ ‖g_i‖² over these samples where samples are estimated one by one, else V̂.
+        exact: the same quantity from the exact norms of these samples.
+        standard_error: of estimate - exact, as the spread over the samples lets expect.
     """
 
-    examples: int
+    samples: int
     estimate: float
     exact: float
     standard_error: float
@@ -79,7 +79,7 @@ class Curvature:
 
     Args:
         along_gradient: gᵀHg/‖g‖², the curvature along the gradient; 1 over it is the step that a clean gradient allows.
-        noise_scale: tr(HΣ)/(gᵀHg) in examples, the noise scale with curvature taken into account; nan if not asked for.
+        noise_scale: tr(HΣ)/(gᵀHg) in samples, the noise scale with curvature taken into account; nan if not asked for.
         standard_error: of the noise scale; nan where unknown.
         method: how products with H were had: "Hessian-vector product" or "gradient difference".
         reason: why the second, in words.
@@ -98,13 +98,13 @@ class Measurement:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b | examples | examples in the batch |
+    | b | samples | samples in the batch |
     | ‖g_B‖² | gradient_norm2 | squared norm of the batch's mean gradient |
     | V̂ | variance | Σ_i ‖g_i - g_B‖² / (b - 1), unbiased for tr Σ |
     | ŝ | signal | ‖g_B‖² - V̂/b, unbiased for ‖g‖²; may be negative |
 
     Args:
-        examples: b.
+        samples: b.
         gradient_norm2: ‖g_B‖².
         variance: V̂.
         signal: ŝ.
@@ -121,7 +121,7 @@ class Measurement:
         intervals: 90 % intervals of variance, signal and noise_scale; 0 to infinity where this batch cannot tell.
     """
 
-    examples: int
+    samples: int
     gradient_norm2: float
     variance: float
     signal: float
@@ -139,7 +139,7 @@ class Measurement:
 
     @property
     def noise_scale(self) -> float:
-        """V̂/ŝ in examples; infinite when no signal stands out of the noise."""
+        """V̂/ŝ in samples; infinite when no signal stands out of the noise."""
         return self.variance / self.signal if self.signal > 0 else math.inf
 
 
@@ -150,13 +150,13 @@ class NoiseEstimate:
     Args:
         variance: average of V̂.
         signal: average of ŝ.
-        noise_scale: their ratio, in examples.
+        noise_scale: their ratio, in samples.
         low: with 90 % confidence the noise scale is between `low` and `high`.
         high: infinite while the signal is not told from zero.
         standard_error: of variance, signal and noise_scale.
         measurements: how many went in.
-        age_samples: examples consumed since the last of them.
-        mean_age_samples: examples consumed since the measurements, on average with the weights they have: how old what
+        age_samples: samples consumed since the last of them.
+        mean_age_samples: samples consumed since the measurements, on average with the weights they have: how old what
             the estimate says is.
         intervals: 90 % intervals of variance, signal and noise_scale, the last being `low` and `high`.
     """
@@ -175,23 +175,23 @@ class NoiseEstimate:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one step against its examples: t(b) = fixed_s + per_example_s · b (Hockney's t0 and t1).
+    """Seconds of one step against its samples: t(b) = fixed_s + per_sample_s · b (Hockney's t0 and t1).
 
-    `half_performance` is n½ = t0/t1 in examples, `standard_error` belongs to it, `sizes` counts the distinct batch
+    `half_performance` is n½ = t0/t1 in samples, `standard_error` belongs to it, `sizes` counts the distinct batch
     sizes that were timed and `smallest` and `largest` bound them.
     """
 
     fixed_s: float
-    per_example_s: float
+    per_sample_s: float
     half_performance: float
     standard_error: float
     sizes: int
     smallest: int
     largest: int
 
-    def seconds(self, examples: float) -> float:
-        """Predicted seconds of a step on `examples` examples."""
-        return self.fixed_s + self.per_example_s * examples
+    def seconds(self, samples: float) -> float:
+        """Predicted seconds of a step on `samples` samples."""
+        return self.fixed_s + self.per_sample_s * samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,14 @@ SECOND_BLOCK_FROM_PIXELS = 16
 
 
 def linear(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
-    """One linear layer on the flattened example."""
+    """One linear layer on the flattened sample."""
     from torch import nn
 
     return nn.Sequential(_flatten(x_shape), nn.Linear(prod(x_shape), outputs))
 
 
 def mlp(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
-    """Two hidden layers of 128 ReLU units on the flattened example."""
+    """Two hidden layers of 128 ReLU units on the flattened sample."""
     from torch import nn
 
     return nn.Sequential(
@@ -67,8 +67,8 @@ def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0
     Args:
         name: a key of `MODELS`, or `module:factory`, looked up with the current folder on the import path. The factory
             is called with `x_shape` and `outputs` where it has parameters of these names.
-        x_shape: shape of one example, without the batch axis.
-        outputs: numbers the model returns for one example: classes, or regression targets.
+        x_shape: shape of one sample, without the batch axis.
+        outputs: numbers the model returns for one sample: classes, or regression targets.
         seed: of the initial parameters.
 
     Returns:
@@ -76,7 +76,7 @@ def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0
 
     Raises:
         InputError: no such name, module or factory, a factory that cannot be called or returns no `torch.nn.Module`, or
-            `cnn` on examples that are not images.
+            `cnn` on samples that are not images.
     """
     import torch
 
@@ -108,7 +108,7 @@ def _image_shape(x_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < SMALLEST_SIDE_PIXELS:
         raise InputError(
             f"cnn takes images of shape (height, width), (1, height, width) or (3, height, width), sides of "
-            f"{SMALLEST_SIDE_PIXELS} or more; each example here has shape {tuple(x_shape)}. Use mlp or linear."
+            f"{SMALLEST_SIDE_PIXELS} or more; each sample here has shape {tuple(x_shape)}. Use mlp or linear."
         )
     return shape[0], shape[1], shape[2]
 

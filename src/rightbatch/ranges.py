@@ -11,7 +11,7 @@ def require_whole(name: str, value: Any, *, least: int) -> None:
     """Refuse anything but a whole number of at least `least`.
 
     Args:
-        name: what the number is, for the message, such as "Fixed.examples".
+        name: what the number is, for the message, such as "Fixed.samples".
         value: what was given.
         least: the smallest number allowed.
 

@@ -19,7 +19,7 @@ def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str, named: str 
     Args:
         text: a name, or a name with settings in parentheses, written as in a call; the values are literals.
         rules: the classes by name.
-        kind: what the rules decide, for messages, such as "batch".
+        kind: what the rules decide, for messages, such as "batch_size".
         named: the setting that is the name itself, where one class goes by several names.
 
     Returns:

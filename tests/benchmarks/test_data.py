@@ -1,4 +1,4 @@
-"""The benchmark of mini-batches counts every example once in each way, and its tables are whole."""
+"""The benchmark of mini-batches counts every sample once in each way, and its tables are whole."""
 
 import importlib
 from pathlib import Path
@@ -27,7 +27,7 @@ def kinds(data: ModuleType, folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["tensors", "rows"])
-def test_an_epoch_of_every_way_has_every_example_once(data: ModuleType, tmp_path: Path, kind: str) -> None:
+def test_an_epoch_of_every_way_has_every_sample_once(data: ModuleType, tmp_path: Path, kind: str) -> None:
     dataset = kinds(data, tmp_path)[kind]
     expected = torch.stack([dataset[row][0] for row in range(600)])
     for name, way in data.WAYS.items():
@@ -41,7 +41,7 @@ def test_an_epoch_of_every_way_has_every_example_once(data: ModuleType, tmp_path
 
 
 @pytest.mark.parametrize("batch", [None, 256])
-def test_a_pass_of_every_way_of_a_stream_has_every_example_in_its_order(
+def test_a_pass_of_every_way_of_a_stream_has_every_sample_in_its_order(
     data: ModuleType, batch: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaders = importlib.import_module("loaders")

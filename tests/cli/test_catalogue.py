@@ -3,15 +3,15 @@
 import pytest
 
 from rightbatch import cli
-from rightbatch.rules.batch_size import SIZE_RULES
+from rightbatch.rules.batch_size import BATCH_SIZE_RULES
 from rightbatch.rules.catalogue import catalogue
-from rightbatch.rules.lr import STEP_RULES
+from rightbatch.rules.lr import LR_RULES
 
 
 def test_every_rule_is_told_of() -> None:
     found = catalogue()
-    assert [entry.name for entry in found["batch"]] == list(SIZE_RULES)
-    assert [entry.name for entry in found["step"]] == list(STEP_RULES)
+    assert [entry.name for entry in found["batch"]] == list(BATCH_SIZE_RULES)
+    assert [entry.name for entry in found["step"]] == list(LR_RULES)
     for entry in found["batch"] + found["step"]:
         assert entry.summary.endswith(".") and "Args:" not in entry.summary and entry.measures
         assert not set("|\n") & set(entry.summary + entry.paper), entry.name
@@ -28,16 +28,19 @@ def test_papers_and_measurements_are_those_of_the_rule() -> None:
     assert "budget" in batch["sweet-spot"].measures and "seconds of a step" in batch["goodput"].measures
     assert "grow before their step" in batch["big-batch"].measures
     assert "trial steps" in step["armijo"].measures and "distance" in step["dog"].measures
-    assert batch["snapped"].measures == step["warm-up"].measures == "what the rule within does"
+    assert batch["rounded"].measures == step["warm-up"].measures == "what the rule within does"
     assert "budget" in step["ada-scale"].measures and "within" in step["ada-scale"].measures
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "rules"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "--batch" and "--step" in lines
+    assert lines[0] == "--batch-size" and "--lr" in lines
     assert max(map(len, lines)) <= 112
-    assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == {*SIZE_RULES, *STEP_RULES}
+    assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == {
+        *BATCH_SIZE_RULES,
+        *LR_RULES,
+    }
 
 
 def test_what_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

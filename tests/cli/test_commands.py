@@ -44,7 +44,7 @@ def test_train_then_verify_digits(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_ledger_that_lost_a_line_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("--data", "blobs", "--model", "linear", "--batch", "32", "--epochs", "2") == 0
+    assert train("--data", "blobs", "--model", "linear", "--batch-size", "32", "--epochs", "2") == 0
     ledger = Path("run/ledger.txt")
     lines = ledger.read_text().splitlines(keepends=True)
     del lines[len(lines) // 2]
@@ -57,13 +57,13 @@ def test_a_ledger_that_lost_a_line_proves_nothing(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "flags",
     [
-        "--batch 64 --step 0.05",
-        "--batch big-batch(theta=0.5) --step armijo",
-        "--batch big-batch --step barzilai-borwein",
-        "--batch sweet-spot --step noise-scaled(learning_rate=0.1)",
-        "--batch 50 --optimizer momentum --learning-rate 0.02",
-        "--batch sweet-spot --optimizer adamw --learning-rate 0.003",
-        "--batch fixed(32) --step constant --optimizer rmsprop --learning-rate 0.003 --micro-batch 7",
+        "--batch-size 64 --lr 0.05",
+        "--batch-size big-batch(theta=0.5) --lr armijo",
+        "--batch-size big-batch --lr barzilai-borwein",
+        "--batch-size sweet-spot --lr noise-scaled(lr=0.1)",
+        "--batch-size 50 --optimizer momentum --learning-rate 0.02",
+        "--batch-size sweet-spot --optimizer adamw --learning-rate 0.003",
+        "--batch-size fixed(32) --lr constant --optimizer rmsprop --learning-rate 0.003 --micro-batch 7",
     ],
 )
 def test_rules_by_name_learn_blobs(flags: str) -> None:
@@ -75,20 +75,22 @@ def test_rules_by_name_learn_blobs(flags: str) -> None:
 
 def test_optimizers_own_rate_is_kept() -> None:
     assert (
-        train("--data", "blobs", "--batch", "50", "--optimizer", "adam", "--learning-rate", "0.004", "--epochs", "1")
+        train(
+            "--data", "blobs", "--batch-size", "50", "--optimizer", "adam", "--learning-rate", "0.004", "--epochs", "1"
+        )
         == 0
     )
-    assert {step["learning_rate"] for step in steps()} == {0.004}
+    assert {step["lr"] for step in steps()} == {0.004}
 
 
 def test_until_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("--data", "blobs", "--model", "mlp", "--epochs", "100", "--until", "valid_accuracy=0.5") == 0
+    assert train("--data", "blobs", "--model", "mlp", "--epochs", "100", "--stop-at", "valid_accuracy=0.5") == 0
     assert "valid_accuracy" in capsys.readouterr().out
     assert float(str(steps()[-1]["epoch"])) < 100
 
 
 def test_without_validation() -> None:
-    assert train("--data", "blobs", "--valid", "0", "--batch", "100", "--epochs", "1") == 0
+    assert train("--data", "blobs", "--valid", "0", "--batch-size", "100", "--epochs", "1") == 0
     assert RunFolder.open("run").read_config()["train_samples"] == 800
 
 
@@ -97,7 +99,7 @@ def test_table_with_a_target_column() -> None:
     x = rng.standard_normal((300, 3))
     rows = np.column_stack([x, x @ [1.0, -2.0, 0.5]])
     np.savetxt("table.csv", rows, delimiter=",", header="a,b,c,price", comments="")
-    assert train("--data", "table.csv", "--target", "price", "--model", "linear", "--epochs", "5") == 0
+    assert train("--data", "table.csv", "--target-column", "price", "--model", "linear", "--epochs", "5") == 0
     assert RunFolder.open("run").read_config()["train_samples"] == 270
 
 
@@ -131,7 +133,7 @@ def test_a_default_folder_is_one_that_is_not_there(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_damaged_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--data", "blobs", "--model", "linear", "--batch", "32", "--step", "0.1", "--checkpoint-every", "1e-6")
+    flags = ("--data", "blobs", "--model", "linear", "--batch-size", "32", "--lr", "0.1", "--checkpoint-every", "1e-6")
     assert train(*flags, "--epochs", "1") == 0
     assert cli.main(["verify", "run"]) == 0
     printed = capsys.readouterr().out
@@ -152,7 +154,7 @@ def test_a_folder_in_use(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_existing_run_needs_resume(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--data", "blobs", "--model", "linear", "--batch", "32", "--step", "0.1")
+    flags = ("--data", "blobs", "--model", "linear", "--batch-size", "32", "--lr", "0.1")
     assert train(*flags, "--epochs", "1") == 0
     capsys.readouterr()
     assert train(*flags, "--epochs", "2") == 2

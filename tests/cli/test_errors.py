@@ -35,19 +35,19 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("train --epoch 3", "--epoch 3"),
         ("train --epochs three", "--epochs"),
         ("train --optimizer lion", "sgd"),
-        ("train --until valid_loss", "valid_loss=0.3"),
-        ("train --until valid_loss=low", "valid_loss=0.3"),
+        ("train --stop-at valid_loss", "valid_loss=0.3"),
+        ("train --stop-at valid_loss=low", "valid_loss=0.3"),
         ("train --text keep", "drop"),
         ("train --resume", "--run-dir"),
         ("train --learning-rate 0.1", "--optimizer"),
-        ("train --batch bigbatch", "big-batch"),
-        ("train --batch 0", "0"),
-        ("train --batch -4", "-4"),
-        ("train --batch 2.5", "2.5"),
-        ("train --batch big-batch(theta=2)", "theta"),
-        ("train --step armjo", "armijo"),
-        ("train --step 0", "0"),
-        ("train --step nan", "nan"),
+        ("train --batch-size bigbatch", "big-batch"),
+        ("train --batch-size 0", "0"),
+        ("train --batch-size -4", "-4"),
+        ("train --batch-size 2.5", "2.5"),
+        ("train --batch-size big-batch(theta=2)", "theta"),
+        ("train --lr armjo", "armijo"),
+        ("train --lr 0", "0"),
+        ("train --lr nan", "nan"),
         ("train --data nowhere.csv", "nowhere.csv"),
         ("train --data blobs --model cnn", "cnn takes images"),
         ("train --data blobs --model own", "module:factory"),
@@ -57,11 +57,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("train --data blobs --epochs -1", "epochs"),
         ("train --data blobs --eval-every 0", "eval_every"),
         ("train --data blobs --valid 1.5", "1.5"),
-        ("train --data blobs --valid 0 --until valid_loss=0.1", "valid"),
-        ("train --data blobs --until test_loss=0.1", "valid_accuracy"),
-        ("train --data blobs --batch 100000", "100000"),
+        ("train --data blobs --valid 0 --stop-at valid_loss=0.1", "valid"),
+        ("train --data blobs --stop-at test_loss=0.1", "valid_accuracy"),
+        ("train --data blobs --batch-size 100000", "100000"),
         ("train --data blobs --micro-batch 0", "micro_batch"),
-        ("train --data blobs --optimizer adam --step armijo", "SGD"),
+        ("train --data blobs --optimizer adam --lr armijo", "SGD"),
         ("train --data blobs --optimizer sgd --learning-rate -1", "-1"),
         ("probe --data blobs --seconds 0", "seconds"),
         ("verify", "RUN"),
@@ -89,7 +89,7 @@ def test_damaged_ledger(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert "line 1 is damaged" in refused(capsys, "verify", str(tmp_path))
 
 
-def test_config_without_the_number_of_examples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_config_without_the_number_of_samples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert "train_samples" in refused(capsys, "verify", str(tmp_path))
 
@@ -97,7 +97,7 @@ def test_config_without_the_number_of_examples(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("ledger", "code", "says"),
     [
-        ("0 0 0 10\n1 1 0 4\n", 0, "proved: 1 complete epoch of 10 examples and the first 4 of epoch 1"),
+        ("0 0 0 10\n1 1 0 4\n", 0, "proved: 1 complete epoch of 10 samples and the first 4 of epoch 1"),
         ("0 0 0 6\n1 0 5 10\n", 1, "not proved"),
         ("0 0 0 6\n1 0 7 10\n", 1, "not proved"),
         ("", 1, "not proved: nothing was consumed"),

@@ -51,7 +51,7 @@ def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("x_shape", [(1, 8, 8), (8, 8), (1, 28, 28), (3, 32, 32), (9, 11), (3, 17, 31)])
-def test_output_has_one_row_an_example(name: str, x_shape: tuple[int, ...]) -> None:
+def test_output_has_one_row_an_sample(name: str, x_shape: tuple[int, ...]) -> None:
     model = build_model(name, x_shape, outputs=5)
     assert model(torch.rand(3, *x_shape)).shape == (3, 5)
 

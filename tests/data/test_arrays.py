@@ -79,7 +79,7 @@ def test_images_of_bytes_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_description() -> None:
-    assert as_source((X, Y)).describe() == "6 examples, x [2] float32, y [] int64, 3 classes"
+    assert as_source((X, Y)).describe() == "6 samples, x [2] float32, y [] int64, 3 classes"
 
 
 def test_a_source_is_taken_as_it_is() -> None:
@@ -90,7 +90,7 @@ def test_a_source_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((X, Y[:5]), "x has 6 examples and y has 5"),
+        ((X, Y[:5]), "x has 6 samples and y has 5"),
         ((X[:0], Y[:0]), "the data are empty"),
         ((np.zeros((6, 0)), Y), "the data are empty: x has shape"),
         ((3.0, Y), "x is a single number"),
@@ -137,9 +137,9 @@ def test_the_search_for_nan_spans_its_pieces(monkeypatch: pytest.MonkeyPatch) ->
         require_finite(values, "x", " of here")
 
 
-def test_training_needs_two_examples() -> None:
+def test_training_needs_two_samples() -> None:
     require_trainable(as_source((X[:2], Y[:2])))
-    with pytest.raises(DataError, match="a single example: training needs at least 2"):
+    with pytest.raises(DataError, match="a single sample: training needs at least 2"):
         require_trainable(as_source((X[:1], Y[:1])))
 
 
@@ -162,5 +162,5 @@ def test_impossible_divisions_are_refused() -> None:
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
             hold_out(source, fraction)
-    with pytest.raises(DataError, match="1 examples cannot be divided"):
+    with pytest.raises(DataError, match="1 samples cannot be divided"):
         hold_out(as_source((X[:1], Y[:1])), 0.5)

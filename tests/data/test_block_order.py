@@ -27,7 +27,7 @@ def epoch_of(order: BlockOrder, epoch: int) -> list[int]:
     epoch=st.integers(0, 3),
     cuts=st.lists(st.integers(1, 20), min_size=1, max_size=6),
 )
-def test_each_example_once_and_any_cut_is_part_of_the_whole(
+def test_each_sample_once_and_any_cut_is_part_of_the_whole(
     sizes: list[int], window: int, seed: int, epoch: int, cuts: list[int]
 ) -> None:
     order = BlockOrder(np.cumsum(sizes), seed, window=window)
@@ -48,21 +48,21 @@ def test_a_reader_that_keeps_a_window_reads_each_block_once(window: int) -> None
     assert order.ends.tolist() == [*range(10, 101, 10), 103]
     kept: list[int] = []
     reads = 0
-    for example in epoch_of(order, 2):
-        block = example // 10
+    for sample in epoch_of(order, 2):
+        block = sample // 10
         if block not in kept:
             kept, reads = [*kept, block][-window:], reads + 1
     assert reads == 11
 
 
 def promised(sizes: tuple[int, ...], window: int, pair: tuple[int, int]) -> np.ndarray:
-    """How likely two examples are at each two positions: over all sequences of blocks, uniform within their windows."""
+    """How likely two samples are at each two positions: over all sequences of blocks, uniform within their windows."""
     n, block = sum(sizes), np.repeat(np.arange(len(sizes)), sizes)
     likely = np.zeros((n, n))
     sequences = list(itertools.permutations(range(len(sizes))))
     for sequence in sequences:
         starts = np.cumsum([0, *(sum(sizes[b] for b in part) for part in batched(sequence, window))])
-        at = [sequence.index(block[example]) // window for example in pair]
+        at = [sequence.index(block[sample]) // window for sample in pair]
         rows, columns = (slice(starts[w], starts[w + 1]) for w in at)
         cells = np.ones((starts[at[0] + 1] - starts[at[0]], starts[at[1] + 1] - starts[at[1]]))
         if at[0] == at[1]:
@@ -76,14 +76,14 @@ def batched(sequence: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 
 
 def found(order: BlockOrder, epochs: int) -> np.ndarray:
-    """The position of each example in so many epochs."""
+    """The position of each sample in so many epochs."""
     positions = np.empty((epochs, order.n), np.int64)
     for epoch in range(epochs):
         positions[epoch, order.indices(epoch, 0, order.n)] = np.arange(order.n)
     return positions
 
 
-# Blocks, how many are mixed, and pairs of examples of one block and of two.
+# Blocks, how many are mixed, and pairs of samples of one block and of two.
 PAIRS = [
     ((3, 3, 3, 3), 2, [(0, 1), (4, 3), (0, 3), (2, 11)]),
     ((3, 3, 3, 3), 4, [(0, 1), (0, 3)]),
@@ -97,7 +97,7 @@ PAIRS = [
     ("sizes", "window", "pairs", "whole"),
     [(*case, True) for case in PAIRS] + [(*case, False) for case in PAIRS[1:3]],
 )
-def test_pairs_of_examples_are_where_they_are_promised(
+def test_pairs_of_samples_are_where_they_are_promised(
     sizes: tuple[int, ...], window: int, pairs: list[tuple[int, int]], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both positions of each pair over 2,000 epochs of seed 1, the first tried, against how likely they are.
@@ -127,7 +127,7 @@ def test_stored_neighbours_follow_each_other_no_more_often_than_by_chance(
 ) -> None:
     """Ten blocks of 50, four at a time, 400 epochs of seed 1.
 
-    In a window of m positions one example follows another of it with probability 1/m; at the seams of windows of m and
+    In a window of m positions one sample follows another of it with probability 1/m; at the seams of windows of m and
     m' one follows one with 1/(m m'). The counts of epochs are independent; their mean is within 4 standard errors.
     """
     if not whole:

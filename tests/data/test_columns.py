@@ -163,7 +163,7 @@ def test_files_called_train_and_test_are_that(tmp_path: Path) -> None:
 def test_an_epoch_reads_each_block_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[int], write: Writer, batch: int
 ) -> None:
-    monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 10 * 20)  # four blocks of ten examples: two mixed, two to come
+    monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 10 * 20)  # four blocks of ten samples: two mixed, two to come
     source = as_source(write(tmp_path / "set", TABLE, 10), target="y")
     assert (source.window, source.kept_blocks) == (2, 4)
     monkeypatch.setattr(ColumnSource, "expect", Source.expect)  # else blocks of the next epoch are read as well
@@ -206,8 +206,8 @@ def test_held_out_parts_are_read_in_blocks_too(tmp_path: Path, fraction: float) 
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.9])
-def test_each_example_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float) -> None:
-    """1,600 draws of 10 or 90 in 100 examples; counts of deviation 12 stay within 5 deviations of their mean."""
+def test_each_sample_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float) -> None:
+    """1,600 draws of 10 or 90 in 100 samples; counts of deviation 12 stay within 5 deviations of their mean."""
     source = as_source(parquet(tmp_path / "set", TABLE, 10), target="y")
     counts = np.zeros(N)
     for seed in range(1600):
@@ -247,7 +247,7 @@ def test_text_can_be_dropped(tmp_path: Path, write: Writer) -> None:
     source = as_source(path, target="y", text="drop")
     assert np.array_equal(source.fetch(torch.arange(N))[0], X) and "dropped the text columns name" in source.describe()
     with pytest.raises(DataError, match="not numbers are the columns name"):
-        as_source(path, target="y", text="codes")
+        as_source(path, target="y", text="ordinal")
     with pytest.raises(DataError, match="missing='mean' would have to see all"):
         as_source(path, target="y", text="drop", missing="mean")
     with pytest.raises(InputError, match="text='ignore' is unknown"):
@@ -316,7 +316,7 @@ def test_damaged_files(tmp_path: Path, write: Writer) -> None:
 def test_blocks_larger_than_any_memory_are_refused(tmp_path: Path) -> None:
     source = as_source(parquet(tmp_path / "set", TABLE, 10), target="y")
     source._largest = 2**50  # as a damaged file may claim
-    with pytest.raises(DataError, match=r"no memory for 10 decoded blocks of up to 1,125,899,906,842,624 examples"):
+    with pytest.raises(DataError, match=r"no memory for 10 decoded blocks of up to 1,125,899,906,842,624 samples"):
         source.fetch(torch.arange(5))
 
 

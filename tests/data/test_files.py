@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from rightbatch.data import BatchStream, as_source, hold_out, load, memory_map, npz
+from rightbatch.data import BatchStream, as_source, hold_out, load
+from rightbatch.data.formats import memory_map, npz
 from rightbatch.data.formats.memory_map import MemoryMapSource
 from rightbatch.errors import DataError
 
@@ -80,7 +81,7 @@ def test_sparse_rows_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DataError, match="contradict each other"):
         np.savez(tmp_path / "bad.npz", **{**arrays, "indices": arrays["indices"] + 7})
         as_source(tmp_path / "bad.npz")
-    with pytest.raises(DataError, match="x has 20 examples and y has 19"):
+    with pytest.raises(DataError, match="x has 20 samples and y has 19"):
         np.savez(tmp_path / "bad.npz", **{**arrays, "y": arrays["y"][1:]})
         as_source(tmp_path / "bad.npz")
     monkeypatch.setattr(npz, "DENSE_LIMIT_BYTES", 500)
@@ -95,7 +96,7 @@ def test_sparse_rows_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mon
         ({"y": Y, "other": X}, None, "none called x, data or features.*pass the pair"),
         ({"x": X, "data": X, "y": Y}, None, r"several that could be inputs \(x, data\)"),
         ({"x": X, "y": Y}, "z", "no array 'z'; it has x, y"),
-        ({"x": X, "y": Y[:4]}, None, "set.npz: x has 6 examples and y has 4"),
+        ({"x": X, "y": Y[:4]}, None, "set.npz: x has 6 samples and y has 4"),
         ({"x": X * np.nan, "y": Y}, None, "set.npz: x has 12 NaN"),
         ({"x": X.astype(object), "y": Y}, None, "cannot be read as an .npz archive"),
     ],
@@ -181,7 +182,7 @@ def test_memory_maps_are_checked_by_a_sample(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (X, Y[:5], "x has 6 examples and y has 5"),
+        (X, Y[:5], "x has 6 samples and y has 5"),
         (X[:0], Y[:0], "empty"),
         (X * 1j, Y, "x is complex"),
         (X, Y * np.nan, "y has 6 NaN"),

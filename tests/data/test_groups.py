@@ -1,4 +1,4 @@
-"""Grouped examples: which members are drawn, how they are packed, and that whatever cuts the stream changes nothing."""
+"""Grouped samples: which members are drawn, how they are packed, and that whatever cuts the stream changes nothing."""
 
 import lzma
 import math
@@ -283,7 +283,7 @@ def test_the_loss_gives_each_group_one_weight() -> None:
         GroupLoss(F.cross_entropy)(output, y)
 
 
-def test_per_example_norms_are_those_of_the_groups_mean_gradients() -> None:
+def test_per_sample_norms_are_those_of_the_groups_mean_gradients() -> None:
     x, y = table(6).fetch_epoch(torch.arange(8), 0, 0)
     x = x.double() / 20
     model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 2)).double()
@@ -295,7 +295,7 @@ def test_per_example_norms_are_those_of_the_groups_mean_gradients() -> None:
     stacked = torch.stack(gradients)
     variance = stacked.var(0, correction=1).sum().item()
     found = rightbatch.measure(model, GroupLoss(), x, y, method="per-example")
-    assert found.examples == 8 and found.variance == pytest.approx(variance, rel=1e-10)
+    assert found.samples == 8 and found.variance == pytest.approx(variance, rel=1e-10)
     assert found.gradient_norm2 == pytest.approx(stacked.mean(0).square().sum().item(), rel=1e-10)
 
 
@@ -354,12 +354,12 @@ def test_the_detector_of_the_docs_trains_as_written(data_dir: Path, capsys: pyte
     names = ("images", "boxes", "labels", "box_image")
     scope: dict[str, Any] = dict(zip(names, cells(data_dir, 16), strict=True))
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-    exec(page.split("## Grouped examples")[1].split("```python")[1].split("```")[0], scope)
+    exec(page.split("## Grouped samples")[1].split("```python")[1].split("```")[0], scope)
     assert scope["run"].history[-1]["samples"] == 2 * 16
     # The noise of this model is that between images, from each image alone.
     model, (x, y) = scope["model"].double(), scope["source"].fetch(torch.arange(3))
     found = rightbatch.measure(model, GroupLoss(), x.double(), y, method="per-example")
-    assert found.reason == "all examples in one backward pass"
+    assert found.reason == "all samples in one backward pass"
     gradients = []
     for row in range(3):
         present = y[row : row + 1] != -100
@@ -377,5 +377,5 @@ def test_the_loss_of_groups_is_the_default_of_all_their_parts() -> None:
     model = nn.Linear(2, 2)
     with torch.no_grad():
         expected = GroupLoss()(model(source.fetch(torch.arange(8))[0]), source.fetch(torch.arange(8))[1])
-    run = rightbatch.fit(model, source, valid=source, batch=4, step=1e-12, epochs=1, progress=False)
+    run = rightbatch.fit(model, source, valid=source, batch_size=4, lr=1e-12, epochs=1, progress=False)
     assert run.history[-1]["valid_loss"] == pytest.approx(expected.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Streams: the examples as they come, once each, whatever the batches, and back to any place."""
+"""Streams: the samples as they come, once each, whatever the batches, and back to any place."""
 
 import json
 import multiprocessing
@@ -26,14 +26,14 @@ from rightbatch.data import (
     hold_out,
     with_workers,
 )
-from rightbatch.data import iterable as iterable_module
+from rightbatch.data.streams import source as iterable_module
 from rightbatch.errors import DataError, InputError
 
 LENGTH = 60
 
 
 class Counted(IterableDataset[tuple[float, int]]):
-    """n examples, numbered throughout all passes, so that position p of all has x = y = p; counts what it hands out."""
+    """n samples, numbered throughout all passes, so that position p of all has x = y = p; counts what it hands out."""
 
     def __init__(self, n: int = 47) -> None:
         self.n = n
@@ -50,9 +50,9 @@ class Counted(IterableDataset[tuple[float, int]]):
     def items(self, start: int) -> Iterator[tuple[float, int]]:
         for i in range(start, self.n):
             self.handed_out += 1
-            yield self.example(self.epoch * self.n + i)
+            yield self.sample(self.epoch * self.n + i)
 
-    def example(self, number: int) -> Any:
+    def sample(self, number: int) -> Any:
         return float(number), number
 
 
@@ -115,7 +115,7 @@ def batches(kind: type[Counted], **options: Any) -> BatchStream:
     within=st.booleans(),
     parts=st.integers(1, 5),
 )
-def test_each_example_once_in_its_order_for_any_sizes_with_a_resume(
+def test_each_sample_once_in_its_order_for_any_sizes_with_a_resume(
     kind: type[Counted], sizes: list[int], saved_at: int, within: bool, parts: int
 ) -> None:
     stream = batches(kind)
@@ -126,13 +126,13 @@ def test_each_example_once_in_its_order_for_any_sizes_with_a_resume(
         taken = stream.take(size)
         if number == saved_at:
             if within:  # in the midst of a batch, which is begun again
-                stream.fetch(taken._replace(stop=taken.start + (taken.examples + 1) // 2))
+                stream.fetch(taken._replace(stop=taken.start + (taken.samples + 1) // 2))
             state = stream.state_dict(place)
             stream = batches(kind)
             stream.load_state_dict(state)
             assert (stream.epoch, stream.position) == place
             taken = stream.take(size)
-        marks = [taken.start + taken.examples * i // parts for i in range(parts + 1)]
+        marks = [taken.start + taken.samples * i // parts for i in range(parts + 1)]
         got = [stream.fetch(taken._replace(start=a, stop=b)) for a, b in pairwise(marks) if b > a]
         again = stream.fetch(taken)  # for a trial step
         assert torch.equal(torch.cat([x for x, _ in got]), again[0]) and torch.equal(again[0].long(), again[1])
@@ -184,7 +184,7 @@ def test_the_data_set_of_a_loader_is_told_the_pass() -> None:
     assert dataset.begun == [0, 1, 2]
 
 
-def test_the_sample_is_the_first_examples_also_after_coming_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_the_first_samples_also_after_coming_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iterable_module, "SAMPLE", 32)
     for kind in (Counted, Stateful):
         stream = batches(kind)
@@ -199,7 +199,7 @@ def test_the_sample_is_the_first_examples_also_after_coming_back(monkeypatch: py
         assert isinstance(again.source, IterableSource)
         assert torch.equal(again.source.sample().y, stream.source.sample().y)
         assert stream.source.fetch(torch.tensor([3, 1]))[1].tolist() == [3, 1]
-        with pytest.raises(InputError, match="example 32 of a stream was wanted"):
+        with pytest.raises(InputError, match="sample 32 of a stream was wanted"):
             stream.source.fetch(torch.tensor([32]))
 
 
@@ -215,8 +215,8 @@ def test_the_sample_grows_on_where_a_run_is_begun_anew() -> None:
     assert stream.source.sample().y.tolist() == list(range(35))
 
 
-def test_a_place_among_restored_examples_survives_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the examples that came with a saved state nobody knows which items they were; they are saved again."""
+def test_a_place_among_restored_samples_survives_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the samples that came with a saved state nobody knows which items they were; they are saved again."""
 
     monkeypatch.setattr(iterable_module, "SAMPLE", 2)
 
@@ -287,7 +287,7 @@ def one_list() -> Iterator[list[Any]]:
     ],
     ids=["array", "mapping", "list", "tensor's rows", "array's rows", "array's rows as tensors"],
 )
-def test_a_stream_that_fills_the_same_again_and_again_gives_its_examples(stream: Iterator[Any]) -> None:
+def test_a_stream_that_fills_the_same_again_and_again_gives_its_samples(stream: Iterator[Any]) -> None:
     batched = BatchStream(as_stream(stream, 20, columns=("x", "y") if stream.gi_code is one_mapping.__code__ else None))  # type: ignore[attr-defined]
     x, y = batched.fetch(batched.take(20))
     assert x.flatten().tolist() == y.tolist() == list(range(20))
@@ -304,17 +304,17 @@ class Sticky(Stateful):
             self.at = at
             yield item
 
-    def example(self, number: int) -> Any:
+    def sample(self, number: int) -> Any:
         if number == self.fails_at:
             self.fails_at = -1
             raise OSError("the line is down")
-        return super().example(number)
+        return super().sample(number)
 
     def state_dict(self) -> dict[str, int]:
         return {"at": self.at, "epoch": self.epoch}
 
 
-def test_a_stream_that_keeps_a_loaded_state_gives_each_example_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_keeps_a_loaded_state_gives_each_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iterable_module, "SAMPLE", 2)
     first = BatchStream(as_stream(Sticky(100), 90))
     for _ in range(2):
@@ -348,7 +348,7 @@ class Shuffled(Stateful):
         order = np.random.default_rng(self.now["seed"]).permutation(self.n).tolist()
         while self.now["at"] < self.n:
             self.now["at"] += 1
-            yield self.example(order[self.now["at"] - 1])
+            yield self.sample(order[self.now["at"] - 1])
 
     def state_dict(self) -> dict[str, int]:
         return self.now  # of which there is none before the first item
@@ -376,11 +376,11 @@ def test_errors_while_the_way_back_is_gone_are_told() -> None:
     fails_at = [30, 10]
 
     class Failing(Counted):
-        def example(self, number: int) -> Any:
+        def sample(self, number: int) -> Any:
             if fails_at and number == fails_at[0]:
                 del fails_at[0]
                 raise OSError("the line is down")
-            return super().example(number)
+            return super().sample(number)
 
     stream = BatchStream(as_stream(Failing(100), LENGTH))
     taken = stream.take(50)
@@ -423,10 +423,10 @@ def test_an_error_of_the_stream_loses_nothing() -> None:
     class Failing(Counted):
         fails = True
 
-        def example(self, number: int) -> Any:
+        def sample(self, number: int) -> Any:
             if number == 17 and self.fails:
                 raise OSError("the line is down")
-            return super().example(number)
+            return super().sample(number)
 
     dataset = Failing()
     stream = BatchStream(as_stream(dataset, LENGTH))
@@ -437,7 +437,7 @@ def test_an_error_of_the_stream_loses_nothing() -> None:
     assert stream.fetch(taken)[1].tolist() == list(range(30))
 
 
-def test_an_iterator_ends_with_its_examples() -> None:
+def test_an_iterator_ends_with_its_samples() -> None:
     stream = BatchStream(as_stream(((float(i), i) for i in range(25)), 20))
     stream.fetch(stream.take(20))
     with pytest.raises(DataError, match="generator has ended after 25 items and cannot be begun anew"):
@@ -464,7 +464,7 @@ def test_what_was_let_go_of_is_gone_until_the_stream_is_begun_anew() -> None:
     stream = batches(Counted)
     taken = stream.take(10)
     stream.let_go()
-    with pytest.raises(InputError, match="example 0 of a stream was wanted, which stands at 10 already"):
+    with pytest.raises(InputError, match="sample 0 of a stream was wanted, which stands at 10 already"):
         stream.fetch(taken)
     assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
 
@@ -485,11 +485,11 @@ def test_loaders_tell_their_length_and_whether_they_give_batches() -> None:
     for loader in (DataLoader(data, batch_size=4), DataLoader(data, batch_size=None), DataLoader(data, num_workers=1)):
         source = as_stream(loader)
         stream = BatchStream(source)
-        assert len(source) == 10 and source.x_shape == () and source.describe().startswith("10 examples, x []")
+        assert len(source) == 10 and source.x_shape == () and source.describe().startswith("10 samples, x []")
         assert stream.fetch(stream.take(10))[1].tolist() == list(range(10))
 
 
-def example(x: Any, y: Any = 0) -> list[tuple[Any, Any]]:
+def sample(x: Any, y: Any = 0) -> list[tuple[Any, Any]]:
     return [(x, y)]
 
 
@@ -504,7 +504,7 @@ class Unsized(Dataset[Any]):
 
 
 @pytest.mark.parametrize(
-    ("examples", "settings", "error", "message"),
+    ("samples", "settings", "error", "message"),
     [
         (5, {"length": 5}, DataError, "int is no stream of pairs"),
         (torch.zeros(3, 2), {"length": 3}, DataError, "Tensor is no stream of pairs"),
@@ -514,10 +514,10 @@ class Unsized(Dataset[Any]):
             DataError,
             r"TensorDataset is no .*: it is data as it stands",
         ),
-        (Unready(), {}, InputError, "Unready does not tell how many examples it has"),
+        (Unready(), {}, InputError, "Unready does not tell how many samples it has"),
         ([(1.0, 2)], {"length": 5, "columns": 5}, InputError, "columns names two, x and y, got 5"),
         ({"x": 1}, {"length": 3}, DataError, "dict is no stream of pairs"),
-        (Counted(), {}, InputError, "Counted does not tell how many examples it has: give length="),
+        (Counted(), {}, InputError, "Counted does not tell how many samples it has: give length="),
         (Batches(), {"batched": True}, InputError, "Batches does not tell how many"),
         (Counted(), {"length": 1}, InputError, "length is"),
         (Counted(), {"length": 2.5}, InputError, "length is"),
@@ -534,26 +534,26 @@ class Unsized(Dataset[Any]):
         ),
         ([(1.0, 2.0)], {"length": 5, "columns": ("x", "y")}, DataError, "are not in an item of list: it is a tuple"),
         ([(1.0, 2, 3)], {"length": 5}, DataError, "item 0 of list is 3 values"),
-        (example("text"), {"length": 5}, DataError, "x of list cannot be made a tensor"),
-        (example(float("nan")), {"length": 5}, DataError, "x of list, from example 0 on, has 1 NaN"),
-        (example(1.0, float("inf")), {"length": 5}, DataError, "y of list, from example 0 on, has 1 NaN"),
-        (example(1.0) + example(torch.zeros(2)), {"length": 5}, DataError, "example 1 of list has x \\[2\\]"),
-        (example(1.0) + example(1), {"length": 5}, DataError, "example 1 of list has x \\[\\] torch.int64"),
-        (example(1.0), {"length": 5, "batched": True}, DataError, "list gave x \\[\\] and y \\[\\], which is no batch"),
+        (sample("text"), {"length": 5}, DataError, "x of list cannot be made a tensor"),
+        (sample(float("nan")), {"length": 5}, DataError, "x of list, from sample 0 on, has 1 NaN"),
+        (sample(1.0, float("inf")), {"length": 5}, DataError, "y of list, from sample 0 on, has 1 NaN"),
+        (sample(1.0) + sample(torch.zeros(2)), {"length": 5}, DataError, "sample 1 of list has x \\[2\\]"),
+        (sample(1.0) + sample(1), {"length": 5}, DataError, "sample 1 of list has x \\[\\] torch.int64"),
+        (sample(1.0), {"length": 5, "batched": True}, DataError, "list gave x \\[\\] and y \\[\\], which is no batch"),
         (
-            example(torch.zeros(3), torch.zeros(2)),
+            sample(torch.zeros(3), torch.zeros(2)),
             {"length": 5, "batched": True},
             DataError,
             "list gave x \\[3\\] and y \\[2\\], which is no batch",
         ),
     ],
 )
-def test_refused(examples: Any, settings: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_refused(samples: Any, settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        as_stream(examples, **settings)
+        as_stream(samples, **settings)
 
 
-def test_differing_examples_in_one_reading_are_refused() -> None:
+def test_differing_samples_in_one_reading_are_refused() -> None:
     stream = BatchStream(as_stream([(torch.zeros(2 + i // 5), 0) for i in range(6)], 6))
     with pytest.raises(DataError, match="items of list cannot be put together"):
         stream.fetch(stream.take(6))

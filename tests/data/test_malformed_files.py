@@ -305,7 +305,7 @@ def by_design(folder: Path, trap: Path) -> Iterator[Case]:
         "fractional rows": npy((4.0, 4)),
         "truth for rows": npy((True, 4)),
         "no feature": npy((4, 0)),
-        "no example": npy((0, 4)),
+        "no sample": npy((0, 4)),
         "other length": npy((3, 4)),
         "objects": objects(trap),
         "a type of its own": npy((4, 4), "<V9", bytes(200)),

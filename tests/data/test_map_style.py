@@ -73,7 +73,7 @@ def test_a_set_of_tensors_is_unwrapped() -> None:
 
 def test_parts_of_a_data_set_are_views() -> None:
     train, valid = hold_out(as_source(Items([(float(number), number) for number in range(30)])), 0.3, seed=2)
-    assert (len(train), len(valid)) == (21, 9) and "a part of 30 examples" in train.describe()
+    assert (len(train), len(valid)) == (21, 9) and "a part of 30 samples" in train.describe()
     seen = []
     for part in (train, valid):
         stream = BatchStream(part, seed=2)
@@ -103,7 +103,7 @@ class Endless(IterableDataset[Any]):
         (Items([("text", 1)]), "x of Items cannot be made a tensor"),
         (Items([(torch.tensor([1.0, torch.nan]), 1)]), "x of item 0 of Items has 1 NaN"),
         (Dataset(), "Dataset has no length"),
-        (Endless(), "Endless gives examples one after another only"),
+        (Endless(), "Endless gives samples one after another only"),
     ],
 )
 def test_refused(dataset: Dataset[Any], message: str) -> None:
@@ -140,7 +140,7 @@ def test_a_source_of_ones_own_says_shapes_and_types_and_fetches() -> None:
             return indices.float().unsqueeze(1), indices.float() ** 2
 
     source = as_source(Squares())
-    assert source.describe() == "50 examples, x [1] float32, y [] float32" and source.classes is None
+    assert source.describe() == "50 samples, x [1] float32, y [] float32" and source.classes is None
     x, y = BatchStream(source).fetch(BatchStream(source).take(8))
     assert torch.equal(y, x.squeeze(1) ** 2)
 

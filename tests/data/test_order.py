@@ -20,7 +20,7 @@ KINDS = {"permutation": 2**18, "bijection": 0}
 
 @pytest.mark.parametrize("permute_below", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("n", SIZES)
-def test_every_epoch_visits_every_example_once(n: int, permute_below: int) -> None:
+def test_every_epoch_visits_every_sample_once(n: int, permute_below: int) -> None:
     order = Order(n, seed=11, permute_below=permute_below)
     for epoch in range(3):
         assert np.array_equal(np.sort(order.indices(epoch, 0, n)), np.arange(n))
@@ -190,13 +190,13 @@ def test_impossible_orders_are_refused(n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("where", [(-1, 0, 1), (0, -1, 1), (0, 3, 2), (0, 0, 11)])
 def test_positions_outside_the_epoch_are_refused(where: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="do not exist: 10 examples"):
+    with pytest.raises(InputError, match="do not exist: 10 samples"):
         Order(10).indices(*where)
 
 
 @pytest.mark.parametrize(("epoch", "positions"), [(0, [10]), (0, [3, -1]), (-1, [0]), (-1, [])])
 def test_any_positions_outside_the_epoch_are_refused(epoch: int, positions: list[int]) -> None:
-    with pytest.raises(InputError, match="do not exist: 10 examples"):
+    with pytest.raises(InputError, match="do not exist: 10 samples"):
         Order(10).at(epoch, np.array(positions, np.int64))
 
 

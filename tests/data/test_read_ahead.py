@@ -30,7 +30,7 @@ PATIENCE_S = 30  # of tests that wait for what must happen; none waits so long
 
 
 class Numbered(BlockSource):
-    """Each example is its own number. Reads in other threads than the main one can be held up, and any can fail."""
+    """Each sample is its own number. Reads in other threads than the main one can be held up, and any can fail."""
 
     def __init__(self, sizes: tuple[int, ...] = (BLOCK,) * BLOCKS) -> None:
         super().__init__(sizes, (1,), torch.float32, (), torch.int64)
@@ -391,7 +391,7 @@ def test_parts_and_groups_pass_on_what_comes() -> None:
     assert len(first) == 4
     expected = set((train.whole(first) // BLOCK).tolist())
     assert expected == {
-        int(example) // BLOCK for example in train.whole(order.indices(0, 0, int(order._in(0).starts[2])))
+        int(sample) // BLOCK for sample in train.whole(order.indices(0, 0, int(order._in(0).starts[2])))
     }
     for thread in threads():
         thread.join(PATIENCE_S)

@@ -137,10 +137,10 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "a loader with a worker": lambda folder: as_stream(DataLoader(Stateful(), batch_size=None, num_workers=1), 110),
 }
 RULES: dict[str, dict[str, Any]] = {
-    "fixed": {"batch": 16, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
+    "fixed": {"batch_size": 16, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)},
     "from noise": {
-        "batch": "gradient-noise-scale(first=8, most=40)",
-        "step": "noise-scaled(learning_rate=0.05)",
+        "batch_size": "gradient-noise-scale(initial=8, max_size=40)",
+        "lr": "noise-scaled(lr=0.05)",
         "noise": "micro-batch(every=3)",
         "optimizer": torch.optim.AdamW,
     },

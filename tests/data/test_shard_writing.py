@@ -1,4 +1,4 @@
-"""Streams of examples, refused as they are and written to shards."""
+"""Streams of samples, refused as they are and written to shards."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rightbatch.data import as_source, shard_writing, write_shards
+from rightbatch.data import as_source, write_shards
+from rightbatch.data.formats import shard_writing
 from rightbatch.errors import DataError, InputError
 
 
 class Stream(IterableDataset[Any]):
-    """Examples (i, i + 1), i mod 4 without end, in an array that is filled again and again."""
+    """Samples (i, i + 1), i mod 4 without end, in an array that is filled again and again."""
 
     def __iter__(self) -> Iterator[Any]:
         x = torch.zeros(2)
@@ -45,25 +46,25 @@ def test_a_stream_becomes_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("examples", "message"),
+    ("samples", "message"),
     [
         ([], "stream is empty"),
-        ([(np.zeros(2), 0), np.zeros(2)], r"example 1 is a ndarray: pairs \(x, y\)"),
+        ([(np.zeros(2), 0), np.zeros(2)], r"sample 1 is a ndarray: pairs \(x, y\)"),
         (
             [(np.zeros(2), 0), (np.zeros(3), 0)],
-            r"x of example 1 is float64 of shape \(3,\), of example 0 float64 of sh",
+            r"x of sample 1 is float64 of shape \(3,\), of sample 0 float64 of sh",
         ),
-        ([(np.zeros(2), 0), (np.zeros(2), 0.5)], "y of example 1 is float64"),
-        ([(np.zeros(2), "a")], "y of example 0 has dtype"),
+        ([(np.zeros(2), 0), (np.zeros(2), 0.5)], "y of sample 1 is float64"),
+        ([(np.zeros(2), "a")], "y of sample 0 has dtype"),
         ([(np.full(2, np.nan), 0)], "x has 2 NaN"),
     ],
 )
-def test_streams_that_cannot_be_written(tmp_path: Path, examples: list[Any], message: str) -> None:
+def test_streams_that_cannot_be_written(tmp_path: Path, samples: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        write_shards(iter(examples), tmp_path / "set")
+        write_shards(iter(samples), tmp_path / "set")
     for most in (0, 1.5, True):
         with pytest.raises(InputError, match=r"most is .*: give a whole number of at least 1"):
-            write_shards(iter(examples), tmp_path / "new", most=most)  # type: ignore[arg-type]
+            write_shards(iter(samples), tmp_path / "new", most=most)  # type: ignore[arg-type]
     assert not (tmp_path / "set.unfinished").exists()
 
 
@@ -92,7 +93,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
         write_shards(iter([(np.zeros(2), 0)]), tmp_path / "file" / "set")
 
 
-def test_batches_and_mappings_become_examples(tmp_path: Path) -> None:
+def test_batches_and_mappings_become_samples(tmp_path: Path) -> None:
     data = TensorDataset(torch.arange(20.0).reshape(10, 2), torch.arange(10))
     loaded = write_shards(DataLoader(data, batch_size=4), tmp_path / "loaded", most=9)
     batches = ({"x": np.full((2, 3), i), "y": np.array([i, i])} for i in range(3))

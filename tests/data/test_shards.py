@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rightbatch.data import BatchStream, as_source, npy_rows
+from rightbatch.data import BatchStream, as_source
+from rightbatch.data.formats import npy_rows
 from rightbatch.data.formats.memory_map import MemoryMapSource
 from rightbatch.data.formats.npy_rows import NpyRows
 from rightbatch.errors import DataError
@@ -67,7 +68,7 @@ def test_shards_travel_to_other_processes(tmp_path: Path, resident: bool) -> Non
 def test_shards_that_do_not_fit(tmp_path: Path) -> None:
     folder = shards(tmp_path / "set")
     np.save(folder / "x-11.npy", X[:2])
-    with pytest.raises(DataError, match=r"x-11\.npy has 2 examples and y-11\.npy has 1"):
+    with pytest.raises(DataError, match=r"x-11\.npy has 2 samples and y-11\.npy has 1"):
         as_source(folder)
     np.save(folder / "x-11.npy", X[:1, :1])
     with pytest.raises(DataError, match=r"x-11\.npy has rows of shape \(1, 3\), x-9\.npy has \(2, 3\)"):
@@ -110,7 +111,8 @@ def test_files_that_change_are_noticed(tmp_path: Path, monkeypatch: pytest.Monke
 
 RESIDENT = """
 import sys
-from rightbatch.data import BatchStream, as_source, npy_rows
+from rightbatch.data import BatchStream, as_source
+from rightbatch.data.formats import npy_rows
 
 def resident():
     lines = [line.split() for line in open("/proc/self/status") if line.startswith(("VmHWM", "RssFile"))]

@@ -1,4 +1,4 @@
-"""The stream: intervals that never lose or repeat an example, whatever is taken and whenever it is saved."""
+"""The stream: intervals that never lose or repeat an sample, whatever is taken and whenever it is saved."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from rightbatch.errors import InputError
 
 
 def counted(n: int, **options: Any) -> BatchStream:
-    """A stream whose x and y are the index of the example."""
+    """A stream whose x and y are the index of the sample."""
     return BatchStream(as_source((torch.arange(n), torch.arange(n))), **options)
 
 
@@ -25,7 +25,7 @@ def counted(n: int, **options: Any) -> BatchStream:
     sizes=st.lists(st.integers(1, 120), min_size=1, max_size=40),
     saved_at=st.integers(0, 39),
 )
-def test_every_example_once_an_epoch_for_any_sizes_with_a_resume_in_between(
+def test_every_sample_once_an_epoch_for_any_sizes_with_a_resume_in_between(
     n: int, seed: int, sizes: list[int], saved_at: int
 ) -> None:
     stream = counted(n, seed=seed)
@@ -37,7 +37,7 @@ def test_every_example_once_an_epoch_for_any_sizes_with_a_resume_in_between(
             stream.load_state_dict(state)
         left = stream.remaining
         interval = stream.take(size)
-        assert interval.examples == min(size, left)
+        assert interval.samples == min(size, left)
         x, y = stream.fetch(interval)
         assert torch.equal(x, y)
         seen.setdefault(interval.epoch, []).extend(x.tolist())
@@ -46,19 +46,19 @@ def test_every_example_once_an_epoch_for_any_sizes_with_a_resume_in_between(
         assert sorted(seen[epoch]) == list(range(n))
     assert len(set(seen[last])) == len(seen[last])
     assert whole == list(range(len(whole)))
-    # The line of examples is the same however it is cut.
+    # The line of samples is the same however it is cut.
     line = counted(n, seed=seed)
     for epoch, indices in seen.items():
         assert line.fetch(Interval(epoch, 0, len(indices)))[0].tolist() == indices
 
 
-def test_the_position_rolls_over_after_the_last_example() -> None:
+def test_the_position_rolls_over_after_the_last_sample() -> None:
     stream = counted(10)
     assert stream.take(7) == Interval(0, 0, 7)
     assert (stream.epoch, stream.position, stream.remaining) == (0, 7, 3)
     assert stream.take(100) == Interval(0, 7, 10)
     assert (stream.epoch, stream.position, stream.remaining) == (1, 0, 10)
-    assert stream.take(np.int64(10)).examples == 10
+    assert stream.take(np.int64(10)).samples == 10
     assert stream.epoch == 2
 
 

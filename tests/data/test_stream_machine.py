@@ -1,4 +1,4 @@
-"""Every example exactly once an epoch, whatever befalls a run: random schedules of all that can, in any sequence.
+"""Every sample exactly once an epoch, whatever befalls a run: random schedules of all that can, in any sequence.
 
 A schedule draws batches of any size as training does (`Supply`, micro-batches, shares of several processes, batches
 enlarged while they are gathered), abandons them, goes back to a checkpoint, is killed with half a line of the ledger
@@ -27,8 +27,8 @@ from rightbatch.data import BatchStream, as_source
 from rightbatch.data.block_order import BlockOrder
 from rightbatch.data.order import Order
 from rightbatch.data.source import Source
-from rightbatch.loop.accumulator import Gathering, even_sizes
-from rightbatch.loop.distributed.process_group import Ranks
+from rightbatch.loop.accumulator import BatchAccumulator, even_sizes
+from rightbatch.loop.distributed.process_group import ProcessGroup
 from rightbatch.loop.supply import Supply
 from rightbatch.record import Ledger, verify_ledger
 
@@ -40,7 +40,7 @@ FORWARD = st.sampled_from([1, 3, 8, 100])
 
 
 class Numbered(Source):
-    """n examples, each its own number, stored in blocks if any are named."""
+    """n samples, each its own number, stored in blocks if any are named."""
 
     def __init__(self, n: int, ends: list[int] | None, window: int) -> None:
         numbers = torch.arange(n)
@@ -117,26 +117,28 @@ class Schedule(RuleBasedStateMachine):
     def unfinished(self) -> bool:
         return self.epochs is None or self.streams[0].epoch < self.epochs
 
-    def gather(self, wanted: int, grown: int, most_forward: int) -> tuple[list[Gathering], list[int]]:
+    def gather(self, wanted: int, grown: int, most_forward: int) -> tuple[list[BatchAccumulator], list[int]]:
         """One batch in all processes, enlarged once if `grown` is more than `wanted`."""
         world = len(self.streams)
         supplies = [Supply(stream, self.epochs, self.exact) for stream in self.streams]
-        batches = [Gathering(Ranks(world, rank), self.place(), wanted, most_forward) for rank in range(world)]
+        batches = [
+            BatchAccumulator(ProcessGroup(world, rank), self.place(), wanted, most_forward) for rank in range(world)
+        ]
         fetched: list[int] = []
         for size in (wanted, grown):
             for batch, supply in zip(batches, supplies, strict=True):
-                if size <= batch.examples:
+                if size <= batch.samples:
                     continue
-                for interval in supply.draw(size, batch.examples):
-                    count = -(-interval.examples // (most_forward * world))
-                    batch.enqueue(interval, even_sizes(interval.examples, count))
+                for interval in supply.draw(size, batch.samples):
+                    count = -(-interval.samples // (most_forward * world))
+                    batch.enqueue(interval, even_sizes(interval.samples, count))
             while batches[0].queue:
                 for batch, stream in zip(batches, self.streams, strict=True):
                     x, y = stream.fetch(batch.hand_out(CPU))
                     assert len(x) and torch.equal(x, y)
                     fetched += [] if batch.idle else x.tolist()
         assert all(batch.intervals == batches[0].intervals and not batch.queue for batch in batches)
-        assert len(fetched) == batches[0].examples
+        assert len(fetched) == batches[0].samples
         return batches, fetched
 
     @rule(sizes=SIZES, more=MORE, most_forward=FORWARD)

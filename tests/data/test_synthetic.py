@@ -41,7 +41,7 @@ def test_the_loss_is_the_quadratic() -> None:
 
 
 def test_the_noise_of_the_sample_is_exact() -> None:
-    """Against the gradient of every example on its own, in float64: only rounding separates them."""
+    """Against the gradient of every sample on its own, in float64: only rounding separates them."""
     problem = quadratic(n=40, features=6, condition=30, noise=0.7, seed=3, dtype=torch.float64)
     z, zeros = problem.source.fetch(torch.arange(40))
     model = problem.model()
@@ -61,7 +61,7 @@ def test_the_noise_of_the_sample_is_exact() -> None:
 
 
 def test_the_population_is_what_samples_tend_to() -> None:
-    """200,000 examples in 4 dimensions: the variance is known to (2 / 800,000)^½ · condition ≈ 0.3 %, 2 % is ample."""
+    """200,000 samples in 4 dimensions: the variance is known to (2 / 800,000)^½ · condition ≈ 0.3 %, 2 % is ample."""
     problem = quadratic(n=200_000, features=4, condition=5, noise=2.0, distance=3.0, seed=1)
     w = torch.zeros(4)
     values = np.logspace(-math.log10(5), 0, 4)

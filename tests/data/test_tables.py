@@ -56,7 +56,7 @@ def test_text_columns(table: Any) -> None:
         as_source(path, target="kind")
     dropped = as_source(path, target="kind", text="drop")
     assert everything(dropped)[0] == [[1], [2], [3], [4]] and "dropped the text columns town" in dropped.describe()
-    coded = as_source(path, target="kind", text="codes")
+    coded = as_source(path, target="kind", text="ordinal")
     assert (
         everything(coded)[0] == [[1, 2], [2, 0], [3, 2], [4, 1]] and "numbered the values of town" in coded.describe()
     )
@@ -80,9 +80,9 @@ def test_missing_values(table: Any) -> None:
 def test_missing_text_gets_a_number_of_its_own(table: Any) -> None:
     frame = FRAME[["town", "kind"]].assign(town=["Ulm", None, "Bonn", "Ulm"])
     with pytest.raises(DataError, match=r"missing in town \(1\)"):
-        as_source(table(frame), target="kind", text="codes")
-    assert everything(as_source(table(frame), target="kind", text="codes", missing="mean"))[0] == [[1], [2], [0], [1]]
-    assert everything(as_source(table(frame), target="kind", text="codes", missing="drop"))[0] == [[1], [0], [1]]
+        as_source(table(frame), target="kind", text="ordinal")
+    assert everything(as_source(table(frame), target="kind", text="ordinal", missing="mean"))[0] == [[1], [2], [0], [1]]
+    assert everything(as_source(table(frame), target="kind", text="ordinal", missing="drop"))[0] == [[1], [0], [1]]
 
 
 def test_a_missing_target_is_never_filled_in(table: Any) -> None:
@@ -155,5 +155,5 @@ def test_real_housing(data_dir: Path) -> None:
         load(path, target="median_house_value")
     with pytest.raises(DataError, match=r"total_bedrooms \(207\)"):
         load(path, target="median_house_value", text="drop")
-    splits = load(path, target="median_house_value", text="codes", missing="drop")
+    splits = load(path, target="median_house_value", text="ordinal", missing="drop")
     assert (len(splits.train), splits.train.x_shape, splits.name) == (20640 - 207, (9,), "california_housing")

@@ -1,4 +1,4 @@
-"""Worker processes: the same examples as without, whatever the batch sizes, seeks, errors and kills."""
+"""Worker processes: the same samples as without, whatever the batch sizes, seeks, errors and kills."""
 
 import os
 import pickle
@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
-from rightbatch.data import BatchStream, Interval, as_source, hold_out, with_workers, worker_source
+from rightbatch.data import BatchStream, Interval, as_source, hold_out, with_workers
+from rightbatch.data.workers import source as worker_source
 from rightbatch.data.workers.pool import seed_item
 from rightbatch.data.workers.source import Chunk, WorkerSource
 from rightbatch.errors import DataError, InputError

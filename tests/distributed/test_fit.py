@@ -45,8 +45,8 @@ def fit(folder: Path | None, rank: int = 0, stop_after: int = 0, **settings: Any
     torch.manual_seed(10 + rank)
     model = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
     arguments: dict[str, Any] = {
-        "batch": 16,
-        "step": 0.1,
+        "batch_size": 16,
+        "lr": 0.1,
         "optimizer": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
         "epochs": 6,
     }
@@ -70,7 +70,7 @@ def fit(folder: Path | None, rank: int = 0, stop_after: int = 0, **settings: Any
 
 
 def test_a_run_goes_on_with_more_and_with_fewer_processes(together: Any, tmp_path: Path) -> None:
-    """One process, then four, then three: every example once an epoch, and the losses of a single process."""
+    """One process, then four, then three: every sample once an epoch, and the losses of a single process."""
     whole, folder = fit(None), tmp_path / "run"
     assert fit(folder, stop_after=20 + 1)["stopped"] == "interrupted"  # one call to see whether the loss fits the data
     four = together(4, lambda rank: fit(folder, rank, stop_after=30 if rank == 3 else 0))
@@ -95,7 +95,7 @@ def test_every_process_reads_the_whole_stream_and_trains_on_its_share(together: 
         torch.manual_seed(3)
         model = nn.Linear(D, CLASSES).double()
         source = as_stream(list(zip(x, y, strict=True)), 180)
-        settings = {"batch": 33, "step": 0.3, "run_dir": folder, "resume": folder is not None, **settings}
+        settings = {"batch_size": 33, "lr": 0.3, "run_dir": folder, "resume": folder is not None, **settings}
         rightbatch.fit(model, source, progress=False, **settings)
         return [p.detach() for p in model.parameters()]
 
@@ -118,7 +118,7 @@ def test_streams_that_differ_between_processes_are_refused(together: Any) -> Non
         return str(caught.value)
 
     for told in together(2, work):
-        assert "The processes differ in the first examples of the stream" in told
+        assert "The processes differ in the first samples of the stream" in told
 
 
 def test_a_folder_that_cannot_be_used_is_refused_everywhere(together: Any, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_dropout_differs_between_processes(together: Any) -> None:
 
     def work(rank: int) -> list[float]:
         model = Drawing()
-        rightbatch.fit(model, data(), batch=16, step=0.1, epochs=1, progress=False)
+        rightbatch.fit(model, data(), batch_size=16, lr=0.1, epochs=1, progress=False)
         return model.drawn[-8:]
 
     one = work(0)
@@ -173,7 +173,7 @@ def test_averages_and_batch_norm_are_the_same_everywhere(together: Any) -> None:
 
 @pytest.mark.nightly
 def test_defaults_go_on_with_other_numbers_of_processes(together: Any, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"batch": "auto", "step": "auto", "optimizer": None, "epochs": 40}
+    settings: dict[str, Any] = {"batch_size": "auto", "lr": "auto", "optimizer": None, "epochs": 40}
     folder = tmp_path / "run"
     fit(folder, stop_after=30, **settings)
     together(4, lambda rank: fit(folder, rank, stop_after=30 if rank == 2 else 0, **settings))
@@ -187,7 +187,7 @@ def test_defaults_go_on_with_other_numbers_of_processes(together: Any, tmp_path:
 @pytest.mark.nightly
 def test_all_defaults(together: Any, tmp_path: Path) -> None:
     """`batch="auto"`, `step="auto"`, decisions from measured time and noise: the same run everywhere, to the end."""
-    settings: dict[str, Any] = {"batch": "auto", "step": "auto", "optimizer": None, "epochs": 40}
+    settings: dict[str, Any] = {"batch_size": "auto", "lr": "auto", "optimizer": None, "epochs": 40}
     found = together(2, lambda rank: fit(tmp_path / "run", rank, **settings))
     assert found[0]["losses"] == found[1]["losses"] and found[0]["valid"] == found[1]["valid"]
     assert found[0]["valid"][-1][1] > 0.9

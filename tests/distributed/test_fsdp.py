@@ -16,7 +16,7 @@ from rightbatch.data import as_stream
 from rightbatch.errors import InputError, OutOfMemoryError, UnsupportedError
 from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.fitting.evaluation import evaluate
-from rightbatch.loop.distributed.process_group import Ranks, alone
+from rightbatch.loop.distributed.process_group import ProcessGroup, alone
 from rightbatch.loop.memory.forward_limit import ForwardLimit
 from rightbatch.record import verify_ledger
 
@@ -72,7 +72,7 @@ def train(
         if auto.step():
             rows.append((auto.last["batch_size"], auto.last["train_loss"], auto.last["gradient_norm"]))
             noise.append(auto.noise and (auto.noise.variance, auto.noise.signal))
-    auto.ship()
+    auto.finalize()
     return {"rows": rows, "noise": noise, "weights": whole(model), "samples": auto.samples}
 
 
@@ -86,16 +86,16 @@ def require_same(one: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 STEPS: list[dict[str, Any]] = [
-    {"batch": 16, "micro_batch": 5},
-    {"batch": 16, "optimizer": "adam"},
-    {"batch": 5},  # of three processes the last has no share
-    {"batch": 24, "step": "dog"},
-    {"batch": 24, "step": "auto", "optimizer": "", "epochs": 3},
-    {"batch": 24, "step": "schedule-free", "optimizer": "adam"},
-    {"batch": 24, "fail_at": 2, "micro_batch": 2},
-    {"batch": 24, "noise": "per-example(every=1)", "micro_batch": 3},
-    {"batch": 24, "noise": "sketch(every=2)"},
-    {"batch": "big-batch(first=8)", "noise": "per-example(every=1)"},  # batches that grow within steps
+    {"batch_size": 16, "micro_batch": 5},
+    {"batch_size": 16, "optimizer": "adam"},
+    {"batch_size": 5},  # of three processes the last has no share
+    {"batch_size": 24, "lr": "dog"},
+    {"batch_size": 24, "lr": "auto", "optimizer": "", "epochs": 3},
+    {"batch_size": 24, "lr": "schedule-free", "optimizer": "adam"},
+    {"batch_size": 24, "fail_at": 2, "micro_batch": 2},
+    {"batch_size": 24, "noise": "per-example(every=1)", "micro_batch": 3},
+    {"batch_size": 24, "noise": "sketch(every=2)"},
+    {"batch_size": "big-batch(initial=8)", "noise": "per-example(every=1)"},  # batches that grow within steps
 ]
 
 
@@ -110,7 +110,7 @@ def test_steps_are_those_of_the_whole_model(together: Any, size: int, steps: lis
 
 
 def test_rules_that_look_at_the_clock_decide_alike(together: Any) -> None:
-    found = together(2, lambda rank: train(True, batch="auto", step="auto", optimizer="", epochs=6))
+    found = together(2, lambda rank: train(True, batch_size="auto", lr="auto", optimizer="", epochs=6))
     assert found[0]["rows"] == found[1]["rows"] and found[0]["noise"] == found[1]["noise"] and found[0]["noise"][-1]
     assert found[0]["samples"] == 6 * (N // 2)
 
@@ -127,7 +127,7 @@ def fit(folder: Path | None, shard: bool, rank: int = 0, stop_after: int = 0, **
             os.kill(os.getpid(), signal.SIGTERM)
         return nn.functional.cross_entropy(output, target)
 
-    arguments: dict[str, Any] = {"batch": 16, "step": 0.1, "optimizer": OPTIMIZERS["sgd"], "epochs": 2}
+    arguments: dict[str, Any] = {"batch_size": 16, "lr": 0.1, "optimizer": OPTIMIZERS["sgd"], "epochs": 2}
     run = rightbatch.fit(
         sharded(model) if shard else model,
         data(),
@@ -146,9 +146,9 @@ def fit(folder: Path | None, shard: bool, rank: int = 0, stop_after: int = 0, **
 
 
 RUNS: dict[str, dict[str, Any]] = {
-    "constant": {"step": 0.1, "optimizer": OPTIMIZERS["adam"]},
-    "auto": {"step": "auto", "optimizer": None},
-    "schedule-free": {"step": "schedule-free"},
+    "constant": {"lr": 0.1, "optimizer": OPTIMIZERS["adam"]},
+    "auto": {"lr": "auto", "optimizer": None},
+    "schedule-free": {"lr": "schedule-free"},
 }
 
 
@@ -187,11 +187,13 @@ def test_evaluation_and_batch_norm(together: Any) -> None:
         x, y = data(1100, 2)
         source = rightbatch.data.as_source((x, y))
         found = [
-            evaluate(model, nn.functional.cross_entropy, source, x.device, Ranks.present(), ForwardLimit(most))["loss"]
+            evaluate(model, nn.functional.cross_entropy, source, x.device, ProcessGroup.present(), ForwardLimit(most))[
+                "loss"
+            ]
             for most in (1024, 300)
         ]
         run = rightbatch.fit(
-            sharded(network(nn.BatchNorm1d(8))), data(), valid=(x, y), batch=24, epochs=1, progress=False
+            sharded(network(nn.BatchNorm1d(8))), data(), valid=(x, y), batch_size=24, epochs=1, progress=False
         )
         return found, whole(run.model)
 
@@ -213,16 +215,16 @@ def test_what_is_refused(together: Any) -> None:
                 AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), data(), **settings)
             said.append(str(caught.value))
 
-        refused(batch=16, step="armijo")
-        refused(batch=16, noise="micro-batch")
-        refused(batch=16, noise="sketch(preconditioned=True)")
-        refused(batch="inner-product-test")
-        refused(batch="auto", model=sharded(network(nn.LSTM(8, 8))))
+        refused(batch_size=16, lr="armijo")
+        refused(batch_size=16, noise="micro-batch")
+        refused(batch_size=16, noise="sketch(preconditioned=True)")
+        refused(batch_size="inner-product-test")
+        refused(batch_size="auto", model=sharded(network(nn.LSTM(8, 8))))
         partly = network()
         fsdp.fully_shard(partly[2])
-        refused(batch=16, model=partly)
+        refused(batch_size=16, model=partly)
         with alone():
-            refused(batch=16)
+            refused(batch_size=16)
         with pytest.raises(UnsupportedError) as caught:
             rightbatch.probe(sharded(network()), data())
         said.append(str(caught.value))
@@ -253,7 +255,7 @@ def test_a_stream_that_ends_in_the_midst_of_an_epoch(together: Any) -> None:
     def work(rank: int, shard: bool = True) -> list[torch.Tensor]:
         model = sharded(network()) if shard else network()
         stream = as_stream(source, 103)
-        rightbatch.fit(model, stream, batch=34, step=0.1, optimizer=OPTIMIZERS["sgd"], epochs=3, progress=False)
+        rightbatch.fit(model, stream, batch_size=34, lr=0.1, optimizer=OPTIMIZERS["sgd"], epochs=3, progress=False)
         return whole(model)
 
     expected = work(0, shard=False)
@@ -262,12 +264,12 @@ def test_a_stream_that_ends_in_the_midst_of_an_epoch(together: Any) -> None:
 
 
 def test_statistics_of_batch_norm_on_a_stream(together: Any) -> None:
-    """Processes have read it differently far; the first examples that all have are passed by all."""
+    """Processes have read it differently far; the first samples that all have are passed by all."""
     source = list(zip(*data(1100, 2), strict=True))
 
     def work(rank: int) -> list[torch.Tensor]:
         model = sharded(network(nn.BatchNorm1d(8)))
-        settings: dict[str, Any] = {"batch": 1030, "step": "auto", "eval_every": 0.5, "epochs": 2}
+        settings: dict[str, Any] = {"batch_size": 1030, "lr": "auto", "eval_every": 0.5, "epochs": 2}
         rightbatch.fit(model, as_stream(source, 2060), valid=data(50, 3), progress=False, **settings)
         return whole(model)
 
@@ -282,9 +284,9 @@ def test_gradients_are_averaged_again_afterwards(together: Any, shard: bool) -> 
     def work(rank: int) -> list[torch.Tensor]:
         model = sharded(network()) if shard else nn.parallel.DistributedDataParallel(network())
         with pytest.raises(InputError):
-            rightbatch.fit(model, data(), batch=10**6, epochs=1, progress=False)
+            rightbatch.fit(model, data(), batch_size=10**6, epochs=1, progress=False)
         found = [gradients(model, rank)]
-        rightbatch.fit(model, data(), batch=50, step=1e-15, epochs=1, progress=False)
+        rightbatch.fit(model, data(), batch_size=50, lr=1e-15, epochs=1, progress=False)
         return [*found[0], *gradients(model, rank)]
 
     def gradients(model: nn.Module, rank: int) -> list[torch.Tensor]:
@@ -323,7 +325,7 @@ def test_memory_that_runs_out_is_said_at_once(together: Any) -> None:
         auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), data(), 16)
         next(iter(auto))
         with pytest.raises(OutOfMemoryError) as caught:
-            auto.halve(torch.OutOfMemoryError("CUDA out of memory"))
+            auto.handle_oom(torch.OutOfMemoryError("CUDA out of memory"))
         said.append(str(caught.value))
 
         def exhausting(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -335,7 +337,7 @@ def test_memory_that_runs_out_is_said_at_once(together: Any) -> None:
                 exhausting,
                 rightbatch.data.as_source(data()),
                 torch.device("cpu"),
-                Ranks.present(),
+                ProcessGroup.present(),
                 ForwardLimit(100),
             )
         return [*said, str(caught.value)]

@@ -25,7 +25,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 class Narrow(nn.Module):
-    """Runs out of memory above `most` examples: in the forward or backward pass, everywhere, or at trial steps once;
+    """Runs out of memory above `most` samples: in the forward or backward pass, everywhere, or at trial steps once;
 
     or at random, above one, with `most` as the seed.
     """
@@ -76,10 +76,10 @@ def train(most: int = N, where: str = "forward", dropout: float = 0.0, epochs: i
             with torch.set_grad_enabled(auto.needs_gradient):
                 auto.backward(F.cross_entropy(model(x), y))
         except torch.OutOfMemoryError as error:
-            auto.halve(error)
+            auto.handle_oom(error)
             continue
         if auto.step():
-            names = ("batch_size", "train_loss", "gradient_norm", "noise_scale", "learning_rate")
+            names = ("batch_size", "train_loss", "gradient_norm", "noise_scale", "lr")
             rows.append([auto.last[name] or 0.0 for name in names])
     weights = [p.detach().clone() for p in model.parameters()]
     return {"rows": rows, "weights": weights, "samples": auto.samples, "passes": model.passes, "at": auto.forward_limit}
@@ -105,8 +105,8 @@ def require_close(found: Any, expected: Any, relative: float = 1e-9) -> None:
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_one_process_runs_out(together: Any, where: str) -> None:
     """Shares of 16 of a batch of 48, three; the second process takes 5 at most: all go down to 4, and train as one."""
-    expected, most = train(batch=48), in_rank_1(5)
-    found = together(3, lambda rank: train(most(rank), where, batch=48))
+    expected, most = train(batch_size=48), in_rank_1(5)
+    found = together(3, lambda rank: train(most(rank), where, batch_size=48))
     require_alike(found)
     require_close(found[0], expected)
     assert [each["at"] for each in found] == [4, 4, 4]
@@ -116,8 +116,8 @@ def test_one_process_runs_out(together: Any, where: str) -> None:
 
 def test_as_if_passes_had_been_small_from_the_start(together: Any) -> None:
     """Dropout included, which each process draws for itself: the same bits."""
-    found = together(2, lambda rank: train(in_rank_1(5)(rank), dropout=0.3, batch=40))
-    small = together(2, lambda rank: train(dropout=0.3, batch=40, micro_batch=5))
+    found = together(2, lambda rank: train(in_rank_1(5)(rank), dropout=0.3, batch_size=40))
+    small = together(2, lambda rank: train(dropout=0.3, batch_size=40, micro_batch=5))
     require_alike(found)
     assert found[0]["rows"] == small[0]["rows"]
     assert all(torch.equal(a, b) for a, b in zip(found[0]["weights"], small[0]["weights"], strict=True))
@@ -125,18 +125,18 @@ def test_as_if_passes_had_been_small_from_the_start(together: Any) -> None:
 
 def test_both_run_out_and_the_smaller_counts(together: Any) -> None:
     """Shares of 22 and 23 fail: 11 at most, which makes three passes of 15; of these, 7 fail in rank 0: 4 at most."""
-    found = together(2, lambda rank: train((6, 12)[rank], batch=45))
+    found = together(2, lambda rank: train((6, 12)[rank], batch_size=45))
     require_alike(found)
-    require_close(found[0], train(batch=45))
+    require_close(found[0], train(batch_size=45))
     assert [each["at"] for each in found] == [4, 4]
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"batch": "norm-test(first=24)", "noise": "per-example(every=1)"},
-        {"batch": "big-batch(first=24)", "noise": "per-example(every=1)"},
-        {"batch": 24, "step": "armijo"},
+        {"batch_size": "norm-test(initial=24)", "noise": "per-example(every=1)"},
+        {"batch_size": "big-batch(initial=24)", "noise": "per-example(every=1)"},
+        {"batch_size": 24, "lr": "armijo"},
     ],
 )
 def test_batches_measured_enlarged_and_searched(together: Any, settings: Any) -> None:
@@ -146,10 +146,10 @@ def test_batches_measured_enlarged_and_searched(together: Any, settings: Any) ->
     assert found[0]["at"] < 8
 
 
-@pytest.mark.parametrize("batch", ["24", "norm-test(first=24)"])
+@pytest.mark.parametrize("batch", ["24", "norm-test(initial=24)"])
 def test_trial_steps(together: Any, batch: str) -> None:
     """A batch given back at a trial step has been measured and decided on: neither counts twice."""
-    settings: dict[str, Any] = {"batch": batch, "step": "armijo"}
+    settings: dict[str, Any] = {"batch_size": batch, "lr": "armijo"}
     settings["noise"] = None if batch == "24" else "per-example(every=1)"
     found = together(2, lambda rank: train(in_rank_1(5)(rank), "trial", **settings))
     require_alike(found)
@@ -161,7 +161,7 @@ def test_trial_steps(together: Any, batch: str) -> None:
 @pytest.mark.parametrize("batch", ["sweet-spot(least_steps=1)", "sweet-spot(floor=3, ceiling=8, least_steps=1)"])
 def test_the_timing_ladder_and_comparisons(together: Any, batch: str) -> None:
     """Batches that are timed are given back too; what rules decide then, all decide alike."""
-    found = together(2, lambda rank: train(in_rank_1(9)(rank), batch=batch, epochs=6))
+    found = together(2, lambda rank: train(in_rank_1(9)(rank), batch_size=batch, epochs=6))
     require_alike(found)
     assert found[0]["samples"] == 6 * N and found[0]["at"] < 10
 
@@ -170,7 +170,7 @@ def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) 
     """A batch of 40 is cut into 5, 30 and 5 to be timed; memory runs out over the second, whose seconds are lacking."""
 
     def work(rank: int) -> Any:
-        monkeypatch.setattr(StepTimer, "cut", lambda clock, step, examples: (5, 30, 5) if step == 3 else None)
+        monkeypatch.setattr(StepTimer, "cut", lambda clock, step, samples: (5, 30, 5) if step == 3 else None)
         model = Narrow(N)
         auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), data(), 40, seed=3, epochs=2)
         failed = []
@@ -181,7 +181,7 @@ def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) 
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
                 auto.backward(F.cross_entropy(model(x), y))
             except torch.OutOfMemoryError as error:
-                auto.halve(error)
+                auto.handle_oom(error)
                 continue
             auto.step()
         return failed, auto.forward_limit, auto.samples, [p.detach() for p in model.parameters()]
@@ -189,16 +189,16 @@ def test_a_comparison_cut_short(together: Any, monkeypatch: pytest.MonkeyPatch) 
     first, second = together(2, work)
     assert first[:3] == ([], 8, 2 * N) and second[:3] == ([15], 8, 2 * N)
     torch.testing.assert_close(first[3], second[3], rtol=0, atol=0)
-    torch.testing.assert_close(first[3], train(batch=40)["weights"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(first[3], train(batch_size=40)["weights"], rtol=1e-9, atol=1e-12)
 
 
 RULES: list[dict[str, Any]] = [
-    {"batch": "big-batch(first=8)", "noise": "per-example(every=1)", "step": "armijo"},
-    {"batch": 16, "micro_batch": 3},
-    {"batch": 3},
-    {"batch": 48},
-    {"batch": 16, "step": "barzilai-borwein"},
-    {"batch": "norm-test(first=16)", "noise": "per-example(every=1)"},
+    {"batch_size": "big-batch(initial=8)", "noise": "per-example(every=1)", "lr": "armijo"},
+    {"batch_size": 16, "micro_batch": 3},
+    {"batch_size": 3},
+    {"batch_size": 48},
+    {"batch_size": 16, "lr": "barzilai-borwein"},
+    {"batch_size": "norm-test(initial=16)", "noise": "per-example(every=1)"},
 ]
 
 
@@ -227,10 +227,10 @@ def test_at_many_random_places(
     run_out_at_random(together, size, seed, settings)
 
 
-def test_a_single_example_that_does_not_fit_ends_the_run_everywhere(together: Any, tmp_path: Path) -> None:
+def test_a_single_sample_that_does_not_fit_ends_the_run_everywhere(together: Any, tmp_path: Path) -> None:
     def loop(rank: int) -> str:
         with pytest.raises(OutOfMemoryError) as caught:
-            train(in_rank_1(0)(rank), batch=16)
+            train(in_rank_1(0)(rank), batch_size=16)
         return str(caught.value)
 
     def whole(rank: int) -> str:
@@ -240,12 +240,12 @@ def test_a_single_example_that_does_not_fit_ends_the_run_everywhere(together: An
 
     for work in (loop, whole):
         first, second = together(2, work)
-        assert first == second and "a single example on cpu (rank 1)" in first and "torch.utils.checkpoint" in first
+        assert first == second and "a single sample on cpu (rank 1)" in first and "torch.utils.checkpoint" in first
     assert "OutOfMemoryError: Memory ran out" in read_history(tmp_path / "run" / "events.jsonl").stop["reason"]
 
 
 class Normed(Narrow):
-    """With BatchNorm, which cannot take a single example."""
+    """With BatchNorm, which cannot take a single sample."""
 
     def __init__(self, most: int) -> None:
         super().__init__(most)
@@ -253,12 +253,12 @@ class Normed(Narrow):
 
 
 @pytest.mark.parametrize(("most", "batch"), [(3, 7), (3, 9), (3, 23), (2, 16)])
-def test_batch_norm_gets_no_single_example(together: Any, most: int, batch: int) -> None:
+def test_batch_norm_gets_no_single_sample(together: Any, most: int, batch: int) -> None:
     """Shares of two where two fit in the second process; of an odd micro-batch three, where they fit."""
 
     def work(rank: int) -> Any:
         model = Normed(in_rank_1(most)(rank))
-        run = fit(rank, model, None, batch=batch, epochs=1)
+        run = fit(rank, model, None, batch_size=batch, epochs=1)
         return min(model.passes), run.history[-1]["epoch"], [p.detach() for p in model.parameters()]
 
     first, second = together(2, work)
@@ -269,11 +269,11 @@ def test_batch_norm_gets_no_single_example(together: Any, most: int, batch: int)
 def test_batch_norm_ends_the_run_everywhere_in_the_same_words(together: Any) -> None:
     def work(rank: int) -> str:
         with pytest.raises(OutOfMemoryError) as caught:
-            fit(rank, Normed(in_rank_1(1)(rank)), None, batch=9)
+            fit(rank, Normed(in_rank_1(1)(rank)), None, batch_size=9)
         return str(caught.value)
 
     first, second = together(2, work)
-    assert first == second and "over 2 examples on cpu (rank 1)" in first and "BatchNorm" in first
+    assert first == second and "over 2 samples on cpu (rank 1)" in first and "BatchNorm" in first
 
 
 def test_an_evaluation_that_does_not_fit_ends_the_run_everywhere(together: Any) -> None:
@@ -298,7 +298,7 @@ def test_an_evaluation_that_does_not_fit_ends_the_run_everywhere(together: Any) 
 
 
 def fit(rank: int, model: nn.Module, folder: Path | None, **settings: Any) -> Any:
-    arguments: dict[str, Any] = {"batch": 48, "step": 0.1, "epochs": 4, "seed": 3}
+    arguments: dict[str, Any] = {"batch_size": 48, "lr": 0.1, "epochs": 4, "seed": 3}
     return rightbatch.fit(model, data(), F.cross_entropy, run_dir=folder, progress=False, **(arguments | settings))
 
 
@@ -337,7 +337,7 @@ def test_nothing_more_is_sent_where_nothing_fails(together: Any, monkeypatch: py
         sent = []
         for epochs in (1, 2):
             calls.clear()
-            steps = len(train(batch=32, micro_batch=4, epochs=epochs)["rows"])
+            steps = len(train(batch_size=32, micro_batch=4, epochs=epochs)["rows"])
             sent.append((steps, calls.count("all_gather"), calls.count("all_reduce"), len(calls)))
         return [after - before for before, after in zip(*sent, strict=True)]
 

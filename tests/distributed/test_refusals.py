@@ -9,7 +9,7 @@ from torch import nn
 
 from rightbatch import AutoBatch
 from rightbatch.errors import InputError, RightbatchError, UnsupportedError
-from rightbatch.loop.distributed.process_group import Ranks, alone
+from rightbatch.loop.distributed.process_group import ProcessGroup, alone
 from rightbatch.loop.distributed.rank_sync import digest_of, unwrapped
 
 X, Y = torch.randn(64, 4), torch.arange(64) % 2
@@ -17,7 +17,7 @@ X, Y = torch.randn(64, 4), torch.arange(64) % 2
 
 def begun(rank: int, model: nn.Module | None = None, **settings: Any) -> AutoBatch:
     model = model or nn.Linear(4, 2)
-    arguments = {"batch": 16, "seed": 0, "epochs": 8} | settings
+    arguments = {"batch_size": 16, "seed": 0, "epochs": 8} | settings
     return AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (X, Y), **arguments)
 
 
@@ -40,7 +40,7 @@ def refused(error: type[Exception], work: Any) -> Any:
     ("settings", "told"),
     [
         (lambda rank: {"seed": rank}, "differ in seed: rank 0: 0; rank 1: 1"),
-        (lambda rank: {"batch": 16 + rank}, "differ in rules: .*16.*17"),
+        (lambda rank: {"batch_size": 16 + rank}, "differ in rules: .*16.*17"),
         (lambda rank: {"model": nn.Linear(4, 2 + rank)}, "differ in the model"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_method_that_one_process_cannot_use_is_given_up_by_all(together: Any) 
     """A penalty term in the loss of one process, which hooks on layers cannot see."""
 
     def work(rank: int) -> str:
-        auto = begun(rank, nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), batch=32, noise="auto(every=1)")
+        auto = begun(rank, nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), batch_size=32, noise="auto(every=1)")
         for x, y in auto:
             loss = nn.functional.cross_entropy(auto.model(x), y)
             auto.backward(loss + 0.1 * auto.model[0].weight.square().sum() if rank == 1 else loss)
@@ -110,11 +110,11 @@ def test_sharded_and_synchronised_models() -> None:
         pass
 
     with pytest.raises(UnsupportedError, match="whole in each process"):
-        unwrapped(FullyShardedModel(2, 2), Ranks())
+        unwrapped(FullyShardedModel(2, 2), ProcessGroup())
     synced = nn.Sequential(nn.Linear(4, 4), nn.SyncBatchNorm(4))
-    assert unwrapped(synced, Ranks()) is synced
+    assert unwrapped(synced, ProcessGroup()) is synced
     with pytest.raises(UnsupportedError, match="'1': SyncBatchNorm"):
-        unwrapped(synced, Ranks(2))
+        unwrapped(synced, ProcessGroup(2))
 
 
 def test_audits_are_for_one_process(together: Any) -> None:
@@ -143,25 +143,25 @@ def test_what_one_process_does_alone_waits_for_no_other(together: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shares_are_a_cut(size: int) -> None:
-    """Contiguous, complete, uneven by at most one, never a single example unless there is but one."""
-    for examples in range(1, 40):
-        shares = [Ranks(size, rank).share(examples) for rank in range(size)]
+    """Contiguous, complete, uneven by at most one, never a single sample unless there is but one."""
+    for samples in range(1, 40):
+        shares = [ProcessGroup(size, rank).share(samples) for rank in range(size)]
         taken = [(a, b) for a, b in shares if b > a]
-        assert [i for a, b in taken for i in range(a, b)] == list(range(examples))
+        assert [i for a, b in taken for i in range(a, b)] == list(range(samples))
         sizes = [b - a for a, b in taken]
-        assert max(sizes) - min(sizes) <= 1 and (min(sizes) >= 2 or examples == 1)
-        assert len(taken) == size or examples < 2 * size
+        assert max(sizes) - min(sizes) <= 1 and (min(sizes) >= 2 or samples == 1)
+        assert len(taken) == size or samples < 2 * size
         assert shares[0][1] > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_no_share_exceeds_what_memory_holds(size: int, most: int) -> None:
-    """Rather single examples than more than `micro_batch` in a pass."""
-    for examples in range(1, most * size + 1):
-        shares = [Ranks(size, rank).share(examples, most) for rank in range(size)]
+    """Rather single samples than more than `micro_batch` in a pass."""
+    for samples in range(1, most * size + 1):
+        shares = [ProcessGroup(size, rank).share(samples, most) for rank in range(size)]
         taken = [(a, b) for a, b in shares if b > a]
-        assert [i for a, b in taken for i in range(a, b)] == list(range(examples))
+        assert [i for a, b in taken for i in range(a, b)] == list(range(samples))
         assert max(b - a for a, b in taken) <= most
 
 
@@ -170,7 +170,7 @@ def test_gradients_are_added_in_buckets(together: Any, monkeypatch: pytest.Monke
 
     def work(rank: int) -> list[Any]:
         monkeypatch.setattr("rightbatch.loop.distributed.process_group.BUCKET_BYTES", 64)
-        ranks = Ranks.present()
+        ranks = ProcessGroup.present()
         shapes = [((3,), torch.float32), ((5, 5), torch.float64), ((2, 2), torch.float32), ((9,), torch.float32)]
         parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes]
         for index, parameter in enumerate(parameters[:3]):

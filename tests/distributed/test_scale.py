@@ -23,7 +23,7 @@ def test_constant_noise_has_the_sweet_spot_of_the_formula() -> None:
     """B* = sqrt(B_noise·n½), n½ = t0/t1·W: with 2 % scatter of times and 7 % of noise the rule is within 1.25·1.1."""
     fleet = Fleet(first_noise_scale=2000.0, last_noise_scale=2000.0, jitter=0.02, progress=300.0, train_samples=50_000)
     for processes in (1, 16):
-        spot = math.sqrt(2000 * (fleet.seconds(0, processes) / fleet.per_example_s * processes))
+        spot = math.sqrt(2000 * (fleet.seconds(0, processes) / fleet.per_sample_s * processes))
         assert simulate(processes, fleet).late == pytest.approx(spot, rel=0.375)
 
 
@@ -34,7 +34,7 @@ def test_the_sweet_spot_moves_with_processes_and_noise_and_pays() -> None:
     assert all(run.late > 2 * run.early for run in runs[:2])
     assert all(run.best_fixed_s / run.seconds > 0.9 for run in runs)
     assert [run.goodput(256) > floor for run, floor in zip(runs, (1.2, 4, 6), strict=True)] == [True] * 3
-    assert all("every example exactly once" in run.ledger for run in runs)
+    assert all("every sample exactly once" in run.ledger for run in runs)
 
 
 def test_the_same_seed_is_the_same_run() -> None:
@@ -44,10 +44,10 @@ def test_the_same_seed_is_the_same_run() -> None:
 @pytest.mark.nightly
 def test_two_processes_here_decide_alike() -> None:
     found = measure(2, seconds=1.0)
-    assert found.agree and found.steps > 10 and found.examples_per_s > 0
+    assert found.agree and found.steps > 10 and found.samples_per_s > 0
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "scale", "--processes", "1", "--simulate", "4", "--seconds", "0.2"]) == 0
     said = capsys.readouterr().out
-    assert "its own" in said and "every example exactly once an epoch" in said
+    assert "its own" in said and "every sample exactly once an epoch" in said

@@ -60,20 +60,20 @@ def require_same_noise(one: dict[str, Any], several: list[dict[str, Any]]) -> No
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_fixed_batches(together: Any, size: int) -> None:
-    """203 examples in batches of 16: the last has 11, shared 6 and 5, or 4, 4 and 3; micro-batches of 5 on top."""
-    one = train(0, batch=16)
-    require_same(one, together(size, lambda rank: train(rank, batch=16)))
-    require_same(one, together(size, lambda rank: train(rank, batch=16, micro_batch=5)))
-    require_same(one, together(size, lambda rank: train(rank, batch=16, micro_batch=1)))
+    """203 samples in batches of 16: the last has 11, shared 6 and 5, or 4, 4 and 3; micro-batches of 5 on top."""
+    one = train(0, batch_size=16)
+    require_same(one, together(size, lambda rank: train(rank, batch_size=16)))
+    require_same(one, together(size, lambda rank: train(rank, batch_size=16, micro_batch=5)))
+    require_same(one, together(size, lambda rank: train(rank, batch_size=16, micro_batch=1)))
 
 
 def test_batches_smaller_than_the_processes_are_many(together: Any) -> None:
     """A batch of 3 has one share of 3: two of the processes contribute nothing."""
-    require_same(train(0, batch=3, epochs=1), together(3, lambda rank: train(rank, batch=3, epochs=1)))
+    require_same(train(0, batch_size=3, epochs=1), together(3, lambda rank: train(rank, batch_size=3, epochs=1)))
 
 
 def test_exact_noise_of_the_global_batch(together: Any) -> None:
-    settings = {"batch": 16, "noise": "per-example(every=1)"}
+    settings = {"batch_size": 16, "noise": "per-example(every=1)"}
     one = train(0, **settings)
     several = together(2, lambda rank: train(rank, **settings))
     require_same(one, several)
@@ -82,7 +82,7 @@ def test_exact_noise_of_the_global_batch(together: Any) -> None:
 
 def test_the_norm_test_enlarges_batches_alike(together: Any) -> None:
     """Batches grow within steps: the part already summed must not be summed again."""
-    settings: dict[str, Any] = {"batch": "big-batch", "noise": "per-example(every=1)", "rate": 0.5}
+    settings: dict[str, Any] = {"batch_size": "big-batch", "noise": "per-example(every=1)", "rate": 0.5}
     one = train(0, **settings)
     several = together(2, lambda rank: train(rank, **settings))
     assert len({row[0] for row in one["rows"]}) > 2  # it did grow
@@ -91,8 +91,8 @@ def test_the_norm_test_enlarges_batches_alike(together: Any) -> None:
 
 
 @pytest.mark.parametrize("noise", ["micro-batch(groups=4, every=1)", "per-example(every=1)"])
-def test_enlarged_batches_have_the_gradient_of_their_examples(together: Any, noise: str) -> None:
-    """At a model that hardly moves, the norm of every step's gradient is that of all examples the ledger names."""
+def test_enlarged_batches_have_the_gradient_of_their_samples(together: Any, noise: str) -> None:
+    """At a model that hardly moves, the norm of every step's gradient is that of all samples the ledger names."""
 
     def work(rank: int) -> list[tuple[int, float, float]]:
         model, told, rows = network(), [], []
@@ -102,7 +102,7 @@ def test_enlarged_batches_have_the_gradient_of_their_examples(together: Any, noi
                 return lambda *args: told.append(args[1]) if name == "consumed" else None
 
         sgd = torch.optim.SGD(model.parameters(), 1e-12)
-        auto = AutoBatch(model, sgd, data(), "big-batch(first=8)", seed=3, epochs=2, noise=noise)
+        auto = AutoBatch(model, sgd, data(), "big-batch(initial=8)", seed=3, epochs=2, noise=noise)
         auto.observe(Listener())
         for x, y in auto:
             auto.backward(nn.functional.cross_entropy(model(x), y))
@@ -124,13 +124,13 @@ def test_enlarged_batches_have_the_gradient_of_their_examples(together: Any, noi
 
 @pytest.mark.parametrize("step", ["armijo", "barzilai-borwein"])
 def test_line_searches(together: Any, step: str) -> None:
-    settings: dict[str, Any] = {"batch": 24, "step": step, "momentum": 0.0}
+    settings: dict[str, Any] = {"batch_size": 24, "lr": step, "momentum": 0.0}
     require_same(train(0, **settings), together(2, lambda rank: train(rank, **settings)), relative=1e-6)
 
 
 def test_micro_batches_of_all_processes_are_the_groups(together: Any) -> None:
     """Two processes compare two micro-batches each as one process compares its four: the split is the same."""
-    settings: dict[str, Any] = {"batch": 16, "noise": "micro-batch(groups=4, every=1)", "epochs": 1}
+    settings: dict[str, Any] = {"batch_size": 16, "noise": "micro-batch(groups=4, every=1)", "epochs": 1}
     one = train(0, **settings)
     several = together(2, lambda rank: train(rank, **settings))
     require_same(one, several)
@@ -143,13 +143,13 @@ def test_micro_batches_of_all_processes_are_the_groups(together: Any) -> None:
 @pytest.mark.parametrize("batch", ["sweet-spot", "auto"])
 def test_rules_that_look_at_the_clock_decide_alike(together: Any, batch: str) -> None:
     """Times differ from process to process; all go by the slowest."""
-    found = together(2, lambda rank: train(rank, batch=batch, epochs=12))
+    found = together(2, lambda rank: train(rank, batch_size=batch, epochs=12))
     assert found[0]["rows"] == found[1]["rows"] and found[0]["noise"] == found[1]["noise"]
     assert found[0]["samples"] == 12 * N
     assert all(torch.equal(a, b) for a, b in zip(found[0]["weights"], found[1]["weights"], strict=True))
 
 
-@pytest.mark.parametrize("settings", [{"step": "dog"}, {"step": "auto"}, {"step": "barzilai-borwein", "momentum": 0.0}])
+@pytest.mark.parametrize("settings", [{"lr": "dog"}, {"lr": "auto"}, {"lr": "barzilai-borwein", "momentum": 0.0}])
 def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """Where sums may be rounded differently: here the second process sees them a little off, and decides the same."""
     off = 1 + 1e-9
@@ -158,7 +158,7 @@ def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.Monk
         monkeypatch.setattr("rightbatch.loop.distributed.rank_sync._machine", lambda device: (rank,))
         real = squared_norm
         monkeypatch.setattr("rightbatch.loop.auto_batch.squared_norm", lambda t: real(t) * (off if rank else 1.0))
-        return train(rank, batch=24, epochs=3, **settings)
+        return train(rank, batch_size=24, epochs=3, **settings)
 
     first, second = together(2, work)
     assert first["rows"] == second["rows"] and len(first["rows"]) > 10
@@ -178,7 +178,7 @@ def test_wrapped_in_ddp(together: Any) -> None:
                 rows.append((auto.last["batch_size"], auto.last["train_loss"], auto.last["gradient_norm"]))
         return {"rows": rows, "weights": [p.detach() for p in model.parameters()], "samples": auto.samples}
 
-    require_same(train(0, batch=16), together(2, wrapped))
+    require_same(train(0, batch_size=16), together(2, wrapped))
 
 
 def test_batch_norm_keeps_the_first_process_s_statistics(together: Any) -> None:
@@ -243,7 +243,7 @@ def test_one_all_reduce_a_step(together: Any, monkeypatch: pytest.MonkeyPatch) -
         calls = []
         real = dist.all_reduce
         monkeypatch.setattr(dist, "all_reduce", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
-        return len(train(rank, batch=32, micro_batch=4, epochs=1)["rows"]), len(calls)
+        return len(train(rank, batch_size=32, micro_batch=4, epochs=1)["rows"]), len(calls)
 
     for steps, calls in together(2, work):
         assert calls == steps

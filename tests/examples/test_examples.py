@@ -13,7 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORTER = {
     "fit_arrays": ["--seconds", "2"],
     "big_batch": ["--steps", "60"],
-    "larger_than_memory": ["--examples", "20000"],
+    "larger_than_memory": ["--samples", "20000"],
 }
 SAYS = {
     "averages": "without correction",
@@ -22,12 +22,12 @@ SAYS = {
     "larger_than_memory": "from that of the true model",
     "look_at_noise": "noise scale",
     "own_loop": "test accuracy",
-    "several_processes": "80,000 examples",
+    "several_processes": "80,000 samples",
 }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(path: Path, tmp_path: Path) -> None:
+def test_sample(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
     assert f"python examples/{path.name}" in text.split('"""')[1]
@@ -56,8 +56,8 @@ def test_the_same_folder_takes_data_of_another_size(tmp_path: Path, monkeypatch:
     example = module_from_spec(spec)
     spec.loader.exec_module(example)
     monkeypatch.setattr(example, "HELD_OUT", 100)
-    for examples in ("300", "200"):
-        options = ["--examples", examples, "--epochs", "1", "--folder", str(tmp_path)]
+    for samples in ("300", "200"):
+        options = ["--samples", samples, "--epochs", "1", "--folder", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["larger_than_memory", *options])
         example.main()
     assert {folder.name for folder in tmp_path.iterdir()} == {"data-300", "data-200", "run-300", "run-200"}

@@ -28,7 +28,7 @@ def train_data() -> Source:
 
 
 def quiet(model: nn.Module, train: Any = None, **settings: Any) -> Run:
-    settings = {"batch": 30, "step": 0.1, "progress": False, **settings}
+    settings = {"batch_size": 30, "lr": 0.1, "progress": False, **settings}
     return fit(model, train_data() if train is None else train, **settings)
 
 
@@ -57,8 +57,8 @@ def objects() -> tuple[Any, Any]:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"train": (torch.zeros(0, 2), torch.zeros(0).long())}, "the data are empty"),
-    "one example": ({"train": (torch.ones(1, 2), torch.tensor([0])), "batch": 1}, "a single example.*at least 2"),
-    "lengths": ({"train": (torch.ones(9, 2), torch.zeros(8).long())}, "x has 9 examples and y has 8"),
+    "one sample": ({"train": (torch.ones(1, 2), torch.tensor([0])), "batch_size": 1}, "a single sample.*at least 2"),
+    "lengths": ({"train": (torch.ones(9, 2), torch.zeros(8).long())}, "x has 9 samples and y has 8"),
     "NaN": ({"train": with_nan()}, "x has 1 NaN or infinite value, the first in row 7"),
     "targets out of range": (
         {"train": (torch.ones(9, 2), torch.full((9,), 3))},
@@ -70,10 +70,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "needs integer class targets",
     ),
     "objects": ({"train": objects()}, "x is an object array.*make it numeric"),
-    "batch larger than data": ({"batch": N + 1}, f"{N + 1}.*only {N} examples"),
-    "batch 0": ({"batch": 0}, "batch size is 0: give a whole number of at least 1"),
-    "batch negative": ({"batch": -4}, "batch size is -4"),
-    "batch name": ({"batch": "biggest"}, "biggest"),
+    "batch larger than data": ({"batch_size": N + 1}, f"{N + 1}.*only {N} samples"),
+    "batch 0": ({"batch_size": 0}, "batch size is 0: give a whole number of at least 1"),
+    "batch negative": ({"batch_size": -4}, "batch size is -4"),
+    "batch name": ({"batch_size": "biggest"}, "biggest"),
     "step negative": ({"step": -0.1}, "step size is -0.1"),
     "micro_batch 0": ({"micro_batch": 0}, "micro_batch is 0"),
     "no trainable parameters": ({"model": network().requires_grad_(False)}, "no trainable parameters"),
@@ -101,14 +101,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "run_dir": ({"run_dir": 5}, "run_dir must be the path of a folder, got 5"),
     "seconds": ({"seconds": -1.0}, "seconds must be a positive number"),
     "eval_every": ({"eval_every": 0.0}, "eval_every is 0.0"),
-    "target without valid": ({"target": {"valid_loss": 0.1}}, "give valid="),
-    "target unknown": ({"valid": 0.2, "target": {"loss": 0.1}}, "target knows valid_loss and valid_accuracy"),
+    "target without valid": ({"stop_at": {"valid_loss": 0.1}}, "give valid="),
+    "target unknown": ({"valid": 0.2, "stop_at": {"loss": 0.1}}, "target knows valid_loss and valid_accuracy"),
     "accuracy of numbers": (
         {
             "model": nn.Linear(2, 1),
             "train": (torch.randn(40, 2), torch.randn(40)),
             "valid": 0.2,
-            "target": {"valid_accuracy": 0.9},
+            "stop_at": {"valid_accuracy": 0.9},
         },
         r"valid_accuracy cannot be a target: the targets are torch.float32.*Use valid_loss",
     ),

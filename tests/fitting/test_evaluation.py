@@ -12,7 +12,7 @@ from rightbatch import fit
 from rightbatch.data import BatchStream, Order, Sample, Source, as_source, blocks, sample
 from rightbatch.data.blocks import BlockSource
 from rightbatch.fitting.evaluation import BATCH_NORM_SAMPLES, CHUNK_SAMPLES, evaluate, evaluating, refresh_batch_norm
-from rightbatch.loop.distributed.process_group import Ranks
+from rightbatch.loop.distributed.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def whole(source: Source) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("n", [1, 7, CHUNK_SAMPLES, CHUNK_SAMPLES + 1, 2 * CHUNK_SAMPLES + 300])
-def test_means_over_all_examples_whatever_the_chunks(n: int) -> None:
+def test_means_over_all_samples_whatever_the_chunks(n: int) -> None:
     model, source = network(), classification(n)
     found = evaluate(model, F.cross_entropy, source, CPU)
     x, y = whole(source)
@@ -91,7 +91,7 @@ def drawn(source: Source, samples: int) -> Tensor:
 
 
 def test_batch_norm_averages_its_chunks() -> None:
-    """Of more data the plain average over chunks of 1,024, and of 4,096 examples only."""
+    """Of more data the plain average over chunks of 1,024, and of 4,096 samples only."""
     model, source = network(), classification(BATCH_NORM_SAMPLES + 700)
     refresh_batch_norm(model, source, CPU)
     hidden = model[0](drawn(source, BATCH_NORM_SAMPLES)).detach()
@@ -101,7 +101,7 @@ def test_batch_norm_averages_its_chunks() -> None:
     )
 
 
-def test_a_single_example_left_over_is_left_out() -> None:
+def test_a_single_sample_left_over_is_left_out() -> None:
     model, source = network(), classification(CHUNK_SAMPLES + 1)
     refresh_batch_norm(model, source, CPU)
     hidden = model[0](drawn(source, CHUNK_SAMPLES)).detach()
@@ -130,7 +130,7 @@ def test_layers_that_keep_no_statistics_or_are_frozen_are_left_alone() -> None:
     refresh_batch_norm(untracked, source, CPU)
 
 
-class OneOf(Ranks):
+class OneOf(ProcessGroup):
     """One of several processes, of which the others are looked at by themselves."""
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
@@ -161,7 +161,7 @@ def test_each_process_reads_its_own_blocks_only() -> None:
     alone = evaluate(model, F.cross_entropy, as_source((x, y)), CPU)
     assert loss / n == pytest.approx(alone["loss"], rel=1e-12) and correct / n == alone["accuracy"]
     last = OneOf(3, 2)
-    evaluate(model, F.cross_entropy, classification(1), CPU, last)  # fewer examples than processes
+    evaluate(model, F.cross_entropy, classification(1), CPU, last)  # fewer samples than processes
     evaluate(model, F.cross_entropy, classification(1), CPU, first := OneOf(3, 0))
     assert [last.found[0] > 0, first.found[0] > 0] == [True, False]
 
@@ -211,7 +211,7 @@ def test_batch_norm_costs_a_run_the_reading_of_its_sample_once(no_report: None, 
         torch.manual_seed(0)
         model, source = nn.Sequential(nn.Linear(3, 5), norm, nn.Linear(5, 4)).double(), Rows()
         run = fit(
-            model, source, valid=classification(20), batch=50, step="auto", epochs=2, eval_every=0.25, progress=False
+            model, source, valid=classification(20), batch_size=50, lr="auto", epochs=2, eval_every=0.25, progress=False
         )
         assert sum("valid_loss" in row for row in run.history) >= 8
         reads.append(source.reads)

@@ -21,12 +21,12 @@ from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.fitting.evaluation import evaluate
 from rightbatch.models import build_model
 from rightbatch.record import counted_events, read_events, verify_ledger
-from rightbatch.rules.batch_size import SIZE_RULES, BigBatch
-from rightbatch.rules.lr import STEP_RULES
+from rightbatch.rules.batch_size import BATCH_SIZE_RULES, BigBatch
+from rightbatch.rules.lr import LR_RULES
 
 N = 150
 CPU = torch.device("cpu")
-STEP_KEYS = {"step", "samples", "epoch", "seconds", "batch_size", "learning_rate", "train_loss", "noise_scale"}
+STEP_KEYS = {"step", "samples", "epoch", "seconds", "batch_size", "lr", "train_loss", "noise_scale"}
 EVALUATION_KEYS = {"step", "samples", "epoch", "seconds", "valid_loss", "valid_accuracy"}
 
 
@@ -52,7 +52,7 @@ def held_back() -> Source:
 
 
 def quiet(model: nn.Module, train: Any = None, **settings: Any) -> Run:
-    settings = {"batch": 30, "step": 0.1, "progress": False, **settings}
+    settings = {"batch_size": 30, "lr": 0.1, "progress": False, **settings}
     return fit(model, train_data() if train is None else train, **settings)
 
 
@@ -94,7 +94,7 @@ def test_default_budgets(no_report: None, tmp_path: Path) -> None:
     run = quiet(network(), run_dir=tmp_path / "a")
     assert run.stopped == "10 epochs are done"
     assert run.best == {}
-    run = quiet(network(), valid=valid_data(), step=30.0, run_dir=tmp_path / "b")
+    run = quiet(network(), valid=valid_data(), lr=30.0, run_dir=tmp_path / "b")
     assert run.stopped == "5 evaluations brought no better validation loss"
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert config["budget"] == "100 epochs or 5 evaluations without a better validation loss"
@@ -119,7 +119,7 @@ def test_a_target(no_report: None) -> None:
 
 def test_patience(no_report: None) -> None:
     """Ended by so many evaluations in a row without a better loss, counted from the best one."""
-    run = quiet(network(), valid=valid_data(), step=30.0, patience=3, eval_every=0.4)
+    run = quiet(network(), valid=valid_data(), lr=30.0, patience=3, eval_every=0.4)
     assert run.stopped == "3 evaluations brought no better validation loss"
     losses = [row["valid_loss"] for row in evaluations(run)]
     assert losses.index(min(losses)) == len(losses) - 4
@@ -148,7 +148,7 @@ def test_valid_as_a_fraction(no_report: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("batch", "step"), [(30, 0.3), (30, 40.0), (30, "auto"), (BigBatch(), "armijo")])
 def test_the_best_iterate_comes_back(batch: Any, step: Any, no_report: None) -> None:
     model, valid = network(), valid_data()
-    run = quiet(model, valid=valid, batch=batch, step=step, epochs=8, eval_every=0.5)
+    run = quiet(model, valid=valid, batch_size=batch, lr=step, epochs=8, eval_every=0.5)
     assert run.model is model
     losses = [row["valid_loss"] for row in evaluations(run)]
     assert run.best["valid_loss"] == min(losses)
@@ -161,7 +161,7 @@ def test_the_best_iterate_comes_back(batch: Any, step: Any, no_report: None) -> 
 
 
 def test_the_best_by_accuracy_where_only_that_is_the_target(no_report: None) -> None:
-    run = quiet(network(), valid=valid_data(), target={"valid_accuracy": 1.0}, epochs=6, step=3.0)
+    run = quiet(network(), valid=valid_data(), target={"valid_accuracy": 1.0}, epochs=6, lr=3.0)
     assert run.best["valid_accuracy"] == max(row["valid_accuracy"] for row in evaluations(run))
 
 
@@ -169,7 +169,7 @@ def test_the_last_iterate_without_validation(no_report: None) -> None:
     """Of an averaging run that is the average, with BatchNorm's statistics taken at it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
-    run = quiet(model, step="auto", epochs=6)
+    run = quiet(model, lr="auto", epochs=6)
     x, _ = train_data().fetch(torch.arange(N))
     hidden = model[0](x).detach()
     torch.testing.assert_close(model[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
@@ -179,7 +179,7 @@ def test_the_last_iterate_without_validation(no_report: None) -> None:
 
 
 class Counting(Source):
-    """Counts the examples fetched from another source."""
+    """Counts the samples fetched from another source."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.fetched = source, 0
@@ -198,14 +198,14 @@ def test_the_test_data_are_evaluated_once(no_report: None) -> None:
     test = Counting(held_back())
     model = network()
     run = quiet(model, valid=valid_data(), test=test, epochs=4)
-    assert test.fetched == 50 + 2, "and two examples that the model was tried on"
+    assert test.fetched == 50 + 2, "and two samples that the model was tried on"
     assert run.test == evaluate(model, F.cross_entropy, test.source, CPU)
 
 
 def test_regression(no_report: None) -> None:
     x = torch.randn(80, 3)
     y = x @ torch.tensor([1.0, -2.0, 0.5])
-    run = quiet(nn.Linear(3, 1), (x, y), valid=0.25, batch=10, epochs=20)
+    run = quiet(nn.Linear(3, 1), (x, y), valid=0.25, batch_size=10, epochs=20)
     assert run.best["valid_accuracy"] is None
     assert run.best["valid_loss"] < 1e-3
 
@@ -219,29 +219,29 @@ def test_regression(no_report: None) -> None:
     ],
 )
 def test_optimizers(optimizer: Any, no_report: None) -> None:
-    run = quiet(network(), valid=valid_data(), optimizer=optimizer, step=0.05, epochs=6)
+    run = quiet(network(), valid=valid_data(), optimizer=optimizer, lr=0.05, epochs=6)
     assert run.best["valid_loss"] < 0.8 * evaluate(network(), F.cross_entropy, valid_data(), CPU)["loss"]
 
 
 def test_an_optimizer_given_whole_and_its_own_rate(no_report: None) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
-    run = quiet(model, optimizer=optimizer, step=None, epochs=1)
-    assert {row["learning_rate"] for row in steps(run)} == {0.125}
+    run = quiet(model, optimizer=optimizer, lr=None, epochs=1)
+    assert {row["lr"] for row in steps(run)} == {0.125}
 
 
 ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "fixed": (32, 0.1),
     "big-batch": ("big-batch", 0.1),
-    "sweet-spot": ("sweet-spot(first=16, most=32)", 0.1),
-    "constant": (32, "constant(learning_rate=0.1)"),
+    "sweet-spot": ("sweet-spot(initial=16, max_size=32)", 0.1),
+    "constant": (32, "constant(lr=0.1)"),
     "armijo": ("big-batch", "armijo"),
     "barzilai-borwein": ("big-batch", "barzilai-borwein"),
-    "noise-scaled": (32, "noise-scaled(learning_rate=0.3)"),
+    "noise-scaled": (32, "noise-scaled(lr=0.3)"),
     "averaged-distance": (16, "averaged-distance"),
     "growth": ("growth(over_epochs=1)", 0.1),
-    "ad-ada-grad": ("ad-ada-grad(most=64)", 0.1),
-    "ddp-norm": ("ddp-norm(most=64)", 0.1),
+    "ad-ada-grad": ("ad-ada-grad(max_size=64)", 0.1),
+    "ddp-norm": ("ddp-norm(max_size=64)", 0.1),
     "interpolation": ("interpolation(20.0, 5.0)", "interpolation(20.0, 5.0)"),
     "seesaw": ("seesaw(total_samples=2000)", "seesaw(0.1, total_samples=2000)"),
     "dog": (32, "dog(relative_start=0.01)"),
@@ -262,15 +262,15 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
 OPTIMIZERS = dict.fromkeys(("sde", "beta2-half-life"), torch.optim.Adam)  # rules that go with Adam only
 
 
-@pytest.mark.parametrize("rule", [*(SIZE_RULES | STEP_RULES)])
+@pytest.mark.parametrize("rule", [*(BATCH_SIZE_RULES | LR_RULES)])
 def test_every_rule_lowers_the_loss_of_a_network_on_digits(rule: str, no_report: None) -> None:
     splits = load("digits")
     assert splits.test is not None
     model = build_model("mlp", splits.train.x_shape, 10)
     before = evaluate(model, F.cross_entropy, splits.test, CPU)["loss"]
-    batch, step = ARGUMENTS.get(rule, (rule, 0.1) if rule in SIZE_RULES else (32, rule))
+    batch, step = ARGUMENTS.get(rule, (rule, 0.1) if rule in BATCH_SIZE_RULES else (32, rule))
     optimizer = OPTIMIZERS[rule](model.parameters()) if rule in OPTIMIZERS else None
-    run = quiet(model, splits.train, batch=batch, step=step, epochs=1, test=splits.test, optimizer=optimizer)
+    run = quiet(model, splits.train, batch_size=batch, lr=step, epochs=1, test=splits.test, optimizer=optimizer)
     assert run.test is not None and run.test["loss"] < before - 0.02
     assert sum(row["batch_size"] for row in steps(run)) <= len(splits.train)
 
@@ -309,7 +309,7 @@ def test_the_callers_random_numbers_are_untouched(no_report: None) -> None:
 def test_the_run_folder(tmp_path: Path) -> None:
     model = network()
     settings = {"valid": valid_data(), "test": held_back(), "epochs": 2, "run_dir": tmp_path / "a" / "run"}
-    run = quiet(model, batch="big-batch", step="armijo", **settings)
+    run = quiet(model, batch_size="big-batch", lr="armijo", **settings)
     folder = tmp_path / "a" / "run"
     assert run.folder == folder
     names = ["checkpoint.previous.pt", "checkpoint.pt", "config.json", "events.jsonl", "ledger.txt"]
@@ -347,7 +347,7 @@ class TiedByUse(nn.Module):
 
 
 def test_the_record_says_that_exact_norms_were_given_up(no_report: None, tmp_path: Path) -> None:
-    quiet(TiedByUse(), batch="big-batch", epochs=1, run_dir=tmp_path / "run")
+    quiet(TiedByUse(), batch_size="big-batch", epochs=1, run_dir=tmp_path / "run")
     events = read_events(tmp_path / "run" / "events.jsonl")
     assert "exact" in events[0]["noise"]["method"]
     assert "micro-batches, because" in events[-1]["noise"]["method"]
@@ -370,7 +370,7 @@ def test_an_existing_run_is_not_touched(no_report: None, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("step", [0.1, "auto", "armijo"])
 def test_going_on_is_bit_for_bit(step: Any, no_report: None, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"batch": 32, "step": step, "valid": valid_data(), "eval_every": 0.5}
+    settings: dict[str, Any] = {"batch_size": 32, "lr": step, "valid": valid_data(), "eval_every": 0.5}
     straight = quiet(network(), epochs=4, run_dir=tmp_path / "straight", **settings)
     quiet(network(), epochs=2, run_dir=tmp_path / "run", **settings)
     model = network()
@@ -455,8 +455,8 @@ def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 15}, r"of fixed\(examples=30\) and .*this run has fixed\(examples=15\)"),
-        ({"step": 0.2}, r"this run has .*learning_rate=0.2"),
+        ({"batch_size": 15}, r"of fixed\(samples=30\) and .*this run has fixed\(samples=15\)"),
+        ({"lr": 0.2}, r"this run has .*lr=0.2"),
         ({"seed": 8}, "seed=0, this stream has seed=8"),
         ({"train": blobs(N + 2)}, f"n={N}, this stream has n={N + 2}"),
         ({"model": nn.Linear(2, 3)}, "of another model: .*Linear"),
@@ -518,7 +518,7 @@ def test_an_interruption_ends_the_run_cleanly(tmp_path: Path) -> None:
 def test_a_run_interrupted_in_the_midst_of_a_step_goes_on_bit_for_bit(
     batch: Any, step: Any, micro_batch: int, trial: bool, no_report: None, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"batch": batch, "step": step, "micro_batch": micro_batch, "epochs": 3}
+    settings: dict[str, Any] = {"batch_size": batch, "lr": step, "micro_batch": micro_batch, "epochs": 3}
     straight = quiet(network(), **settings)
     # Five micro-batches a step: this is the second of a trial, or of the second step.
     loss = interrupting(lambda call, gradient: call > 6 and gradient != trial)
@@ -558,7 +558,7 @@ def test_a_failure_is_recorded(no_report: None, tmp_path: Path) -> None:
 
     run = quiet(network(), loss=loss, epochs=3, run_dir=tmp_path)
     (event,) = [e for e in read_events(tmp_path / "events.jsonl") if e["kind"] == "failure"]
-    assert (event["step"], event["reason"], event["learning_rate"], event["restored_step"]) == (
+    assert (event["step"], event["reason"], event["lr"], event["restored_step"]) == (
         8, "the loss became nan", 0.05, 0,
     )  # fmt: skip
     assert [row["step"] for row in steps(run)] == [*range(1, 8), *range(9, 16)]

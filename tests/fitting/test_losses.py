@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[nn.Module, Any, Source, type[InputError], str]] = {
         nn.CrossEntropyLoss(reduction="none"),
         classes(0, 2),
         InputError,
-        r"must return one number, the mean over the examples; it returned a tensor of shape \(2,\)",
+        r"must return one number, the mean over the samples; it returned a tensor of shape \(2,\)",
     ),
     "loss no tensor": (nn.Linear(2, 3), lambda o, y: 0.5, classes(0, 2), InputError, "it returned float"),
 }

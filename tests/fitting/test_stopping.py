@@ -37,7 +37,7 @@ def test_defaults_hold_only_where_nothing_is_said() -> None:
     assert of(True, epochs=3) == Budget(epochs=3)
     assert of(False, seconds=3.0) == Budget(seconds=3.0)
     assert of(True, patience=2) == Budget(patience=2)
-    assert of(True, target={"valid_loss": 0.1}) == Budget(target={"valid_loss": 0.1})
+    assert of(True, stop_at={"valid_loss": 0.1}) == Budget(stop_at={"valid_loss": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_defaults_hold_only_where_nothing_is_said() -> None:
         ({"seconds": 0.0}, "seconds must be a positive number"),
         ({"seconds": math.nan}, "seconds must be a positive number, got nan"),
         ({"patience": 0}, "patience must be a positive number"),
-        ({"target": {"accuracy": 0.9}}, "target knows valid_loss and valid_accuracy .*got 'accuracy': 0.9"),
-        ({"target": {"valid_loss": math.nan}}, "with a finite value"),
+        ({"stop_at": {"accuracy": 0.9}}, "target knows valid_loss and valid_accuracy .*got 'accuracy': 0.9"),
+        ({"stop_at": {"valid_loss": math.nan}}, "with a finite value"),
     ],
 )
 def test_refusals(given: dict[str, Any], message: str) -> None:
@@ -61,7 +61,7 @@ def test_refusals(given: dict[str, Any], message: str) -> None:
 
 def test_targets_and_patience_need_validation() -> None:
     with pytest.raises(InputError, match="checked on validation data: give valid="):
-        of(False, target={"valid_loss": 0.1})
+        of(False, stop_at={"valid_loss": 0.1})
     with pytest.raises(InputError, match="counts evaluations on validation data: give valid="):
         of(False, patience=3)
 
@@ -80,7 +80,7 @@ def test_targets_and_patience_need_validation() -> None:
     ],
 )
 def test_reached(target: Mapping[str, float] | None, metrics: Mapping[str, float], reached: str) -> None:
-    found = Budget(target=target).reached(metrics)
+    found = Budget(stop_at=target).reached(metrics)
     assert reached in found and bool(found) == bool(reached)
 
 
@@ -125,7 +125,7 @@ def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
 
     def trained(**settings: Any) -> Run:
         x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
-        settings = {"batch": 16, "step": 0.1, "run_dir": tmp_path, "resume": True, **settings}
+        settings = {"batch_size": 16, "lr": 0.1, "run_dir": tmp_path, "resume": True, **settings}
         return fit(nn.Linear(2, 3), (x, (x[:, 0] > 0).long()), **settings)
 
     run = trained(loss=loss, epochs=50, resume=False, progress=False)

@@ -40,7 +40,7 @@ N = 120
 
 
 class Augmented(Source):
-    """Adds noise from all three generators to the examples, as careless augmentations do."""
+    """Adds noise from all three generators to the samples, as careless augmentations do."""
 
     def __init__(self) -> None:
         self.source = blobs(N)
@@ -63,13 +63,13 @@ def network() -> nn.Sequential:
 RULES: dict[str, tuple[Any, Any, Any, Any]] = {
     "SGD with momentum": (20, None, None, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
     "AdamW, sizes from noise": (
-        "gradient-noise-scale(first=8, most=40)",
-        "noise-scaled(learning_rate=0.05)",
+        "gradient-noise-scale(initial=8, max_size=40)",
+        "noise-scaled(lr=0.05)",
         "auto(every=3)",
         torch.optim.AdamW,
     ),
     "averages": (16, "auto", None, None),
-    "searches": ("big-batch(first=8, kappa=0.1)", "armijo", None, None),
+    "searches": ("big-batch(initial=8, kappa=0.1)", "armijo", None, None),
 }
 
 
@@ -78,7 +78,7 @@ def quiet(name: str = "SGD with momentum", **settings: Any) -> Run:
     valid = blobs(200).subset(torch.arange(N, 200))
     given = {"epochs": 2, "eval_every": 0.5, "progress": False, "optimizer": optimizer, "noise": noise, **settings}
     model = given.pop("model") if "model" in given else network()
-    return fit(model, Augmented(), batch=batch, step=step, valid=valid, **given)
+    return fit(model, Augmented(), batch_size=batch, lr=step, valid=valid, **given)
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -445,7 +445,7 @@ def test_weights_under_two_names_and_other_state(tmp_path: Path) -> None:
             return out
 
     model = Tied()
-    fit(model, blobs(60), batch=20, step=0.1, epochs=1, progress=False, run_dir=tmp_path)
+    fit(model, blobs(60), batch_size=20, lr=0.1, epochs=1, progress=False, run_dir=tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     assert tensors.keys() == state.keys() and all(torch.equal(value, state[name]) for name, value in tensors.items())
@@ -474,8 +474,8 @@ def train_big(folder: Path, epochs: int) -> None:
         model,
         train,
         valid=valid,
-        batch="gradient-noise-scale(first=8, most=32)",
-        step="noise-scaled(learning_rate=0.05)",
+        batch_size="gradient-noise-scale(initial=8, max_size=32)",
+        lr="noise-scaled(lr=0.05)",
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
         noise="auto(every=3)",
         epochs=epochs,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch
 from rightbatch.data import Order, Source, load
-from rightbatch.decision import Decision, Needs, Plan, Situation, Stateless
+from rightbatch.decision import Decision, Needs, Plan, Stateless, StepContext
 from rightbatch.measurements import Measurement
 from rightbatch.models import build_model
 from rightbatch.noise import Noise, reference_measurement
@@ -116,7 +116,7 @@ def test_any_uneven_split_equals_the_whole_batch(micro_batch: int) -> None:
 @given(st.integers(1, 64), st.integers(1, 70))
 def test_any_split_of_any_batch(batch: int, micro_batch: int) -> None:
     moved, sizes = one_step(batch, micro_batch)
-    taken = 64 if batch == 63 else batch  # a single example is not left to itself
+    taken = 64 if batch == 63 else batch  # a single sample is not left to itself
     assert sum(sizes) == taken
     assert (moved - whole_batch(taken)).norm() <= 1e-12 * moved.norm()
 
@@ -129,19 +129,19 @@ class Growing:
     """Enlarges every batch 10 -> 37 -> 64 at the same parameters, and notes what it is shown."""
 
     sizes: tuple[int, ...] = (10, 37, 64)
-    shown: list[Situation] = field(default_factory=list)
+    shown: list[StepContext] = field(default_factory=list)
 
     name: ClassVar[str] = "growing"
     needs: ClassVar[Needs] = Needs.NOTHING
     enlarges_current: ClassVar[bool] = True
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
-        return Decision(examples=self.sizes[0]), Stateless()
+        return Decision(batch_size=self.sizes[0]), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> tuple[Decision, Stateless]:
+    def decide(self, now: StepContext, state: Stateless) -> tuple[Decision, Stateless]:
         self.shown.append(now)
-        larger = [size for size in self.sizes if size > now.examples]
-        return Decision(examples=larger[0] if larger else self.sizes[0]), state
+        larger = [size for size in self.sizes if size > now.batch_size]
+        return Decision(batch_size=larger[0] if larger else self.sizes[0]), state
 
 
 class Scale(nn.Module):
@@ -239,16 +239,16 @@ def test_what_is_measured_on_a_growing_batch(kind: str, watch: Any) -> None:
         auto.backward(F.cross_entropy(model(a), b))
         if auto.step():
             break
-    assert [now.examples for now in rule.shown] == [10, 37, 64]
+    assert [now.batch_size for now in rule.shown] == [10, 37, 64]
     assert [now.grew for now in rule.shown] == [False, True, True]
     _, intervals = witness.steps[0]
     assert intervals == [(0, 0, 10), (0, 10, 37), (0, 37, 64)]
     for now in rule.shown:
-        indices = torch.from_numpy(Order(n, seed).indices(0, 0, now.examples))
+        indices = torch.from_numpy(Order(n, seed).indices(0, 0, now.batch_size))
         exact = reference_measurement(start, F.cross_entropy, x[indices], y[indices])
         found = now.measurement
         assert isinstance(found, Measurement)
-        assert found.examples == now.examples
+        assert found.samples == now.batch_size
         assert found.gradient_norm2 == pytest.approx(exact.gradient_norm2, rel=1e-10)
         if kind == "exact":
             assert found.method == "per-example"
@@ -256,16 +256,16 @@ def test_what_is_measured_on_a_growing_batch(kind: str, watch: Any) -> None:
             assert found.signal == pytest.approx(exact.signal, rel=1e-10, abs=1e-12)
         else:
             assert found.method == "micro-batch"
-            assert found.variance == pytest.approx(grouped_variance(start, x, y, n, seed, now.examples), rel=1e-10)
+            assert found.variance == pytest.approx(grouped_variance(start, x, y, n, seed, now.batch_size), rel=1e-10)
     # A batch that grows is measured several times at one point, but it is one piece of evidence.
     assert auto.noise is not None and auto.noise.measurements == 1
     last = rule.shown[-1].measurement
     assert last is not None and auto.noise.variance == pytest.approx(last.variance)
 
 
-def grouped_variance(model: nn.Module, x: Tensor, y: Tensor, n: int, seed: int, examples: int) -> float:
+def grouped_variance(model: nn.Module, x: Tensor, y: Tensor, n: int, seed: int, samples: int) -> float:
     """(Σ m_j ‖g_j‖² - b ‖ḡ‖²)/(J - 1) over the pieces the loop forms: four of the first ten, then each growth."""
-    marks = [0, 2, 5, 7, 10, *(size for size in (37, 64) if size <= examples)]
+    marks = [0, 2, 5, 7, 10, *(size for size in (37, 64) if size <= samples)]
     total, whole = 0.0, torch.zeros(0, dtype=torch.float64)
     for a, b in pairwise(marks):
         indices = torch.from_numpy(Order(n, seed).indices(0, a, b))
@@ -273,7 +273,7 @@ def grouped_variance(model: nn.Module, x: Tensor, y: Tensor, n: int, seed: int, 
         g = torch.cat([part.reshape(-1) for part in gradients])
         total += (b - a) * float(g @ g)
         whole = (b - a) * g if a == 0 else whole + (b - a) * g
-    return (total - float(whole @ whole) / examples) / (len(marks) - 2)
+    return (total - float(whole @ whole) / samples) / (len(marks) - 2)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -313,7 +313,7 @@ def test_parameter_groups_keep_the_ratios_of_their_learning_rates(digits: Source
         auto = AutoBatch(model, optimizer, digits, 32, step)
         drive(auto, steps=3)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
-        assert auto.learning_rate == auto.last["learning_rate"] == pytest.approx(expected[0])
+        assert auto.lr == auto.last["lr"] == pytest.approx(expected[0])
 
 
 def test_a_schedule_on_the_optimizer_is_left_alone(digits: Source) -> None:
@@ -325,7 +325,7 @@ def test_a_schedule_on_the_optimizer_is_left_alone(digits: Source) -> None:
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x), y))
         if auto.step():
-            rates.append(auto.last["learning_rate"])
+            rates.append(auto.last["lr"])
             schedule.step()
     assert rates == pytest.approx([0.1 / 2**k for k in range(len(rates))])
     assert len(rates) == -(-len(digits) // 200)
@@ -336,7 +336,7 @@ def test_what_a_step_says_of_itself(digits: Source, drive: Any) -> None:
     auto = AutoBatch(model, None, digits, 50, 0.1, noise=Noise(every=1))
     drive(auto, steps=4)
     row = auto.last
-    assert (row["step"], row["samples"], row["batch_size"], row["learning_rate"]) == (4, 200, 50, 0.1)
+    assert (row["step"], row["samples"], row["batch_size"], row["lr"]) == (4, 200, 50, 0.1)
     assert row["epoch"] == 200 / len(digits)
     assert row["seconds"] == auto.seconds > 0
     assert auto.noise is not None and row["noise_scale"] == auto.noise.noise_scale
@@ -347,7 +347,7 @@ def test_what_a_step_says_of_itself(digits: Source, drive: Any) -> None:
 
 def test_big_batch_carries_its_size_on(digits: Source, drive: Any) -> None:
     model = build_model("linear", digits.x_shape, 10)
-    auto = AutoBatch(model, None, digits, BigBatch(kappa=2.0, first=8), 0.5, epochs=1)
+    auto = AutoBatch(model, None, digits, BigBatch(kappa=2.0, initial=8), 0.5, epochs=1)
     sizes = []
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x), y))
@@ -358,8 +358,8 @@ def test_big_batch_carries_its_size_on(digits: Source, drive: Any) -> None:
     assert max(sizes) > 8, "at κ = 2 a batch of 8 digits is noisier than allowed, if not at once then later"
 
 
-def test_groups_compared_hold_two_examples_at_least(drive: Any) -> None:
-    """BatchNorm gets its noise from four groups; the five examples left at the end make no group of one."""
+def test_groups_compared_hold_two_samples_at_least(drive: Any) -> None:
+    """BatchNorm gets its noise from four groups; the five samples left at the end make no group of one."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
     auto = AutoBatch(model, None, data64(37), 32, None, noise=Noise(every=1))
@@ -375,7 +375,7 @@ def test_groups_compared_hold_two_examples_at_least(drive: Any) -> None:
 @pytest.mark.parametrize("micro_batch", [None, 9])
 @pytest.mark.parametrize(
     "rule",
-    [SweetSpot(first=32, least=32, most=40), BigBatch(kappa=0.5, first=16), Fixed(37)],
+    [SweetSpot(initial=32, min_size=32, max_size=40), BigBatch(kappa=0.5, initial=16), Fixed(37)],
     ids=repr,
 )
 def test_replaying_the_ledger_gives_the_same_weights(
@@ -406,7 +406,7 @@ def test_gradients_left_by_the_callers_own_passes_are_none_of_ours() -> None:
     def trained(left: float) -> torch.Tensor:
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
-        auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (x, y), batch=32)
+        auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), (x, y), batch_size=32)
         for _ in range(2):
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, left)

@@ -64,7 +64,7 @@ class Twin:
         self.distances: list[float] = []
         self.directions: list[float] = []
 
-    def step(self, examples: int, rate: float) -> None:
+    def step(self, samples: int, rate: float) -> None:
         g = gradient(self.y, self.t)
         self.t += 1
         d = g
@@ -72,7 +72,7 @@ class Twin:
             self.v = 0.99 * self.v + 0.01 * g**2
             d = g / ((self.v / (1 - 0.99**self.t)).sqrt() + 1e-12)
         self.z = self.z - rate * d
-        w = rate**2 * examples
+        w = rate**2 * samples
         self.weights += w
         self.x = self.x + (w / self.weights) * (self.z - self.x)
         self.y = BETA * self.x + (1 - BETA) * self.z
@@ -88,10 +88,10 @@ def begin(adam: bool, momentum: float = 0.0) -> tuple[Point, ScheduleFree]:
 
 def advance(model: Point, averaging: ScheduleFree, steps: range) -> None:
     for t in steps:
-        examples, rate = schedule(t)
+        samples, rate = schedule(t)
         averaging.optimizer.param_groups[0]["lr"] = rate
         put(model, gradient(trained(model), t))
-        averaging.step(examples, rate)
+        averaging.step(samples, rate)
 
 
 @pytest.mark.parametrize("adam", [True, False], ids=["Adam", "SGD"])
@@ -128,16 +128,16 @@ def test_the_movement_is_that_of_the_definition(adam: bool) -> None:
         assert found.squared_directions == pytest.approx(squared, rel=1e-10)
 
 
-def test_weights_count_the_examples() -> None:
-    """One step of 30 examples and one of 10, at rates 1 and 2: weights 30 and 40."""
+def test_weights_count_the_samples() -> None:
+    """One step of 30 samples and one of 10, at rates 1 and 2: weights 30 and 40."""
     model, averaging = begin(adam=False)
     start = trained(model)
     zs, rates = [start], (1.0, 2.0)
-    for examples, rate in zip((30, 10), rates, strict=True):
+    for samples, rate in zip((30, 10), rates, strict=True):
         averaging.optimizer.param_groups[0]["lr"] = rate
         g = torch.full((7,), 0.25, dtype=torch.float64)
         put(model, g)
-        averaging.step(examples, rate)
+        averaging.step(samples, rate)
         zs.append(zs[-1] - rate * g)
     torch.testing.assert_close(averaging.average(), (30 * zs[1] + 40 * zs[2]) / 70)
 
@@ -174,7 +174,7 @@ def test_averaged_leaves_no_trace_in_what_follows() -> None:
 def test_ship_leaves_x_in_the_model() -> None:
     model, averaging = begin(adam=True)
     advance(model, averaging, range(9))
-    averaging.ship()
+    averaging.finalize()
     assert torch.equal(trained(model), averaging.average())
 
 

@@ -58,7 +58,7 @@ def test_one_broken_batch_in_the_range_test_does_not_ruin_the_run(bad: int) -> N
             loss = F.cross_entropy(model(x), y)
             auto.backward(loss * float("nan") if number == broken else loss)
             auto.step()
-        return auto.learning_rate
+        return auto.lr
 
     clean = final_rate(None)
     assert clean / 10 < final_rate(bad) < clean * 10
@@ -68,7 +68,7 @@ def test_a_given_optimizer_can_be_used_again() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(2):
-        fit(model, blobs(100), batch=20, epochs=1, optimizer=optimizer, progress=False)
+        fit(model, blobs(100), batch_size=20, epochs=1, optimizer=optimizer, progress=False)
     assert optimizer.param_groups[0]["params"] == list(model.parameters())
 
 
@@ -89,8 +89,8 @@ def test_searches_refuse_unequal_rates_and_maximize() -> None:
             AutoBatch(model, optimizer, blobs(100), 20, "armijo")
 
 
-@pytest.mark.parametrize("batch", [20, BigBatch(first=20, kappa=50)])
-def test_batch_norm_never_meets_a_single_example(batch: Any) -> None:
+@pytest.mark.parametrize("batch", [20, BigBatch(initial=20, kappa=50)])
+def test_batch_norm_never_meets_a_single_sample(batch: Any) -> None:
     sizes: list[int] = []
     model = network(norm=True)
     auto = AutoBatch(model, None, blobs(101), batch, 0.1, epochs=2)
@@ -104,12 +104,12 @@ def test_batch_norm_never_meets_a_single_example(batch: Any) -> None:
 def test_fit_gives_the_modes_back() -> None:
     model = network(norm=True).eval()
     model[3].train()
-    fit(model, blobs(100), batch=20, epochs=1, valid=0.2, progress=False)
+    fit(model, blobs(100), batch_size=20, epochs=1, valid=0.2, progress=False)
     assert [m.training for m in model] == [False, False, False, True]
 
 
 def test_the_noise_tells_its_age() -> None:
-    auto = AutoBatch(network(), None, blobs(400), BigBatch(first=20), 0.01, epochs=1)
+    auto = AutoBatch(network(), None, blobs(400), BigBatch(initial=20), 0.01, epochs=1)
     assert auto.noise is None
     for x, y in auto:
         auto.backward(F.cross_entropy(auto.model(x), y))

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch
 from rightbatch.rule_text import write_rule
-from rightbatch.rules.batch_size import size_rule
-from rightbatch.rules.lr import step_rule
+from rightbatch.rules.batch_size import batch_size_rule
+from rightbatch.rules.lr import lr_rule
 
 N, EPOCHS = 600, 6
-RAMP = "ramp(rule='inner-product-test(theta=0.2, first=8)', first=8, over_epochs=2.0)"
-BATCH = f"bounded(rule={f'snapped(rule={RAMP!r})'!r}, least=8, most=100)"
-STEP = "sde(rule=\"warm-up(rule='cosine(learning_rate=0.02)', over_epochs=0.5)\", at=32, most=128)"
+RAMP = "ramp(rule='inner-product-test(theta=0.2, initial=8)', initial=8, over_epochs=2.0)"
+BATCH = f"bounded(rule={f'rounded(rule={RAMP!r})'!r}, min_size=8, max_size=100)"
+STEP = "sde(rule=\"warm-up(rule='cosine(lr=0.02)', over_epochs=0.5)\", at=32, most=128)"
 
 
 def network() -> nn.Module:
@@ -40,7 +40,7 @@ def go(auto: AutoBatch, model: nn.Module, stop: int = 0) -> list[dict[str, Any]]
         auto.backward(F.cross_entropy(model(x), y))
         if auto.step():
             group = auto.optimizer.param_groups[0]
-            row = {name: auto.last[name] for name in ("batch_size", "learning_rate", "train_loss")}
+            row = {name: auto.last[name] for name in ("batch_size", "lr", "train_loss")}
             rows.append({**row, "betas": group["betas"], "eps": group["eps"]})
             if auto.steps == stop:
                 break
@@ -73,7 +73,7 @@ def test_every_layer_of_the_rules_acts(whole: tuple[list[dict[str, Any]], Tensor
         part = seen / (N * EPOCHS)
         warm = min(1.0, (seen + row["batch_size"]) / (0.5 * N))
         cosine = 0.02 * (1 + torch.cos(torch.tensor(torch.pi * part)).item()) / 2
-        assert row["learning_rate"] == pytest.approx(cosine * warm * kappa**0.5, rel=1e-5)
+        assert row["lr"] == pytest.approx(cosine * warm * kappa**0.5, rel=1e-5)
         seen += row["batch_size"]
     assert seen == N * EPOCHS
 
@@ -97,6 +97,6 @@ def test_a_resume_is_bit_for_bit(whole: tuple[list[dict[str, Any]], Tensor], sto
 
 
 def test_the_texts_come_back() -> None:
-    for read, text in ((size_rule, BATCH), (step_rule, STEP)):
+    for read, text in ((batch_size_rule, BATCH), (lr_rule, STEP)):
         rule = read(text)
         assert read(write_rule(rule)) == rule

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch import AutoBatch, UnsupportedError
-from rightbatch.decision import Decision, Needs, Plan, Search, Situation, Stateless
+from rightbatch.decision import Decision, Needs, Plan, Search, Stateless, StepContext
 from rightbatch.noise import per_example_gradients
 from rightbatch.rules.batch_size import Fixed
 
@@ -31,7 +31,7 @@ class Setting:
     at: int = 1
     wants: Needs = Needs.NOTHING
     plans: list[Plan] = field(default_factory=list)
-    shown: list[Situation] = field(default_factory=list)
+    shown: list[StepContext] = field(default_factory=list)
 
     name: ClassVar[str] = "setting"
     searches: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class Setting:
         self.plans.append(plan)
         return Decision(settings=self.settings if self.at < 0 else {}), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         yield from ()
         self.shown.append(now)
         return Decision(settings=self.settings if now.step == self.at else {}), state
@@ -169,7 +169,7 @@ def flat(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("micro_batch", [None, 4])
 @pytest.mark.parametrize("method", ["auto", "per-example", "micro-batch"])
 def test_projections(method: str, micro_batch: int | None) -> None:
-    """Of per-example norms they are exact; of groups of m examples, m times the variance over the groups."""
+    """Of per-example norms they are exact; of groups of m samples, m times the variance over the groups."""
     model, data = model_and_data()
     rule = Setting(wants=Needs.NOISE_OF_EVERY_BATCH | Needs.PROJECTIONS)
     auto = AutoBatch(
@@ -192,5 +192,5 @@ def test_projections(method: str, micro_batch: int | None) -> None:
 def test_a_method_without_projections_is_refused() -> None:
     model, data = model_and_data()
     rule = Setting(wants=Needs.NOISE_OF_EVERY_BATCH | Needs.PROJECTIONS)
-    with pytest.raises(UnsupportedError, match="'subset' does not see how the examples spread along the gradient"):
+    with pytest.raises(UnsupportedError, match="'subset' does not see how the samples spread along the gradient"):
         AutoBatch(model, None, data, Fixed(16), rule, noise="subset")

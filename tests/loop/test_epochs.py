@@ -1,4 +1,4 @@
-"""Every example once an epoch, whoever chooses the batch and however the loop is left."""
+"""Every sample once an epoch, whoever chooses the batch and however the loop is left."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from rightbatch import AutoBatch
 from rightbatch.data import blobs, load
 from rightbatch.models import build_model
-from rightbatch.rules.batch_size import SIZE_RULES, BigBatch, Fixed, GradientNoiseScale, SweetSpot
-from rightbatch.rules.lr import STEP_RULES
+from rightbatch.rules.batch_size import BATCH_SIZE_RULES, BigBatch, Fixed, GradientNoiseScale, SweetSpot
+from rightbatch.rules.lr import LR_RULES
 
 # A rule that needs no settings is had by its name.
-STEPS = dict.fromkeys(STEP_RULES, "") | {
+STEPS = dict.fromkeys(LR_RULES, "") | {
     "constant": "constant(0.1)",
-    "noise-scaled": "noise-scaled(learning_rate=0.2)",
+    "noise-scaled": "noise-scaled(lr=0.2)",
     "interpolation": "interpolation(20.0, 5.0)",
     "seesaw": "seesaw(total_samples=1200)",
 }
-SIZES = dict.fromkeys(SIZE_RULES, "") | {
+SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "fixed": "fixed(32)",
     "growth": "growth(over_epochs=3)",
     "interpolation": "interpolation(20.0, 5.0)",
@@ -40,7 +40,7 @@ def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(("size", "step"), PAIRS)
-def test_every_rule_consumes_every_example_once_an_epoch(size: str, step: str, watch: Any, drive: Any) -> None:
+def test_every_rule_consumes_every_sample_once_an_epoch(size: str, step: str, watch: Any, drive: Any) -> None:
     source = blobs(400)
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
@@ -66,8 +66,8 @@ def test_digits_with_a_network(size: str, watch: Any, drive: Any) -> None:
 SMALL = {
     "fixed": lambda batch: Fixed(batch),
     "fixed, measured": lambda batch: Fixed(batch),
-    "sweet-spot": lambda batch: SweetSpot(first=batch, most_share=1.0, least_steps=1, dwell_steps=1),
-    "big-batch": lambda batch: BigBatch(first=max(2, batch), kappa=1.0, growth=0.4, patience=0, tolerance=0.0),
+    "sweet-spot": lambda batch: SweetSpot(initial=batch, max_fraction=1.0, least_steps=1, dwell_steps=1),
+    "big-batch": lambda batch: BigBatch(initial=max(2, batch), kappa=1.0, growth=0.4, patience=0, tolerance=0.0),
 }
 MEASURED = {"fixed, measured": "auto(every=2)", "sweet-spot": "auto(every=1)"}
 
@@ -121,14 +121,14 @@ def test_a_fixed_batch_is_cut_exactly_and_others_are_topped_up(watch: Any, drive
     auto = AutoBatch(model, None, data, 16, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
-    assert [i.examples for i in witness.intervals] == [16, 16, 16, 2] * 2
+    assert [i.samples for i in witness.intervals] == [16, 16, 16, 2] * 2
 
-    rule = GradientNoiseScale(first=16, least=16, most=16)
+    rule = GradientNoiseScale(initial=16, min_size=16, max_size=16)
     model, data = tiny(50)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
     drive(auto)
-    assert [[i.examples for i in intervals] for _, intervals in witness.steps] == [
+    assert [[i.samples for i in intervals] for _, intervals in witness.steps] == [
         [16], [16], [9], [9], [16], [16], [9], [9],
     ]  # fmt: skip
     model, data = tiny(53)
@@ -153,7 +153,7 @@ def test_a_fixed_batch_is_cut_exactly_and_others_are_topped_up(watch: Any, drive
 def test_a_small_rest_is_topped_up_from_the_next_epoch(watch: Any, drive: Any) -> None:
     """Entering the last 3 of 35 positions, a batch of 16 takes 13 of the next epoch; the last epoch has no next."""
     model, data = tiny(35)
-    rule = BigBatch(first=16, most=16, tolerance=0.0, patience=0)
+    rule = BigBatch(initial=16, max_size=16, tolerance=0.0, patience=0)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
     auto._stream.seek(0, 32)
@@ -211,7 +211,7 @@ def test_leaving_early_changes_no_result(rule: str, micro_batch: int | None, dri
     assert results[0][1] == results[1][1]
 
 
-def test_the_place_is_that_of_the_first_example_no_step_has_used() -> None:
+def test_the_place_is_that_of_the_first_sample_no_step_has_used() -> None:
     model, data = tiny(20)
     auto = AutoBatch(model, None, data, 8, 0.1, micro_batch=4)
     places = []
@@ -240,7 +240,7 @@ def test_the_order_depends_on_the_seed_only(drive: Any) -> None:
 def test_a_rule_that_stops_ends_the_loop(watch: Any, drive: Any) -> None:
     """All the data in one batch: the run is over once the gradient norm has fallen to half of the largest."""
     model, data = tiny(16)
-    rule = BigBatch(first=16, tolerance=0.5)
+    rule = BigBatch(initial=16, tolerance=0.5)
     auto = AutoBatch(model, None, data, rule, 0.5, epochs=500)
     witness = watch(auto)
     losses = drive(auto)

@@ -55,7 +55,7 @@ def unchanged(model: nn.Module, state: dict[str, Tensor]) -> bool:
 def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_batch: int | None, watch: Any) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
-    rule = BigBatch(first=20, kappa=0.1) if size == "big-batch" else Fixed(20)
+    rule = BigBatch(initial=20, kappa=0.1) if size == "big-batch" else Fixed(20)
     noise = EVERY_STEP if size == "measured" else None
     auto = AutoBatch(model, optimizer, blobs(N), rule, None, micro_batch, epochs=2, noise=noise)
     witness = watch(auto)
@@ -76,39 +76,39 @@ def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_bat
             assert unchanged(model, kept), "the state kept before the first step"
             assert not optimizer.state_dict()["state"]
             assert all(p.grad is None for p in model.parameters())
-            assert auto.learning_rate == optimizer.param_groups[0]["lr"] == 0.1
+            assert auto.lr == optimizer.param_groups[0]["lr"] == 0.1
     assert failed_at == 4
     ((step, samples, reason, rate, restored),) = witness.failures
     assert (step, rate, restored) == (4, 0.1, 0)
     assert reason == {"gradient": "the gradient is not finite"}.get(kind, f"the loss became {kind}")
-    assert samples == sum(i.examples for s, intervals in witness.steps if s <= 4 for i in intervals)
+    assert samples == sum(i.samples for s, intervals in witness.steps if s <= 4 for i in intervals)
     assert witness.consumed_up_to(N) == auto.samples == 2 * N
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
-@pytest.mark.parametrize("step", [None, 0.4, "armijo", "noise-scaled(learning_rate=0.4)", "auto"])
+@pytest.mark.parametrize("step", [None, 0.4, "armijo", "noise-scaled(lr=0.4)", "auto"])
 def test_a_failure_in_the_very_first_batch(step: Any, watch: Any) -> None:
     """Nothing but BatchNorm's statistics has changed by then, and these go back too."""
     model = network()
     auto = AutoBatch(model, None, blobs(N), Fixed(20), step, noise=EVERY_STEP)
     witness = watch(auto)
-    state, rate = snapshot(model), auto.learning_rate
+    state, rate = snapshot(model), auto.lr
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x * float("nan")), y))
         if not auto.step() and auto.steps:
             break
     assert unchanged(model, state)
     assert len(witness.failures) == 1 and witness.failures[0][4] == 0
-    assert step == "auto" or auto.learning_rate == 0.5 * rate
+    assert step == "auto" or auto.lr == 0.5 * rate
 
 
 def test_the_cut_holds_for_what_the_rule_decides_later(drive: Any) -> None:
     model = network()
-    auto = AutoBatch(model, None, blobs(N), 20, "noise-scaled(learning_rate=0.4)", epochs=3, noise=EVERY_STEP)
+    auto = AutoBatch(model, None, blobs(N), 20, "noise-scaled(lr=0.4)", epochs=3, noise=EVERY_STEP)
     drive(auto, spoiling(model, "nan", lambda call: call == 4))
     assert auto.noise is not None
     size = auto.last["batch_size"]
-    assert auto.learning_rate == pytest.approx(0.5 * 0.4 / (1 + auto.noise.noise_scale / size), rel=0.011)
+    assert auto.lr == pytest.approx(0.5 * 0.4 / (1 + auto.noise.noise_scale / size), rel=0.011)
 
 
 def test_every_parameter_group_is_cut(drive: Any) -> None:
@@ -178,7 +178,7 @@ def test_failing_again_and_again_ends_the_run(kind: str, step: Any, watch: Any) 
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     assert [step for step, *_ in witness.failures] == [16, 17, 18, 19, 20], "the last one is told too"
     if step != "auto":
-        assert auto.learning_rate <= witness.failures[0][3] / 2 ** (MOST_FAILURES - 1)
+        assert auto.lr <= witness.failures[0][3] / 2 ** (MOST_FAILURES - 1)
     assert witness.consumed_up_to(N) == auto.samples
 
 
@@ -188,7 +188,7 @@ def test_failures_far_apart_do_not_add_up(drive: Any, watch: Any) -> None:
     witness = watch(auto)
     drive(auto, spoiling(model, "nan", lambda call: call % 110 == 109))
     assert len(witness.failures) == 6 > MOST_FAILURES
-    assert auto.learning_rate == 0.1 * 0.5**6
+    assert auto.lr == 0.1 * 0.5**6
 
 
 @pytest.mark.parametrize("kind", ["nan", "gradient"])
@@ -218,12 +218,12 @@ def test_auto_goes_back_to_the_average_it_kept(kind: str, watch: Any) -> None:
     assert torch.equal(weights, kept[restored])
     with auto.averaged():
         assert torch.equal(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), kept[restored])
-    assert auto.learning_rate == rate
+    assert auto.lr == rate
     assert not auto.optimizer.state_dict()["state"]
 
 
 def test_a_return_is_no_step(watch: Any) -> None:
-    """The range test of "auto" ends by going back to its best iterate; the examples of that batch are used up."""
+    """The range test of "auto" ends by going back to its best iterate; the samples of that batch are used up."""
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
     auto = AutoBatch(model, None, blobs(N), 20, "auto", epochs=60)
     witness = watch(auto)
@@ -271,7 +271,7 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
         ("SGD", "warm-up(1.3, over_epochs=1)"),
         ("SGD", "linear-scaling(1.3, at=30)"),
         ("SGD", "cosine(1.3)"),
-        ("SGD", "noise-scaled(learning_rate=1.5)"),
+        ("SGD", "noise-scaled(lr=1.5)"),
     ],
 )
 def test_a_step_too_large_is_found_out_while_numbers_are_finite(optimizer: str, step: Any, watch: Any) -> None:
@@ -332,5 +332,5 @@ def test_running_away_whatever_the_step_ends_the_run(watch: Any) -> None:
             if not state:
                 state = snapshot(model)
     assert [step for step, *_ in witness.failures] == [25, 35, 45, 55, 65]
-    assert auto.learning_rate == 0.01 / 2**5
+    assert auto.lr == 0.01 / 2**5
     assert witness.consumed_up_to(N) == auto.samples

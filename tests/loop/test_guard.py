@@ -18,7 +18,7 @@ from rightbatch.loop.guard import (
     RUNAWAY_STEPS,
     Guard,
 )
-from rightbatch.loop.snapshot import Kept
+from rightbatch.loop.snapshot import Snapshot
 
 
 def model() -> nn.Module:
@@ -51,7 +51,7 @@ def guarded(by_rule: bool = False) -> tuple[nn.Module, torch.optim.Optimizer, Gu
 def test_parameters_buffers_and_optimizer_go_back_as_often_as_asked(make: Any, identical: Any) -> None:
     net = model()
     optimizer = make(net.parameters())
-    kept = Kept(net, optimizer, None)
+    kept = Snapshot(net, optimizer, None)
     for _ in range(3):
         step(net, optimizer)
     kept.keep(3)
@@ -78,7 +78,7 @@ def test_frozen_parameters_are_not_kept() -> None:
     net = model()
     net[0].weight.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    kept = Kept(net, optimizer, None)
+    kept = Snapshot(net, optimizer, None)
     kept.keep(0)
     with torch.no_grad():
         net[0].weight.fill_(7.0)
@@ -90,7 +90,7 @@ def test_frozen_parameters_are_not_kept() -> None:
 def test_an_averaging_run_begins_again_from_its_average() -> None:
     net = model()
     averaging = ScheduleFree(net, None)
-    kept = Kept(net, averaging.optimizer, averaging)
+    kept = Snapshot(net, averaging.optimizer, averaging)
     averaging.optimizer.param_groups[0]["lr"] = 0.1
     for _ in range(3):
         net(torch.randn(8, 3)).square().mean().backward()
@@ -237,7 +237,7 @@ def test_a_gain_that_is_lost_for_a_hundred_steps_is_a_divergence() -> None:
     assert told(guarded()[2], [2.3, 2.1] * 300 + [2.4] * 500) == (-1, ""), "nothing was gained"
 
 
-def test_the_noise_of_single_examples_is_neither_gain_nor_loss() -> None:
+def test_the_noise_of_single_samples_is_neither_gain_nor_loss() -> None:
     """Squared normal numbers, the losses of a regression at batch size 1 that learns nothing. The slow average scatters
     by √2·√(0.01/1.99) = 0.1 about 1: to gain half it would have to go five times as far."""
     torch.manual_seed(0)

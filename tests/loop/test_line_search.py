@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch
 from rightbatch.data import Order, blobs, quadratic
-from rightbatch.decision import Decision, Needs, Outcome, Plan, Search, Situation, Stateless, Trial
+from rightbatch.decision import Decision, Needs, Outcome, Plan, Search, Stateless, StepContext, Trial
 from rightbatch.rules.batch_size import BigBatch, Fixed
 from rightbatch.rules.lr import Armijo, BarzilaiBorwein
 
@@ -30,9 +30,9 @@ def noisy_network() -> nn.Sequential:
 
 
 RULES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "armijo": lambda: (Fixed(32), Armijo(first=64.0, factor=0.3)),
-    "barzilai-borwein": lambda: (Fixed(32), BarzilaiBorwein(first=64.0)),
-    "big-batch": lambda: (BigBatch(kappa=1.0, first=20, growth=0.5), Armijo(first=64.0)),
+    "armijo": lambda: (Fixed(32), Armijo(initial=64.0, factor=0.3)),
+    "barzilai-borwein": lambda: (Fixed(32), BarzilaiBorwein(initial=64.0)),
+    "big-batch": lambda: (BigBatch(kappa=1.0, initial=20, growth=0.5), Armijo(initial=64.0)),
 }
 
 
@@ -80,7 +80,7 @@ class Asking:
     """Asks for given trials at every step, notes the answers, then takes a step of 0.05."""
 
     trials: tuple[Trial, ...]
-    answers: list[tuple[Situation, list[Outcome]]] = field(default_factory=list)
+    answers: list[tuple[StepContext, list[Outcome]]] = field(default_factory=list)
 
     name: ClassVar[str] = "asking"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -89,14 +89,14 @@ class Asking:
     guards: ClassVar[bool] = False
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
-        return Decision(learning_rate=0.05), Stateless()
+        return Decision(lr=0.05), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         outcomes = []
         for trial in self.trials:
             outcomes.append((yield trial))
         self.answers.append((now, outcomes))
-        return Decision(learning_rate=0.05), state
+        return Decision(lr=0.05), state
 
 
 @pytest.mark.parametrize("micro_batch", [None, 11])
@@ -154,7 +154,7 @@ def classifier() -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize("micro_batch", [None, 9])
 def test_armijo_holds_at_the_accepted_step_and_not_before_it(micro_batch: int | None, watch: Any) -> None:
     model, x, y = classifier()
-    rule = Armijo(first=1000.0, c=0.3, rounding=0.0, reset="always")
+    rule = Armijo(initial=1000.0, c=0.3, rounding=0.0, reset="always")
     auto = AutoBatch(model, None, (x, y), 40, rule, micro_batch, seed=2, epochs=2)
     witness = watch(auto)
     before = deepcopy(model)
@@ -167,7 +167,7 @@ def test_armijo_holds_at_the_accepted_step_and_not_before_it(micro_batch: int | 
         loss = F.cross_entropy(before(x[rows]), y[rows])
         gradients = torch.autograd.grad(loss, list(before.parameters()))
         norm2 = sum(float(g.square().sum()) for g in gradients)
-        rate = auto.learning_rate
+        rate = auto.lr
 
         def at(
             step: float,
@@ -211,7 +211,7 @@ def test_most_trials_need_no_gradient() -> None:
     rates = []
     for skip in (False, True):
         model, x, y = classifier()
-        auto = AutoBatch(model, None, (x, y), 40, Armijo(first=100.0), seed=2, epochs=1)
+        auto = AutoBatch(model, None, (x, y), 40, Armijo(initial=100.0), seed=2, epochs=1)
         forward_only = 0
         for a, b in auto:
             forward_only += not auto.needs_gradient
@@ -219,7 +219,7 @@ def test_most_trials_need_no_gradient() -> None:
                 loss = F.cross_entropy(model(a), b)
             auto.backward(loss)
             if auto.step():
-                rates.append((skip, auto.learning_rate))
+                rates.append((skip, auto.lr))
         assert forward_only > 3
     assert [rate for skip, rate in rates if skip] == [rate for skip, rate in rates if not skip]
 
@@ -234,11 +234,11 @@ def test_searching_steps_lower_the_loss(name: str, drive: Any) -> None:
 def test_a_search_that_finds_only_non_finite_losses_gives_up_quietly(drive: Any) -> None:
     """Far away the loss overflows: trials answer nan or inf, the search shortens, nothing fails."""
     model, x, y = classifier()
-    auto = AutoBatch(model, None, (x, y), 40, Armijo(first=1e300, factor=1e-30), epochs=1)
+    auto = AutoBatch(model, None, (x, y), 40, Armijo(initial=1e300, factor=1e-30), epochs=1)
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target) + output.square().square().mean()
 
     losses = drive(auto, loss)
     assert len(losses) == 3
-    assert auto.learning_rate < 1.0
+    assert auto.lr < 1.0

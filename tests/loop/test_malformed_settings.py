@@ -55,7 +55,7 @@ def test_fit(name: str, tmp_path: Path) -> None:
         if name == "run_dir" and isinstance(value, str):
             continue
         model, train = problem()
-        settings = {"train": train, "batch": 8, "step": 0.1, "valid": 0.25, "seconds": 0.2, "progress": False}
+        settings = {"train": train, "batch_size": 8, "lr": 0.1, "valid": 0.25, "seconds": 0.2, "progress": False}
         settings |= {"epochs": 1, "model": model}
         folder = tmp_path / f"{number}"
         if number < len(SENSELESS):
@@ -73,23 +73,23 @@ def test_auto_batch(name: str) -> None:
     for number, value in enumerate([*SENSELESS, *DOUBTFUL]):
         model, train = problem()
         settings = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1), "train": train}
-        settings |= {"batch": 8, name: value}
+        settings |= {"batch_size": 8, name: value}
         said = refusal(lambda _, given: next(iter(AutoBatch(**given))), model, settings)
         assert said or number >= len(SENSELESS), f"{name}={value!r} was taken"
 
 
 COMMANDS = """\
-train --batch no-such-rule
-train --batch 0
-train --batch -3
-train --batch 1.5
-train --batch big-batch(theta=
-train --batch big-batch(theta=nan)
-train --batch big-batch(alpha=1)
-train --batch __import__('os')
-train --step -1
-train --step nan
-train --step armijo(0)
+train --batch-size no-such-rule
+train --batch-size 0
+train --batch-size -3
+train --batch-size 1.5
+train --batch-size big-batch(theta=
+train --batch-size big-batch(theta=nan)
+train --batch-size big-batch(alpha=1)
+train --batch-size __import__('os')
+train --lr -1
+train --lr nan
+train --lr armijo(0)
 train --epochs 0
 train --epochs -2
 train --epochs many
@@ -98,10 +98,10 @@ train --seconds nan
 train --seed -1
 train --seed 18446744073709551616
 train --seed x
-train --until valid_loss
-train --until valid_loss=low
-train --until loss=1
-train --until valid_loss=nan
+train --stop-at valid_loss
+train --stop-at valid_loss=low
+train --stop-at loss=1
+train --stop-at valid_loss=nan
 train --patience 0
 train --valid 2
 train --valid nan

@@ -23,20 +23,20 @@ def run(
     """Take steps; return which were measured, the seconds that added and all seconds."""
     measured, added_s, all_s = [], 0.0, 0.0
     for step in range(start, start + steps):
-        examples = sizes(step)
-        work_s = plain_s(step, examples)
+        samples = sizes(step)
+        work_s = plain_s(step, samples)
         seconds = work_s + stall_s(step)
         if due := interval.due(step):
             measured.append(step)
-            added_s += work_s * overhead(examples)
-            seconds += work_s * overhead(examples)
-        interval.add(step, examples, seconds, due)
+            added_s += work_s * overhead(samples)
+            seconds += work_s * overhead(samples)
+        interval.add(step, samples, seconds, due)
         all_s += seconds
     return measured, added_s, all_s
 
 
-def steady(step: int, examples: int) -> float:
-    return 1e-3 + 1e-5 * examples
+def steady(step: int, samples: int) -> float:
+    return 1e-3 + 1e-5 * samples
 
 
 @pytest.mark.parametrize("every", [1, 2, 5, 8])
@@ -89,7 +89,7 @@ def test_a_step_not_measured_stays_due() -> None:
 
 
 def test_only_neighbours_of_about_the_same_size_are_compared() -> None:
-    """Sizes that come and go (the rest of an epoch) tell nothing; sizes that drift are compared by the example."""
+    """Sizes that come and go (the rest of an epoch) tell nothing; sizes that drift are compared by the sample."""
     interval = MeasuringInterval(0.03)
     run(interval, 300, steady, lambda _: 0.2, sizes=lambda step: 64 if step % 10 else 7)
     assert interval.overhead == pytest.approx(0.2)
@@ -105,8 +105,8 @@ def test_a_batch_that_grows_takes_the_share_along_and_then_its_own() -> None:
     """0.4 at 64, where Python counts, 0.04 at 512."""
     interval = MeasuringInterval(0.03)
 
-    def overhead(examples: int) -> float:
-        return 0.4 if examples == 64 else 0.04
+    def overhead(samples: int) -> float:
+        return 0.4 if samples == 64 else 0.04
 
     run(interval, 400, steady, overhead)
     assert interval.steps == 14
@@ -120,11 +120,11 @@ def noisy(seed: int, kind: str) -> Seconds:
     draw = random.Random(seed)
     spell = [1.0]
 
-    def seconds(step: int, examples: int) -> float:
+    def seconds(step: int, samples: int) -> float:
         if kind == "spells" and step % 50 == 0:
             spell[0] = draw.choice([1.0, 1.0, 3.0])
         drift = 1 + step / 500 if kind == "drift" else 1.0
-        return steady(step, examples) * spell[0] * drift * math.exp(draw.gauss(0, 0.1))
+        return steady(step, samples) * spell[0] * drift * math.exp(draw.gauss(0, 0.1))
 
     return seconds
 
@@ -167,11 +167,11 @@ def test_the_state_goes_on(at: int) -> None:
 
 
 def test_the_overhead_is_learned_where_every_batch_has_another_size() -> None:
-    """Sizes 10 to 16 in turn, 1 ms an example, a measured step four times as long: 3 in 3 % is one step in 100."""
+    """Sizes 10 to 16 in turn, 1 ms an sample, a measured step four times as long: 3 in 3 % is one step in 100."""
     interval, measured = MeasuringInterval(0.03), 0
     for step in range(2000):
-        examples, due = 10 + step % 7, interval.due(step)
-        interval.add(step, examples, 1e-3 * examples * (4.0 if due else 1.0), due)
+        samples, due = 10 + step % 7, interval.due(step)
+        interval.add(step, samples, 1e-3 * samples * (4.0 if due else 1.0), due)
         measured += due
     assert interval.overhead == pytest.approx(3.0)
     assert interval.steps == 100 and measured <= 25

@@ -36,7 +36,7 @@ def no_rubbish(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Narrow(nn.Module):
-    """Runs out of memory above `most` examples, in the forward or in the backward pass, or in evaluation too."""
+    """Runs out of memory above `most` samples, in the forward or in the backward pass, or in evaluation too."""
 
     error: type[Exception] = torch.OutOfMemoryError
 
@@ -62,7 +62,7 @@ class Narrow(nn.Module):
 
 
 def trained(model: nn.Module, **settings: Any) -> Any:
-    settings = {"batch": 50, "step": 0.5, "epochs": 3, "progress": False, "loss": F.cross_entropy, **settings}
+    settings = {"batch_size": 50, "lr": 0.5, "epochs": 3, "progress": False, "loss": F.cross_entropy, **settings}
     return fit(model, (X, Y), **settings)
 
 
@@ -128,7 +128,7 @@ def test_nothing_of_a_failed_pass_is_held(where: str) -> None:
 
 @pytest.mark.parametrize(("batch", "step"), [("auto", "auto"), ("big-batch", "armijo"), ("big-batch", "auto")])
 def test_rules_that_measure_enlarge_and_search(batch: str, step: str, tmp_path: Path, no_report: None) -> None:
-    run = trained(Narrow(9), batch=batch, step=step, run_dir=tmp_path / "run")
+    run = trained(Narrow(9), batch_size=batch, lr=step, run_dir=tmp_path / "run")
     report = verify_ledger(tmp_path / "run" / "ledger.txt", 200)
     assert report.ok and report.complete_epochs == 3 and run.history
 
@@ -145,10 +145,10 @@ class Searching(Narrow):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("batch", ["25", "norm-test(first=25)", "big-batch(first=25)"])
+@pytest.mark.parametrize("batch", ["25", "norm-test(initial=25)", "big-batch(initial=25)"])
 def test_a_trial_step_that_runs_out_begins_the_batch_anew(batch: str) -> None:
     """Neither batch rule nor noise tracker take the batch in twice."""
-    settings: dict[str, Any] = {"batch": batch, "step": "armijo", "noise": "per-example(every=1)", "micro_batch": 13}
+    settings: dict[str, Any] = {"batch_size": batch, "lr": "armijo", "noise": "per-example(every=1)", "micro_batch": 13}
     if batch == "25":
         settings["noise"] = None
     tripped, straight = Searching(1000, "search"), Searching(1000)
@@ -169,7 +169,7 @@ def test_the_loops_of_the_docs_run_as_written(page: str, section: str, error: ty
         code = "for x, y in auto:\n" + indent(code, "    ")
     model = Narrow(13)
     model.error = error
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50, epochs=3)
+    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch_size=50, epochs=3)
     exec(code, {"F": F, "auto": auto, "model": model})
     assert auto.forward_limit == 13
     expected = Narrow(1000)
@@ -180,11 +180,11 @@ def test_the_loops_of_the_docs_run_as_written(page: str, section: str, error: ty
 def test_examples_that_do_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetching belongs to the pass; the loop need not catch what happens there."""
     model = Narrow(1000)
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50, epochs=3)
+    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch_size=50, epochs=3)
     fetch = auto._stream.fetch
 
     def narrow(interval: Any) -> Any:
-        if interval.examples > 13:
+        if interval.samples > 13:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
         return fetch(interval)
 
@@ -216,7 +216,7 @@ for inputs, targets in auto:
     try:
         auto.backward(F.cross_entropy(model(inputs), targets))
     except RuntimeError as error:
-        auto.halve(error)
+        auto.handle_oom(error)
         continue
     auto.step()
 print(auto.steps, auto.samples, auto.forward_limit)
@@ -225,7 +225,7 @@ print(auto.steps, auto.samples, auto.forward_limit)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="knows how to measure and limit memory on Linux only")
 def test_memory_that_really_runs_out() -> None:
-    """150 MB more than it has: a layer of 4,096 units holds 64 MB thrice over 4,096 examples, half over 2,048.
+    """150 MB more than it has: a layer of 4,096 units holds 64 MB thrice over 4,096 samples, half over 2,048.
 
     In a process of its own: one that has run tests holds memory freed before, which it could use again.
     """
@@ -236,7 +236,7 @@ def test_memory_that_really_runs_out() -> None:
 
 
 def test_what_halving_cannot_help() -> None:
-    with pytest.raises(OutOfMemoryError, match=r"a single example on cpu, and passes .*torch\.utils\.checkpoint"):
+    with pytest.raises(OutOfMemoryError, match=r"a single sample on cpu, and passes .*torch\.utils\.checkpoint"):
         trained(Narrow(0))
 
     class Wrong(Narrow):
@@ -248,9 +248,9 @@ def test_what_halving_cannot_help() -> None:
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trained(Wrong(1000))
     model = Narrow(1000)
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch=50)
+    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch_size=50)
     with pytest.raises(torch.OutOfMemoryError, match="elsewhere"):
-        auto.halve(torch.OutOfMemoryError("elsewhere"))  # no micro-batch is under way
+        auto.handle_oom(torch.OutOfMemoryError("elsewhere"))  # no micro-batch is under way
 
 
 def test_it_is_recorded_and_told(tmp_path: Path) -> None:
@@ -260,12 +260,12 @@ def test_it_is_recorded_and_told(tmp_path: Path) -> None:
     assert told == [{**common, "old": 50, "new": 25}, {**common, "old": 25, "new": 13}]
     assert read_history(tmp_path / "run" / "events.jsonl").memory == told
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Memory ran out on cpu over a pass of 50 examples, and again down to 25." in page
-    assert "ran out 2 times" in page and "at most 13 examples in a forward pass at the end" in page
+    assert "Memory ran out on cpu over a pass of 50 samples, and again down to 25." in page
+    assert "ran out 2 times" in page and "at most 13 samples in a forward pass at the end" in page
 
 
 def test_growing_back_is_recorded(tmp_path: Path, no_report: None) -> None:
-    trained(Narrow(10), batch=20, epochs=12, micro_batch=20, run_dir=tmp_path / "run")
+    trained(Narrow(10), batch_size=20, epochs=12, micro_batch=20, run_dir=tmp_path / "run")
     told = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e["kind"] == "memory"]
     assert [(e["step"], e["old"], e["new"]) for e in told] == [(0, 20, 10), (100, 10, 20), (100, 20, 10)]
 
@@ -276,7 +276,7 @@ def test_larger_passes_than_batches_want_are_not_said_to_be_tried(tmp_path: Path
             self.most = 1 if len(self.passes) == 10 else 1000
             return super().forward(x)
 
-    trained(Once(1000), batch=8, epochs=16, run_dir=tmp_path / "run")
+    trained(Once(1000), batch_size=8, epochs=16, run_dir=tmp_path / "run")
     history = read_history(tmp_path / "run" / "events.jsonl")
     assert [(e["old"], e["new"]) for e in history.memory] == [(8, 4), (4, 8)]
     assert "Memory" in {fact.name for fact in details(history)}
@@ -285,7 +285,7 @@ def test_larger_passes_than_batches_want_are_not_said_to_be_tried(tmp_path: Path
 
 
 def test_evaluation_halves_its_passes() -> None:
-    """1,500 examples in chunks of 1,024 and 476, in passes that fit: the mean of all, each once."""
+    """1,500 samples in chunks of 1,024 and 476, in passes that fit: the mean of all, each once."""
     x, y = X.repeat(8, 1)[:1500], Y.repeat(8)[:1500]
     narrow, wide = Narrow(100, "everywhere"), Narrow(10_000)
     found, expected = (evaluate(model, F.cross_entropy, as_source((x, y)), CPU) for model in (narrow, wide))
@@ -295,7 +295,7 @@ def test_evaluation_halves_its_passes() -> None:
     passes = Narrow(10_000)
     evaluate(passes, F.cross_entropy, as_source((x, y)), CPU, limit=ForwardLimit(300))
     assert passes.passes == [300, 300, 300, 124, 300, 176]
-    with pytest.raises(OutOfMemoryError, match="a single example"):
+    with pytest.raises(OutOfMemoryError, match="a single sample"):
         evaluate(Narrow(0, "everywhere"), F.cross_entropy, as_source((x, y)), CPU)
 
 
@@ -348,7 +348,7 @@ def test_batch_norm_is_refreshed_in_passes_that_fit() -> None:
     refresh_batch_norm(small, source, CPU, ForwardLimit(50))
     require_same(narrow, small, exactly=True)
     assert narrow.layers[1].num_batches_tracked == 4 and narrow.layers[1].momentum == 0.1
-    with pytest.raises(OutOfMemoryError, match="over 2 examples"):
+    with pytest.raises(OutOfMemoryError, match="over 2 samples"):
         refresh_batch_norm(Narrow(0, "everywhere", nn.BatchNorm1d(8)), source, CPU)
 
 
@@ -364,7 +364,7 @@ def test_what_training_reads_ahead_is_left_alone_by_the_statistics() -> None:
     assert model[1].num_batches_tracked == 1
 
 
-def test_a_run_is_refused_where_the_first_two_examples_do_not_fit() -> None:
+def test_a_run_is_refused_where_the_first_two_samples_do_not_fit() -> None:
     """In the model, in the loss, or while they are brought to the device: memory, not what these make of it."""
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
@@ -376,7 +376,7 @@ def test_a_run_is_refused_where_the_first_two_examples_do_not_fit() -> None:
             x.to = lambda device: loss(x, y)  # type: ignore[method-assign, assignment]
             return x, y
 
-    words = "over 2 examples on cpu, on which model and loss are tried before training"
+    words = "over 2 samples on cpu, on which model and loss are tried before training"
     for error in (torch.OutOfMemoryError, MemoryError):
         for model, given, source in (
             (Narrow(1, "everywhere"), F.cross_entropy, (X, Y)),
@@ -385,14 +385,14 @@ def test_a_run_is_refused_where_the_first_two_examples_do_not_fit() -> None:
         ):
             model.error = error
             with pytest.raises(OutOfMemoryError, match=words):
-                fit(model, source, given, batch=8, step=0.1, epochs=1, progress=False)
+                fit(model, source, given, batch_size=8, lr=0.1, epochs=1, progress=False)
 
 
 def test_a_whole_run_in_little_memory() -> None:
     """Training, evaluation, the statistics of BatchNorm for the average, and the test data."""
     model = Narrow(20, "everywhere", nn.BatchNorm1d(8))
     batch = "sweet-spot(floor=3, ceiling=8, least_steps=1)"  # so few steps that no larger pass is tried again
-    run = trained(model, batch=batch, step="auto", valid=(X, Y), test=(X, Y))
+    run = trained(model, batch_size=batch, lr="auto", valid=(X, Y), test=(X, Y))
     assert run.test is not None and run.best
     assert sum(n > 20 for n in model.passes) < 10
 
@@ -467,27 +467,27 @@ def test_a_larger_micro_batch_holds_unless_memory_had_run_out(tmp_path: Path, no
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize(("most", "batch"), [(3, 5), (3, 7), (3, 33), (2, 16), (4, 9)])
-def test_batch_norm_gets_no_single_example(most: int, batch: int, where: str) -> None:
+def test_batch_norm_gets_no_single_sample(most: int, batch: int, where: str) -> None:
     """Halved until two fit; of an odd batch three, where they fit."""
     model = Narrow(most, where, nn.BatchNorm1d(8))
-    run = trained(model, batch=batch, epochs=1)
+    run = trained(model, batch_size=batch, epochs=1)
     assert min(model.passes) == 2 and run.history[-1]["epoch"] == 1
 
 
 def test_batch_norm_ends_a_run_in_words() -> None:
     for most, batch, over in ((2, 5, 3), (2, 33, 3), (1, 8, 2), (1, 5, 2)):
-        words = rf"over {over} examples on cpu, .* BatchNorm cannot take one example alone .* micro_batch=1"
+        words = rf"over {over} samples on cpu, .* BatchNorm cannot take one sample alone .* micro_batch=1"
         with pytest.raises(OutOfMemoryError, match=words):
-            trained(Narrow(most, "forward", nn.BatchNorm1d(8)), batch=batch)
+            trained(Narrow(most, "forward", nn.BatchNorm1d(8)), batch_size=batch)
     # Where it can, passes of one are a matter of asking; and where it does not train they are a matter of course.
-    trained(Narrow(1, "forward", nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten()), batch=5, micro_batch=1)
+    trained(Narrow(1, "forward", nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten()), batch_size=5, micro_batch=1)
     frozen = Narrow(1, "forward", nn.BatchNorm1d(8)).eval()
-    auto = AutoBatch(frozen, torch.optim.SGD(frozen.parameters(), 0.5), (X, Y), batch=5, epochs=1)
+    auto = AutoBatch(frozen, torch.optim.SGD(frozen.parameters(), 0.5), (X, Y), batch_size=5, epochs=1)
     for x, y in auto:
         try:
             auto.backward(F.cross_entropy(frozen(x), y))
         except RuntimeError as error:
-            auto.halve(error)
+            auto.handle_oom(error)
             continue
         auto.step()
     assert auto.samples == 200 and auto.forward_limit == 1

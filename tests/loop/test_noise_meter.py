@@ -172,7 +172,7 @@ def test_a_layer_that_takes_no_part_is_found_at_the_first_measurement() -> None:
     assert "unused" in meter.method
 
 
-def test_one_example_measures_nothing() -> None:
+def test_one_sample_measures_nothing() -> None:
     for model in (network(), network(Scale()).double()):
         assert measured(meter_of(model), model, [1]) is None
 

@@ -50,7 +50,7 @@ def test_every_method_measures_a_loop(name: str, drive: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_measures_in_fit(name: str, tmp_path: Path, no_report: None) -> None:
-    run = fit(network(), blobs(N), batch=24, step=None, optimizer=adam, epochs=1, progress=False,
+    run = fit(network(), blobs(N), batch_size=24, lr=None, optimizer=adam, epochs=1, progress=False,
               run_dir=tmp_path / "run", noise=f"{name}(every=2)")  # fmt: skip
     assert any(row["noise_scale"] is not None for row in run.history)
     start = read_events(tmp_path / "run" / "events.jsonl")[0]
@@ -83,7 +83,7 @@ def test_methods_that_know_no_metric_say_so(name: str) -> None:
 
 def test_batch_norm_is_named_and_recorded(tmp_path: Path, no_report: None) -> None:
     model = network(nn.BatchNorm1d(8))
-    fit(model, blobs(N), batch="big-batch", step=0.1, epochs=1, progress=False, run_dir=tmp_path / "run")
+    fit(model, blobs(N), batch_size="big-batch", lr=0.1, epochs=1, progress=False, run_dir=tmp_path / "run")
     events = read_events(tmp_path / "run" / "events.jsonl")
     for event in (events[0], events[-1]):
         assert event["noise"]["setting"] == "auto(every=1)"
@@ -111,7 +111,7 @@ def test_what_proves_impossible_on_the_way_is_told(tmp_path: Path, no_report: No
     ((step, method),) = witness.methods
     assert step == 1 and "micro-batches, because" in method and "layers.0" in method
     assert auto.noise is not None
-    fit(Coupled(), blobs(N), batch=24, step=0.1, epochs=1, progress=False, run_dir=tmp_path / "run", noise="auto")
+    fit(Coupled(), blobs(N), batch_size=24, lr=0.1, epochs=1, progress=False, run_dir=tmp_path / "run", noise="auto")
     events = read_events(tmp_path / "run" / "events.jsonl")
     (told,) = (event for event in events if event["kind"] == "measuring")
     assert told["method"] == events[-1]["noise"]["method"] != events[0]["noise"]["method"]
@@ -139,7 +139,7 @@ def test_a_method_that_has_measured_gives_way_in_a_long_run(watch: Any) -> None:
 
 
 def test_audits_are_recorded(tmp_path: Path, no_report: None) -> None:
-    fit(network(), blobs(N), batch=24, step=0.1, epochs=1, progress=False, run_dir=tmp_path / "run",
+    fit(network(), blobs(N), batch_size=24, lr=0.1, epochs=1, progress=False, run_dir=tmp_path / "run",
         noise="micro-batch(every=1, audit_every=3)")  # fmt: skip
     audits = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["kind"] == "audit"]
     assert [event["step"] for event in audits] == [0, 3, 6, 9]
@@ -160,7 +160,7 @@ def test_without_exact_norms_there_is_nothing_to_audit_by() -> None:
 def test_a_rule_that_needs_noise_brings_its_measurement(drive: Any) -> None:
     """Whatever the batch rule is: noise-scaled steps over a fixed batch simply work, within the budget."""
     model = network()
-    auto = AutoBatch(model, None, blobs(N), 12, "noise-scaled(learning_rate=0.5)", epochs=2)
+    auto = AutoBatch(model, None, blobs(N), 12, "noise-scaled(lr=0.5)", epochs=2)
     drive(auto)
     assert auto.meter is not None and str(auto.meter.settings) == "auto"
     assert auto.noise is not None and 1 < auto.noise.measurements < auto.steps

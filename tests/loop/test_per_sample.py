@@ -1,4 +1,4 @@
-"""Torch's schedulers counting examples: the same rates at the same examples whatever the batches."""
+"""Torch's schedulers counting samples: the same rates at the same samples whatever the batches."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 
 from rightbatch import AutoBatch, InputError, UnsupportedError
 from rightbatch.loop import per_sample
-from rightbatch.rules.batch_size import Thresholds
+from rightbatch.rules.batch_size import Piecewise
 
 N = 64
 SCHEDULERS: dict[str, Callable[[Any], lr_scheduler.LRScheduler]] = {
@@ -33,7 +33,7 @@ def trained(
     model = nn.Linear(3, 2).double()
     data = torch.randn(N, 3, dtype=torch.float64), torch.randint(0, 2, (N,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
-    auto = AutoBatch(model, optimizer, data, batch, per_sample(SCHEDULERS[name], examples=4), epochs=2)
+    auto = AutoBatch(model, optimizer, data, batch, per_sample(SCHEDULERS[name], samples=4), epochs=2)
     return go_on(auto, model, stop), auto, model, data
 
 
@@ -67,7 +67,7 @@ def test_at_its_own_batch_it_is_the_scheduler(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_it_keeps_its_place_when_the_batch_changes(name: str) -> None:
     alone = {samples: rest for samples, *rest in trained(name, 4)[0]}
-    changing = trained(name, Thresholds(((0, 4), (24, 8), (64, 16))))[0]
+    changing = trained(name, Piecewise(((0, 4), (24, 8), (64, 16))))[0]
     assert len({b - a for (a, *_), (b, *_) in pairwise(changing)}) == 3
     assert all(rest == pytest.approx(alone[samples]) for samples, *rest in changing)
 
@@ -76,7 +76,7 @@ def test_it_goes_on_after_a_resume() -> None:
     whole = trained("OneCycleLR", 4)[0]
     _, auto, model, data = trained("OneCycleLR", 4, stop=11)
     again = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    other = AutoBatch(model, again, data, 4, per_sample(SCHEDULERS["OneCycleLR"], examples=4), epochs=2)
+    other = AutoBatch(model, again, data, 4, per_sample(SCHEDULERS["OneCycleLR"], samples=4), epochs=2)
     other.load_state_dict(auto.state_dict())
     assert go_on(other, model) == whole[11:]
 
@@ -87,7 +87,7 @@ def test_settings_that_the_scheduler_does_not_move_are_left_alone(name: str) -> 
     data = torch.randn(N, 3), torch.randint(0, 2, (N,))
     groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01, eps=1e-6, betas=(0.9, 0.99))
-    auto = AutoBatch(model, optimizer, data, 4, per_sample(SCHEDULERS[name], examples=4), epochs=2)
+    auto = AutoBatch(model, optimizer, data, 4, per_sample(SCHEDULERS[name], samples=4), epochs=2)
     go_on(auto, model, stop=5)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     for group in optimizer.param_groups:
@@ -98,7 +98,7 @@ def test_settings_that_the_scheduler_does_not_move_are_left_alone(name: str) -> 
 def test_a_run_longer_than_one_cycle_is_refused_or_stays_at_its_last_rate() -> None:
     model = nn.Linear(3, 2)
     data = torch.randn(N, 3), torch.randint(0, 2, (N,))
-    rule = per_sample(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.2, 10), examples=4)
+    rule = per_sample(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.2, 10), samples=4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with pytest.raises(InputError, match="ends after 10 steps of 4"):
         AutoBatch(model, optimizer, data, 4, rule, epochs=1)
@@ -110,10 +110,10 @@ def test_a_run_longer_than_one_cycle_is_refused_or_stays_at_its_last_rate() -> N
 
 def test_refusals() -> None:
     with pytest.raises(UnsupportedError, match="ReduceLROnPlateau acts on a metric"):
-        per_sample(lr_scheduler.ReduceLROnPlateau, examples=4)  # type: ignore[arg-type]
+        per_sample(lr_scheduler.ReduceLROnPlateau, samples=4)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="makes no scheduler"):
-        per_sample(lr_scheduler.StepLR, examples=4)  # type: ignore[arg-type]  # its step size is missing
+        per_sample(lr_scheduler.StepLR, samples=4)  # type: ignore[arg-type]  # its step size is missing
     with pytest.raises(InputError, match="made SGD"):
-        per_sample(lambda optimizer: optimizer, examples=4)
-    with pytest.raises(InputError, match="examples"):
-        per_sample(SCHEDULERS["StepLR"], examples=0)
+        per_sample(lambda optimizer: optimizer, samples=4)
+    with pytest.raises(InputError, match="samples"):
+        per_sample(SCHEDULERS["StepLR"], samples=0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rightbatch import AutoBatch, DataError, InputError, UnsupportedError
 from rightbatch.data import blobs
 from rightbatch.loop.resolving import SWEET_SPOT_WHEN_AVERAGING, resolve_batch, resolve_step
-from rightbatch.rules.batch_size import BigBatch, Bounded, Snapped, SweetSpot
+from rightbatch.rules.batch_size import BigBatch, Bounded, Rounded, SweetSpot
 from rightbatch.rules.lr import Armijo, AveragedDistance, Constant
 
 
@@ -24,7 +24,7 @@ def new(**settings: Any) -> AutoBatch:
     model = settings.pop("model", None) or network()
     make = settings.pop("make", None)
     optimizer = None if make is None else make(model.parameters())
-    return AutoBatch(model, optimizer, settings.pop("train", blobs(60)), **{"batch": 8, "step": 0.1, **settings})
+    return AutoBatch(model, optimizer, settings.pop("train", blobs(60)), **{"batch_size": 8, "lr": 0.1, **settings})
 
 
 def frozen() -> nn.Module:
@@ -48,34 +48,38 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "epochs 0": (lambda: new(epochs=0), InputError, "epochs is 0: give a whole number of at least 1"),
     "epochs 1.5": (lambda: new(epochs=1.5), InputError, "epochs is 1.5"),
     "epochs text": (lambda: new(epochs="3"), InputError, "epochs is '3'"),
-    "batch > data": (lambda: new(batch=61), InputError, "batch of 61.*only 60 examples"),
-    "batch 0": (lambda: new(batch=0), InputError, "batch size is 0.*at least 1"),
-    "batch -1": (lambda: new(batch=-1), InputError, "batch size is -1"),
-    "batch 1.5": (lambda: new(batch=1.5), InputError, "batch size is 1.5"),
-    "batch name": (lambda: new(batch="big-bach"), InputError, "did you mean 'big-batch'"),
-    "step name": (lambda: new(step="armjo"), InputError, "did you mean 'armijo'"),
-    "step 0": (lambda: new(step=0.0), InputError, "step size is 0.0"),
-    "step nan": (lambda: new(step=float("nan")), InputError, "step size is nan"),
+    "batch > data": (lambda: new(batch_size=61), InputError, "batch of 61.*only 60 samples"),
+    "batch 0": (lambda: new(batch_size=0), InputError, "batch size is 0.*at least 1"),
+    "batch -1": (lambda: new(batch_size=-1), InputError, "batch size is -1"),
+    "batch 1.5": (lambda: new(batch_size=1.5), InputError, "batch size is 1.5"),
+    "batch name": (lambda: new(batch_size="big-bach"), InputError, "did you mean 'big-batch'"),
+    "step name": (lambda: new(lr="armjo"), InputError, "did you mean 'armijo'"),
+    "step 0": (lambda: new(lr=0.0), InputError, "step size is 0.0"),
+    "step nan": (lambda: new(lr=float("nan")), InputError, "step size is nan"),
     "seed": (lambda: new(seed=-1), InputError, "seed must be between 0"),
-    "no examples": (lambda: new(train=empty()), DataError, "data are empty"),
-    "one example": (lambda: new(train=(torch.ones(1, 2), torch.tensor([0])), batch=1), DataError, "a single example"),
-    "lengths": (lambda: new(train=(torch.ones(5, 2), torch.zeros(4))), DataError, "5 examples and y has 4"),
+    "no samples": (lambda: new(train=empty()), DataError, "data are empty"),
+    "one sample": (
+        lambda: new(train=(torch.ones(1, 2), torch.tensor([0])), batch_size=1),
+        DataError,
+        "a single sample",
+    ),
+    "lengths": (lambda: new(train=(torch.ones(5, 2), torch.zeros(4))), DataError, "5 samples and y has 4"),
     "NaN": (lambda: new(train=(torch.full((9, 2), float("nan")), torch.zeros(9))), DataError, "x has 18 NaN"),
     "objects": (lambda: new(train=(np.array([[1, "a"]], dtype=object), [0])), DataError, "object array"),
     "path": (lambda: new(train="nowhere.npz"), DataError, "nowhere.npz does not exist"),
     "armijo over Adam": (
-        lambda: new(step="armijo", make=torch.optim.Adam),
+        lambda: new(lr="armijo", make=torch.optim.Adam),
         UnsupportedError,
         "'armijo' searches along the gradient, but Adam moves in another direction; use torch.optim.SGD",
     ),
     "Barzilai-Borwein over Adam": (
-        lambda: new(batch="big-batch", step="barzilai-borwein", make=torch.optim.AdamW),
+        lambda: new(batch_size="big-batch", lr="barzilai-borwein", make=torch.optim.AdamW),
         UnsupportedError,
         "'barzilai-borwein' searches along the gradient, but AdamW",
     ),
-    "LBFGS": (lambda: new(step=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS evaluates the loss itself"),
+    "LBFGS": (lambda: new(lr=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS evaluates the loss itself"),
     "noise of every batch": (
-        lambda: new(batch="big-batch", noise="auto(every=8)"),
+        lambda: new(batch_size="big-batch", noise="auto(every=8)"),
         InputError,
         r"noise='auto\(every=8\)' measures every 8 steps, but the rule 'big-batch' needs a measurement of every batch",
     ),
@@ -89,22 +93,22 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         "noise='per-example' cannot measure this run: .*'1'.*use noise='auto' or",
     ),
     "noise in a metric, averaged": (
-        lambda: new(step="auto", noise="micro-batch(preconditioned=True)"),
+        lambda: new(lr="auto", noise="micro-batch(preconditioned=True)"),
         UnsupportedError,
         "the step rule 'averaged-distance' has it step others",
     ),
     "noise-scaled without a rate": (
-        lambda: new(batch="big-batch", step="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
+        lambda: new(batch_size="big-batch", lr="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
         InputError,
         "learning rate of 0 to scale",
     ),
     "two dtypes, averaged": (
-        lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), step="auto"),
+        lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), lr="auto"),
         UnsupportedError,
         "in one dtype",
     ),
     "foreign optimizer, averaged": (
-        lambda: new(step="auto", make=lambda _: sgd(network().parameters())),
+        lambda: new(lr="auto", make=lambda _: sgd(network().parameters())),
         UnsupportedError,
         "not trainable parameters of the model",
     ),
@@ -213,20 +217,20 @@ def test_what_auto_and_none_mean() -> None:
     assert resolve_step("armijo(c=0.3)") == Armijo(c=0.3)
     assert resolve_batch("auto", AveragedDistance()) == SWEET_SPOT_WHEN_AVERAGING == SweetSpot(floor=3.0, ceiling=8.0)
     assert resolve_batch("auto", Constant()) == SweetSpot()
-    assert resolve_batch(SweetSpot(first=8), Constant()) == SweetSpot(first=8)
+    assert resolve_batch(SweetSpot(initial=8), Constant()) == SweetSpot(initial=8)
 
 
 def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> None:
     averaging = SWEET_SPOT_WHEN_AVERAGING
-    assert resolve_batch("bounded(most=64)", AveragedDistance()) == Bounded(averaging, most=64)
-    assert resolve_batch(Snapped(Bounded(most=64)), AveragedDistance()) == Snapped(Bounded(averaging, most=64))
-    assert resolve_batch("bounded(most=64)", Constant()) == Bounded(SweetSpot(), most=64)
-    for written in (Bounded(SweetSpot(), most=64), Bounded("sweet-spot", most=64), Snapped(BigBatch())):
+    assert resolve_batch("bounded(max_size=64)", AveragedDistance()) == Bounded(averaging, max_size=64)
+    assert resolve_batch(Rounded(Bounded(max_size=64)), AveragedDistance()) == Rounded(Bounded(averaging, max_size=64))
+    assert resolve_batch("bounded(max_size=64)", Constant()) == Bounded(SweetSpot(), max_size=64)
+    for written in (Bounded(SweetSpot(), max_size=64), Bounded("sweet-spot", max_size=64), Rounded(BigBatch())):
         assert resolve_batch(written, AveragedDistance()) is written
 
 
 def test_the_optimizer_that_none_brings() -> None:
-    plain = new(step=None).optimizer
+    plain = new(lr=None).optimizer
     assert isinstance(plain, torch.optim.SGD) and plain.param_groups[0]["lr"] == 0.01
-    averaged = new(step="auto").optimizer
+    averaged = new(lr="auto").optimizer
     assert isinstance(averaged, torch.optim.Adam) and averaged.param_groups[0]["betas"] == (0.0, 0.99)

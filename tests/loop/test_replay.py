@@ -13,7 +13,7 @@ from rightbatch.decision import Decision
 from rightbatch.measurements import Audit
 from rightbatch.record import EventLog, RunFolder, read_history, replay_of
 from rightbatch.rule_text import write_rule
-from rightbatch.rules.batch_size import Replay, size_rule
+from rightbatch.rules.batch_size import Replay, batch_size_rule
 
 
 class Log:
@@ -28,7 +28,7 @@ class Log:
 
     def consumed(self, step: int, intervals: list[Interval]) -> None: ...
 
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None: ...
+    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None: ...
 
     def audit(self, step: int, samples: int, method: str, audit: Audit) -> None: ...
 
@@ -36,11 +36,13 @@ class Log:
 
 
 def batches(folder: Path, batch: object) -> list[float]:
-    """Three epochs on 500 examples: the size of every batch."""
+    """Three epochs on 500 samples: the size of every batch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.05), blobs(500), batch=batch, seed=1, epochs=3)
-    log = Log(folder, auto.size_rule)
+    auto = AutoBatch(
+        model, torch.optim.SGD(model.parameters(), lr=0.05), blobs(500), batch_size=batch, seed=1, epochs=3
+    )
+    log = Log(folder, auto.batch_size_rule)
     auto.observe(log)
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x), y))
@@ -52,16 +54,16 @@ def batches(folder: Path, batch: object) -> list[float]:
 
 @pytest.mark.parametrize(
     "batch",
-    ["growth(4, 60, over_epochs=2)", "ada-batch(8, every_epochs=0.5)", "snapped('growth(4, 60, over_epochs=2)')"],
+    ["growth(4, 60, over_epochs=2)", "ada-batch(8, every_epochs=0.5)", "rounded('growth(4, 60, over_epochs=2)')"],
 )
 def test_a_run_is_replayed_batch_for_batch(batch: str, tmp_path: Path) -> None:
     first = batches(tmp_path / "first", batch)
     rule = replay_of(tmp_path / "first")
-    assert len(set(first)) > 2 and size_rule(write_rule(rule)) == rule
+    assert len(set(first)) > 2 and batch_size_rule(write_rule(rule)) == rule
     assert batches(tmp_path / "again", rule) == first
 
 
-@pytest.mark.parametrize("batch", ["big-batch(kappa=0.3, first=8)", "snapped('big-batch(kappa=0.3, first=8)')"])
+@pytest.mark.parametrize("batch", ["big-batch(kappa=0.3, initial=8)", "rounded('big-batch(kappa=0.3, initial=8)')"])
 def test_batches_that_grew_are_replayed_at_once_until_an_epoch_ends(batch: str, tmp_path: Path) -> None:
     first = batches(tmp_path / "first", batch)
     within = next(step for step in range(len(first)) if sum(first[:step]) > 400)
@@ -69,8 +71,8 @@ def test_batches_that_grew_are_replayed_at_once_until_an_epoch_ends(batch: str, 
     assert batches(tmp_path / "again", replay_of(tmp_path / "first"))[:within] == first[:within]
 
 
-def test_sizes_are_read_by_the_examples_consumed(tmp_path: Path) -> None:
-    batches(tmp_path / "run", "thresholds('0:10 200:50 900:20')")
+def test_sizes_are_read_by_the_samples_consumed(tmp_path: Path) -> None:
+    batches(tmp_path / "run", "piecewise('0:10 200:50 900:20')")
     assert replay_of(tmp_path / "run") == Replay(((0, 10), (200, 50), (900, 20)))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from rightbatch import AutoBatch
 from rightbatch.data import blobs
 from rightbatch.errors import InputError, UnsupportedError
-from rightbatch.rules.lr import STEP_RULES
+from rightbatch.rules.lr import LR_RULES
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(torch.optim.SGD, lr=0.02),
@@ -47,7 +47,7 @@ SETTINGS = {"interpolation": "interpolation(2.0, 1.0)"}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("rule", STEP_RULES)
+@pytest.mark.parametrize("rule", LR_RULES)
 def test_every_pair_trains_or_is_refused(rule: str, optimizer: str) -> None:
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
@@ -55,7 +55,7 @@ def test_every_pair_trains_or_is_refused(rule: str, optimizer: str) -> None:
     if optimizer in FREE:
         made.train()  # type: ignore[attr-defined]
     step = SETTINGS.get(rule, rule)
-    build = partial(AutoBatch, model, made, blobs(400), batch="thresholds('0:16 64:32 192:64')", step=step, epochs=1)
+    build = partial(AutoBatch, model, made, blobs(400), batch_size="piecewise('0:16 64:32 192:64')", lr=step, epochs=1)
     if optimizer not in RESTRICTED.get(rule, OPTIMIZERS):
         with pytest.raises((UnsupportedError, InputError), match=type(made).__name__):
             build()
@@ -72,7 +72,7 @@ def test_every_pair_trains_or_is_refused(rule: str, optimizer: str) -> None:
 def test_sde_sets_the_optimizer_as_the_batch_grows() -> None:
     model = nn.Linear(2, 3)
     adam = torch.optim.Adam(model.parameters(), lr=0.002, betas=(0.9, 0.99), eps=1e-6)
-    auto = AutoBatch(model, adam, blobs(64), batch="thresholds('0:16 32:32')", step="sde", epochs=1)
+    auto = AutoBatch(model, adam, blobs(64), batch_size="piecewise('0:16 32:32')", lr="sde", epochs=1)
     for x, y in auto:
         auto.backward(F.cross_entropy(model(x), y))
         auto.step()

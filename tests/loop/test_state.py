@@ -35,12 +35,12 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 RUNS: dict[str, tuple[Any, Any, Any, Callable[[nn.Module], torch.optim.Optimizer] | None]] = {
     "fixed, SGD with momentum": (32, None, None, sgd),
     "fixed, Adam": (32, 0.02, None, adam),
-    "fixed, measured": (32, "noise-scaled(learning_rate=0.5)", "auto(every=3)", sgd),
+    "fixed, measured": (32, "noise-scaled(lr=0.5)", "auto(every=3)", sgd),
     "fixed, micro-batches in Adam's metric": (32, 0.02, "micro-batch(every=2, preconditioned=True)", adam),
     "fixed, auto": (16, "auto", None, None),
     "fixed, auto over SGD": (16, "auto", None, sgd),
-    "big-batch, armijo": (BigBatch(first=8, kappa=0.1, growth=0.5), "armijo", None, None),
-    "big-batch, Barzilai-Borwein": (BigBatch(first=8, kappa=0.1, growth=0.5), "barzilai-borwein", None, None),
+    "big-batch, armijo": (BigBatch(initial=8, kappa=0.1, growth=0.5), "armijo", None, None),
+    "big-batch, Barzilai-Borwein": (BigBatch(initial=8, kappa=0.1, growth=0.5), "barzilai-borwein", None, None),
 }
 
 
@@ -191,7 +191,7 @@ def test_loading_in_the_midst_of_a_search_keeps_what_was_loaded(drive: Any) -> N
 
 
 def other(**changes: Any) -> AutoBatch:
-    settings: dict[str, Any] = {"train": blobs(N), "batch": 32, "step": 0.1, "seed": 3, **changes}
+    settings: dict[str, Any] = {"train": blobs(N), "batch_size": 32, "lr": 0.1, "seed": 3, **changes}
     model = network()
     return AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1), settings.pop("train"), **settings)
 
@@ -199,10 +199,10 @@ def other(**changes: Any) -> AutoBatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 64}, r"of fixed\(examples=32\) and constant.*this run has fixed\(examples=64\)"),
-        ({"step": 0.2}, r"constant\(learning_rate=0.1\) and none, this run has .*constant\(learning_rate=0.2\)"),
-        ({"step": "armijo"}, "this run has .*armijo"),
-        ({"batch": BigBatch()}, "this run has big-batch"),
+        ({"batch_size": 64}, r"of fixed\(samples=32\) and constant.*this run has fixed\(samples=64\)"),
+        ({"lr": 0.2}, r"constant\(lr=0.1\) and none, this run has .*constant\(lr=0.2\)"),
+        ({"lr": "armijo"}, "this run has .*armijo"),
+        ({"batch_size": BigBatch()}, "this run has big-batch"),
         ({"noise": "micro-batch"}, r"and none, this run has .* and micro-batch"),
         ({"seed": 4}, "seed=3, this stream has seed=4"),
         ({"train": blobs(N + 1)}, f"n={N}, this stream has n={N + 1}"),
@@ -222,21 +222,21 @@ def test_a_state_of_other_rules_or_data_is_refused(changes: dict[str, Any], mess
 
 
 def test_failures_and_cuts_are_remembered(drive: Any) -> None:
-    auto = other(noise="auto(every=1)", step="noise-scaled")
+    auto = other(noise="auto(every=1)", lr="noise-scaled")
     calls = iter(range(100))
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target) * (float("nan") if next(calls) == 2 else 1.0)
 
     drive(auto, loss, steps=3)
-    again = other(noise="auto(every=1)", step="noise-scaled")
+    again = other(noise="auto(every=1)", lr="noise-scaled")
     again.model.load_state_dict(auto.model.state_dict())
     again.load_state_dict(auto.state_dict())
     torch.manual_seed(1)
     expected = drive(auto)
     torch.manual_seed(1)
     assert drive(again) == expected
-    assert again.learning_rate == auto.learning_rate < 0.05
+    assert again.lr == auto.lr < 0.05
 
 
 def test_a_resumed_run_knows_that_exact_norms_are_impossible(drive: Any) -> None:

@@ -13,8 +13,8 @@ from rightbatch.loop.timing.step_time_model import StepTimeModel
 
 def timed(points: list[tuple[int, float]]) -> StepTimeModel:
     timer = StepTimeModel()
-    for examples, seconds in points:
-        timer.add(examples, seconds)
+    for samples, seconds in points:
+        timer.add(samples, seconds)
     return timer
 
 
@@ -28,7 +28,7 @@ def twin(points: list[tuple[int, float]]) -> tuple[float, float]:
 def test_recovers_a_straight_line() -> None:
     fit = timed([(b, 2e-3 + 1e-5 * b) for b in (8, 32, 128, 512) for _ in range(4)]).fit()
     assert fit is not None
-    assert fit.fixed_s == pytest.approx(2e-3) and fit.per_example_s == pytest.approx(1e-5)
+    assert fit.fixed_s == pytest.approx(2e-3) and fit.per_sample_s == pytest.approx(1e-5)
     assert fit.half_performance == pytest.approx(200)
     assert (fit.sizes, fit.smallest, fit.largest) == (4, 8, 512)
     assert 0 < fit.standard_error < 40
@@ -38,7 +38,7 @@ def test_agrees_with_least_squares_where_all_weights_are_equal() -> None:
     points = [(4, 1.3e-3), (16, 1.5e-3), (64, 2.7e-3), (256, 6.1e-3), (1024, 23e-3)]
     fit = timed(points).fit()
     assert fit is not None
-    assert (fit.fixed_s, fit.per_example_s) == pytest.approx(twin(points), rel=1e-9)
+    assert (fit.fixed_s, fit.per_sample_s) == pytest.approx(twin(points), rel=1e-9)
 
 
 def test_asks_for_three_sizes_over_a_range_of_four() -> None:
@@ -53,9 +53,9 @@ def test_one_time_in_five_five_times_too_long_barely_matters() -> None:
     source, true_half = random.Random(0), 50.0
     timer = StepTimeModel()
     for _ in range(31):
-        for examples in (4, 8, 16, 32, 64, 128, 256):
-            seconds = 1e-3 * (1 + examples / true_half) * source.lognormvariate(0.0, 0.05)
-            timer.add(examples, seconds * (5 if source.random() < 0.2 else 1))
+        for samples in (4, 8, 16, 32, 64, 128, 256):
+            seconds = 1e-3 * (1 + samples / true_half) * source.lognormvariate(0.0, 0.05)
+            timer.add(samples, seconds * (5 if source.random() < 0.2 else 1))
     fit = timer.fit()
     assert fit is not None
     # A median of 31 times of 5 % spread errs by about 1 %, n½ by about 4 %; the outliers shift all sizes alike.
@@ -66,9 +66,9 @@ def test_standard_error_covers_the_scatter() -> None:
     source, errors, stated = random.Random(1), [], []
     for _ in range(200):
         timer = StepTimeModel()
-        for examples in (4, 8, 16, 32, 64, 128):
+        for samples in (4, 8, 16, 32, 64, 128):
             for _ in range(3):
-                timer.add(examples, (1 + examples / 40) * source.lognormvariate(0.0, 0.1))
+                timer.add(samples, (1 + samples / 40) * source.lognormvariate(0.0, 0.1))
         fit = timer.fit()
         assert fit is not None
         errors.append(fit.half_performance - 40)
@@ -86,15 +86,15 @@ def test_stays_within_limits_where_the_line_is_flat_or_through_zero() -> None:
     assert flat is not None and falling is not None and through_zero is not None and steeper is not None
     assert flat.half_performance == falling.half_performance == 16 * 128
     assert through_zero.half_performance == pytest.approx(1) and steeper.half_performance == pytest.approx(1)
-    assert through_zero.per_example_s > 0 and flat.per_example_s > 0
+    assert through_zero.per_sample_s > 0 and flat.per_sample_s > 0
 
 
 def test_follows_a_machine_that_changes() -> None:
     timer = StepTimeModel()
     for factor in (1.0, 3.0):
         for _ in range(31):
-            for examples in (8, 32, 128):
-                timer.add(examples, factor * (1e-3 + 1e-5 * examples))
+            for samples in (8, 32, 128):
+                timer.add(samples, factor * (1e-3 + 1e-5 * samples))
     fit = timer.fit()
     assert fit is not None and fit.fixed_s == pytest.approx(3e-3)
     assert [count for _, _, count in timer.points()] == [31, 31, 31]
@@ -148,7 +148,7 @@ def test_leaves_out_broken_times_and_refuses_broken_sizes() -> None:
 def test_whatever_the_times_the_fit_is_sensible(points: list[tuple[int, float]]) -> None:
     fit = timed(points).fit()
     if fit is not None:
-        assert fit.fixed_s > 0 and fit.per_example_s > 0
+        assert fit.fixed_s > 0 and fit.per_sample_s > 0
         assert 1 - 1e-9 <= fit.half_performance <= 16 * fit.largest * (1 + 1e-9)
         assert fit.standard_error >= 0 and math.isfinite(fit.standard_error)
         assert fit.seconds(fit.smallest) > 0

@@ -16,7 +16,7 @@ HALF = (FIXED_S + UPDATE_S) / EACH_S
 
 
 def ready() -> StepTimer:
-    """A clock that has climbed a ladder up to 512 examples and knows the seconds of an update."""
+    """A clock that has climbed a ladder up to 512 samples and knows the seconds of an update."""
     clock = StepTimer()
     clock.start_ladder(10**6, 512)
     size = clock.climb(0.0)
@@ -38,7 +38,7 @@ def run(clock: StepTimer, steps: int, batch: int, load: float, each_s: float = E
 
 
 def test_a_slower_machine_does_not_change_the_shape() -> None:
-    """Eight times slower, at one size only: an ordinary fit of all times would put n½ at a few examples."""
+    """Eight times slower, at one size only: an ordinary fit of all times would put n½ at a few samples."""
     clock = ready()
     run(clock, 200, 300, load=8.0)
     fit, present = clock.fit(), clock.present()
@@ -49,7 +49,7 @@ def test_a_slower_machine_does_not_change_the_shape() -> None:
 
 
 def test_a_change_of_shape_is_followed() -> None:
-    """Examples become four times dearer while the fixed cost stays: n½ goes towards a quarter."""
+    """Samples become four times dearer while the fixed cost stays: n½ goes towards a quarter."""
     clock = ready()
     for _ in range(20):
         run(clock, 2 * COMPARE_EVERY_STEPS, 512, load=1.0, each_s=4 * EACH_S)
@@ -139,7 +139,7 @@ def test_a_second_ladder_left_in_the_middle_is_begun_again() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_run_disturbed_at_its_start_finds_its_batch(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is a fake: a pass on b examples takes 1 ms + b/30 ms, n½ is 30. In the first batch some take longer.
+    """The clock is a fake: a pass on b samples takes 1 ms + b/30 ms, n½ is 30. In the first batch some take longer.
 
     The ladder is climbed again in the first epoch, where a quarter of it is left after step 64, else not at all.
     """
@@ -147,7 +147,7 @@ def test_a_run_disturbed_at_its_start_finds_its_batch(epochs: int, monkeypatch: 
     monkeypatch.setattr("rightbatch.loop.auto_batch.perf_counter", lambda: now_s[0])
     x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
     model = nn.Linear(3, 1)
-    auto = AutoBatch(model, None, (x, x.sum(1, keepdim=True)), SweetSpot(first=16, most=16), 0.01, epochs=epochs)
+    auto = AutoBatch(model, None, (x, x.sum(1, keepdim=True)), SweetSpot(initial=16, max_size=16), 0.01, epochs=epochs)
     sizes: list[int] = []
     for passes, (a, b) in enumerate(auto):
         slow = disturbed(passes) if auto.steps == 0 else 1.0

@@ -34,7 +34,7 @@ def model(*layers: nn.Module) -> nn.Sequential:
 
 def test_a_fixed_batch_is_the_plain_loop() -> None:
     ours, plain = model(), model()
-    fit(ours, as_stream(Stream(), 200), batch=30, step=0.5, epochs=2, progress=False)
+    fit(ours, as_stream(Stream(), 200), batch_size=30, lr=0.5, epochs=2, progress=False)
     for _ in range(2):
         for start in range(0, 200, 30):
             rows = slice(start, min(start + 30, 200))
@@ -47,10 +47,10 @@ def test_a_fixed_batch_is_the_plain_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "step"), [("auto", "auto"), ("big-batch(first=8)", "armijo"), ("sweet-spot", "auto"), (16, "armijo")]
+    ("batch", "step"), [("auto", "auto"), ("big-batch(initial=8)", "armijo"), ("sweet-spot", "auto"), (16, "armijo")]
 )
 def test_rules_that_measure_enlarge_time_and_search(batch: Any, step: str, tmp_path: Path, no_report: None) -> None:
-    settings: dict[str, Any] = {"batch": batch, "step": step, "epochs": 3, "valid": (X[:50], Y[:50])}
+    settings: dict[str, Any] = {"batch_size": batch, "lr": step, "epochs": 3, "valid": (X[:50], Y[:50])}
     run = fit(model(nn.BatchNorm1d(8)), as_stream(Stream(), 190), run_dir=tmp_path / "run", progress=False, **settings)
     report = verify_ledger(tmp_path / "run" / "ledger.txt", 190)
     assert report.ok and report.complete_epochs == 3 and run.history
@@ -66,13 +66,13 @@ def test_memory_that_runs_out_begins_the_batch_anew() -> None:
 
     narrow, wide = Narrow(*model()), model()
     for each in (narrow, wide):
-        fit(each, as_stream(Stream(), 200), batch=50, step=0.5, epochs=2, progress=False)
+        fit(each, as_stream(Stream(), 200), batch_size=50, lr=0.5, epochs=2, progress=False)
     torch.testing.assert_close(narrow.state_dict(), wide.state_dict(), rtol=1e-10, atol=1e-12)
 
 
-def test_statistics_of_batch_norm_are_those_of_the_first_examples() -> None:
+def test_statistics_of_batch_norm_are_those_of_the_first_samples() -> None:
     source = as_stream(Stream(), 200)
-    auto = AutoBatch(model(), None, source, batch=60, step=0.1)
+    auto = AutoBatch(model(), None, source, batch_size=60, lr=0.1)
     for x, y in auto:
         auto.backward(F.cross_entropy(auto.model(x), y))
         auto.step()
@@ -83,8 +83,8 @@ def test_statistics_of_batch_norm_are_those_of_the_first_examples() -> None:
     torch.testing.assert_close(layer.running_var, X.var(0))
 
 
-def test_a_loop_left_early_begins_with_the_first_example_no_step_has_used() -> None:
-    auto = AutoBatch(model(), None, as_stream(Stream(), 200), batch=40, step=0.1, micro_batch=10)
+def test_a_loop_left_early_begins_with_the_first_sample_no_step_has_used() -> None:
+    auto = AutoBatch(model(), None, as_stream(Stream(), 200), batch_size=40, lr=0.1, micro_batch=10)
     seen = []
     for x, y in auto:
         auto.backward(F.cross_entropy(auto.model(x), y))
@@ -102,7 +102,7 @@ def test_one_stream_trains_one_model_after_the_other() -> None:
     source = as_stream(Stream(), 150)
     first, second = model(), model()
     for each in (first, second):
-        fit(each, source, batch=30, step=0.5, epochs=1, progress=False)
+        fit(each, source, batch_size=30, lr=0.5, epochs=1, progress=False)
     assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
@@ -129,7 +129,12 @@ class Items(torch.utils.data.Dataset[Any]):
 
 
 @pytest.mark.parametrize(
-    "batch", ["growth(first=8, last=64, over_epochs=3)", "big-batch(first=8)", "gradient-noise-scale(first=8, most=60)"]
+    "batch",
+    [
+        "growth(initial=8, last=64, over_epochs=3)",
+        "big-batch(initial=8)",
+        "gradient-noise-scale(initial=8, max_size=60)",
+    ],
 )
 @pytest.mark.parametrize("data", ["workers", "stream"])
 def test_each_micro_batch_is_tagged_with_the_decision_it_was_cut_under(
@@ -137,9 +142,9 @@ def test_each_micro_batch_is_tagged_with_the_decision_it_was_cut_under(
 ) -> None:
     """Of what workers and streams have fetched ahead nothing is cut by an older decision than the tag says."""
     source = with_workers(Items(), 2) if data == "workers" else as_stream(Stream(), 200)
-    step = "noise-scaled(learning_rate=0.05)" if batch.startswith("gradient") else 0.1
+    step = "noise-scaled(lr=0.05)" if batch.startswith("gradient") else 0.1
     run = fit(
-        model(), source, batch=batch, step=step, epochs=4, noise="micro-batch(every=3)" if "noise" in batch else None,
+        model(), source, batch_size=batch, lr=step, epochs=4, noise="micro-batch(every=3)" if "noise" in batch else None,
         run_dir=tmp_path / "run", progress=False,
     )  # fmt: skip
     events = list(read_events(tmp_path / "run" / "events.jsonl"))
@@ -156,7 +161,13 @@ def test_each_micro_batch_is_tagged_with_the_decision_it_was_cut_under(
 def test_the_tag_is_at_hand_with_the_micro_batch_and_survives_saving() -> None:
     def begun() -> AutoBatch:
         return AutoBatch(
-            model(), None, (X, Y), batch="growth(first=8, last=64, over_epochs=3)", step=0.1, epochs=400, micro_batch=8
+            model(),
+            None,
+            (X, Y),
+            batch_size="growth(initial=8, last=64, over_epochs=3)",
+            lr=0.1,
+            epochs=400,
+            micro_batch=8,
         )
 
     auto, tags = begun(), []

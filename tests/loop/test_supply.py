@@ -29,9 +29,9 @@ def test_a_batch_holds_between_half_and_all_of_what_is_wanted(n: int, data: st.D
     position, wanted = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))
     line = stream(n, position)
     intervals = Supply(line, None, exact=False).draw(wanted)
-    examples = sum(i.examples for i in intervals)
-    assert examples >= 0.5 * wanted
-    assert examples <= max(2, wanted) + (wanted == 2) or wanted > n / 2  # a single example is not left alone
+    samples = sum(i.samples for i in intervals)
+    assert samples >= 0.5 * wanted
+    assert samples <= max(2, wanted) + (wanted == 2) or wanted > n / 2  # a single sample is not left alone
     assert all(a.epoch + 1 == b.epoch and b.start == 0 and a.stop == n for a, b in pairwise(intervals))
     if wanted > n / 2 and len(intervals) > 1:
         assert line.position == 0
@@ -45,12 +45,12 @@ def test_a_batch_of_most_of_the_data_is_not_enlarged_beyond_its_epoch(n: int, da
     line = stream(n, position)
     supply = Supply(line, None, exact=False)
     first = supply.draw(max(1, wanted // 2))
-    held = sum(i.examples for i in first)
+    held = sum(i.samples for i in first)
     while held < wanted:
         intervals = supply.draw(wanted, held)
         if not intervals:
             break
-        held += sum(i.examples for i in intervals)
+        held += sum(i.samples for i in intervals)
     if held < wanted:
         assert line.position == 0  # the next batch begins with an epoch
 
@@ -87,7 +87,7 @@ def test_big_batch_grows_to_all_the_data_and_stops_where_their_gradient_vanishes
     n = len(x)
     torch.manual_seed(0)
     model = nn.Linear(4, 1).double()
-    auto = AutoBatch(model, None, (x, y), BigBatch(first=4, tolerance=1e-8), 0.2)
+    auto = AutoBatch(model, None, (x, y), BigBatch(initial=4, tolerance=1e-8), 0.2)
     witness = watch(auto)
     loss = nn.MSELoss()
     sizes = []
@@ -124,7 +124,7 @@ def test_a_batch_half_grown_is_begun_again_as_it_began(identical: Callable[[Any,
     def run(interrupt: bool) -> tuple[list[int], dict[str, Any]]:
         torch.manual_seed(0)
         model = nn.Linear(4, 1).double()
-        auto = AutoBatch(model, None, (x, y), BigBatch(theta=0.2, first=4), 0.05, epochs=1)
+        auto = AutoBatch(model, None, (x, y), BigBatch(theta=0.2, initial=4), 0.05, epochs=1)
         sizes: list[int] = []
         interrupted = not interrupt
         while True:
@@ -151,7 +151,7 @@ def test_big_batch_carries_its_size_through_saving(theta: float) -> None:
     x, y = noisy_data()
 
     def loop(model: nn.Module) -> AutoBatch:
-        return AutoBatch(model, None, (x, y), BigBatch(theta=theta, first=4), 0.05, epochs=4)
+        return AutoBatch(model, None, (x, y), BigBatch(theta=theta, initial=4), 0.05, epochs=4)
 
     def sizes(auto: AutoBatch, model: nn.Module, steps: int) -> list[int]:
         found: list[int] = []

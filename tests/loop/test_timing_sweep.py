@@ -26,7 +26,7 @@ def climb(
 
 
 def test_known_hardware() -> None:
-    """t = 1 ms + 10 µs·b: sizes double until one takes 3.5 times as long as 4 examples, here 512."""
+    """t = 1 ms + 10 µs·b: sizes double until one takes 3.5 times as long as 4 samples, here 512."""
     asked, points = climb(lambda b: 1e-3 + 1e-5 * b)
     assert tuple(asked[:2]) == WARM_UP
     assert [size for size, _ in points] == [4, 8, 16, 32, 64, 128, 256, 512]
@@ -88,7 +88,7 @@ def test_bounds_are_kept(fixed_s: float, each_s: float, most_samples: int, most_
 
 
 def start(clock: StepTimer, fixed_s: float, each_s: float) -> int:
-    """Climb to the end; return how many examples that took."""
+    """Climb to the end; return how many samples that took."""
     clock.start_ladder(10**6, 4096)
     drawn, size = 0, clock.climb(0.0)
     while size is not None:
@@ -109,7 +109,7 @@ def test_the_clock_adds_the_update_to_the_ladder() -> None:
     fitted = clock.fit()
     assert fitted is not None
     assert fitted.fixed_s == pytest.approx(1.5e-3, rel=1e-6)
-    assert fitted.per_example_s == pytest.approx(1e-5, rel=1e-6)
+    assert fitted.per_sample_s == pytest.approx(1e-5, rel=1e-6)
     assert fitted.half_performance == pytest.approx(150, rel=1e-6)
     assert [size for size, _, _ in clock.points()] == [4, 8, 16, 32, 64, 128, 256, 512]
 

@@ -47,7 +47,7 @@ def test_expectation_is_the_truth_after_every_step(maker: str, sizes: list[int])
     moments = AdamMoments([weight], optimizer)
     for taken, b in enumerate(steps(optimizer, weight, sizes)):
         found = moments.measurement(7.0, b)
-        assert (found.examples, found.gradient_norm2, found.method) == (b, 7.0, "optimizer-state")
+        assert (found.samples, found.gradient_norm2, found.method) == (b, 7.0, "optimizer-state")
         assert all(math.isnan(error) for error in found.standard_error)
         if taken < 2:
             assert math.isnan(found.variance) and math.isnan(found.signal)
@@ -128,7 +128,7 @@ def test_refusals() -> None:
     other = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([weight, other])
     moments = AdamMoments([weight, other], optimizer)
-    with pytest.raises(InputError, match="0 examples"):
+    with pytest.raises(InputError, match="0 samples"):
         moments.measurement(1.0, 0)
     weight.grad = torch.ones(3)
     optimizer.step()

@@ -51,7 +51,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def one_each(output: Tensor) -> Tensor:
-    """A loss for each example, of all positions."""
+    """A loss for each sample, of all positions."""
     return (output.sin() + output.square()).flatten(1).sum(1)
 
 
@@ -197,7 +197,7 @@ def test_data_parallel_wrapper(process_group: object) -> None:
 
 
 class Own(nn.Module):
-    """Uses of a parameter that a second run cannot repeat, example by example."""
+    """Uses of a parameter that a second run cannot repeat, sample by sample."""
 
     def __init__(self, use: str) -> None:
         super().__init__()
@@ -223,11 +223,11 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        ("randomness", "one example at a time .*random"),
-        ("control flow", "one example at a time"),
+        ("randomness", "one sample at a time .*random"),
+        ("control flow", "one sample at a time"),
         ("coupling", "alone is not what it was in the batch"),
-        ("kept tensor", "one example at a time .*shape"),
-        ("positions first", "no dimension 0 of 6 examples"),
+        ("kept tensor", "one sample at a time .*shape"),
+        ("positions first", "no dimension 0 of 6 samples"),
         ("changed in the forward", "alone is not what it was in the batch|changed before"),
     ],
 )
@@ -247,9 +247,9 @@ def test_parameters_changed_before_the_reading_are_noticed() -> None:
         norms.measurement(1.0, B)
 
 
-def test_positions_first_is_not_taken_for_examples() -> None:
+def test_positions_first_is_not_taken_for_samples() -> None:
     layer = nn.TransformerEncoderLayer(WIDTH, 2, 6, 0.0).double()
-    with pytest.raises(UnsupportedError, match=r"not 6 examples second|\(positions, examples, features\) is needed"):
+    with pytest.raises(UnsupportedError, match=r"not 6 samples second|\(positions, samples, features\) is needed"):
         both(layer, inputs())
 
 

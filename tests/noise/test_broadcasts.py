@@ -1,4 +1,4 @@
-"""Parameters and tables broadcast along the examples: read where they are broadcast, or left to a second run."""
+"""Parameters and tables broadcast along the samples: read where they are broadcast, or left to a second run."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ B, T, W, TOKENS = 5, 4, 6, 9
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:
-    """Quadratic in each example's output, so that no gradient is zero by symmetry."""
+    """Quadratic in each sample's output, so that no gradient is zero by symmetry."""
     return ((output.sin() + output.square()).flatten(1).sum(1) * target).mean()
 
 
@@ -176,7 +176,7 @@ def test_parameters_that_act_by_broadcasting(name: str, no_second_run: None) -> 
     act, shapes = ACTING[name]
     model, x, y = Acting(act, **shapes).double(), normal(T, W), normal()
     assert read(model, x, y) == pytest.approx(exact(model, x, y), rel=1e-10)
-    assert measure(model, loss, x, y, method="per-example").reason == "all examples in one backward pass"
+    assert measure(model, loss, x, y, method="per-example").reason == "all samples in one backward pass"
 
 
 MODELS = {
@@ -186,7 +186,7 @@ MODELS = {
     "language": (lambda: Language(tie=False), lambda: torch.randint(0, TOKENS, (B, T))),
     "positions with a leading one": (
         lambda: Language(lambda n: torch.arange(n).unsqueeze(0)), lambda: torch.randint(0, TOKENS, (B, T))),
-    "positions as many as examples": (Language, lambda: torch.randint(0, TOKENS, (B, B))),
+    "positions as many as samples": (Language, lambda: torch.randint(0, TOKENS, (B, B))),
     "positions equal": (lambda: Language(lambda n: torch.arange(n) // 2), lambda: torch.randint(0, TOKENS, (B, T))),
     "positions used again": (lambda: Language(again=True), lambda: torch.randint(0, TOKENS, (B, T))),
     "positions from the table of tokens": (TiedPlaces, lambda: torch.randint(0, TOKENS, (B, T))),
@@ -199,7 +199,7 @@ def test_models(name: str, no_second_run: None) -> None:
     model, x, y = make().double(), given(), normal()
     assert read(model, x, y) == pytest.approx(exact(model, x, y), rel=1e-10)
     found = measure(model, loss, x, y, method="per-example")
-    assert found.reason == "all examples in one backward pass"
+    assert found.reason == "all samples in one backward pass"
     assert found.variance == pytest.approx(exact(model, x, y), rel=1e-10)
 
 
@@ -228,22 +228,22 @@ def test_anything_else_is_run_again_or_read(name: str) -> None:
 
 REFUSED = {
     "coupled": (lambda m, x: (x - x.mean(0, keepdim=True)) * m.gain, "couples them"),
-    "a row for each example": (lambda m, x: x + m.rows[:, None], "one example"),
-    "positions first": (lambda m, x: x.transpose(0, 1) * m.gain, "no dimension 0 of 5 examples"),
+    "a row for each sample": (lambda m, x: x + m.rows[:, None], "one sample"),
+    "positions first": (lambda m, x: x.transpose(0, 1) * m.gain, "no dimension 0 of 5 samples"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_broadcast_along_examples_is_refused(name: str) -> None:
+def test_what_is_no_broadcast_along_samples_is_refused(name: str) -> None:
     act, message = REFUSED[name]
-    inner = Acting(act, **({"rows": (B, W)} if name == "a row for each example" else {"gain": (W,)}))
+    inner = Acting(act, **({"rows": (B, W)} if name == "a row for each sample" else {"gain": (W,)}))
     inner.after = nn.Identity()
     with pytest.raises(UnsupportedError, match=message):
         read(nn.Sequential(nn.Linear(W, W), inner).double(), normal(T, W), torch.ones(()))
 
 
 class Latents(nn.Module):
-    """Latents, or positions, that pass through layers of their own before they meet the examples."""
+    """Latents, or positions, that pass through layers of their own before they meet the samples."""
 
     def __init__(self, count: int, table: bool) -> None:
         super().__init__()
@@ -258,11 +258,11 @@ class Latents(nn.Module):
 
 
 @pytest.mark.parametrize("table", [False, True])
-def test_layers_on_as_many_positions_as_examples_are_not_misread(table: bool) -> None:
+def test_layers_on_as_many_positions_as_samples_are_not_misread(table: bool) -> None:
     x, y = normal(T, W), normal()
     model = Latents(B + 1, table).double()
     assert read(model, x, y) == pytest.approx(exact(model, x, y), rel=1e-10)
-    with pytest.raises(UnsupportedError, match="as many positions as there are examples"):
+    with pytest.raises(UnsupportedError, match="as many positions as there are samples"):
         read(Latents(B, table).double(), x, y)
 
 
@@ -283,7 +283,7 @@ class Penalised(Language):
 def test_a_table_that_is_not_broadcast_is_refused() -> None:
     model = Penalised("not broadcast").double()
     model.block = nn.Identity()
-    with pytest.raises(UnsupportedError, match=r"'wpe': has input of shape \(4,\), not 5 examples first"):
+    with pytest.raises(UnsupportedError, match=r"'wpe': has input of shape \(4,\), not 5 samples first"):
         read(model, torch.randint(0, TOKENS, (B, T)), normal())
 
 
@@ -305,7 +305,7 @@ def test_penalties_on_what_is_broadcast_are_found() -> None:
 
 
 @pytest.mark.parametrize("make", [Vision, Language])
-def test_micro_batches_of_one_example(make: Callable[[], nn.Module]) -> None:
+def test_micro_batches_of_one_sample(make: Callable[[], nn.Module]) -> None:
     model, y = make().double(), normal()
     x = normal(1, 8, 8) if make is Vision else torch.randint(0, TOKENS, (B, T))
     norms = PerExampleNorms(model)

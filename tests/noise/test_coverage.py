@@ -85,7 +85,7 @@ def test_micro_batches_of_uneven_size_state_about_the_same(problems: ModuleType)
     check(problems, population, [m.intervals for m in found], 0.85, 0.95)
 
 
-def test_two_examples_say_nothing() -> None:
+def test_two_samples_say_nothing() -> None:
     found = measure(nn.Linear(2, 1), F.mse_loss, torch.randn(2, 2), torch.randn(2, 1))
     assert found.intervals == NO_INTERVALS
     same = measure(nn.Linear(2, 1).double(), F.mse_loss, torch.ones(6, 2).double(), torch.ones(6, 1).double())

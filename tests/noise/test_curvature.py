@@ -36,8 +36,8 @@ def half_square(output: Tensor, target: Tensor) -> Tensor:
     return ((output - target).square() * H).sum(1).mean() / 2
 
 
-def targets(examples: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(examples, N).double(), torch.randn(examples, N).double()
+def targets(samples: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(samples, N).double(), torch.randn(samples, N).double()
 
 
 def network() -> nn.Module:
@@ -98,15 +98,15 @@ def test_against_a_hessian_formed_entry_by_entry(preconditioned: bool) -> None:
     assert again == pytest.approx(trace, abs=4 * traces.std().item() / math.sqrt(300))
 
 
-@pytest.mark.parametrize("examples", [2, 6, 7])
-def test_mean_over_all_splits_of_a_small_batch_is_the_trace_itself(examples: int) -> None:
+@pytest.mark.parametrize("samples", [2, 6, 7])
+def test_mean_over_all_splits_of_a_small_batch_is_the_trace_itself(samples: int) -> None:
     # few splits, so that 200 drawn with seed 0 are within 10 % of all; exact where there is one split only
-    model, (x, y) = Point(3.0), targets(examples)
+    model, (x, y) = Point(3.0), targets(samples)
     found = measure_curvature(objective(model, half_square, x, y), ParameterGroups(model, None), noise=True, probes=200)
     bend = (H * (g := H * (3 - y.mean(0))) * g).sum().item()
     trace = (H**3 * y.var(0)).sum().item()
-    rel = 1e-9 if examples == 2 else 0.1
-    assert found.noise_scale * bend / (1 + found.noise_scale / examples) == pytest.approx(trace, rel=rel)
+    rel = 1e-9 if samples == 2 else 0.1
+    assert found.noise_scale * bend / (1 + found.noise_scale / samples) == pytest.approx(trace, rel=rel)
 
 
 def test_noise_scale_and_its_error_on_a_quadratic_with_known_covariance() -> None:
@@ -233,7 +233,7 @@ def test_parameters_come_back_when_the_difference_fails() -> None:
     assert all(map(torch.equal, before, model.parameters()))
 
 
-def test_coupled_examples_are_compared_by_halves() -> None:
+def test_coupled_samples_are_compared_by_halves() -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
     found = measure(model, F.cross_entropy, torch.randn(64, 5).double(), torch.arange(64) % 3, curvature="noise")
     assert found.method == "micro-batch" and found.curvature.noise_scale > 0

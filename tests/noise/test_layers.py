@@ -74,7 +74,7 @@ def norms_spread(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
-def test_hooks_agree_with_one_backward_pass_per_example(name: str, reduction: str) -> None:
+def test_hooks_agree_with_one_backward_pass_per_sample(name: str, reduction: str) -> None:
     model, x, y = built((LAYERS | NETWORKS)[name])
     exact = reference_measurement(model, Squared("mean"), x, y)
     found = by_hooks(model, x, y, reduction)
@@ -101,7 +101,7 @@ def test_measure_has_the_reference_and_its_jackknife(name: str) -> None:
     model, x, y = built((LAYERS | NETWORKS)[name])
     exact = reference_measurement(model, Squared("mean"), x, y)
     found = measure(model, Squared("mean"), x, y, method="per-example")
-    assert found.reason == "all examples in one backward pass"
+    assert found.reason == "all samples in one backward pass"
     assert found.variance == pytest.approx(exact.variance, rel=1e-10)
     assert found.signal == pytest.approx(exact.signal, rel=1e-10, abs=1e-10 * exact.variance)
     assert found.standard_error == pytest.approx(exact.standard_error, rel=1e-8)

@@ -12,8 +12,8 @@ from rightbatch import InputError, UnsupportedError, measure
 from rightbatch.noise import per_example_gradients, reference_measurement
 
 
-def batch(examples: int = 16) -> tuple[Tensor, Tensor]:
-    return torch.randn(examples, 6), torch.randint(0, 3, (examples,))
+def batch(samples: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, 6), torch.randint(0, 3, (samples,))
 
 
 def plain() -> nn.Sequential:
@@ -43,13 +43,13 @@ def test_recurrent_and_reused_layers_take_one_backward_pass(make: type[nn.Module
     model, (x, y) = make().double(), batch()
     found = measure(model, F.cross_entropy, x.double(), y)
     exact = reference_measurement(model, F.cross_entropy, x.double(), y)
-    assert found.reason == "all examples in one backward pass"
+    assert found.reason == "all samples in one backward pass"
     assert found.variance == pytest.approx(exact.variance, rel=1e-10)
     assert found.standard_error == pytest.approx(exact.standard_error, rel=1e-8)
 
 
 class Centred(nn.Module):
-    """Couples its examples without a BatchNorm."""
+    """Couples its samples without a BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Centred(nn.Module):
 
 
 class PositionsFirst(nn.Module):
-    """Its layer sees (positions, examples, features), with as many positions as examples."""
+    """Its layer sees (positions, samples, features), with as many positions as samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class PositionsFirst(nn.Module):
 
 
 class Packed(Recurrent):
-    """Its sequences are packed, which hides the examples' dimension."""
+    """Its sequences are packed, which hides the samples' dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
         packed = nn.utils.rnn.pack_padded_sequence(x.unsqueeze(1), torch.ones(len(x)).long(), batch_first=True)
@@ -81,7 +81,7 @@ class Packed(Recurrent):
 
 
 @pytest.mark.parametrize("make", [Packed, PositionsFirst])
-def test_unsupported_models_take_a_backward_pass_per_example(make: type[nn.Module]) -> None:
+def test_unsupported_models_take_a_backward_pass_per_sample(make: type[nn.Module]) -> None:
     model, (x, y) = make().double(), batch()
     found = measure(model, F.cross_entropy, x.double(), y)
     exact = reference_measurement(model, F.cross_entropy, x.double(), y)
@@ -94,7 +94,7 @@ def test_unsupported_models_take_a_backward_pass_per_example(make: type[nn.Modul
 def test_batch_norm_is_measured_by_micro_batches_and_said_so() -> None:
     model, (x, y) = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), batch(64)
     found = measure(model, F.cross_entropy, x, y)
-    assert found.method == "micro-batch" and "'1'" in found.reason and "couple the examples" in found.reason
+    assert found.method == "micro-batch" and "'1'" in found.reason and "couple the samples" in found.reason
     assert found.variance > 0
     with pytest.raises(UnsupportedError, match="'1': BatchNorm1d in training mode"):
         measure(model, F.cross_entropy, x, y, method="per-example")
@@ -191,7 +191,7 @@ def test_reference_on_a_problem_known_by_hand() -> None:
 
 REFUSALS = [
     (plain, lambda o, t: F.cross_entropy(o, t, reduction="none"), batch(), "scalar"),
-    (plain, lambda o, t: F.cross_entropy(o, t, reduction="sum"), batch(), "sum over the 16 examples"),
+    (plain, lambda o, t: F.cross_entropy(o, t, reduction="sum"), batch(), "sum over the 16 samples"),
     (plain, lambda o, t: F.cross_entropy(o, t).item(), batch(), "a float"),
     (plain, lambda o, t: F.cross_entropy(o, t) * math.nan, batch(), "nan"),
     (plain, lambda o, t: torch.ones(()), batch(), "does not depend"),
@@ -200,7 +200,7 @@ REFUSALS = [
     (plain, F.cross_entropy, ([[1.0]], [0]), "must be tensors"),
     (nn.ReLU, F.cross_entropy, batch(), "no trainable parameters"),
     (lambda: nn.LSTM(6, 3), F.cross_entropy, batch(), "returned a tuple"),
-    (lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), F.cross_entropy, batch(3), "at least 4 examples"),
+    (lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), F.cross_entropy, batch(3), "at least 4 samples"),
 ]
 
 

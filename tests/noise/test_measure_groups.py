@@ -14,8 +14,8 @@ from rightbatch.measurements import Measurement
 from rightbatch.noise import Preconditioner, per_example_gradients
 
 
-def batch(examples: int = 12) -> tuple[Tensor, Tensor]:
-    return torch.randn(examples, 6).double(), torch.randint(0, 3, (examples,))
+def batch(samples: int = 12) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, 6).double(), torch.randint(0, 3, (samples,))
 
 
 def plain() -> nn.Module:
@@ -71,7 +71,7 @@ def moments(g: Tensor) -> tuple[float, float, float]:
 
 
 def jackknife_errors(g: Tensor) -> list[float]:
-    """By leaving each example out in earnest."""
+    """By leaving each sample out in earnest."""
     b = len(g)
     left = torch.tensor([[v, s, v / s] for _, v, s in (moments(torch.cat([g[:i], g[i + 1 :]])) for i in range(b))])
     return ((left - left.mean(0)).square().sum(0) * (b - 1) / b).sqrt().tolist()
@@ -107,7 +107,7 @@ def test_whole_and_groups_against_explicit_gradients(make: Any, kind: str) -> No
             parts[k].mul_(diagonal.flatten())
     found = measure(model, F.cross_entropy, x, y, optimizer=optimizer)
     assert found.method == "per-example"
-    assert found.reason.startswith("one backward pass per example" if make is Functional else "all examples in one")
+    assert found.reason.startswith("one backward pass per example" if make is Functional else "all samples in one")
     assert found.metric == ("" if kind == "SGD" else kind.partition(",")[0])
     assert_same(found, torch.cat(parts, 1))
     assert len(found.groups) == 2
@@ -127,7 +127,7 @@ def test_float32_agrees_with_float64() -> None:
     again = AdamW(split(single), lr=1e-2)
     again.load_state_dict(optimizer.state_dict())
     found = measure(single, F.cross_entropy, x.float(), y, optimizer=again)
-    assert found.reason == "all examples in one backward pass"
+    assert found.reason == "all samples in one backward pass"
     assert found.variance == pytest.approx(exact.variance, rel=1e-4)
     assert found.standard_error.variance == pytest.approx(exact.standard_error.variance, rel=1e-3)
 
@@ -145,7 +145,7 @@ def test_micro_batches_in_the_metric(coupled: bool) -> None:
         rows.append([gradient * preconditioner.diagonal(p) for gradient, p in zip(g, model.parameters(), strict=True)])
     for measured, kinds in ((found, (1, 2)), (found.groups[0], (2,)), (found.groups[1], (1,))):
         g = torch.stack([torch.cat([part.flatten() for part in row if part.ndim in kinds]) for row in rows])
-        # the spread of the means of 4 examples, in units of one
+        # the spread of the means of 4 samples, in units of one
         assert measured.variance == pytest.approx(4 * g.var(0).sum().item())
         assert measured.gradient_norm2 == pytest.approx(g.mean(0).square().sum().item())
 

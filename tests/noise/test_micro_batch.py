@@ -28,11 +28,11 @@ def test_unbiased_over_every_sample_there_is(sizes: tuple[int, ...]) -> None:
     assert np.mean([m.signal for m in found]) == pytest.approx(np.square(mean).sum(), rel=1e-12)
 
 
-def test_single_examples_are_the_per_example_estimate() -> None:
+def test_single_samples_are_the_per_sample_estimate() -> None:
     gradients = np.random.default_rng(0).normal(size=(6, 3))
     found = measured(gradients, (1,) * 6)
     assert found.variance == pytest.approx(np.square(gradients - gradients.mean(0)).sum() / 5)
-    assert (found.method, found.reason, found.examples) == ("micro-batch", "because", 6)
+    assert (found.method, found.reason, found.samples) == ("micro-batch", "because", 6)
 
 
 def test_standard_error_is_that_of_repeated_batches() -> None:
@@ -53,8 +53,8 @@ def test_refusals() -> None:
         norms.measurement(1.0, 4)
     norms.add(4, 1.0)
     assert math.isnan(norms.measurement(1.0, 8).standard_error.variance)
-    with pytest.raises(InputError, match="8 examples were added of a batch of 9"):
+    with pytest.raises(InputError, match="8 samples were added of a batch of 9"):
         norms.measurement(1.0, 9)
     norms.clear()
-    with pytest.raises(InputError, match="0 examples"):
+    with pytest.raises(InputError, match="0 samples"):
         norms.measurement(1.0, 8)

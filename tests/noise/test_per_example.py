@@ -22,8 +22,8 @@ def network() -> nn.Sequential:
     )
 
 
-def batch(examples: int = 8) -> tuple[Tensor, Tensor]:
-    return torch.randn(examples, 1, 6, 6), torch.randint(0, 5, (examples,))
+def batch(samples: int = 8) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, 1, 6, 6), torch.randint(0, 5, (samples,))
 
 
 def gradient_norm2(model: nn.Module) -> float:
@@ -102,7 +102,7 @@ def test_an_abandoned_batch_is_forgotten() -> None:
     norms.arm(5)
     model(x[:5])
     norms.disarm()
-    assert read(norms, model, x, y).examples == 8
+    assert read(norms, model, x, y).samples == 8
 
 
 def test_forward_passes_without_gradient_are_ignored() -> None:
@@ -138,7 +138,7 @@ def test_a_late_backward_does_not_reach_the_next_batch() -> None:
     F.cross_entropy(model(x), y).backward()
     expected = gradient_norm2(model)
     late.backward()
-    assert norms.measurement(expected, 8).examples == 8
+    assert norms.measurement(expected, 8).samples == 8
 
 
 def test_graphs_and_models_are_freed() -> None:
@@ -212,7 +212,7 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize(
     ("use", "message"),
-    [("never", "no part"), ("flattened", "not 8 examples")],
+    [("never", "no part"), ("flattened", "not 8 samples")],
 )
 def test_a_pass_not_fully_seen_is_refused(use: str, message: str) -> None:
     model = Odd(use)

@@ -65,7 +65,7 @@ def exact(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | float = 1.0)
 
 @pytest.mark.parametrize("kind", ["convolutions", "positions", "shared"])
 def test_sketches_are_unbiased_and_know_their_error(kind: str) -> None:
-    """The mean of 300 draws is within 4 standard errors of V̂; the stated error covers sketch and examples together."""
+    """The mean of 300 draws is within 4 standard errors of V̂; the stated error covers sketch and samples together."""
     model, x, y = case(kind)
     norms = PerExampleNorms(model, Cheapest())
     found = [measured(norms, model, x, y) for _ in range(300)]
@@ -144,9 +144,9 @@ def test_the_metric_of_the_optimizer(kind: str, pieces: int, make: Callable[...,
 
 
 def test_audit_of_sketches() -> None:
-    """Exact values are those of examples of the batch; estimates scatter about them as the audit says (4 sigma)."""
+    """Exact values are those of samples of the batch; estimates scatter about them as the audit says (4 sigma)."""
     model, x, y = case("convolutions")
-    audited = Audited(PerExampleNorms(model, Cheapest()), model, every=3, examples=B)
+    audited = Audited(PerExampleNorms(model, Cheapest()), model, every=3, samples=B)
     found = [measured(audited, model, x, y) for _ in range(120)]
     audits = [m.audit for m in found]
     assert [a is not None for a in audits] == [i % 3 == 0 for i in range(120)]
@@ -156,7 +156,7 @@ def test_audit_of_sketches() -> None:
     pulls = []
     for audit in audits:
         if audit is not None:
-            assert audit.examples == B
+            assert audit.samples == B
             assert audit.exact == pytest.approx(total, rel=1e-9)
             pulls.append((audit.estimate - audit.exact) / audit.standard_error)
     assert abs(sum(pulls) / len(pulls)) <= 4 / len(pulls) ** 0.5
@@ -165,7 +165,7 @@ def test_audit_of_sketches() -> None:
 
 def test_audit_of_micro_batches() -> None:
     model, x, y = case("positions")
-    audited = Audited(MicroBatches(list(model.parameters())), model, every=2, examples=B // 4)
+    audited = Audited(MicroBatches(list(model.parameters())), model, every=2, samples=B // 4)
     found = [measured(audited, model, x, y, pieces=4) for _ in range(4)]
     assert [m.audit is not None for m in found] == [True, False, True, False]
     audit = found[0].audit

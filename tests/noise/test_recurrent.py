@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rightbatch import UnsupportedError
 from rightbatch.measurements import Measurement
 from rightbatch.noise import PerExampleNorms, squared_norm
-from rightbatch.noise.estimators.grad_hooks import Taps
+from rightbatch.noise.estimators.grad_hooks import GradHooks
 from rightbatch.noise.layers import reading
 from rightbatch.noise.layers.plan import Choice
 from rightbatch.noise.layers.recurrences import Recurrence, Steps, gru, lstm, rnn_relu, rnn_tanh
@@ -62,7 +62,7 @@ def test_derivatives_are_those_of_autograd(equations: Recurrence, bias: bool, po
 
 
 class Weighed(nn.Module):
-    """A random linear form of some of what a recurrent module returns, for each example."""
+    """A random linear form of some of what a recurrent module returns, for each sample."""
 
     def __init__(self, inner: nn.Module, of: Callable[..., list[Tensor]], given: bool) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_contributions_add_up_to_the_gradient(
 
 def summed(model: nn.Module, x: Tensor) -> dict[Tensor, Tensor]:
     """Σ c_i of every parameter."""
-    taps = Taps(model, keep=True)
+    taps = GradHooks(model, keep=True)
     run = taps.begin(len(x))
     model(x).sum().backward()
     taps.remove()
@@ -156,7 +156,7 @@ def test_half_precision_is_widened() -> None:
 def test_an_input_changed_in_between_is_refused(levels: int) -> None:
     model = Weighed(nn.LSTM(Q, H, levels, batch_first=True), everything, False)
     x = torch.randn(B, 6, Q)
-    taps = Taps(model, keep=True)
+    taps = GradHooks(model, keep=True)
     run = taps.begin(B)
     model(x).sum().backward()
     taps.remove()

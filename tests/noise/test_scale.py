@@ -91,11 +91,11 @@ def test_no_signal_is_infinite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decay", "measurements", "examples", "dimensions", "noise_scale"),
+    ("decay", "measurements", "samples", "dimensions", "noise_scale"),
     [(0.9, 20, 32, 50, 10.0), (0.9, 60, 32, 50, 100.0), (0.95, 40, 16, 5, 50.0), (0.9, 30, 64, 1000, 500.0)],
 )
 def test_the_interval_covers_the_truth_nine_times_in_ten(
-    decay: float, measurements: int, examples: int, dimensions: int, noise_scale: float
+    decay: float, measurements: int, samples: int, dimensions: int, noise_scale: float
 ) -> None:
     # Gaussian gradients: V̂ and ḡ are independent with known laws, drawn directly. 600 windows, seed 1: a true 90 %
     # shows as 90 ± 1.2 %, and 85 to 95 % is what is asked.
@@ -104,12 +104,12 @@ def test_the_interval_covers_the_truth_nine_times_in_ten(
     covered = 0
     for _ in range(600):
         tracker = NoiseScale(decay)
-        mean = rng.normal(size=(measurements, dimensions)) / math.sqrt(examples)
+        mean = rng.normal(size=(measurements, dimensions)) / math.sqrt(samples)
         mean[:, 0] += math.sqrt(variance / noise_scale)
         norms2 = np.square(mean).sum(1)
-        variances = rng.chisquare((examples - 1) * dimensions, measurements) / (examples - 1)
+        variances = rng.chisquare((samples - 1) * dimensions, measurements) / (samples - 1)
         for v, norm2 in zip(variances, norms2, strict=True):
-            tracker.update(one(float(v), float(norm2 - v / examples)), 0)
+            tracker.update(one(float(v), float(norm2 - v / samples)), 0)
         found = tracker.estimate(0)
         covered += found.low <= noise_scale <= found.high
     assert 0.85 <= covered / 600 <= 0.95

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rightbatch.noise.layers import convolution_sketches, sketches
 from rightbatch.noise.layers.coverage import RULES
-from rightbatch.noise.layers.rule import Kept
+from rightbatch.noise.layers.rule import Snapshot
 from rightbatch.noise.layers.signs import BLOCK_SIGNS, Signs
 from rightbatch.noise.layers.sketches import SKETCHES
 
@@ -36,7 +36,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def used(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Kept, Tensor, Tensor]:
+def used(
+    layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> tuple[Snapshot, Tensor, Tensor]:
     """What the layer's rule keeps, the gradient at its output, and the exact norms."""
     layer.to(dtype)
     x = torch.randn(B, *shape, dtype=dtype, requires_grad=True)
@@ -46,7 +48,7 @@ def used(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.fl
     return kept, d, rule.norms2(layer, kept, d)
 
 
-def sketch(layer: nn.Module, kept: Kept, d: Tensor, signs: Signs, probes: int = 1) -> Tensor:
+def sketch(layer: nn.Module, kept: Snapshot, d: Tensor, signs: Signs, probes: int = 1) -> Tensor:
     return SKETCHES[RULES[type(layer)]](layer, kept, d, signs, probes)
 
 
@@ -77,7 +79,7 @@ def test_the_mean_of_many_is_exact(name: str, along_input: bool, bias: bool, mon
 def test_the_mean_of_many_embeddings_is_exact(
     padding_idx: int | None, pool: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # with the small pool the examples share signs, moved along: still unbiased
+    # with the small pool the samples share signs, moved along: still unbiased
     monkeypatch.setattr(sketches, "BLOCK_SIGNS", pool)
     layer, ids = nn.Embedding(11, 4, padding_idx), torch.randint(0, 11, (B, 2, 4))
     ids[0, 0] = 2
@@ -99,11 +101,11 @@ def test_a_frozen_weight_leaves_what_is_exact(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["linear, few inputs", "conv, stride and padding", "transposed 2d"])
-def test_errors_of_examples_are_independent(name: str) -> None:
+def test_errors_of_samples_are_independent(name: str) -> None:
     make, shape = CASES[name]
     layer = make()
     kept, d, _ = used(layer, shape)
-    # the same example over and over: with signs in common all estimates would be the same
+    # the same sample over and over: with signs in common all estimates would be the same
     kept, d = (kept[0][:1].expand(B, *kept[0].shape[1:]), *kept[1:]), d[:1].expand(B, *d.shape[1:])
     signs = Signs()
     draws = torch.stack([sketch(layer, kept, d, signs) for _ in range(1000)])

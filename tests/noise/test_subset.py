@@ -1,4 +1,4 @@
-"""Exact norms of a few examples drawn at random: unbiased for those of all."""
+"""Exact norms of a few samples drawn at random: unbiased for those of all."""
 
 import math
 

@@ -16,13 +16,13 @@ SIGNAL, NOISE = 0.3, 5.0  # s and V of each weight
 PAIRS = torch.tensor([[-1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
 
 
-def gradient(signs: Tensor, examples: int) -> Tensor:
-    return math.sqrt(SIGNAL) + math.sqrt(NOISE / examples) * signs
+def gradient(signs: Tensor, samples: int) -> Tensor:
+    return math.sqrt(SIGNAL) + math.sqrt(NOISE / samples) * signs
 
 
-def measured(estimator: SuccessiveGradients, weights: list[Tensor], examples: int, scale: float = 1.0):
+def measured(estimator: SuccessiveGradients, weights: list[Tensor], samples: int, scale: float = 1.0):
     norm2 = squared_norm([w.grad for w in weights]) * scale**2
-    found = estimator.measurement(norm2, examples, scale)
+    found = estimator.measurement(norm2, samples, scale)
     estimator.disarm()
     return found
 
@@ -39,7 +39,7 @@ def test_expectation_is_the_truth_for_any_sizes(first: int, second: int, scale: 
             assert math.isnan(found.variance) and math.isnan(found.signal)
     assert found.variance == pytest.approx(4 * NOISE, rel=1e-12)
     assert found.signal == pytest.approx(4 * SIGNAL, rel=1e-12)
-    assert (found.examples, found.method) == (second, "successive")
+    assert (found.samples, found.method) == (second, "successive")
     assert all(math.isnan(error) for error in found.standard_error)
 
 
@@ -104,8 +104,8 @@ def test_round_trip_and_copies() -> None:
     assert torch.equal(state["gradients"][0], gradient(PAIRS[0], 4)), "a state is a copy"
 
 
-def test_refuses_no_example() -> None:
-    with pytest.raises(InputError, match="0 examples"):
+def test_refuses_no_sample() -> None:
+    with pytest.raises(InputError, match="0 samples"):
         SuccessiveGradients([nn.Parameter(torch.zeros(1))]).measurement(1.0, 0)
 
 
@@ -113,7 +113,7 @@ def test_in_a_run_the_mean_gradients_of_two_steps_are_compared() -> None:
     x, y = torch.randn(64, 3, dtype=torch.float64), torch.randn(64, 1, dtype=torch.float64)
     model = nn.Linear(3, 1).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    auto = AutoBatch(model, optimizer, (x, y), batch="16", noise="successive(every=1)", micro_batch=7)
+    auto = AutoBatch(model, optimizer, (x, y), batch_size="16", noise="successive(every=1)", micro_batch=7)
     means, mean = [], torch.zeros(4, dtype=torch.float64)
     for part_x, part_y in auto:
         loss = F.mse_loss(model(part_x), part_y)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rightbatch.noise import per_example_gradients
-from rightbatch.noise.estimators.grad_hooks import Taps
+from rightbatch.noise.estimators.grad_hooks import GradHooks
 from rightbatch.noise.layers.sharing import joined
 from rightbatch.noise.layers.weighted import slot_norms2, weighted_norms2
 
@@ -111,7 +111,7 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 def found(model: nn.Module, x: Tensor, y: Tensor, squares: dict[Tensor, Tensor]) -> Tensor:
     """Σ over the slots, of the batch's own contributions: shape (b,)."""
-    taps = Taps(model, keep=True)
+    taps = GradHooks(model, keep=True)
     run = taps.begin(len(x))
     loss(model(x), y).backward()
     taps.remove()
@@ -142,7 +142,7 @@ def test_agrees_with_gradients_formed_one_by_one(name: str, weighted: bool) -> N
 
 def test_of_one_use_the_parameters_add_up_and_one_may_be_weighted_alone() -> None:
     layer, x = nn.Linear(6, 5).double(), torch.randn(7, 6).double()
-    taps = Taps(layer, keep=True)
+    taps = GradHooks(layer, keep=True)
     run = taps.begin(7)
     layer(x).square().sum().backward()
     taps.remove()
@@ -155,7 +155,7 @@ def test_of_one_use_the_parameters_add_up_and_one_may_be_weighted_alone() -> Non
 
 def test_half_precision_is_widened() -> None:
     layer, x = nn.Linear(6, 5).bfloat16(), torch.randn(7, 6).bfloat16()
-    taps = Taps(layer, keep=True)
+    taps = GradHooks(layer, keep=True)
     run = taps.begin(7)
     layer(x).sum().backward()
     taps.remove()

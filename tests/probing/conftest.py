@@ -26,14 +26,14 @@ class Clock:
 
 
 class Timed(nn.Module):
-    """A model whose forward pass on b examples takes seconds(b), and which runs out of memory where told to."""
+    """A model whose forward pass on b samples takes seconds(b), and which runs out of memory where told to."""
 
     def __init__(self, inner: nn.Module, seconds: Seconds, clock: Clock) -> None:
         super().__init__()
         self.inner = inner
         self.seconds = seconds
         self.clock = clock
-        self.fail: Callable[[int], None] = lambda examples: None
+        self.fail: Callable[[int], None] = lambda samples: None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:  # the trial of model and loss beforehand is no step

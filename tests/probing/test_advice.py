@@ -24,7 +24,7 @@ ADVICE = Advice(
     half_performance_error=12.2,
     max_batch=1024,
     limited_by="memory",
-    learning_rate=0.0042,
+    lr=0.0042,
     step_time=StepTime(1.1e-3, 12e-6, 91.7, 12.2, 6, 1, 1024),
     points=POINTS,
     seconds_used=12.34,
@@ -35,10 +35,10 @@ ADVICE = Advice(
 
 def test_the_text_says_what_to_use_and_why() -> None:
     lines = str(ADVICE).splitlines()
-    assert lines[0] == "Use a batch of 208 examples; any from 64 to 256 takes at most 10 % longer to the same result."
-    assert "480 examples (410 to 560 with 90 % confidence)" in lines[1]
-    assert "91.7 ± 12 examples: a step takes 1.1 ms + 12 µs per example" in lines[2]
-    assert "sqrt(480 × 91.7) = 210 examples" in lines[3]
+    assert lines[0] == "Use a batch of 208 samples; any from 64 to 256 takes at most 10 % longer to the same result."
+    assert "480 samples (410 to 560 with 90 % confidence)" in lines[1]
+    assert "91.7 ± 12 samples: a step takes 1.1 ms + 12 µs per example" in lines[2]
+    assert "sqrt(480 × 91.7) = 210 samples" in lines[3]
     assert "1,024, where memory ended" in lines[4]
     assert "0.0042" in lines[5] and "schedule-free Adam" in lines[5]
     assert "7 batch sizes from 1 to 1,024, 217 steps" in lines[6]
@@ -47,8 +47,8 @@ def test_the_text_says_what_to_use_and_why() -> None:
 
 
 def test_the_text_says_what_could_not_be_told() -> None:
-    text = str(replace(ADVICE, noise_high=math.inf, learning_rate=None, low=208, high=208))
-    assert "at least 410 examples (90 % confidence); it could not be told from infinity" in text
+    text = str(replace(ADVICE, noise_high=math.inf, lr=None, low=208, high=208))
+    assert "at least 410 samples (90 % confidence); it could not be told from infinity" in text
     assert re.search(r"learning rate +not told", text)
     assert "every other takes over 10 % longer" in text
 

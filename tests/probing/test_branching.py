@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from rightbatch import InputError
 from rightbatch.data import blobs
 from rightbatch.probing import CriticalBatch, critical_batch, warm_up
-from rightbatch.rules.batch_size import Thresholds
+from rightbatch.rules.batch_size import Piecewise
 
 
 class Mean(nn.Module):
-    """Estimates a mean: loss ½‖w - x‖² for each example."""
+    """Estimates a mean: loss ½‖w - x‖² for each sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ def test_branches_are_the_runs_they_say(scaling: str, power: float) -> None:
         model, torch.optim.SGD(model.parameters(), lr=0.05), (x, y), 8, half_square,
         factors=(1, 2, 4), window_samples=256, tolerance=1e9, scaling=scaling,  # type: ignore[arg-type]
     )  # fmt: skip
-    assert [branch.examples for branch in found.branches] == [8, 16, 32]
+    assert [branch.samples for branch in found.branches] == [8, 16, 32]
     rates = [0.05 * k**power for k in (1, 2, 4)]
-    assert [branch.learning_rate for branch in found.branches] == pytest.approx(rates)
+    assert [branch.lr for branch in found.branches] == pytest.approx(rates)
     order = [int(i) for i in Order(512, 0).indices(0, 0, 256)]
     assert [branch.loss for branch in found.branches] == pytest.approx(branch_losses(x, [8, 16, 32], rates, 256, order))
-    assert found.at_least and found.examples == 32
+    assert found.at_least and found.samples == 32
 
 
 def test_without_noise_small_batches_are_critical_and_with_it_larger_ones() -> None:
@@ -72,10 +72,10 @@ def test_without_noise_small_batches_are_critical_and_with_it_larger_ones() -> N
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings = {"factors": (1, 2, 4, 8, 32), "window_samples": 512, "tolerance": 0.02}
     overshot = critical_batch(model, optimizer, points(1e-3), 2, half_square, **settings)  # type: ignore[arg-type]
-    assert overshot.examples <= 16 and not overshot.at_least
+    assert overshot.samples <= 16 and not overshot.at_least
     slow = torch.optim.SGD(model.parameters(), lr=0.01)
     gentle = critical_batch(model, slow, points(3.0), 2, half_square, **settings)  # type: ignore[arg-type]
-    assert gentle.examples == 64 and gentle.at_least
+    assert gentle.samples == 64 and gentle.at_least
 
 
 def test_it_leaves_no_trace_and_takes_the_optimizer_as_it_is() -> None:
@@ -93,20 +93,20 @@ def test_it_leaves_no_trace_and_takes_the_optimizer_as_it_is() -> None:
     after = (model.state_dict(), optimizer.state_dict(), [p.grad for p in model.parameters()])
     assert repr(before) == repr(after) and torch.equal(random, torch.get_rng_state()) and not model.training
     assert found.samples == 384 and found.window_samples == 96
-    assert all(branch.examples <= 128 for branch in found.branches)
-    assert found.branches[1].learning_rate == pytest.approx(0.01 * math.sqrt(2))
+    assert all(branch.samples <= 128 for branch in found.branches)
+    assert found.branches[1].lr == pytest.approx(0.01 * math.sqrt(2))
     again = critical_batch(model, optimizer, (x, y), 4, factors=(1, 2, 4, 64), window_samples=96, samples=384)
-    assert again == found and f"{found.examples:,} examples after 384" in str(found)
+    assert again == found and f"{found.samples:,} samples after 384" in str(found)
 
 
-def estimate(samples: int, examples: int) -> CriticalBatch:
-    return CriticalBatch(examples, False, samples, 1000, 0.01, ())
+def estimate(samples: int, batch_size: int) -> CriticalBatch:
+    return CriticalBatch(batch_size, False, samples, 1000, 0.01, ())
 
 
 def test_the_schedule_doubles_where_an_estimate_allows_it() -> None:
     rule = warm_up(32, [estimate(0, 40), estimate(1000, 63), estimate(5000, 300), estimate(9000, 200)])
-    assert rule == Thresholds(((0, 32), (5000, 256)))
-    assert warm_up(8, [estimate(0, 16)]) == Thresholds(((0, 16),))
+    assert rule == Piecewise(((0, 32), (5000, 256)))
+    assert warm_up(8, [estimate(0, 16)]) == Piecewise(((0, 16),))
     with pytest.raises(InputError, match="in that order"):
         warm_up(8, [estimate(5, 16), estimate(0, 16)])
 
@@ -116,7 +116,7 @@ def test_the_schedule_doubles_where_an_estimate_allows_it() -> None:
     [
         ({"factors": (2, 4)}, "let them ascend from 1"),
         ({"factors": 4}, "several numbers"),
-        ({"batch": 1000}, "only 512 examples"),
+        ({"batch_size": 1000}, "only 512 samples"),
         ({"window_samples": 10}, "window_samples"),
         ({"scaling": "cubic"}, "scaling"),
         ({"tolerance": -1}, "tolerance"),
@@ -130,7 +130,7 @@ def test_refusals(settings: dict[str, object], complaint: str) -> None:
             torch.optim.SGD(model.parameters(), lr=0.1),
             points(1.0),
             loss=half_square,
-            **{"batch": 8, **settings},  # type: ignore[arg-type]
+            **{"batch_size": 8, **settings},  # type: ignore[arg-type]
         )
 
 

@@ -42,16 +42,16 @@ def test_nothing_is_faster_than_the_sweet_spot(scale: float, half: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("examples", "expected"), [(0.0, 1), (0.4, 1), (1.6, 2), (13.4, 13), (21, 20), (203, 208), (1000, 1024), (65, 64)]
+    ("samples", "expected"), [(0.0, 1), (0.4, 1), (1.6, 2), (13.4, 13), (21, 20), (203, 208), (1000, 1024), (65, 64)]
 )
-def test_rounding_to_four_bits(examples: float, expected: int) -> None:
-    assert rounded(examples) == expected
+def test_rounding_to_four_bits(samples: float, expected: int) -> None:
+    assert rounded(samples) == expected
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(1.0, 1e9))
-def test_rounding_moves_by_a_sixteenth_at_most(examples: float) -> None:
-    assert abs(rounded(examples) - examples) <= max(0.5, examples / 16)
+def test_rounding_moves_by_a_sixteenth_at_most(samples: float) -> None:
+    assert abs(rounded(samples) - samples) <= max(0.5, samples / 16)
 
 
 def test_choices() -> None:
@@ -61,7 +61,7 @@ def test_choices() -> None:
     assert choose(noise(900, 100, math.inf), 100.0, 1, 4096)[0] == choose(noise(100, 90, 110), 100.0, 1, 4096)[0]
     assert choose(noise(math.inf, 0, math.inf), 100.0, 1, 4096)[0] == rounded(300)
     size, low, high = choose(noise(1e9, 1e8, 1e10), 100.0, 1, 64)
-    assert size == high == 64 and 55 <= low < 64  # far below the sweet spot every example counts
+    assert size == high == 64 and 55 <= low < 64  # far below the sweet spot every sample counts
 
 
 def test_which_noise_is_reckoned_with() -> None:

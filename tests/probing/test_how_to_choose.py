@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rightbatch.probing.choice import relative_time, sweet_spot
-from rightbatch.rules.batch_size import SIZE_RULES, size_rule
-from rightbatch.rules.lr import STEP_RULES, step_rule
+from rightbatch.rules.batch_size import BATCH_SIZE_RULES, batch_size_rule
+from rightbatch.rules.lr import LR_RULES, lr_rule
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to-choose.md").read_text(encoding="utf-8")
 
@@ -34,6 +34,6 @@ def test_twice_the_best_batch_costs_at_most_an_eighth() -> None:
 
 def test_the_rules_named_exist() -> None:
     named = set(re.findall(r"`([a-z]+(?:-[a-z0-9]+)+)`", PAGE))
-    assert named <= {*SIZE_RULES, *STEP_RULES}
-    assert size_rule("bounded('norm-test', most=1024)") and size_rule("whole-if-small(threshold=2000)")
-    assert step_rule("linear-scaling('cosine(0.1)', at=256)")
+    assert named <= {*BATCH_SIZE_RULES, *LR_RULES}
+    assert batch_size_rule("bounded('norm-test', max_size=1024)") and batch_size_rule("whole-if-small(threshold=2000)")
+    assert lr_rule("linear-scaling('cosine(0.1)', at=256)")

@@ -29,7 +29,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_a_batch_predicted_beyond_eighty_percent_is_refused(machine: Machine) -> None:
     found = Memory(CPU)
-    machine.peak = 4 * GIB  # 3 GiB for 64 examples: 6 for 128, 9 for 192; 8 may be taken
+    machine.peak = 4 * GIB  # 3 GiB for 64 samples: 6 for 128, 9 for 192; 8 may be taken
     assert found.allows(64, 128)
     assert not found.allows(64, 192)
     machine.held, machine.free = 3 * GIB, 8 * GIB  # 2 of what the steps need are held already

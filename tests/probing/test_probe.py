@@ -32,7 +32,7 @@ OUT_OF_MEMORY = (
 def test_a_known_curve_and_known_noise_give_the_sweet_spot(bench: Make) -> None:
     there = bench(n=1024)
     advice = there.probe()
-    assert advice.step_time.fixed_s == pytest.approx(1e-3) and advice.step_time.per_example_s == pytest.approx(1e-5)
+    assert advice.step_time.fixed_s == pytest.approx(1e-3) and advice.step_time.per_sample_s == pytest.approx(1e-5)
     assert advice.half_performance == pytest.approx(100) and 0 < advice.half_performance_error < 20
     assert all(seconds == pytest.approx(1e-3 + 1e-5 * size) for size, seconds, _ in advice.points)
     assert (advice.max_batch, advice.limited_by) == (1024, "data")
@@ -40,7 +40,7 @@ def test_a_known_curve_and_known_noise_give_the_sweet_spot(bench: Make) -> None:
     scale = math.sqrt(advice.noise_scale * advice.training_noise_scale)
     assert advice.batch_size == rounded(math.sqrt(scale * 100))
     assert advice.noise_low <= there.problem.population.noise_scale(torch.zeros(4)) <= advice.noise_high
-    assert advice.learning_rate is not None and 0.1 < advice.learning_rate < 1
+    assert advice.lr is not None and 0.1 < advice.lr < 1
     assert advice.seconds_used <= 30 and advice.notes == ()
     least = relative_time(scale, 100, advice.batch_size)
     for bound, beyond in ((advice.low, advice.low - 2), (advice.high, advice.high + 2)):
@@ -58,7 +58,7 @@ def test_the_interval_holds_the_true_noise_nine_times_in_ten() -> None:
         steps = Steps(model, problem.source, mean_squared_error, 0, None)
         probe = NoiseProbe(steps, most_forward=600)
         noise = probe.run(Budget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
-        assert noise is not None and (probe.batches, probe.examples) == (24, 25)
+        assert noise is not None and (probe.batches, probe.samples) == (24, 25)
         hits += noise.low <= problem.population.noise_scale(torch.zeros(4)) <= noise.high
     assert 48 <= hits < 60
 
@@ -81,8 +81,8 @@ def test_no_size_is_returned_that_was_not_run_and_no_second_too_many(
 ) -> None:
     there = bench(n, distance=distance, seconds=lambda b: t0 + t1 * b**power)
 
-    def fail(examples: int) -> None:
-        if examples > limit:
+    def fail(samples: int) -> None:
+        if samples > limit:
             raise OUT_OF_MEMORY[0]
 
     there.model.fail = fail
@@ -111,8 +111,8 @@ def test_a_drifting_machine_favours_no_size(bench: Make) -> None:
 def test_memory_that_ends_is_a_limit_and_no_failure(bench: Make, error: Exception) -> None:
     there = bench()
 
-    def fail(examples: int) -> None:
-        if examples > 100:
+    def fail(samples: int) -> None:
+        if samples > 100:
             raise error
 
     there.model.fail = fail
@@ -124,15 +124,15 @@ def test_memory_that_ends_is_a_limit_and_no_failure(bench: Make, error: Exceptio
 
 def test_the_memory_of_the_machine_ends_for_real(bench: Make) -> None:
     there = bench()
-    there.model.fail = lambda examples: torch.empty(10**15 if examples > 32 else 1)
+    there.model.fail = lambda samples: torch.empty(10**15 if samples > 32 else 1)
     assert there.probe().max_batch == 32
 
 
 def test_a_size_that_fits_only_sometimes_is_not_recommended(bench: Make) -> None:
     there = bench()
 
-    def fail(examples: int) -> None:
-        if examples >= 64 and there.clock.sizes.count(64) >= 4:
+    def fail(samples: int) -> None:
+        if samples >= 64 and there.clock.sizes.count(64) >= 4:
             raise OUT_OF_MEMORY[0]
 
     there.model.fail = fail
@@ -141,14 +141,14 @@ def test_a_size_that_fits_only_sometimes_is_not_recommended(bench: Make) -> None
     assert max(size for size, _, _ in advice.points) == 32
 
 
-def test_not_even_one_example_fits(bench: Make) -> None:
+def test_not_even_one_sample_fits(bench: Make) -> None:
     there = bench()
 
-    def fail(examples: int) -> None:
+    def fail(samples: int) -> None:
         raise OUT_OF_MEMORY[0]
 
     there.model.fail = fail
-    with pytest.raises(InputError, match="on 1 example: the smallest batch does not fit on cpu"):
+    with pytest.raises(InputError, match="on 1 sample: the smallest batch does not fit on cpu"):
         there.probe()
 
 
@@ -167,7 +167,7 @@ def test_a_short_budget_gives_what_it_can(bench: Make) -> None:
     there = bench(n=4096, t0=1e-2, t1=1e-3)
     advice = there.probe(seconds=1.2)
     assert advice.seconds_used <= 1.2 and advice.limited_by == "time"
-    assert advice.learning_rate is None and "no learning rate: the time was up" in advice.notes[-1]
+    assert advice.lr is None and "no learning rate: the time was up" in advice.notes[-1]
     assert advice.half_performance == pytest.approx(10, rel=0.01)
 
 
@@ -191,11 +191,11 @@ def test_where_no_signal_is_told_from_zero_the_noise_is_at_least_something(bench
 
 def test_no_gradient_at_all_leaves_speed_alone_to_decide(bench: Make) -> None:
     there = bench(t1=1e-4)
-    there.problem.source.x.zero_()  # every example is at its minimum
+    there.problem.source.x.zero_()  # every sample is at its minimum
     advice = there.probe()
     assert advice.batch_size == 30 and (advice.noise_low, advice.noise_high) == (0, math.inf)
     assert "three quarters" in advice.notes[0] and "unknown" in str(advice)
-    assert advice.learning_rate is None and "lowered the loss" in advice.notes[-1]
+    assert advice.lr is None and "lowered the loss" in advice.notes[-1]
 
 
 def test_without_noise_the_smallest_batch_is_best(bench: Make) -> None:
@@ -223,11 +223,11 @@ def test_batch_norm_begins_at_two_and_is_measured_by_micro_batches() -> None:
     assert "BatchNorm1d" in advice.method and "micro-batches" in advice.method
 
 
-def test_a_source_that_returns_too_few_examples_is_found_out(bench: Make) -> None:
+def test_a_source_that_returns_too_few_samples_is_found_out(bench: Make) -> None:
     there = bench()
     fetch = there.problem.source.fetch
     there.problem.source.fetch = lambda indices: fetch(indices[:3])
-    with pytest.raises(InputError, match="4 examples were asked for, the data returned 3 x and 3 y"):
+    with pytest.raises(InputError, match="4 samples were asked for, the data returned 3 x and 3 y"):
         there.probe()
 
 
@@ -239,10 +239,10 @@ class Pair(nn.Linear):
 X, Y = torch.randn(40, 3), torch.randint(0, 2, (40,))
 LINEAR = nn.Linear(3, 2)
 BAD: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
-    "no examples": (LINEAR, (X[:0], Y[:0]), {}, "empty"),
-    "one example": (LINEAR, (X[:1], Y[:1]), {}, "single example"),
-    "three examples": (LINEAR, (X[:3], Y[:3]), {}, "There are 3 examples; telling n½ takes"),
-    "lengths": (LINEAR, (X, Y[:7]), {}, "40 examples and y has 7"),
+    "no samples": (LINEAR, (X[:0], Y[:0]), {}, "empty"),
+    "one sample": (LINEAR, (X[:1], Y[:1]), {}, "single sample"),
+    "three samples": (LINEAR, (X[:3], Y[:3]), {}, "There are 3 samples; telling n½ takes"),
+    "lengths": (LINEAR, (X, Y[:7]), {}, "40 samples and y has 7"),
     "nan": (LINEAR, (X / 0 * 0, Y), {}, "NaN"),
     "targets": (LINEAR, (X, Y + 5), {}, "5 to 6"),
     "float targets": (LINEAR, (X, Y.float()), {"loss": nn.CrossEntropyLoss()}, "integer class targets"),

@@ -11,7 +11,7 @@ from torch import nn
 
 import rightbatch
 from rightbatch.errors import InputError
-from rightbatch.probing import RateCurve, find_learning_rate
+from rightbatch.probing import RateCurve, find_lr
 
 
 def line(n: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,7 +24,7 @@ def test_it_stops_soon_after_the_largest_stable_rate_of_a_quadratic() -> None:
     """Mean squared error: the Hessian is 2·XᵀX/n, and full-batch descent is stable below 2/λ₁."""
     x, y = line()
     torch.manual_seed(0)
-    curve = find_learning_rate(nn.Linear(4, 1), (x, y), batch=256, low=1e-4, high=100.0, smoothing=0.0)
+    curve = find_lr(nn.Linear(4, 1), (x, y), batch_size=256, low=1e-4, high=100.0, smoothing=0.0)
     limit = 2 / float(torch.linalg.eigvalsh(2 * x.T @ x / len(x))[-1])
     assert limit < curve.rates[-1] < 10 * limit
     assert curve.smoothed == curve.losses
@@ -39,13 +39,13 @@ def test_suggestions_by_hand() -> None:
     assert curve.valley == pytest.approx(10**-2.5)  # it falls from 1e-5 to 1
     assert curve.steepest == pytest.approx(1e-2)  # (0.95 - 0.4)/2 a decade is the most, at 1e-2
     assert curve.tenth_of_minimum == pytest.approx(0.1)
-    assert "valley" in str(curve) and "8 steps of SGD on 8 examples" in str(curve)
+    assert "valley" in str(curve) and "8 steps of SGD on 8 samples" in str(curve)
     flat = RateCurve(rates, (1.0,) * 8, (1.0,) * 8, 8, "SGD")
     assert flat.valley is None and flat.steepest is None and "no suggestion" in str(flat)
 
 
 def test_smoothing_is_an_average_corrected_for_its_start() -> None:
-    curve = find_learning_rate(nn.Linear(4, 1), line(), batch=16, smoothing=0.8)
+    curve = find_lr(nn.Linear(4, 1), line(), batch_size=16, smoothing=0.8)
     weights = 0.8 ** np.arange(len(curve.losses))
     for t in (0, 1, 7):
         expected = (weights[: t + 1] * np.array(curve.losses[t::-1])).sum() / weights[: t + 1].sum()
@@ -63,23 +63,23 @@ def test_it_leaves_no_trace_and_repeats(kind: type[torch.optim.Optimizer]) -> No
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     random = torch.get_rng_state()
-    curve = rightbatch.find_learning_rate(model, (x, y), optimizer=optimizer, batch=32)
+    curve = rightbatch.find_lr(model, (x, y), optimizer=optimizer, batch_size=32)
     after = (model.state_dict(), optimizer.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
     torch.testing.assert_close(after[1], before[1], rtol=0, atol=0)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
     assert torch.equal(torch.get_rng_state(), random)
-    assert curve == rightbatch.find_learning_rate(model, (x, y), optimizer=optimizer, batch=32)
+    assert curve == rightbatch.find_lr(model, (x, y), optimizer=optimizer, batch_size=32)
 
 
 def test_picture_and_refusals(tmp_path: Path) -> None:
     model = nn.Linear(4, 1)
-    curve = find_learning_rate(model, line(), batch=32)
+    curve = find_lr(model, line(), batch_size=32)
     curve.plot(tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="must end in"):
         curve.plot(tmp_path / "rates.txt")
     with pytest.raises(InputError, match="high is"):
-        find_learning_rate(model, line(), low=1.0, high=0.5)
+        find_lr(model, line(), low=1.0, high=0.5)
     with pytest.raises(InputError, match="NaN or infinite"):
-        find_learning_rate(model, (torch.full((8, 4), math.inf), torch.zeros(8, 1)))
+        find_lr(model, (torch.full((8, 4), math.inf), torch.zeros(8, 1)))

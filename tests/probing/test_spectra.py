@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightbatch.decision import Plan, Situation
+from rightbatch.decision import Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.probing import feature_spectrum, kernel_spectrum
-from rightbatch.rules.batch_size import size_rule
+from rightbatch.rules.batch_size import batch_size_rule
 from rightbatch.rules.interpolation import Spectrum
-from rightbatch.rules.lr import step_rule
+from rightbatch.rules.lr import lr_rule
 
 
 def unit_features(n: int, d: int, seed: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def measured_step(x: np.ndarray, m: int) -> tuple[float, float]:
 def test_the_best_step_and_the_critical_batch_are_the_measured_ones() -> None:
     x = unit_features(400, 6, seed=0)
     spectrum = feature_spectrum(x)
-    critical = spectrum.critical_examples
+    critical = spectrum.critical_samples
     assert spectrum.lambda_k is not None and 3 < critical < 40
     for m in range(1, round(2 * critical) + 2):
         rate, left = measured_step(x, m)
@@ -64,7 +64,7 @@ def test_the_best_step_and_the_critical_batch_are_the_measured_ones() -> None:
 def test_batches_really_drawn_leave_what_the_theory_says() -> None:
     x = unit_features(400, 6, seed=1)
     spectrum, random = feature_spectrum(x), np.random.default_rng(0)
-    for m in (1, round(spectrum.critical_examples), 60):
+    for m in (1, round(spectrum.critical_samples), 60):
         rate = spectrum.step(m)
         direction = np.linalg.eigh(steps_left(x, m, np.array([rate])))[1][0, :, -1]
         batches = x[random.integers(len(x), size=(4000, m))]
@@ -80,7 +80,7 @@ def test_no_other_step_is_better(beta: float, top: float, bottom: float, m: int)
     best = spectrum.step(m)
     left = spectrum.contraction(m, best)
     lk = bottom * top * beta
-    if m <= spectrum.critical_examples:
+    if m <= spectrum.critical_samples:
         assert left == pytest.approx(1 - m * lk / (beta + (m - 1) * lk), abs=1e-9)
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert spectrum.contraction(m, factor * best) >= left - 1e-12
@@ -88,11 +88,11 @@ def test_no_other_step_is_better(beta: float, top: float, bottom: float, m: int)
 
 def test_general_convex_losses() -> None:
     spectrum = Spectrum(8.0, 2.0)
-    assert spectrum.critical_examples == 5.0
+    assert spectrum.critical_samples == 5.0
     assert [spectrum.step(m) for m in (1, 5)] == [1 / 8, 5 / 16]
     assert spectrum.step(1e9) == pytest.approx(1 / 2)
     assert spectrum.contraction(5, spectrum.step(5)) == 1.0  # a direction without curvature is left alone
-    assert Spectrum(8.0, 2.0, 2.0).critical_examples == math.inf
+    assert Spectrum(8.0, 2.0, 2.0).critical_samples == math.inf
 
 
 @pytest.mark.parametrize(("n", "d"), [(40, 7), (7, 40)])
@@ -113,17 +113,17 @@ def test_eigenvalues_of_zero_do_not_count() -> None:
 
 def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
     text = "interpolation(8.0, 2.0, 0.4)"
-    size, step = size_rule(text), step_rule(text)
+    size, step = batch_size_rule(text), lr_rule(text)
     spectrum = Spectrum(8.0, 2.0, 0.4)
-    assert size.start(Plan(1000))[0].examples == math.floor(spectrum.critical_examples) == 6
-    assert size.start(Plan(3))[0].examples == 3
-    assert size_rule("interpolation(8.0, 2.0, 2.0)").start(Plan(1000))[0].examples == 1000
+    assert size.start(Plan(1000))[0].samples == math.floor(spectrum.critical_samples) == 6
+    assert size.start(Plan(3))[0].samples == 3
+    assert batch_size_rule("interpolation(8.0, 2.0, 2.0)").start(Plan(1000))[0].samples == 1000
     state = step.start(Plan(1000))[1]
     for m in (1, 6, 50):
-        now = Situation(0, 0, m, 1000, 1.0, 1.0, 0.1)
+        now = StepContext(0, 0, m, 1000, 1.0, 1.0, 0.1)
         with pytest.raises(StopIteration) as stop:
             next(step.decide(now, state))
-        assert stop.value.value[0].learning_rate == spectrum.step(m)
+        assert stop.value.value[0].lr == spectrum.step(m)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
         (lambda: Spectrum(1.0, 2.0), "belong to no loss"),
         (lambda: Spectrum(3.0, 2.0, 2.5), "belong to no loss"),
         (lambda: Spectrum(0.0, 2.0), "beta"),
-        (lambda: size_rule("interpolation(8.0, 9.0)"), "belong to no loss"),
-        (lambda: step_rule("interpolation(8.0)"), "lambda_1"),
-        (lambda: size_rule("interpolation(8.0, 1.0, most=0)"), "Interpolation.most"),
+        (lambda: batch_size_rule("interpolation(8.0, 9.0)"), "belong to no loss"),
+        (lambda: lr_rule("interpolation(8.0)"), "lambda_1"),
+        (lambda: batch_size_rule("interpolation(8.0, 1.0, max_size=0)"), "Interpolation.max_size"),
         (lambda: feature_spectrum(np.zeros((3, 2))), "all zero"),
         (lambda: feature_spectrum(np.zeros(3)), "give a matrix"),
         (lambda: feature_spectrum(np.array([[np.nan]])), "not finite"),

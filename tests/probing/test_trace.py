@@ -121,7 +121,7 @@ def test_nothing_is_left_behind(net: Net) -> None:
         assert same(was, now)
 
 
-def test_the_same_seed_runs_the_same_examples_whatever_the_random_state(net: Net) -> None:
+def test_the_same_seed_runs_the_same_samples_whatever_the_random_state(net: Net) -> None:
     seen: list[list[Tensor]] = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)

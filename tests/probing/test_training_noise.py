@@ -62,7 +62,7 @@ def test_training_leaves_the_probe_where_it_was() -> None:
     steps.begin_epoch(3)
     before = steps.averaging.average()
     found = noise_in_training(steps, curve, 64, budget, 1.0, seed=0)
-    assert found is not None and found.arrived and found.examples == 64
+    assert found is not None and found.arrived and found.samples == 64
     # The noise scale at the start is a lower bound here: it only grows on the way down.
     assert found.noise_scale > problem.sample.noise_scale(torch.zeros(6))
     assert torch.equal(steps.averaging.average(), before)
@@ -82,7 +82,7 @@ def test_the_advice_lies_between_start_and_way(bench: Make) -> None:
     assert all(a < b for a, b in pairwise(places))
 
 
-def test_few_examples_are_not_divided() -> None:
+def test_few_samples_are_not_divided() -> None:
     x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
     advice = rightbatch.probe(torch.nn.Linear(3, 2), (x, y), seconds=60)
     assert advice.training_noise_scale is None and "parameters given" in str(advice.notes)

@@ -51,7 +51,7 @@ def test_a_faultless_run_is_proved(tmp_path: Path, n: int, sizes: list[int]) -> 
     n=st.integers(2, 12),
     entries=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(1, 6)), min_size=1, max_size=8),
 )
-def test_faults_agree_with_counting_every_example(tmp_path: Path, n: int, entries: list[tuple[int, int, int]]) -> None:
+def test_faults_agree_with_counting_every_sample(tmp_path: Path, n: int, entries: list[tuple[int, int, int]]) -> None:
     """The slow twin: count how often each position of each epoch was consumed."""
     intervals = [(epoch, start % n, min(n, start % n + length)) for epoch, start, length in entries]
     path = write(tmp_path / "ledger.txt", *((i, *interval) for i, interval in enumerate(intervals)))
@@ -104,7 +104,7 @@ def test_a_resume_makes_later_entries_void(tmp_path: Path) -> None:
     assert path.read_text().startswith("# step epoch start stop\n")
 
 
-def test_steps_that_failed_have_consumed_their_examples(tmp_path: Path) -> None:
+def test_steps_that_failed_have_consumed_their_samples(tmp_path: Path) -> None:
     """With the data position in the rewind, step numbers that repeat after a restore do no harm."""
     path = tmp_path / "ledger.txt"
     with Ledger(path) as ledger:
@@ -128,7 +128,7 @@ def test_what_it_says_of_a_faultless_run(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.txt") as ledger:
         consume(ledger, 1500, [1000, 1000, 1000, 700])
     assert str(verify_ledger(tmp_path / "ledger.txt", 1500)) == (
-        "2 complete epochs of 1,500 examples and the first 700 of epoch 2: every example exactly once (5 intervals)"
+        "2 complete epochs of 1,500 samples and the first 700 of epoch 2: every sample exactly once (5 intervals)"
     )
 
 

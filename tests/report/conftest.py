@@ -39,7 +39,7 @@ def write_run(
             version="0.1.0",
             time="2025-01-20T14:03:11+00:00",
             machine={
-                "cpu": "Example CPU 2.4 GHz",
+                "cpu": "Sample CPU 2.4 GHz",
                 "cores": 2,
                 "device": "cpu",
                 "torch": "2.13.0",
@@ -51,7 +51,7 @@ def write_run(
             train_samples=TRAIN_SAMPLES,
             valid_samples=10_000 if valid else None,
             batch="auto: sqrt(noise scale · n½) within 3 to 8 n½",
-            step_rule="auto: averaged distance over gradients",
+            lr_rule="auto: averaged distance over gradients",
             optimizer="Adam, schedule-free average",
             seed=0,
             budget={"seconds": 120.0, "epochs": None},
@@ -69,7 +69,7 @@ def write_run(
                     step=step,
                     samples=samples,
                     reason="the loss is not finite (nan)",
-                    learning_rate=rate,
+                    lr=rate,
                     restored_step=step - step % 100,
                 )
             if decide_every and noise and step % decide_every == 0:
@@ -110,7 +110,7 @@ def write_run(
                 epoch=samples / TRAIN_SAMPLES,
                 seconds=seconds,
                 batch_size=batch,
-                learning_rate=rate,
+                lr=rate,
                 train_loss=max(0.02, truth + rng.gauss(0, 0.9 / math.sqrt(batch)) * math.sqrt(truth)),
                 gradient_norm=math.sqrt(truth),
                 noise_scale=scale * math.exp(rng.gauss(0, 0.06)) if measured else None,
@@ -127,7 +127,7 @@ def write_run(
                         for b, c in ((8, 3), (16, 3), (32, 60), (64, 12), (128, 3), (210, 900), (330, 1400), (520, 500))
                     ],
                     fixed_s=FIXED_S,
-                    per_example_s=PER_EXAMPLE_S,
+                    per_sample_s=PER_EXAMPLE_S,
                     half_performance=half,
                     standard_error=6.2,
                 )

@@ -74,7 +74,7 @@ def test_a_full_run(tmp_path: Path, make_run: MakeRun) -> None:
     page = page_of(make_run(tmp_path / "run"))
     assert page.tags["svg"] == 3 * 2 + 1 + 1
     for words in (
-        "Sequential(Linear, ReLU, Linear, ReLU, Linear) trained on 60,000 examples",
+        "Sequential(Linear, ReLU, Linear, ReLU, Linear) trained on 60,000 samples",
         "2 steps could not be taken",
         "best validation accuracy",
         "test accuracy",
@@ -86,7 +86,7 @@ def test_a_full_run(tmp_path: Path, make_run: MakeRun) -> None:
         "Batch size 32 → 206.",
         "12 of these",
         "the time budget of 120 s is spent",
-        "Example CPU 2.4 GHz",
+        "Sample CPU 2.4 GHz",
     ):
         assert words in page.text, words
 
@@ -114,9 +114,9 @@ def test_an_empty_run_and_one_with_a_single_step(tmp_path: Path) -> None:
     with EventLog(run.events) as log:
         log.append("start", model="<mlp> & co", train_samples=10)
     page = page_of(run)
-    assert "Nothing to draw yet" in page.text and "<mlp> & co trained on 10 examples" in page.text
+    assert "Nothing to draw yet" in page.text and "<mlp> & co trained on 10 samples" in page.text
     with EventLog(run.events) as log:
-        log.append("step", step=1, samples=4, epoch=0.4, seconds=0.1, batch_size=4, learning_rate=0.1, train_loss=2.0)
+        log.append("step", step=1, samples=4, epoch=0.4, seconds=0.1, batch_size=4, lr=0.1, train_loss=2.0)
     assert page_of(run).tags["svg"] == 4
 
 
@@ -126,15 +126,15 @@ def test_values_that_are_not_finite_or_absent(tmp_path: Path) -> None:
     with EventLog(run.events) as log:
         for step in range(1, 20):
             log.append(
-                "step", step=step, samples=step, epoch=step, seconds=step, batch_size=1, learning_rate=0.0,
+                "step", step=step, samples=step, epoch=step, seconds=step, batch_size=1, lr=0.0,
                 train_loss=nan, noise_scale=inf, noise_low=0.0, noise_high=inf,
             )  # fmt: skip
         log.append(
             "evaluation", step=19, samples=19, epoch=19, seconds=19, valid_loss=inf, valid_accuracy=nan, best=False
         )
-        log.append("timing", step=19, samples=19, points=[[1, 0.1, 3]], fixed_s=0.1, per_example_s=0.0,
+        log.append("timing", step=19, samples=19, points=[[1, 0.1, 3]], fixed_s=0.1, per_sample_s=0.0,
                    half_performance=inf, standard_error=nan)  # fmt: skip
-        log.append("failure", step=19, samples=19, reason="the loss is not finite (nan)", learning_rate=0.0)
+        log.append("failure", step=19, samples=19, reason="the loss is not finite (nan)", lr=0.0)
         log.append("decision", step=19, samples=19, what="batch", old=1, new=0, reason="", evidence=None)
     assert "1 step could not be taken" in page_of(run).text
 
@@ -190,7 +190,7 @@ def test_how_old_the_noise_was_in_the_end(tmp_path: Path) -> None:
         run = RunFolder.create(tmp_path / str(age), {})
         with EventLog(run.events) as log:
             log.append(
-                "step", step=1, samples=700, epoch=0.1, seconds=1.0, batch_size=10, learning_rate=0.1, train_loss=1.0,
+                "step", step=1, samples=700, epoch=0.1, seconds=1.0, batch_size=10, lr=0.1, train_loss=1.0,
                 noise_scale=30.0, noise_low=20.0, noise_high=40.0, noise_age_samples=age,
             )  # fmt: skip
-        assert ("It was measured 640 examples before the end." in page_of(run).text) is said
+        assert ("It was measured 640 samples before the end." in page_of(run).text) is said

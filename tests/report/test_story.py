@@ -99,7 +99,7 @@ def test_failures_resumes_best_and_end() -> None:
     history = History(
         start={"model": "mlp", "parameters": 10, "train_samples": 1000, "batch": "auto"},
         evaluations=[{"step": 9, "samples": 90, "valid_loss": 0.25, "valid_accuracy": 0.9, "best": True}],
-        failures=[{"step": 5, "samples": 50, "reason": "the loss is nan", "learning_rate": 0.05, "restored_step": 4}],
+        failures=[{"step": 5, "samples": 50, "reason": "the loss is nan", "lr": 0.05, "restored_step": 4}],
         resumes=[{"step": 7}],
         stop={"step": 12, "samples": 120, "reason": "the budget is spent"},
     )

@@ -17,7 +17,7 @@ ROW = {
     "epoch": 0.5,
     "seconds": 12.0,
     "batch_size": 256,
-    "learning_rate": 0.0123,
+    "lr": 0.0123,
     "train_loss": 0.4321,
     "noise_scale": 812.0,
     "noise_low": 500.0,
@@ -209,4 +209,4 @@ def test_a_stale_noise_scale_says_so(clock: list[float]) -> None:
         clock[0] += 1
         progress.step({**ROW, "noise_age_samples": age})
         progress.end("done")
-        assert ("5,120 examples ago" in stream.getvalue()) is said
+        assert ("5,120 samples ago" in stream.getvalue()) is said

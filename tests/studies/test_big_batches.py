@@ -20,7 +20,7 @@ from rightbatch.studies.big_batches.runs import FORWARD, gradient_norm, steps_of
 from rightbatch.studies.experiment import Result
 
 BLOBS = Subject("blobs", "linear")
-SMALL = BigBatches(passes=2, seeds=1, size=16, tries=2, looks=8, thetas=(1.0,), decays=(1.0,), most_examples=100)
+SMALL = BigBatches(passes=2, seeds=1, size=16, tries=2, looks=8, thetas=(1.0,), decays=(1.0,), most_samples=100)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def made(design: BigBatches, cost: dict[str, float], linear: bool = True) -> dic
             "test": [cost[arm] + 0.001 * seed] * 40,
         }
         plain = {"whole": True, "passes": passes, "excess": [1.0] * 40}
-        results[trial.key] = {**trial.settings, "linear": linear, "examples": 64, "rate": 0.1, **run, "plain": plain}
+        results[trial.key] = {**trial.settings, "linear": linear, "samples": 64, "rate": 0.1, **run, "plain": plain}
     return results
 
 
@@ -169,7 +169,7 @@ def test_the_end_of_a_curve_is_its_last_looks() -> None:
         (BigBatches(thetas=()), "thetas"),
         (BigBatches(penalty=0.0), "penalty"),
         (BigBatches(size=10_000), "size"),
-        (BigBatches(most_examples=1), "most_examples"),
+        (BigBatches(most_samples=1), "most_samples"),
         (BigBatches(against_rest=7), "against_rest"),
     ],
 )

@@ -21,7 +21,7 @@ from rightbatch.studies.generalisation.runs import Run, divide, network, phases
 from rightbatch.studies.plain_steps import plain_batches
 
 BLOBS = Subject("blobs", "mlp")
-SMALL = Generalisation(sizes=(4, 8), large=0.15, seeds=1, epochs=2, most_examples=120, looks=3, tries=4)
+SMALL = Generalisation(sizes=(4, 8), large=0.15, seeds=1, epochs=2, most_samples=120, looks=3, tries=4)
 SIZES = [4, 8, 14]  # 120 drawn, 24 held out, 0.15 of 96
 
 
@@ -49,8 +49,8 @@ def test_label_noise_moves_its_share_of_the_labels_to_other_classes_and_none_of_
 def test_a_run_at_the_fixed_rate_is_descent_with_momentum() -> None:
     linear = Subject("blobs", "linear")
     result = SMALL.run(linear, next(t for t in SMALL.trials(linear) if t.key == "batch 14, seed 0"))
-    assert result["ends"]["examples"] == 2 * 96 // 14 and result["ends"]["steps"] == 2 * 96 // 4
-    assert result["ends"]["examples"] <= result["ends"]["seconds"] <= result["ends"]["steps"]
+    assert result["ends"]["samples"] == 2 * 96 // 14 and result["ends"]["steps"] == 2 * 96 // 4
+    assert result["ends"]["samples"] <= result["ends"]["seconds"] <= result["ends"]["steps"]
     parts, model = divide(linear, 0, 120, 0.2, 0.0), linear.network(0)
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     for step, (x, y) in enumerate(islice(plain_batches(*parts.train, 14, 0), 48), 1):
@@ -59,7 +59,7 @@ def test_a_run_at_the_fixed_rate_is_descent_with_momentum() -> None:
             for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
                 v.mul_(0.9).add_(g)
                 p -= 0.02 * v
-        for budget in ("examples", "steps"):
+        for budget in ("samples", "steps"):
             if step == result["ends"][budget]:
                 known = result["outcomes"]["fixed"][budget]
                 with torch.no_grad():
@@ -76,8 +76,8 @@ def test_a_tuned_rate_is_the_best_of_those_tried_by_validation_loss() -> None:
     for budget in BUDGETS:
         assert outcomes["tuned"][budget]["step"] == result["ends"][budget]
         assert {"sharpness", "eigenvalue"} <= set(outcomes["fixed"]["steps"]) and result["ends"][budget] > 0
-    # The search in equal examples begins at the root of the sizes.
-    assert outcomes["tuned"]["examples"]["validation_loss"] <= outcomes["root"]["examples"]["validation_loss"]
+    # The search in equal samples begins at the root of the sizes.
+    assert outcomes["tuned"]["samples"]["validation_loss"] <= outcomes["root"]["samples"]["validation_loss"]
     assert outcomes["root"]["steps"]["rate"] == pytest.approx(0.02 * math.sqrt(2), rel=1e-4)
     assert outcomes["linear"]["steps"]["rate"] == pytest.approx(0.04)
     octaves = math.log2(outcomes["tuned"]["steps"]["rate"] / outcomes["root"]["steps"]["rate"])
@@ -88,7 +88,7 @@ def test_a_rate_is_tuned_by_what_is_asked_for() -> None:
     linear, design = Subject("blobs", "linear"), replace(SMALL, tuned_by="accuracy")
     result = design.run(linear, next(t for t in design.trials(linear) if t.key == "batch 8, seed 0"))
     known = result["outcomes"]
-    assert known["tuned"]["examples"]["validation_accuracy"] >= known["root"]["examples"]["validation_accuracy"]
+    assert known["tuned"]["samples"]["validation_accuracy"] >= known["root"]["samples"]["validation_accuracy"]
     parts, model = divide(linear, 0, 120, 0.2, 0.0), linear.network(0)
     run = Run(parts, model, iter([8]), frozenset({1}), frozenset())
     look = run.upto(1)
@@ -139,7 +139,7 @@ def made(design: Generalisation, accuracy: Any, sharpness: Any, loss: Any = None
         settings = trial.settings
         curve = {name: [1.0, 2.0] for name in ("samples", "validation_loss", "test_loss", "test_accuracy")}
         if settings["kind"] == "switch":
-            end = {"test_accuracy": accuracy("plain", 4, "fixed", "examples", settings["seed"]), "test_loss": 0.2}
+            end = {"test_accuracy": accuracy("plain", 4, "fixed", "samples", settings["seed"]), "test_loss": 0.2}
             results[trial.key] = {**settings, "end": end, "curve": curve}
             continue
         outcomes: dict[str, dict[str, Any]] = {}
@@ -213,9 +213,9 @@ def test_the_sweet_spot_of_a_parabola(spot: float) -> None:
     results = made(design, lambda *_: 0.9, lambda *_: 1.0, lambda _, b, way, budget, seed: (math.log2(b) - spot) ** 2)
     best = min(range(3), key=lambda k: abs(math.log2(sizes[k]) - spot))
     expected = spot if best == 1 else math.log2(sizes[best])
-    assert sweet_spot(Cells(results, sizes, "", "loss"), "examples") == pytest.approx([expected] * 3)
+    assert sweet_spot(Cells(results, sizes, "", "loss"), "samples") == pytest.approx([expected] * 3)
     by_accuracy = made(design, lambda _, b, *rest: 1 - (math.log2(b) - spot) ** 2 / 100, lambda *_: 1.0)
-    assert sweet_spot(Cells(by_accuracy, sizes, "", "accuracy"), "examples") == pytest.approx([expected] * 3)
+    assert sweet_spot(Cells(by_accuracy, sizes, "", "accuracy"), "samples") == pytest.approx([expected] * 3)
     found = by_claim(design.section(BLOBS, results).findings, "between 2 and 32")
     assert found.verdict == "agrees" and f"{2**expected:.0f}" in found.ours
 

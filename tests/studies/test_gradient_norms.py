@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from rightbatch import InputError
+from rightbatch.noise.reference import per_example_gradients
 from rightbatch.studies import GradientNorms, Subject, study
 from rightbatch.studies.experiment import Result, Section
 from rightbatch.studies.gradient_norms import design as module
 from rightbatch.studies.subject import everything
-from rightbatch.noise.reference import per_example_gradients
 
 BLOBS = Subject("blobs", "linear")
 SMALL = GradientNorms(sizes=(1, 8, 64), epochs=(0, 3), seeds=3, draws=100)
@@ -36,7 +36,7 @@ def made(signal: float, variance: float, seeds: int = 3, fall: float = 4.0) -> d
     return results
 
 
-def test_v_and_s_are_those_of_the_gradients_of_single_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_v_and_s_are_those_of_the_gradients_of_single_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_SAMPLES", 37)
     x, y = everything(BLOBS.sources()[0])
     model = BLOBS.network(0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rightbatch import InputError
+from rightbatch.probing import feature_spectrum
 from rightbatch.rules.interpolation import Spectrum
 from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result
@@ -23,19 +24,18 @@ from rightbatch.studies.interpolation_regimes.problems import (
     steps_until,
 )
 from rightbatch.studies.interpolation_regimes.results import bend, fitted
-from rightbatch.probing import feature_spectrum
 
 TINY = InterpolationRegimes(
     sizes=(1, 2, 4, 8, FULL),
     spectra=((4, 1.0),),
-    examples=60,
-    kernel_examples=(10, 20),
+    samples=60,
+    kernel_samples=(10, 20),
     accuracy=0.05,
     replicas=16,
     draws=200,
     most_steps=2000,
     network_sizes=(4, 16, FULL),
-    network_examples=32,
+    network_samples=32,
     network_accuracy=0.3,
     seeds=1,
 )
@@ -56,7 +56,7 @@ def expected_steps(x: np.ndarray, m: int, rate: float, accuracy: float) -> float
 
 @pytest.mark.parametrize("size", [1, 3, 30])
 def test_steps_are_those_of_the_exact_expectation(size: int) -> None:
-    """One example, examples looked up, and counts: three ways to take a step."""
+    """One sample, samples looked up, and counts: three ways to take a step."""
     x = spread_features(40, 4, 1.0, seed=0)
     rate = best_rate(feature_spectrum(x), size)
     # A mean over 4000 replicas, whose errors scatter by little more than their mean: some 3 % of an error, and 1 % of
@@ -107,7 +107,7 @@ def test_bends_of_the_theory_are_found(critical: float) -> None:
     c = critical - 1
     sizes = (1, 2, 4, 8, 16, 32, 64, 128)
     spectrum = Spectrum(1.0, 1 / c, 1e-6)
-    assert bend({m: spectrum.step(m) for m in sizes}) == pytest.approx(spectrum.critical_examples, rel=1e-3)
+    assert bend({m: spectrum.step(m) for m in sizes}) == pytest.approx(spectrum.critical_samples, rel=1e-3)
     steps = {m: 7.0 / -math.log(spectrum.contraction(m, spectrum.step(m))) for m in sizes}
     assert fitted(steps) == pytest.approx(critical, rel=0.02)
     assert math.isnan(bend({1: 1.0, 2: 2.0})) and math.isnan(fitted({1: 4.0, 2: 2.0}))
@@ -117,7 +117,7 @@ def made(design: InterpolationRegimes, subject: Subject) -> dict[str, Result]:
     """Results as the bound on one step would have them, with λ_k falling as 1/n, the network saturated from 16 on."""
     results = {}
     for trial in design.trials(subject):
-        name, n, size = (trial.settings[key] for key in ("problem", "examples", "size"))
+        name, n, size = (trial.settings[key] for key in ("problem", "samples", "size"))
         spectrum = Spectrum(1.0, 0.2, 0.01 / n)
         rate = best_rate(spectrum, size)
         gone = gone_at_least(spectrum, size, rate)
@@ -125,7 +125,7 @@ def made(design: InterpolationRegimes, subject: Subject) -> dict[str, Result]:
         if name == "network":
             found = {"best_rate": 0.1, "enclosed": True, "steps": 640 / min(size or n, 16)}
         else:
-            found |= {"critical": spectrum.critical_examples, "rate": rate, "bound": gone, "gone": gone}
+            found |= {"critical": spectrum.critical_samples, "rate": rate, "bound": gone, "gone": gone}
             found |= {"step_rate": rate, "steps_at_rate": found["steps"]}
         results[trial.key] = {**trial.settings, **found}
     return results
@@ -178,7 +178,7 @@ def test_a_network_that_does_not_fit_says_so() -> None:
         (InterpolationRegimes(seeds=0), "seeds"),
         (InterpolationRegimes(accuracy=1.0), "accuracy"),
         (InterpolationRegimes(sizes=(-1,)), "batch size"),
-        (InterpolationRegimes(kernel_examples=(5000,)), "give fewer"),
+        (InterpolationRegimes(kernel_samples=(5000,)), "give fewer"),
         (InterpolationRegimes(spectra=((1, 0.0),)), "dimensions"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The noise scale while training: a look is the measurement of its examples, and claims follow what was seen."""
+"""The noise scale while training: a look is the measurement of its samples, and claims follow what was seen."""
 
 import io
 import math
@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 
 from rightbatch import InputError
+from rightbatch.noise.reference import per_example_gradients
 from rightbatch.studies import Finding, NoiseGrowth, Subject, study
 from rightbatch.studies.experiment import Result
 from rightbatch.studies.noise_growth import design as module
 from rightbatch.studies.noise_growth.claims import findings, told_scale
 from rightbatch.studies.plain_steps import plain_steps
 from rightbatch.studies.subject import everything
-from rightbatch.noise.reference import per_example_gradients
 
 BLOBS = Subject("blobs", "linear")
 MNIST = Subject("folder/mnist", "cnn")
 
 
 def test_a_look_is_the_mean_over_fresh_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch of all 800 examples against the slow twin in float64, where the order of the rows is no matter."""
+    """One batch of all 800 samples against the slow twin in float64, where the order of the rows is no matter."""
     monkeypatch.setattr(module, "_fresh", lambda n: (n, 1))
     (x, y), model = everything(BLOBS.sources()[0]), BLOBS.network(0)
     seen = module._look(model, F.cross_entropy, x, y, 3, 0)
@@ -72,7 +72,7 @@ def made(exponent: float, seeds: int = 3, own: float = 1.0, at_one: float = 100.
             scale = at_one * (1 + 0.01 * seed) * loss**exponent
             own_scale = [own * scale * (1 + 0.001 * seed), own * scale / 2, own * scale * 2]
             looks.append(
-                {"step": step, "loss": loss, "variance": scale, "signal": 1.0, "scale": [scale] * 3, "own": own_scale}
+                {"lr": step, "loss": loss, "variance": scale, "signal": 1.0, "scale": [scale] * 3, "own": own_scale}
             )
         runs.append({"seed": seed, "looks": looks, "own": [[k + 1.0, *look["own"]] for k, look in enumerate(looks)]})
     return runs

@@ -11,7 +11,7 @@ from rightbatch.studies.noise_removal import _near, _slope
 
 
 def test_the_recursion_is_the_mean_of_least_mean_squares() -> None:
-    """Drawn example by example, batches of 4: v² has a deviation near its mean, 40,000 replicas tell it to 1 %."""
+    """Drawn sample by sample, batches of 4: v² has a deviation near its mean, 40,000 replicas tell it to 1 %."""
     small = NoiseRemoval(rate=0.2, presentations=20, fixed=4)
     presented, expected = small.theory("constant, batch 4")
     random = np.random.default_rng(0)

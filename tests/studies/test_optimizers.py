@@ -18,7 +18,7 @@ from rightbatch.studies.plain_steps import plain_batches, plain_steps
 from rightbatch.studies.retuning import Retuned
 
 BLOBS = Subject("blobs", "linear")
-SMALL = Optimizers(sizes=(16, 64, 256), seeds=3, examples=1024, tries=3)
+SMALL = Optimizers(sizes=(16, 64, 256), seeds=3, samples=1024, tries=3)
 
 
 def test_the_notations_of_momentum_are_one_path() -> None:
@@ -59,7 +59,7 @@ def test_the_vertex_of_a_parabola_is_its_minimum(best: float) -> None:
     assert vertex(Retuned(0.2, 1.0, {0.1: 2.0, 0.2: 1.0, 0.4: math.inf}, True)) == 0.2
 
 
-def test_rules_run_for_the_examples_they_are_given() -> None:
+def test_rules_run_for_the_samples_they_are_given() -> None:
     problem = Problem.of(BLOBS)
     for batch, step in ((48, "dog"), (48, "auto"), ("auto", "auto")):
         result = ruled_run(problem, BLOBS.network(0), batch, step, 1600, 0)
@@ -69,7 +69,7 @@ def test_rules_run_for_the_examples_they_are_given() -> None:
 
 
 def test_a_study_of_blobs(tmp_path: Path) -> None:
-    design = Optimizers(sizes=(16, 128), seeds=1, examples=512, tries=3)
+    design = Optimizers(sizes=(16, 128), seeds=1, samples=512, tries=3)
     done = study(design, BLOBS, folder=tmp_path, processes=0, progress=io.StringIO())
     assert len(done.results) == 2 * (len(STARTS) + len(FREE)) + 1
     assert max(len(repr(result)) for result in done.results.values()) < 2000
@@ -146,7 +146,7 @@ def test_what_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPa
     [
         (Optimizers(sizes=(8, 4096)), "4096"),
         (Optimizers(sizes=(8,)), "sizes"),
-        (Optimizers(sizes=(8, 512), examples=600), "examples"),
+        (Optimizers(sizes=(8, 512), samples=600), "samples"),
         (Optimizers(seeds=0), "seeds"),
     ],
 )

@@ -15,7 +15,11 @@ from rightbatch.studies.probe_regret.pair import fit_law, pair_regret
 from rightbatch.studies.step_times import step_times
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
-PAIRS = (("digits", "linear"), ("blobs", "mlp"), ("quadratic", "rightbatch.studies.probe_regret.design:quadratic_model"))
+PAIRS = (
+    ("digits", "linear"),
+    ("blobs", "mlp"),
+    ("quadratic", "rightbatch.studies.probe_regret.design:quadratic_model"),
+)
 
 
 def seconds(b: float) -> float:
@@ -89,7 +93,7 @@ def test_verdicts(advised: int, median: str, worst: str) -> None:
 def test_trials_cover_the_pairs_or_the_one_given() -> None:
     design = ProbeRegret(pairs=PAIRS, sizes=(8, 32, 128, 1024), seeds=2)
     trials = design.trials(design.classic)
-    assert len(trials) == 2 * (5 + 4 + 4)  # of 800 examples no batch of 1,024 can be made
+    assert len(trials) == 2 * (5 + 4 + 4)  # of 800 samples no batch of 1,024 can be made
     assert [t.settings["seed"] for t in trials] == [0] * 13 + [1] * 13
     assert len({t.key for t in trials}) == len(trials)
     alone = design.trials(Subject("blobs", "linear"))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rightbatch import InputError
+from rightbatch.rules.lr import Constant
 from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result, Trial
 from rightbatch.studies.rate_scaling.design import RateScaling, _train
-from rightbatch.rules.lr import Constant
 
 BLOBS = Subject("blobs", "linear")
 NETWORK = Subject("blobs", "mlp")  # a linear model cannot diverge on what it separates
@@ -30,19 +30,19 @@ def test_rules_take_the_steps_they_should() -> None:
 
 @pytest.mark.parametrize(("rule", "factor"), [("left alone", 1.0), ("square root", 2.0), ("linear", 4.0)])
 def test_rules_scale_the_rate_that_was_tuned(rule: str, factor: float) -> None:
-    from rightbatch.decision import Plan, Situation
+    from rightbatch.decision import Plan, StepContext
 
     train, _ = BLOBS.sources()
     step = SMALL._step(rule, 4, 0.01, train)
     state = step.start(Plan(800))[1]
     rates = []
     for samples in (0, 400, 800, 1200):  # the beginning; past the warm-up; at half; at three quarters
-        now = Situation(samples // 80, samples, 80, 800, 1.0, 1.0, 0.01)
+        now = StepContext(samples // 80, samples, 80, 800, 1.0, 1.0, 0.01)
         with pytest.raises(StopIteration) as stop:
             next(step.decide(now, state))
         decision, state = stop.value.value
-        rates.append(decision.learning_rate or rates[-1])
-    # The warm-up of 0.055 · 2 epochs is 88 examples: the first batch ends at 80 of them.
+        rates.append(decision.lr or rates[-1])
+    # The warm-up of 0.055 · 2 epochs is 88 samples: the first batch ends at 80 of them.
     first = (1 + (factor - 1) * 80 / 88) * 0.01
     assert rates == pytest.approx([first, 0.01 * factor, 0.001 * factor, 0.0001 * factor])
 

@@ -18,7 +18,7 @@ BLOBS = Subject("blobs", "linear")
 
 @pytest.fixture
 def constant(tmp_path: Path) -> Subject:
-    """x = 1 and y = 0 in every example: w + b shrinks by 1 - 4 rate a step, whatever the batch size."""
+    """x = 1 and y = 0 in every sample: w + b shrinks by 1 - 4 rate a step, whatever the batch size."""
     np.savez(tmp_path / "constant.npz", x=np.ones((50, 1), np.float32), y=np.zeros(50, np.float32))
     return Subject(str(tmp_path / "constant.npz"), "linear")
 

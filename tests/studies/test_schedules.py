@@ -25,7 +25,7 @@ def runs(family: str, epochs: int) -> dict[str, ScheduledRun]:
 
 
 @pytest.mark.parametrize("family", ["AdaBatch", "increase"])
-def test_what_a_growing_batch_keeps_is_the_rate_per_example(family: str) -> None:
+def test_what_a_growing_batch_keeps_is_the_rate_per_sample(family: str) -> None:
     """ε/b, by which the noise goes; the batch keeps pace with the fixed one's rate, also where it is capped."""
     fixed, grown, *_ = runs(family, 10).values()
     assert fixed.whole and grown.whole and set(fixed.sizes) == {8} and max(grown.sizes) > 64
@@ -46,7 +46,7 @@ def test_what_a_growing_batch_keeps_is_the_rate_per_example(family: str) -> None
 def test_a_larger_rate_begins_with_a_batch_larger_for_it() -> None:
     data = len(BLOBS.sources()[0])
     fixed, increased, larger = arms_of("increase", 8, 10, 0.9, 1.1, data)
-    assert larger.size.first == 40 and larger.step(0.1).learning_rate == pytest.approx(0.5)
+    assert larger.size.first == 40 and larger.step(0.1).lr == pytest.approx(0.5)
     assert [arm.name for arm in arms_of("increase", 8, 10, 0.9, 1.1, 2000)][-1] == "more momentum"
     more = arms_of("increase", 8, 10, 0.9, 1.1, 2000)[-1]
     assert more.size.first == 200 and more.momentum == 0.98
@@ -68,7 +68,7 @@ def test_a_study_of_blobs(tmp_path: Path) -> None:
     done = study(SMALL, BLOBS, folder=tmp_path, processes=0, progress=io.StringIO())
     assert len(done.results) == 3
     for result in done.results.values():
-        assert len(json.dumps(result)) < 10_000 and result["examples"] == 800
+        assert len(json.dumps(result)) < 10_000 and result["samples"] == 800
         for run in result["arms"].values():
             assert run["whole"] and run["epochs"] == [1, 2, 3, 4, 5] and run["seconds"] > 0
     section = SMALL.section(BLOBS, done.results)
@@ -103,7 +103,7 @@ def made(design: Schedules, behind: float, saved: float, loss: float = 1.0) -> d
                 "steps": 1000 if fixed else round(1000 * (1 - saved)),
                 "seconds": 2.0 if fixed else 2.0 * (1 - saved) + 0.001 * seed,
             }
-        results[trial.key] = {**trial.settings, "rate": 0.1, "enclosed": True, "examples": 800, "arms": arms}
+        results[trial.key] = {**trial.settings, "rate": 0.1, "enclosed": True, "samples": 800, "arms": arms}
     return results
 
 

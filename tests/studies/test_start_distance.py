@@ -17,7 +17,7 @@ from rightbatch.studies.start_distance.design import StartDistance
 from rightbatch.studies.subject import everything
 
 BLOBS = Subject("blobs", "linear")
-SMALL = StartDistance(sizes=(8, 32, 128), examples=1280, looks=6)
+SMALL = StartDistance(sizes=(8, 32, 128), samples=1280, looks=6)
 
 
 def made(design: StartDistance, exponent: float) -> dict[str, Result]:
@@ -25,7 +25,7 @@ def made(design: StartDistance, exponent: float) -> dict[str, Result]:
     results = {}
     for trial in design.trials(BLOBS):
         size, rate = trial.settings["size"], trial.settings["rate"]
-        steps = sorted({1, design.steps, design.examples // size})
+        steps = sorted({1, design.steps, design.samples // size})
         ways = [100 * rate * step**exponent for step in steps]
         losses = [1 / step for step in steps]
         results[trial.key] = {**trial.settings, "steps": steps, "distances": ways, "losses": losses}
@@ -51,7 +51,7 @@ def test_a_run_is_plain_descent_over_the_order_of_the_epochs() -> None:
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0])
 def test_exponents_are_known_where_the_distance_depends_on_steps_alone(exponent: float) -> None:
-    design = StartDistance(sizes=(8, 32, 128), examples=128 * 50)
+    design = StartDistance(sizes=(8, 32, 128), samples=128 * 50)
     section = design.section(BLOBS, made(design, exponent))
     assert f"-{exponent:.2f} ± 0.00" in section.findings[0].ours
     assert [f.verdict for f in section.findings[:2]] == ["agrees", "agrees"]
@@ -67,7 +67,7 @@ def test_exponents_are_known_where_the_distance_depends_on_steps_alone(exponent:
 
 
 def test_the_published_distance_is_judged_on_the_published_data() -> None:
-    design = StartDistance(sizes=(8, 32, 128), examples=128 * 50)
+    design = StartDistance(sizes=(8, 32, 128), samples=128 * 50)
     results = made(design, 0.5)  # batch 8 at 0.01 ends at √800
     for end, verdict in ((6.5, "agrees"), (9.0, "differs")):
         altered = {
@@ -81,7 +81,7 @@ def test_the_published_distance_is_judged_on_the_published_data() -> None:
 
 
 def test_missing_and_diverged_trials_decide_nothing() -> None:
-    design = StartDistance(sizes=(8, 32, 128), examples=128 * 50)
+    design = StartDistance(sizes=(8, 32, 128), samples=128 * 50)
     results = made(design, 0.5)
     for count in (1, 5, 9):
         section = design.section(BLOBS, dict(list(results.items())[:count]))
@@ -107,7 +107,7 @@ def test_a_study_of_blobs(tmp_path: Path) -> None:
         (StartDistance(sizes=(4,)), "sizes"),
         (StartDistance(sizes=(8, 4)), "sizes"),
         (StartDistance(rates=(0.0,)), "rates"),
-        (StartDistance(examples=1024), "examples"),
+        (StartDistance(samples=1024), "samples"),
     ],
 )
 def test_designs_out_of_range_are_refused(design: StartDistance, name: str) -> None:

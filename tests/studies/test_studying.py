@@ -13,9 +13,9 @@ import pytest
 from rightbatch import InputError
 from rightbatch.cli import main
 from rightbatch.errors import RunFolderError
+from rightbatch.fitting.stopping import Interruption
 from rightbatch.studies import EXPERIMENTS, Experiment, Finding, Section, Study, Subject, Trial, Wiggle, study
 from rightbatch.studies.experiment import Result
-from rightbatch.fitting.stopping import Interruption
 
 RAN: list[str] = []
 
@@ -127,7 +127,7 @@ def test_the_wiggle_is_the_variance_of_a_mean(tmp_path: Path) -> None:
     done = run(tmp_path / "w", Wiggle(sizes=(8, 0), seeds=2, steps=120, looks=60))
     section = Wiggle().section(done.subject, done.results)
     assert [f.verdict for f in section.findings] == ["agrees"]
-    full = [r for r in done.results.values() if r["examples"] > 8]
+    full = [r for r in done.results.values() if r["samples"] > 8]
     assert max(abs(v) for r in full for v in r["apart"]) < 1e-5 and len(section.drawings) == 1
     with pytest.raises(InputError, match="give at most"):
         Wiggle(sizes=(10_000,)).trials(Wiggle().classic)

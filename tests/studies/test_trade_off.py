@@ -148,7 +148,7 @@ def test_sizes_suit_data_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.savez(tmp_path / "own.npz", x=random.standard_normal((10_000, 3)).astype("f4"), y=random.random(10_000, "f4"))
     assert TradeOff().sizes_on(BLOBS) == (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert TradeOff().sizes_on(Subject("own.npz", "linear")) == (1, 4, 16, 64, 256, 1024)
-    # Examples that a batch couples are not trained on alone.
+    # Samples that a batch couples are not trained on alone.
     own = Subject("own.npz", "normal:network")
     assert TradeOff().sizes_on(own) == (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
     assert [t.settings["seed"] for t in TradeOff(seeds=2).trials(own)] == [0] * 10 + [1] * 10

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rightbatch import InputError
-from rightbatch.decision import Decision, Needs, Plan, Search, Situation, Stateless, Trial
+from rightbatch.decision import Decision, Needs, Plan, Search, Stateless, StepContext, Trial
 from rightbatch.rules.batch_size import Fixed
 from rightbatch.testing import CHECKS, ConformanceError, check, check_rule, ignores_the_loss
 
@@ -21,7 +21,7 @@ from rightbatch.testing import CHECKS, ConformanceError, check, check_rule, igno
 class RootState:
     """The batch decided."""
 
-    examples: int
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class RootOfNoise:
     def start(self, plan: Plan) -> tuple[Decision, RootState]:
         return Decision(min(self.first, plan.train_samples), reason="start"), RootState(self.first)
 
-    def decide(self, now: Situation, state: RootState) -> tuple[Decision, RootState]:
+    def decide(self, now: StepContext, state: RootState) -> tuple[Decision, RootState]:
         if now.noise is None or not 0 < now.noise.noise_scale < 1e12:
             return Decision(reason="hold: the noise is not known"), state
-        examples = max(1, min(round(now.noise.noise_scale**0.5), now.train_samples))
-        return Decision(examples, reason="the root of the noise scale"), RootState(examples)
+        samples = max(1, min(round(now.noise.noise_scale**0.5), now.train_samples))
+        return Decision(samples, reason="the root of the noise scale"), RootState(samples)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -76,9 +76,9 @@ class Offender:
     def start(self, plan: Plan) -> tuple[Decision, RootState]:
         return Decision(8, reason="start"), RootState(8)
 
-    def decide(self, now: Situation, state: RootState) -> tuple[Decision, RootState]:
+    def decide(self, now: StepContext, state: RootState) -> tuple[Decision, RootState]:
         self.memory.append(now.step)
-        examples = {
+        samples = {
             "too many": lambda: now.train_samples + 1,
             "a float": lambda: 8.0,
             "a clock": lambda: 8 + int(perf_counter() * 0),
@@ -92,14 +92,14 @@ class Offender:
         }.get(self.how, lambda: 8)()
         reason = "" if self.how == "no reason" else "hold"
         rate = 0.1 if self.how == "a rate" else None
-        return Decision(examples, rate, reason), RootState(8)  # type: ignore[arg-type]
+        return Decision(samples, rate, reason), RootState(8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("how", "complaint"),
     [
-        ("too many", "wants 201 examples at step 0: an int from 1 to 200"),
-        ("a float", r"wants 8\.0 examples"),
+        ("too many", "wants 201 samples at step 0: an int from 1 to 200"),
+        ("a float", r"wants 8\.0 samples"),
         ("a clock", "calls perf_counter"),
         ("a clock by its module", "calls monotonic"),
         ("chance", "calls Random.random"),
@@ -176,10 +176,10 @@ class Trier:
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         return Decision(), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         for _ in range(self.often):
             yield Trial(self.step)
-        return Decision(learning_rate=self.rate), state
+        return Decision(lr=self.rate), state
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which examples: sources, their order, and the stream of batches taken from them."""
+"""Which samples: sources, their order, and the stream of batches taken from them."""
 
 from .formats.image_folder import ImageFolder
 from .formats.shard_writing import write_shards
@@ -10,7 +10,7 @@ from .sample import Sample
 from .source import Source, require_trainable
 from .split import hold_out
 from .stream import BatchStream, Interval
-from .streams.source import IterableSource, as_stream, require_by_number
+from .streams.source import IterableSource, as_stream, require_map_style
 from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "hold_out",
     "load",
     "quadratic",
-    "require_by_number",
+    "require_map_style",
     "require_trainable",
     "with_workers",
     "write_shards",

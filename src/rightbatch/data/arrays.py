@@ -17,7 +17,7 @@ CHECK_AT_ONCE_BYTES = 2**24
 
 
 class TensorSource(Source):
-    """Two tensors in memory, one row an example; a batch is one gather from each.
+    """Two tensors in memory, one row an sample; a batch is one gather from each.
 
     Args:
         x: shape (n, *x_shape), on any device.
@@ -36,13 +36,13 @@ class TensorSource(Source):
         return len(self.x)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices`."""
+        """Return x and y of the samples at `indices`."""
         if self._index_device is not None:
             indices = indices.to(self._index_device)
         return self.x.index_select(0, indices), self.y.index_select(0, indices)
 
     def subset(self, indices: Tensor) -> TensorSource:
-        """Return a source of copies of the examples at `indices`, with the classes of the whole."""
+        """Return a source of copies of the samples at `indices`, with the classes of the whole."""
         part = TensorSource(*TensorSource.fetch(self, indices), self.notes)
         part.y_range = self.y_range
         return part
@@ -65,12 +65,12 @@ class ByteSource(TensorSource):
         self.scale, self.shift = scale, shift
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x, scaled, and y of the examples at `indices`."""
+        """Return x, scaled, and y of the samples at `indices`."""
         x, y = super().fetch(indices)
         return x.to(torch.float32).mul_(self.scale).add_(self.shift), y
 
     def subset(self, indices: Tensor) -> ByteSource:
-        """Return a source of copies of the examples at `indices`, still as bytes."""
+        """Return a source of copies of the samples at `indices`, still as bytes."""
         part = ByteSource(*TensorSource.fetch(self, indices), self.scale, self.shift, self.notes)
         part.y_range = self.y_range
         return part
@@ -80,11 +80,11 @@ def array_source(x: object, y: object, notes: tuple[str, ...] = ()) -> TensorSou
     """Check a pair of tensors, arrays or nested lists and make it a source.
 
     Inputs become float32, except float64 and half-precision tensors, which stay, and 32- and 64-bit integers, which
-    become int64: they name things, as token numbers do. Bytes of at least two dimensions an example are taken for
+    become int64: they name things, as token numbers do. Bytes of at least two dimensions an sample are taken for
     images and scaled to 0..1. Integer and boolean targets become int64, floating ones follow the rule of the inputs.
 
     Raises:
-        DataError: unequal lengths, no examples, types a model cannot be trained on, NaN or infinite numbers.
+        DataError: unequal lengths, no samples, types a model cannot be trained on, NaN or infinite numbers.
     """
     x_kept, y_kept = isinstance(x, Tensor), isinstance(y, Tensor)
     x, y = as_tensor(x, "x"), as_tensor(y, "y")
@@ -125,7 +125,7 @@ def as_tensor(values: object, name: str) -> Tensor:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise DataError(f"{name} is not a rectangular array ({error}): every example needs the same shape") from error
+        raise DataError(f"{name} is not a rectangular array ({error}): every sample needs the same shape") from error
     array = native(array, name)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
@@ -139,7 +139,7 @@ def native(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if array.dtype == object:
         raise DataError(
             f"{name} is an object array (dtype object, shape {array.shape}): make it numeric, with "
-            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array an example"
+            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array an sample"
         )
     if array.dtype.kind == "c":
         raise DataError(f"{name} is complex ({array.dtype}): pass real numbers, such as {name}.real")
@@ -177,18 +177,18 @@ def integer_range(y: Tensor) -> tuple[int, int] | None:
 
 
 def require_lengths(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-    """Refuse arrays that are not one row an example, the same number in both.
+    """Refuse arrays that are not one row an sample, the same number in both.
 
     Raises:
-        DataError: single numbers, unequal lengths, no examples.
+        DataError: single numbers, unequal lengths, no samples.
     """
     for name, shape in (("x", x_shape), ("y", y_shape)):
         if not shape:
-            raise DataError(f"{name} is a single number: its first dimension must count the examples")
+            raise DataError(f"{name} is a single number: its first dimension must count the samples")
     if x_shape[0] != y_shape[0]:
-        raise DataError(f"x has {x_shape[0]} examples and y has {y_shape[0]}: they must be as many")
+        raise DataError(f"x has {x_shape[0]} samples and y has {y_shape[0]}: they must be as many")
     if math.prod(x_shape) == 0:
-        raise DataError(f"the data are empty: x has shape {x_shape}, at least one example with one feature is needed")
+        raise DataError(f"the data are empty: x has shape {x_shape}, at least one sample with one feature is needed")
 
 
 def require_finite(values: Tensor, name: str, where: str = "") -> None:
@@ -213,5 +213,5 @@ def require_finite(values: Tensor, name: str, where: str = "") -> None:
     if bad:
         raise DataError(
             f"{name}{where} has {bad} NaN or infinite {'value' if bad == 1 else 'values'}, the first in row {first}: "
-            "remove those examples or fill the values in"
+            "remove those samples or fill the values in"
         )

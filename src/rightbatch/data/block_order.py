@@ -1,4 +1,4 @@
-"""A shuffled order for slow storage: blocks are shuffled, then the examples of a few blocks at a time."""
+"""A shuffled order for slow storage: blocks are shuffled, then the samples of a few blocks at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Epoch:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """The blocks of one window, where each ends within it, and the order its examples are mixed by."""
+    """The blocks of one window, where each ends within it, and the order its samples are mixed by."""
 
     blocks: Indices
     ends: Indices
@@ -34,21 +34,21 @@ class _Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockOrder:
-    """Maps positions of an epoch to examples so that few blocks are in use at a time; each example exactly once.
+    """Maps positions of an epoch to samples so that few blocks are in use at a time; each sample exactly once.
 
-    The blocks are shuffled anew every epoch. Then the examples of `window` blocks that follow each other in that order
+    The blocks are shuffled anew every epoch. Then the samples of `window` blocks that follow each other in that order
     are shuffled among themselves, then those of the next `window`, and so on: a reader that keeps the last `window`
     blocks in memory reads each block once an epoch. With one window over all blocks this is one shuffle of all; with
-    more, examples of one block still come near each other, so blocks of sorted data want a large window.
+    more, samples of one block still come near each other, so blocks of sorted data want a large window.
 
     Args:
-        ends: where each block ends, ascending: block k holds the examples ends[k - 1], ..., ends[k] - 1.
+        ends: where each block ends, ascending: block k holds the samples ends[k - 1], ..., ends[k] - 1.
         seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
-        shuffle: False visits the examples as they are stored.
-        window: blocks whose examples are mixed.
+        shuffle: False visits the samples as they are stored.
+        window: blocks whose samples are mixed.
 
     Raises:
-        InputError: no examples, ends that do not ascend, or seed or window out of range.
+        InputError: no samples, ends that do not ascend, or seed or window out of range.
     """
 
     ends: NDArray[np.int64]
@@ -63,7 +63,7 @@ class BlockOrder:
     def __post_init__(self) -> None:
         ends = np.asarray(self.ends, np.int64)
         if ends.ndim != 1 or len(ends) == 0 or ends[0] < 1 or (np.diff(ends) < 1).any():
-            raise InputError("ends of blocks must ascend from at least 1: every block holds an example")
+            raise InputError("ends of blocks must ascend from at least 1: every block holds an sample")
         if self.window < 1:
             raise InputError(f"window must be at least 1 block, got {self.window}")
         object.__setattr__(self, "ends", ends)
@@ -73,28 +73,28 @@ class BlockOrder:
 
     @classmethod
     def even(cls, n: int, block: int, seed: int = 0, shuffle: bool = True, window: int = 16) -> BlockOrder:
-        """Blocks of `block` examples, the last of what is left.
+        """Blocks of `block` samples, the last of what is left.
 
         Raises:
             InputError: see there.
         """
         if n < 1 or block < 1:
-            raise InputError(f"an order needs examples and blocks of at least 1 of them, got n={n} and block={block}")
+            raise InputError(f"an order needs samples and blocks of at least 1 of them, got n={n} and block={block}")
         return cls(np.minimum(np.arange(block, n + block, block, dtype=np.int64), n), seed, shuffle, window)
 
     @property
     def n(self) -> int:
-        """Examples of an epoch."""
+        """Samples of an epoch."""
         return int(self.ends[-1])
 
     @property
     def mixing(self) -> str:
-        """How examples are mixed; see `Order.mixing`."""
+        """How samples are mixed; see `Order.mixing`."""
         ends = crc32(self.ends.astype("<i8").tobytes())
         return f"{self.window} of {len(self.ends)} blocks, {ends:08x}, by {ROUNDS} rounds above {MIXED_WHOLE_SAMPLES}"
 
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
-        """Return the examples at positions start, ..., stop - 1 of an epoch; see `Order.indices`.
+        """Return the samples at positions start, ..., stop - 1 of an epoch; see `Order.indices`.
 
         Raises:
             InputError: positions outside the epoch.
@@ -116,7 +116,7 @@ class BlockOrder:
         return int(np.searchsorted(self._in(epoch).starts, position, "right")) - 1
 
     def blocks_from(self, epoch: int, number: int) -> Indices:
-        """Return the first example of each block of a window and of the next, which may be that of the next epoch.
+        """Return the first sample of each block of a window and of the next, which may be that of the next epoch.
 
         Those of a window come in descending order: so whoever reads ahead and whoever fetches, in ascending order, what
         has not been read by then, do not wait for each other.
@@ -140,7 +140,7 @@ class BlockOrder:
         return kept
 
     def _of(self, kept: _Epoch, number: int, start: int, stop: int) -> Indices:
-        """The examples at these positions of a window."""
+        """The samples at these positions of a window."""
         window = self._windows.get(number)
         if window is None:
             blocks = kept.blocks[number * self.window : (number + 1) * self.window]

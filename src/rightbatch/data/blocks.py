@@ -23,17 +23,17 @@ Memory = tuple[Tensor, Tensor]
 
 
 class BlockSource(Source):
-    """Examples in blocks, some of which are kept decoded: those expected, and of others the most recently used.
+    """Samples in blocks, some of which are kept decoded: those expected, and of others the most recently used.
 
     The blocks kept lie in one tensor, so that a batch from any of them is one gather. They take 256 MiB, one half for
     those that are mixed and one for those that come next, which a thread decodes meanwhile; if all blocks fit, all are
     mixed. Two blocks are kept however large they are.
 
     Args:
-        rows: examples in each block, at least 1.
-        x_shape: of one example.
+        rows: samples in each block, at least 1.
+        x_shape: of one sample.
         x_kept: type inputs are kept in.
-        y_shape: of one example.
+        y_shape: of one sample.
         y_dtype: type of the targets.
     """
 
@@ -85,10 +85,10 @@ class BlockSource(Source):
         self._ahead: ReadAhead[Memory] | None = None
 
     def expect(self, indices: Tensor) -> None:
-        """Read ahead the blocks of these examples, as many as fit, and give up others first from now on.
+        """Read ahead the blocks of these samples, as many as fit, and give up others first from now on.
 
         Args:
-            indices: an example of each block, first those needed first.
+            indices: an sample of each block, first those needed first.
         """
         blocks = np.searchsorted(self.block_ends, indices.numpy(), "right").tolist()
         with self._whole_or_nothing():
@@ -104,7 +104,7 @@ class BlockSource(Source):
                 self._ahead.start()
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices`, reading the blocks that are not in memory."""
+        """Return x and y of the samples at `indices`, reading the blocks that are not in memory."""
         blocks = torch.searchsorted(torch.from_numpy(self.block_ends), indices, right=True)
         distinct, which = torch.unique(blocks, return_inverse=True)
         needed = distinct.tolist()
@@ -131,7 +131,7 @@ class BlockSource(Source):
             raise
 
     def _gather(self, indices: Tensor, which: Tensor, needed: list[int]) -> tuple[Tensor, Tensor]:
-        """Fetch examples of few blocks; `which` says of each in which of those needed it is."""
+        """Fetch samples of few blocks; `which` says of each in which of those needed it is."""
         x, y = memory = self._allocated()
         slots: dict[int, int] = {}
         for block in needed:
@@ -193,7 +193,7 @@ class BlockSource(Source):
                 )
             except (RuntimeError, MemoryError) as error:
                 raise DataError(
-                    f"there is no memory for {self.kept_blocks} decoded blocks of up to {self._largest:,} examples, "
+                    f"there is no memory for {self.kept_blocks} decoded blocks of up to {self._largest:,} samples, "
                     f"{self.kept_blocks * self._block_bytes / 2**30:,.1f} GiB: write the data in smaller blocks"
                 ) from error
         return self._memory

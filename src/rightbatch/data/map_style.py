@@ -37,7 +37,7 @@ class DatasetSource(Source):
         if not isinstance(dataset, Sized):
             raise DataError(f"{name} has no length, without which it cannot be shuffled: give it __len__")
         if len(dataset) == 0:
-            raise DataError(f"{name} is empty: at least one example is needed")
+            raise DataError(f"{name} is empty: at least one sample is needed")
         self._dataset, self._length = dataset, len(dataset)
         self._fetch_many = getattr(dataset, "__getitems__", None)
         try:

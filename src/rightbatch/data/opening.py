@@ -27,7 +27,7 @@ from .formats.tables import Missing, Text, table_source
 from .map_style import dataset_source
 from .source import NEEDED, Source
 from .split import hold_out
-from .streams.source import require_by_number
+from .streams.source import require_map_style
 from .synthetic import blobs, quadratic
 from .workers.source import WorkerSource
 
@@ -58,9 +58,9 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
             source. Folders hold x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
             Arrow files, a data set saved by the package datasets, or a folder of images for each class.
         target: the key or the column to predict, for `.npz` and tables.
-        text: for tables: "error", "drop" the columns, or "codes" to number their values.
+        text: for tables: "error", "drop" the columns, or "ordinal" to number their values.
         missing: for tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory are read as
-            needed and cannot have "codes", "drop" of rows or "mean".
+            needed and cannot have "ordinal", "drop" of rows or "mean".
 
     Raises:
         DataError: data that cannot be used, saying why and what to do.
@@ -76,14 +76,14 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
         if missing_names := [name for name in NEEDED if not hasattr(data, name)]:
             raise DataError(
                 f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source says "
-                f"what one example is by {', '.join(NEEDED)}"
+                f"what one sample is by {', '.join(NEEDED)}"
             )
         return data
     if isinstance(data, IterableDataset | Iterator | DataLoader):
         raise DataError(
-            f"{type(data).__name__} gives examples one after another only. Best give what can be had by number: the "
-            "data set itself, or the folder that rightbatch.data.write_shards(examples, folder) makes of it. Or train "
-            "on it as it is, with weaker promises: rightbatch.data.as_stream(examples, length=...)"
+            f"{type(data).__name__} gives samples one after another only. Best give what can be had by number: the "
+            "data set itself, or the folder that rightbatch.data.write_shards(samples, folder) makes of it. Or train "
+            "on it as it is, with weaker promises: rightbatch.data.as_stream(samples, length=...)"
         )
     if isinstance(data, Dataset) or (
         isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
@@ -93,7 +93,7 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
 
 
 def with_workers(data: object, workers: int = 2, *, method: str | None = None) -> Source:
-    """Have worker processes fetch examples ahead, for data sets whose items take long to decode or to augment.
+    """Have worker processes fetch samples ahead, for data sets whose items take long to decode or to augment.
 
     The batch size may change at any step while they work. What Python, NumPy and torch draw at random for an item is
     seeded by (seed of the order, epoch, item), whatever the number of workers. They end with the process that started
@@ -113,7 +113,7 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
     if method is not None and method not in get_all_start_methods():
         raise InputError(f"method={method!r} is unknown here: choose one of {', '.join(get_all_start_methods())}")
     source = as_source(data)
-    require_by_number(source, "given workers of ours")
+    require_map_style(source, "given workers of ours")
     if source.block_ends is not None:
         raise DataError("these data are read block by block, and every worker would read all blocks: pass them as is")
     if isinstance(source, (TensorSource, WorkerSource)):

@@ -1,4 +1,4 @@
-"""The order examples are visited in, as a pure function of the seed, the epoch and the position."""
+"""The order samples are visited in, as a pure function of the seed, the epoch and the position."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Indices = NDArray[np.int64]
 ROUNDS = 6
 SMALL, SMALL_ROUNDS = 2**16, 10
 READ_AHEAD_SAMPLES = 2**14
-Kept = tuple[int | None, int, Indices]  # epoch, first position, indices
-NOTHING_KEPT: Kept = (None, 0, np.empty(0, np.int64))
+Snapshot = tuple[int | None, int, Indices]  # epoch, first position, indices
+NOTHING_KEPT: Snapshot = (None, 0, np.empty(0, np.int64))
 
 NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of epochs, of which no run reaches so many
 # Words of one generator from which on others than those of an order are drawn, further apart than any of them reach.
@@ -29,17 +29,17 @@ MEMBERS, WINDOWS, STRATA = (k * 2**128 for k in (1, 2, 3))
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Maps positions of an epoch to indices of examples; every epoch visits each example exactly once.
+    """Maps positions of an epoch to indices of samples; every epoch visits each sample exactly once.
 
-    Up to `permute_below` examples an epoch's permutation is drawn whole and kept while the epoch lasts. Beyond, a keyed
+    Up to `permute_below` samples an epoch's permutation is drawn whole and kept while the epoch lasts. Beyond, a keyed
     bijection computes any position on its own in constant memory. So any position is reached within 5 ms, however many
-    examples there are (2 shared cores). The two give different orders: `permute_below` decides.
+    samples there are (2 shared cores). The two give different orders: `permute_below` decides.
 
     Args:
-        n: examples.
+        n: samples.
         seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
-        shuffle: False visits the examples as they are stored.
-        permute_below: the largest n whose permutation is held in memory, 8 bytes an example.
+        shuffle: False visits the samples as they are stored.
+        permute_below: the largest n whose permutation is held in memory, 8 bytes an sample.
 
     Raises:
         InputError: n, seed or permute_below out of range.
@@ -49,11 +49,11 @@ class Order:
     seed: int = 0
     shuffle: bool = True
     permute_below: int = 2**18
-    _kept: Kept = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
+    _kept: Snapshot = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 2**62:
-            raise InputError(f"an order needs between 1 and 2**62 examples, got n={self.n}")
+            raise InputError(f"an order needs between 1 and 2**62 samples, got n={self.n}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be between 0 and 2**64 - 1 and whole, got {self.seed!r}")
         if self.permute_below < 0:
@@ -64,11 +64,11 @@ class Order:
 
     @property
     def mixing(self) -> str:
-        """How examples are mixed, beside n, seed and shuffle all that the order depends on."""
+        """How samples are mixed, beside n, seed and shuffle all that the order depends on."""
         return "all" if self.n <= self.permute_below else f"all, by {rounds(self.n)} rounds"
 
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
-        """Return the examples at positions start, ..., stop - 1 of an epoch.
+        """Return the samples at positions start, ..., stop - 1 of an epoch.
 
         Args:
             epoch: 0 or more.
@@ -97,7 +97,7 @@ class Order:
         return kept[start - first : stop - first].copy()
 
     def at(self, epoch: int, positions: Indices) -> Indices:
-        """Return the examples at any positions of an epoch, in any sequence.
+        """Return the samples at any positions of an epoch, in any sequence.
 
         Args:
             epoch: 0 or more.
@@ -126,13 +126,13 @@ class Order:
 
 
 def require_positions(epoch: int, start: int, stop: int, n: int) -> None:
-    """Refuse positions that no epoch of n examples has.
+    """Refuse positions that no epoch of n samples has.
 
     Raises:
         InputError: an epoch below 0, or not 0 ≤ start ≤ stop ≤ n.
     """
     if not (epoch >= 0 and 0 <= start <= stop <= n):
-        raise InputError(f"positions {start} to {stop} of epoch {epoch} do not exist: {n} examples, epochs from 0")
+        raise InputError(f"positions {start} to {stop} of epoch {epoch} do not exist: {n} samples, epochs from 0")
 
 
 def permutation(n: int, seed: int, epoch: int) -> Indices:
@@ -140,7 +140,7 @@ def permutation(n: int, seed: int, epoch: int) -> Indices:
 
     Each word carries its own index in its low bits, so that sorting the words sorts the indices: 4 million take 0.09 s,
     where shuffling takes 0.19 s and argsort 0.55 s (2 shared cores, NumPy 2.4). Only the raw stream of Philox is used,
-    so the order is the same in every NumPy release. Ties among the high bits, of which 2²² examples have two on
+    so the order is the same in every NumPy release. Ties among the high bits, of which 2²² samples have two on
     average, fall in order of index.
 
     Reference: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox).
@@ -164,7 +164,7 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
 
     Args:
         positions: int64, each in 0, ..., n - 1.
-        n: examples, 1 to 2⁶².
+        n: samples, 1 to 2⁶².
         seed: with `epoch`, the key.
         epoch: with `seed`, the key.
 
@@ -188,7 +188,7 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
 
 
 def rounds(n: int) -> int:
-    """Return the rounds of the network for n examples."""
+    """Return the rounds of the network for n samples."""
     return SMALL_ROUNDS if n < SMALL else ROUNDS
 
 

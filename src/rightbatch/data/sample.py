@@ -1,4 +1,4 @@
-"""The same few examples again and again, as statistics of the data are made from."""
+"""The same few samples again and again, as statistics of the data are made from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
 class Sample(Wrapper):
-    """Up to 4,096 examples of data read in blocks, drawn at random, always the same.
+    """Up to 4,096 samples of data read in blocks, drawn at random, always the same.
 
     They are read at the first fetch and kept where they take at most 64 MiB: read anew each time, they would push the
     blocks that are trained on out of memory, and hold training up. All are of the blocks that an epoch begins with.
@@ -23,7 +23,7 @@ class Sample(Wrapper):
     """
 
     def __init__(self, source: Source) -> None:
-        super().__init__(source, f"{SAMPLE:,} examples at most")
+        super().__init__(source, f"{SAMPLE:,} samples at most")
         self._indices = torch.from_numpy(BatchStream(source, 0).order.indices(0, 0, min(len(source), SAMPLE)))
         each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
         self._keeps = len(self._indices) * each <= SAMPLE_BYTES
@@ -33,7 +33,7 @@ class Sample(Wrapper):
         return len(self._indices)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices` of this sample."""
+        """Return x and y of the samples at `indices` of this sample."""
         if not self._keeps:
             return self._source.fetch_epoch(self._indices[indices], 0, 0)
         if self._kept is None:

@@ -15,17 +15,17 @@ NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # of every source
 
 
 class Source(ABC):
-    """Examples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
+    """Samples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
 
     Args:
-        x_shape: shape of one example's input.
+        x_shape: shape of one sample's input.
         x_dtype: type of the fetched inputs.
-        y_shape: shape of one example's target.
+        y_shape: shape of one sample's target.
         y_dtype: type of the fetched targets; integers mean classes.
         y_range: smallest and largest integer target; None for floats, or where finding out would read everything.
         notes: what was done to the data on the way in, in words.
         loss: used where none is given; None goes by the type of the targets.
-        block_ends: where each block ends that slow storage is read in; None where any example is as near as any other.
+        block_ends: where each block ends that slow storage is read in; None where any sample is as near as any other.
         window: blocks that are kept in memory, and so mixed; see `BatchStream`.
     """
 
@@ -44,7 +44,7 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the examples at `indices` (int64, on the CPU), in that sequence."""
+        """Return x and y of the samples at `indices` (int64, on the CPU), in that sequence."""
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Return x and y as one epoch of an order has them: a source that draws at random keys its draws by these.
@@ -57,10 +57,10 @@ class Source(ABC):
         return self.fetch(indices)
 
     def expect(self, indices: Tensor) -> None:
-        """Be told that examples on slow storage are about to be fetched, which may be read ahead.
+        """Be told that samples on slow storage are about to be fetched, which may be read ahead.
 
         Args:
-            indices: one example of each block of those that `block_ends` tells of, first those needed first.
+            indices: one sample of each block of those that `block_ends` tells of, first those needed first.
         """
         return None
 
@@ -70,16 +70,16 @@ class Source(ABC):
         return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
 
     def describe(self) -> str:
-        """One line for people: how many examples, their shapes and types, what was done to them."""
+        """One line for people: how many samples, their shapes and types, what was done to them."""
         x, y = (str(dtype).removeprefix("torch.") for dtype in (self.x_dtype, self.y_dtype))
-        parts = [f"{len(self):,} examples", f"x {list(self.x_shape)} {x}", f"y {list(self.y_shape)} {y}"]
+        parts = [f"{len(self):,} samples", f"x {list(self.x_shape)} {x}", f"y {list(self.y_shape)} {y}"]
         if self.classes is not None:
             parts.append(f"{self.classes} classes")
         return "; ".join([", ".join(parts), *self.notes])
 
 
 class Wrapper(Source):
-    """A source that has its examples from another one.
+    """A source that has its samples from another one.
 
     Args:
         source: the other one.
@@ -101,8 +101,8 @@ def require_trainable(source: Source) -> None:
     """Refuse a source that nothing can be learnt or measured from.
 
     Raises:
-        DataError: fewer than two examples.
+        DataError: fewer than two samples.
     """
     if len(source) < 2:
-        given = "no examples" if len(source) == 0 else "a single example"
-        raise DataError(f"the data have {given}: training needs at least 2, as noise is a difference between examples")
+        given = "no samples" if len(source) == 0 else "a single sample"
+        raise DataError(f"the data have {given}: training needs at least 2, as noise is a difference between samples")

@@ -1,4 +1,4 @@
-"""Batches as intervals of one line of positions: take n examples now, another n next."""
+"""Batches as intervals of one line of positions: take n samples now, another n next."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Interval(NamedTuple):
     stop: int
 
     @property
-    def examples(self) -> int:
-        """How many examples the interval holds."""
+    def samples(self) -> int:
+        """How many samples the interval holds."""
         return self.stop - self.start
 
 
@@ -33,14 +33,14 @@ class BatchStream:
     """A place in a source's order, from which batches of any size are taken.
 
     A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
-    `window`: its examples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
+    `window`: its samples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
     It is told beforehand which blocks come next (`Source.expect`). A stream, `IterableSource`, is never shuffled; it
     is begun anew here, and told what will not be wanted again.
 
     Args:
-        source: the examples.
+        source: the samples.
         seed: keys the order, 0 to 2⁶⁴ - 1.
-        shuffle: False visits the examples as they are stored.
+        shuffle: False visits the samples as they are stored.
         device: where fetched tensors go; None leaves them where the source keeps them.
 
     Raises:
@@ -70,16 +70,16 @@ class BatchStream:
 
     @property
     def position(self) -> int:
-        """Examples of this epoch already taken."""
+        """Samples of this epoch already taken."""
         return self._position
 
     @property
     def remaining(self) -> int:
-        """Examples left in this epoch, at least 1: the last one taken begins the next epoch."""
+        """Samples left in this epoch, at least 1: the last one taken begins the next epoch."""
         return self.order.n - self._position
 
     def take(self, n: int) -> Interval:
-        """Advance by n examples, or by what the epoch has left if that is fewer.
+        """Advance by n samples, or by what the epoch has left if that is fewer.
 
         Returns:
             The interval passed over; `fetch` turns it into tensors, now or later.
@@ -90,9 +90,9 @@ class BatchStream:
         try:
             n = index(n)
         except TypeError:
-            raise InputError(f"a batch is a whole number of examples, got {n!r}") from None
+            raise InputError(f"a batch is a whole number of samples, got {n!r}") from None
         if n < 1:
-            raise InputError(f"a batch has at least 1 example, got {n}")
+            raise InputError(f"a batch has at least 1 sample, got {n}")
         start = self._position
         stop = min(start + n, self.order.n)
         taken = Interval(self._epoch, start, stop)
@@ -103,10 +103,10 @@ class BatchStream:
         return taken
 
     def fetch(self, interval: Interval) -> tuple[Tensor, Tensor]:
-        """Return the examples of an interval, leaving the position alone.
+        """Return the samples of an interval, leaving the position alone.
 
         Returns:
-            x of shape (examples, *x_shape) and y of shape (examples, *y_shape), on `device`.
+            x of shape (samples, *x_shape) and y of shape (samples, *y_shape), on `device`.
 
         Raises:
             InputError: positions outside the epoch.
@@ -117,7 +117,7 @@ class BatchStream:
             x, y = self.source.fetch_interval(*interval)
         else:
             indices = torch.from_numpy(self.order.indices(*interval))
-            if isinstance(self.order, BlockOrder) and interval.examples:
+            if isinstance(self.order, BlockOrder) and interval.samples:
                 self._announce(self.order, interval)
             x, y = self.source.fetch_epoch(indices, self.order.seed, interval.epoch)
         if self.device is None:
@@ -172,7 +172,7 @@ class BatchStream:
         """Return to a saved place.
 
         Raises:
-            InputError: the state belongs to another number of examples, seed or shuffling.
+            InputError: the state belongs to another number of samples, seed or shuffling.
         """
         streams = isinstance(self.source, IterableSource)
         needed = {"epoch", "position", *self._identity, *(["stream"] if streams else [])}

@@ -16,10 +16,10 @@ from .arrays import TensorSource, array_source
 def blobs(n: int = 1000, centers: int = 3, features: int = 2, std: float = 2.0, seed: int = 2) -> TensorSource:
     """Draw points around centres and ask which centre each belongs to.
 
-    Centres are uniform in [-10, 10]; examples are shared out evenly, in shuffled sequence.
+    Centres are uniform in [-10, 10]; samples are shared out evenly, in shuffled sequence.
 
     Args:
-        n: examples, at least `centers`.
+        n: samples, at least `centers`.
         centers: classes.
         features: dimensions.
         std: standard deviation of every coordinate about its centre.
@@ -73,7 +73,7 @@ class QuadraticNoise:
         return float(self.gradient(w).square().sum())
 
     def noise_scale(self, w: Tensor) -> float:
-        """Return tr Σ / ‖g‖² at w, in examples; infinite at the minimum."""
+        """Return tr Σ / ‖g‖² at w, in samples; infinite at the minimum."""
         signal = self.signal(w)
         return self.variance(w) / signal if signal > 0 else math.inf
 
@@ -83,12 +83,12 @@ class Quadratic:
     """Minimise the mean over i of ½ (w - z_i)ᵀ H (w - z_i), with z_i drawn from N(w*, C).
 
     Train `model()` on `source` with the mean squared error: the loss is then exactly that mean, its gradient noise
-    exactly `sample` when batches are drawn from these examples, and `population` when they are drawn afresh.
+    exactly `sample` when batches are drawn from these samples, and `population` when they are drawn afresh.
 
     Args:
         source: x the z_i, shape (n, d), y zeros of the same shape.
         population: the noise under N(w*, C).
-        sample: the noise under these n examples, the covariance with divisor n - 1, in float64.
+        sample: the noise under these n samples, the covariance with divisor n - 1, in float64.
     """
 
     source: TensorSource
@@ -101,7 +101,7 @@ class Quadratic:
 
 
 class QuadraticModel(nn.Module):
-    """Return (d/2)^½ H^½ (w - z) for each example z, whose mean squared error against 0 is ½ (w - z)ᵀ H (w - z).
+    """Return (d/2)^½ H^½ (w - z) for each sample z, whose mean squared error against 0 is ½ (w - z)ᵀ H (w - z).
 
     w is the weight of a linear layer fed with 1, so that estimators that know linear layers know this model.
 
@@ -122,7 +122,7 @@ class QuadraticModel(nn.Module):
         nn.init.zeros_(self.w.weight)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the residuals of examples z, shape (b, d)."""
+        """Return the residuals of samples z, shape (b, d)."""
         w: Tensor = self.w(z.new_ones(len(z), 1))
         return (w - z) @ self.root
 
@@ -142,13 +142,13 @@ def quadratic(
     at `distance` from the model's start, 0.
 
     Args:
-        n: examples, at least 2.
+        n: samples, at least 2.
         features: d.
         condition: largest over smallest eigenvalue of H, at least 1.
         noise: standard deviation of every coordinate of z_i.
         distance: ‖w*‖.
         seed: of H, w* and the z_i.
-        dtype: of the examples and the model.
+        dtype: of the samples and the model.
 
     Raises:
         InputError: sizes or scales out of range.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data import BatchStream, IterableSource, Source
 from ..data.streams.source import SAMPLE
-from ..loop.distributed.process_group import Ranks
+from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.sharding import sharded_modules, waiting_for_all
 from ..loop.memory.forward_limit import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
 from ..noise.isolation import random_state, set_random_state
@@ -37,27 +37,27 @@ def evaluate(
     loss: Loss,
     source: Source,
     device: torch.device,
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
     limit: ForwardLimit | None = None,
 ) -> dict[str, float]:
-    """Mean loss over all examples of `source`, and accuracy where targets are classes.
+    """Mean loss over all samples of `source`, and accuracy where targets are classes.
 
     Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
-    found is added up. 1,024 examples are passed at once, or as many as `limit` says, which is halved wherever memory
+    found is added up. 1,024 samples are passed at once, or as many as `limit` says, which is halved wherever memory
     runs out and may be kept for the next time. Of a sharded model, of whose passes all processes must make as many,
-    those who have run out of examples pass one that counts nothing.
+    those who have run out of samples pass one that counts nothing.
 
     Returns:
         {"loss": ..., "accuracy": ...}; accuracy only for integer targets of one dimension and outputs (b, classes).
 
     Raises:
-        OutOfMemoryError: memory ran out over a single example in some process; raised in all. Or in any pass of a
+        OutOfMemoryError: memory ran out over a single sample in some process; raised in all. Or in any pass of a
             sharded model; raised there.
     """
     total = correct = 0.0
     classifies = False
     n = len(source)
-    ranks = ranks or Ranks()
+    ranks = ranks or ProcessGroup()
     limit = limit or ForwardLimit(CHUNK_SAMPLES)
     together = bool(sharded_modules(model))
     chunk = limit.now if together else CHUNK_SAMPLES
@@ -97,13 +97,13 @@ def refresh_batch_norm(
 ) -> None:
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
-    They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 examples, always the same
+    They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 samples, always the same
     and drawn at random, for data sorted by class begin with a single one; of a stream the first. They are passed 1,024
     at a time, or as many as `limit` says, but at least two; where memory runs out, all of them anew in passes half as
     large.
 
     Raises:
-        OutOfMemoryError: memory ran out over two examples, or in a pass of a sharded model.
+        OutOfMemoryError: memory ran out over two samples, or in a pass of a sharded model.
     """
     layers = [m for m in model.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats and m.training]
     if not layers:
@@ -113,17 +113,17 @@ def refresh_batch_norm(
     if isinstance(source, IterableSource):
         source = source.sample()
     order = BatchStream(source, seed=0).order
-    examples = min(len(source), BATCH_NORM_SAMPLES)
+    samples = min(len(source), BATCH_NORM_SAMPLES)
     limit = limit or ForwardLimit(CHUNK_SAMPLES)
     begin = 0
     try:
-        while begin < examples:
+        while begin < samples:
             if begin == 0:
                 set_random_state(state, device)
                 for layer in layers:
                     layer.reset_running_stats()
                     layer.momentum = None  # a plain average over the batches
-            stop = min(begin + max(2, limit.now), examples)
+            stop = min(begin + max(2, limit.now), samples)
             try:
                 if stop - begin > 1:
                     # By index, not from a stream, for which the blocks that training reads ahead would be given up.

@@ -30,7 +30,7 @@ def is_cross_entropy(loss: Loss) -> bool:
 
 
 def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "train") -> None:
-    """Try model and loss on two examples, without a trace, and check targets against outputs.
+    """Try model and loss on two samples, without a trace, and check targets against outputs.
 
     Raises:
         InputError: the output is not one tensor, the loss is not one finite-shaped number, or they do not go together.
@@ -40,7 +40,7 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     x, y = source.fetch(torch.arange(min(2, len(source))))
-    with _tried(device, len(x), f"The {what} examples cannot be brought to {device}"):
+    with _tried(device, len(x), f"The {what} samples cannot be brought to {device}"):
         x, y = x.to(device), y.to(device)
     if parameter is not None and x.is_floating_point() and parameter.is_floating_point() and x.dtype != parameter.dtype:
         raise InputError(
@@ -60,24 +60,11 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
         value = loss(output, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"The loss must return one number, the mean over the examples; it returned {given}.")
-
-
-def require_loss(loss: object, differentiable: bool) -> None:
-    """Refuse what is not the loss of a micro-batch.
-
-    Raises:
-        InputError: it is not one number, or does not depend on a parameter although it is to be differentiated.
-    """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
-    if differentiable and not loss.requires_grad:
-        raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
+        raise InputError(f"The loss must return one number, the mean over the samples; it returned {given}.")
 
 
 @contextmanager
-def _tried(device: torch.device, examples: int, complaint: str) -> Iterator[None]:
+def _tried(device: torch.device, samples: int, complaint: str) -> Iterator[None]:
     """Without gradients; what goes wrong within is told with the complaint, unless it is memory that ran out."""
     try:
         with torch.no_grad():
@@ -85,7 +72,7 @@ def _tried(device: torch.device, examples: int, complaint: str) -> Iterator[None
     except (RuntimeError, ValueError, IndexError, TypeError, MemoryError) as error:
         if is_out_of_memory(error):
             why = "on which model and loss are tried before training"
-            raise exhausted(str(device), None, examples, why) from error
+            raise exhausted(str(device), None, samples, why) from error
         raise InputError(f"{complaint}: {_first_line(error)}") from error
 
 

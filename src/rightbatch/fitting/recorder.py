@@ -62,19 +62,19 @@ class Recorder:
         self.progress.note(reason)
 
     def consumed(self, step: int, intervals: list[Interval]) -> None:
-        """Examples were used up."""
+        """Samples were used up."""
         if self._ledger is not None:
             for interval in intervals:
                 self._ledger.append(step, *interval)
 
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
+    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None:
         """A step was not taken."""
         self.event(
             "failure",
             step=step,
             samples=samples,
             reason=reason,
-            learning_rate=learning_rate,
+            lr=lr,
             restored_step=restored_step,
         )
         self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a smaller step size")
@@ -87,10 +87,10 @@ class Recorder:
         """Forward passes are smaller, memory having run out (of several processes, in `rank`), or larger again."""
         self.event("memory", step=step, samples=samples, old=old, new=new, rank=rank, device=device)
         if new > old:
-            self.progress.note(f"forward passes of up to {new:,} examples are tried again")
+            self.progress.note(f"forward passes of up to {new:,} samples are tried again")
         else:
             where = device if rank is None else f"{device} (rank {rank})"
-            self.progress.note(f"memory ran out on {where} over {old:,} examples; {new:,} at most from now on")
+            self.progress.note(f"memory ran out on {where} over {old:,} samples; {new:,} at most from now on")
 
     def measuring(self, step: int, samples: int, method: str) -> None:
         """The noise is measured otherwise than before."""
@@ -106,7 +106,7 @@ class Recorder:
                 samples=samples,
                 points=[list(point) for point in points],
                 fixed_s=fit.fixed_s,
-                per_example_s=fit.per_example_s,
+                per_sample_s=fit.per_sample_s,
                 half_performance=fit.half_performance,
                 standard_error=fit.standard_error,
             )

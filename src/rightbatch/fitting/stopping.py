@@ -28,16 +28,16 @@ class Budget:
     Args:
         epochs: passes over the data, a whole number.
         seconds: by the clock on the wall, evaluation included.
-        target: such as {"valid_loss": 0.3}; a loss is reached from above, an accuracy from below.
+        stop_at: such as {"valid_loss": 0.3}; a loss is reached from above, an accuracy from below.
         patience: evaluations without a better validation loss.
 
     Raises:
-        InputError: a number is not positive, or a target names something that is not measured.
+        InputError: a number is not positive, or `stop_at` names something that is not measured.
     """
 
     epochs: int | None = None
     seconds: float | None = None
-    target: Mapping[str, float] | None = None
+    stop_at: Mapping[str, float] | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,18 +48,18 @@ class Budget:
                 raise InputError(f"{name} must be a positive number, got {value!r}.")
         if self.epochs is not None and (math.isinf(self.epochs) or int(self.epochs) != self.epochs):
             raise InputError(f"epochs must be a whole number, got {self.epochs!r}.")
-        if self.target is not None and not isinstance(self.target, Mapping):
-            raise InputError(f"target must be such as {{'valid_loss': 0.3}}, got {self.target!r}.")
-        for name, value in (self.target or {}).items():
+        if self.stop_at is not None and not isinstance(self.stop_at, Mapping):
+            raise InputError(f"stop_at must be such as {{'valid_loss': 0.3}}, got {self.stop_at!r}.")
+        for name, value in (self.stop_at or {}).items():
             if name not in TARGETS or not isinstance(value, Real) or not math.isfinite(value):
-                raise InputError(f"target knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
+                raise InputError(f"stop_at knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
 
     @classmethod
     def of(
         cls,
         epochs: int | None,
         seconds: float | None,
-        target: Mapping[str, float] | None,
+        stop_at: Mapping[str, float] | None,
         patience: int | None,
         validates: bool,
     ) -> "Budget":
@@ -68,17 +68,17 @@ class Budget:
         Where nothing at all is said, a run with validation data ends when five evaluations bring no better loss,
         after 100 epochs at the latest; without validation data it makes 10 epochs.
         """
-        if isinstance(target, Mapping) and target and not validates:
+        if isinstance(stop_at, Mapping) and stop_at and not validates:
             raise InputError(
                 "A target is checked on validation data: give valid=, a pair of arrays or a fraction of train."
             )
         if patience is not None and not validates:
             raise InputError("patience counts evaluations on validation data: give valid=.")
-        if epochs is None and seconds is None and target is None and patience is None:
+        if epochs is None and seconds is None and stop_at is None and patience is None:
             if validates:
                 return cls(epochs=MOST_EPOCHS_BY_DEFAULT, patience=DEFAULT_PATIENCE)
             return cls(epochs=EPOCHS_WITHOUT_VALIDATION)
-        return cls(epochs, seconds, target, patience)
+        return cls(epochs, seconds, stop_at, patience)
 
     def describe(self) -> str:
         """The budget in words."""
@@ -87,7 +87,7 @@ class Budget:
             parts.append(times(self.epochs, "epoch"))
         if self.seconds is not None:
             parts.append(f"{self.seconds:g} seconds")
-        parts += [f"{name} {value:g}" for name, value in (self.target or {}).items()]
+        parts += [f"{name} {value:g}" for name, value in (self.stop_at or {}).items()]
         if self.patience is not None:
             parts.append(f"{self.patience} evaluations without a better validation loss")
         return " or ".join(parts) if parts else "until interrupted"
@@ -99,7 +99,7 @@ class Budget:
 
     def reached(self, metrics: Mapping[str, float]) -> str:
         """Which target an evaluation has reached, in words; empty if none."""
-        for name, aim in (self.target or {}).items():
+        for name, aim in (self.stop_at or {}).items():
             value = metrics.get(name, math.nan)
             if (value <= aim) if name.endswith("loss") else (value >= aim):
                 return f"target reached: {name} {value:.4g}"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data import Sample, Source, as_source, hold_out, require_by_number, require_trainable
+from ..data import Sample, Source, as_source, hold_out, require_map_style, require_trainable
 from ..errors import InputError, RunFolderError
 from ..loop.auto_batch import ENDLESS, AutoBatch
-from ..loop.distributed.process_group import Ranks
+from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.rank_sync import unwrapped
 from ..loop.distributed.sharding import model_state_apart, sharded_modules, whole
 from ..loop.memory.forward_limit import ForwardLimit
@@ -65,12 +65,12 @@ def fit(
     train: Any,
     loss: Loss | None = None,
     valid: Any = None,
-    batch: Any = "auto",
-    step: Any = "auto",
+    batch_size: Any = "auto",
+    lr: Any = "auto",
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
     epochs: int | None = None,
     seconds: float | None = None,
-    target: Mapping[str, float] | None = None,
+    stop_at: Mapping[str, float] | None = None,
     eval_every: float = 1.0,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -91,21 +91,21 @@ def fit(
     Args:
         model: trained in place.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the examples; by default cross-entropy for integer targets, mean
+        loss: `loss(output, target)`, the mean over the samples; by default cross-entropy for integer targets, mean
             squared error for floating-point ones.
         valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss is
             returned.
-        batch: "auto", a number, the name of a rule or a rule.
-        step: "auto", a learning rate, the name of a rule, a rule, or None for the optimizer's own learning rate.
+        batch_size: "auto", a number, the name of a rule or a rule.
+        lr: "auto", a number, the name of a rule, a rule, or None for the optimizer's own learning rate.
         optimizer: a torch optimizer over the model's parameters, or a function from parameters to one. None:
             schedule-free Adam where the step rule averages, as "auto" does, and plain SGD otherwise.
         epochs: most passes over the data.
         seconds: most seconds on the wall, evaluation included.
-        target: such as {"valid_loss": 0.3}; see `Budget` also for what holds when no budget is given.
+        stop_at: such as {"valid_loss": 0.3}; see `Budget` also for what holds when no budget is given.
         eval_every: epochs between evaluations.
-        seed: of the order of the examples and of dropout; the caller's random numbers are left alone.
+        seed: of the order of the samples and of dropout; the caller's random numbers are left alone.
         device: moved there first; None leaves the model where it is.
-        micro_batch: most examples in one forward pass; memory only. Fewer are passed at once where memory runs out.
+        micro_batch: most samples in one forward pass; memory only. Fewer are passed at once where memory runs out.
         run_dir: folder to write to: settings, events, ledger, checkpoints, parameters, report. One run at a time
             writes to it.
         resume: go on with the run in `run_dir`, if there is one.
@@ -123,9 +123,9 @@ def fit(
         RunFolderError: `run_dir` cannot be used, another run is writing to it, or it can no longer be written; the last
             checkpoint is whole then, and resume=True goes on from it.
         DivergedError: it diverged again and again, from smaller steps too; everything up to then is written.
-        OutOfMemoryError: memory ran out over a single example; likewise.
+        OutOfMemoryError: memory ran out over a single sample; likewise.
     """
-    given, model = model, unwrapped(model, Ranks.present())
+    given, model = model, unwrapped(model, ProcessGroup.present())
     require_number("eval_every", eval_every, above=0)
     require_number("checkpoint_every", checkpoint_every, above=0)
     require_whole("seed", seed, least=0)
@@ -151,14 +151,14 @@ def fit(
         test_source = None if test is None else as_source(test)
         for other in (valid_source, test_source):
             if other is not None:
-                require_by_number(other, "evaluated on")
-        budget = Budget.of(epochs, seconds, target, patience, valid_source is not None)
+                require_map_style(other, "evaluated on")
+        budget = Budget.of(epochs, seconds, stop_at, patience, valid_source is not None)
         loss = default_loss(source) if loss is None else loss
         parameters = trainable(model)
-        if valid_source is not None and "valid_accuracy" in (target or {}) and not _has_classes(valid_source):
+        if valid_source is not None and "valid_accuracy" in (stop_at or {}) and not _has_classes(valid_source):
             raise InputError(
                 f"valid_accuracy cannot be a target: the targets are {valid_source.y_dtype} of shape "
-                f"{valid_source.y_shape}, accuracy needs one integer class an example. Use valid_loss."
+                f"{valid_source.y_shape}, accuracy needs one integer class an sample. Use valid_loss."
             )
         if device is not None:
             try:
@@ -173,11 +173,11 @@ def fit(
             optimizer = optimizer(parameters)
         if run_dir is not None:
             require_storable(model)
-        auto = AutoBatch(given, optimizer, source, batch, step, micro_batch, seed, budget.epochs or ENDLESS, noise)
+        auto = AutoBatch(given, optimizer, source, batch_size, lr, micro_batch, seed, budget.epochs or ENDLESS, noise)
     try:
         recorder = _recorder(auto.ranks, run_dir, resume, _config(auto, budget, seed, eval_every), progress)
     except BaseException:
-        auto.ship()
+        auto.finalize()
         raise
     limit = ForwardLimit(min(CHUNK_SAMPLES, micro_batch or CHUNK_SAMPLES))  # without activations held, more fit
     training = _Training(
@@ -188,7 +188,7 @@ def fit(
             try:
                 training.begin(seed, resume)
             except BaseException:
-                auto.ship()
+                auto.finalize()
                 raise
             return training.run()
     finally:
@@ -253,7 +253,7 @@ class _Training:
         self.recorder.progress.begin(
             None if self.budget.epochs is None else self.budget.epochs * len(self.train),
             self.budget.seconds,
-            f"{type(self.model).__name__}, {len(self.train):,} examples, {self.budget.describe()}{going_on}",
+            f"{type(self.model).__name__}, {len(self.train):,} samples, {self.budget.describe()}{going_on}",
             self.resumed_wall_s,
         )
         self.auto.observe(self.recorder)
@@ -278,13 +278,13 @@ class _Training:
                     self._evaluate()
                 self._checkpoint()
         except Exception as error:
-            self.auto.ship()
+            self.auto.finalize()
             restore_modes()
             self._fail(error)
             raise
         except KeyboardInterrupt:
             stopped = "interrupted"
-        self.auto.ship()
+        self.auto.finalize()
         folder = self.recorder.folder
         try:
             try:
@@ -312,7 +312,7 @@ class _Training:
                 with torch.set_grad_enabled(auto.needs_gradient):
                     auto.backward(loss(model(x), y))
             except (RuntimeError, MemoryError) as error:
-                auto.halve(error)
+                auto.handle_oom(error)
                 continue
             if auto.step():
                 row = auto.last
@@ -386,7 +386,7 @@ class _Training:
 
     def _value(self, row: Mapping[str, Any]) -> float:
         """What the best iterate has least of: validation loss, or error where only an accuracy is the target."""
-        if self.budget.target and "valid_loss" not in self.budget.target:
+        if self.budget.stop_at and "valid_loss" not in self.budget.stop_at:
             return -float(row["valid_accuracy"])
         value = float(row["valid_loss"])
         return math.inf if math.isnan(value) else value
@@ -477,8 +477,8 @@ class _Training:
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             train_samples=len(self.train),
             valid_samples=None if self.valid is None else len(self.valid),
-            batch=write_rule(auto.size_rule),
-            step_rule=write_rule(auto.step_rule),
+            batch_size=write_rule(auto.batch_size_rule),
+            lr=write_rule(auto.lr_rule),
             optimizer=type(auto.optimizer).__name__,
             seed=seed,
             budget=self.budget.describe(),
@@ -535,7 +535,7 @@ def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, So
         return held_out, rest
     source = as_source(valid)
     if len(source) == 0:
-        raise InputError("valid holds no examples.")
+        raise InputError("valid holds no samples.")
     return source, train
 
 
@@ -547,8 +547,8 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
     return {
         "model": type(auto.model).__name__,
         "train_samples": auto.train_samples,
-        "batch": write_rule(auto.size_rule),
-        "step": write_rule(auto.step_rule),
+        "batch_size": write_rule(auto.batch_size_rule),
+        "lr": write_rule(auto.lr_rule),
         "noise": None if auto.meter is None else str(auto.meter.settings),
         "optimizer": type(auto.optimizer).__name__,
         "seed": seed,
@@ -558,7 +558,7 @@ def _config(auto: AutoBatch, budget: Budget, seed: int, eval_every: float) -> di
 
 
 def _recorder(
-    ranks: Ranks,
+    ranks: ProcessGroup,
     run_dir: str | os.PathLike[str] | None,
     resume: bool,
     config: Mapping[str, Any],

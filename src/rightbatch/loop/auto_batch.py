@@ -1,7 +1,7 @@
 """Your own training loop with the batch and the step size worked out from what is measured; also the engine of `fit`.
 
 The loop asks for a micro-batch, computes its loss, hands it back and asks for a step. Everything a rule needs (more
-examples for the same step, the same examples again at a trial step, a return to an earlier iterate) happens by what is
+samples for the same step, the same samples again at a trial step, a return to an earlier iterate) happens by what is
 yielded next and by `step()` answering False, so that a plain loop of four lines runs every rule.
 """
 
@@ -16,22 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BatchStream, IterableSource, as_source, require_trainable
-from ..decision import Decision, Needs, Outcome, Plan, Situation, SizeRule, StepRule
+from ..decision import BatchSizeRule, Decision, LRRule, Needs, Outcome, Plan, StepContext
 from ..errors import InputError
-from ..fitting.losses import require_loss
 from ..measurements import Measurement, NoiseEstimate
 from ..noise.gradient_norm import is_part
 from ..ranges import require_whole
 from ..rule_text import write_rule
-from .accumulator import Gathering
-from .callback import Observer
+from .accumulator import BatchAccumulator, require_loss
+from .callback import Callback
 from .distance import Distance
-from .distributed.process_group import Ranks
-from .distributed.rank_sync import Consensus, Seen, digest_of, give_gradients_back, take_over_gradients, unwrapped
+from .distributed.process_group import ProcessGroup
+from .distributed.rank_sync import RankSync, Seen, digest_of, give_gradients_back, take_over_gradients, unwrapped
 from .distributed.sharding import out_of_memory, squared_norm
 from .line_search import LineSearch
-from .memory.forward_limit import Beginning, ForwardLimit, exhausted, is_out_of_memory, let_go, release
-from .micro_batcher import Feed
+from .memory.forward_limit import BatchSnapshot, ForwardLimit, exhausted, is_out_of_memory, let_go, release
+from .micro_batcher import MicroBatcher
 from .noise_meter import NoiseMeter
 from .optimizer_settings import apply_settings, settings_of
 from .reporting import Place, Teller
@@ -56,7 +55,7 @@ class AutoBatch:
 
     Gradients are set to None after every step, so there is no `zero_grad`. With `epochs=None` one `for` covers one
     epoch, as with a DataLoader, and the next `for` the next; otherwise one `for` covers them all. A `for` left early
-    loses nothing: the next one begins with the first example that no step has used.
+    loses nothing: the next one begins with the first sample that no step has used.
 
     Where torch.distributed has been initialised, the processes train one model: the batch is that of all of them, each
     is yielded its share, and all take the same steps. All must make the same calls, `load_state_dict` included; model
@@ -65,12 +64,12 @@ class AutoBatch:
     Args:
         model: trained in place: whole, after `fully_shard`, or in DistributedDataParallel, which is not needed.
         optimizer: any torch optimizer over them; None brings one that suits the step rule: schedule-free Adam for
-            "auto", plain SGD otherwise. With step="auto" it steps the averaging's parameters until `ship`.
+            "auto", plain SGD otherwise. With lr="auto" it steps the averaging's parameters until `finalize`.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        batch: "auto", a number, the name of a rule or a rule.
-        step: None (the optimizer's learning rate is left alone), "auto", a number, the name of a rule or a rule.
-        micro_batch: most examples in one forward pass; memory only, but for rounding and BatchNorm, which sees passes.
-        seed: of the order of the examples.
+        batch_size: "auto", a number, the name of a rule or a rule.
+        lr: None (the optimizer's learning rate is left alone), "auto", a number, the name of a rule or a rule.
+        micro_batch: most samples in one forward pass; memory only, but for rounding and BatchNorm, which sees passes.
+        seed: of the order of the samples.
         epochs: see above.
         noise: how the gradient noise is measured: `rightbatch.noise.Noise` or its text, such as "auto(budget=0.01)".
             None measures where a rule needs it, for at most 3 % of the time.
@@ -85,32 +84,32 @@ class AutoBatch:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         train: Any,
-        batch: Any = "auto",
-        step: Any = None,
+        batch_size: Any = "auto",
+        lr: Any = None,
         micro_batch: int | None = None,
         seed: int = 0,
         epochs: int | None = None,
         noise: Any = None,
     ) -> None:
-        self.ranks = Ranks.present()
+        self.ranks = ProcessGroup.present()
         self._given, model = model, unwrapped(model, self.ranks)
         parameters = trainable(model)
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
                 require_whole(name, value, least=1)
-        self.step_rule: StepRule = resolve_step(step)
-        self.size_rule: SizeRule = resolve_batch(batch, self.step_rule)
-        require_compatible(self.step_rule, optimizer)
-        settings = resolve_noise(noise, self.size_rule, self.step_rule)
-        self._rules = {"batch": write_rule(self.size_rule), "step": write_rule(self.step_rule)}
+        self.lr_rule: LRRule = resolve_step(lr)
+        self.batch_size_rule: BatchSizeRule = resolve_batch(batch_size, self.lr_rule)
+        require_compatible(self.lr_rule, optimizer)
+        settings = resolve_noise(noise, self.batch_size_rule, self.lr_rule)
+        self._rules = {"batch_size": write_rule(self.batch_size_rule), "lr": write_rule(self.lr_rule)}
         self._rules["noise"] = str(settings or "none")
         source = as_source(train)
         require_trainable(source)
-        require_enough(self.size_rule, len(source))
+        require_enough(self.batch_size_rule, len(source))
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
         if isinstance(source, IterableSource):
-            same["the first examples of the stream"] = digest_of(source.fetch(torch.arange(2)))
-        self.consensus = Consensus(self.ranks, model, parameters, same)
+            same["the first samples of the stream"] = digest_of(source.fetch(torch.arange(2)))
+        self.consensus = RankSync(self.ranks, model, parameters, same)
         self.model = model
         self.train_samples = len(source)
         self.epochs = epochs
@@ -118,8 +117,8 @@ class AutoBatch:
         self._stream = BatchStream(source, seed=seed, device=self._device)
         self._parameters = parameters
         self._waits = is_part(parameters[0])  # for the other processes, in each pass
-        self._stepper = Stepper(model, parameters, optimizer, self.step_rule)
-        self._needs = self.size_rule.needs | self.step_rule.needs
+        self._stepper = Stepper(model, parameters, optimizer, self.lr_rule)
+        self._needs = self.batch_size_rule.needs | self.lr_rule.needs
         projections = Needs.PROJECTIONS in self._needs
         self.meter = (
             NoiseMeter(model, parameters, settings, self.optimizer, projections, self.ranks) if settings else None
@@ -127,18 +126,18 @@ class AutoBatch:
         self._distance = Distance(parameters) if Needs.DISTANCE in self._needs else None
         self.clock = StepTimer()
         self._timekeeper = Timekeeper(self.clock, self.meter, self.consensus)
-        self._beginning = Beginning(model, self._device)
-        self._feed = Feed(
+        self._beginning = BatchSnapshot(model, self._device)
+        self._feed = MicroBatcher(
             self.ranks,
             self._stream,
             epochs,
-            exact=not (self.size_rule.needs or self.size_rule.enlarges_current),
+            exact=not (self.batch_size_rule.needs or self.batch_size_rule.enlarges_current),
             limit=ForwardLimit(micro_batch or LARGEST_FORWARD_SAMPLES, model),
             clock=self.clock,
             meter=self.meter,
             device=self._device,
             timed=Needs.TIME in self._needs,
-            repeatable=self.step_rule.searches,
+            repeatable=self.lr_rule.searches,
         )
         self.steps = self.samples = self._decided_step = 0
         self.seconds = self._mark_s = 0.0
@@ -148,20 +147,20 @@ class AutoBatch:
             train_samples=self.train_samples,
             parameter_count=sum(p.numel() for p in parameters),
             parameter_norm=self.consensus.of_first(math.sqrt(squared_norm([p.detach() for p in parameters]))),
-            learning_rate=self.learning_rate,
+            lr=self.lr,
             total_samples=self._total_samples,
             optimizer=type(self.optimizer).__name__,
             settings=settings_of(self.optimizer),
         )
-        size, self._size_state = self.size_rule.start(plan)
-        self._wanted = min(size.examples or 1, self.train_samples)
-        rate, self._step_state = self.step_rule.start(plan)
-        self._stepper.set_rate(rate.learning_rate)
-        self._stepper.told_rate = self.learning_rate
+        size, self._size_state = self.batch_size_rule.start(plan)
+        self._wanted = min(size.batch_size or 1, self.train_samples)
+        rate, self._step_state = self.lr_rule.start(plan)
+        self._stepper.set_rate(rate.lr)
+        self._stepper.told_rate = self.lr
         apply_settings(self.optimizer, rate.settings)
         self._opening = (size, rate)
         self._teller = Teller(self.meter, self._stepper, self.train_samples)
-        self._gathering: Gathering | None = None
+        self._gathering: BatchAccumulator | None = None
 
     @property
     def _total_samples(self) -> int | None:
@@ -171,7 +170,7 @@ class AutoBatch:
 
     @property
     def batch_size(self) -> int:
-        """Examples the next step will average over, unless its gradient asks for more."""
+        """Samples the next step will average over, unless its gradient asks for more."""
         return self._wanted
 
     @property
@@ -180,9 +179,9 @@ class AutoBatch:
         return self._decided_step if self._gathering is None else self._gathering.decided_step
 
     @property
-    def learning_rate(self) -> float:
+    def lr(self) -> float:
         """That of the first parameter group at the last step."""
-        return self._stepper.learning_rate
+        return self._stepper.lr
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -201,7 +200,7 @@ class AutoBatch:
 
     @property
     def forward_limit(self) -> int:
-        """Most examples in one forward pass of one process: `micro_batch`, or less once memory has run out."""
+        """Most samples in one forward pass of one process: `micro_batch`, or less once memory has run out."""
         return self._feed.limit.now
 
     @property
@@ -220,25 +219,25 @@ class AutoBatch:
 
     @property
     def place(self) -> tuple[int, int]:
-        """(epoch, position) of the first example that no step has used."""
+        """(epoch, position) of the first sample that no step has used."""
         return self._gathering.origin if self._gathering is not None else (self._stream.epoch, self._stream.position)
 
     @property
     def _at(self) -> Place:
         return self.steps, self.samples
 
-    def ship(self) -> None:
+    def finalize(self) -> None:
         """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
         self._abandon()
-        self._stepper.ship()
+        self._stepper.finalize()
         give_gradients_back(self._given, self.ranks)
 
-    def observe(self, observer: Observer) -> None:
+    def observe(self, observer: Callback) -> None:
         """Tell `observer` from now on what happens; before the first step also the first decisions."""
         self._teller.observer = observer
         if not self.steps:
-            self._teller.decision(self._at, "batch", None, self._wanted, self._opening[0])
-            self._teller.decision(self._at, "step", None, self.learning_rate, self._opening[1])
+            self._teller.decision(self._at, "batch_size", None, self._wanted, self._opening[0])
+            self._teller.decision(self._at, "lr", None, self.lr, self._opening[1])
 
     # The loop.
 
@@ -259,7 +258,7 @@ class AutoBatch:
             try:
                 x, y = self._feed.next(gathering)
             except (RuntimeError, MemoryError) as error:
-                self.halve(error)
+                self.handle_oom(error)
                 continue
             yield x, y
             if gathering.awaiting is not None and gathering is self._gathering:
@@ -301,11 +300,11 @@ class AutoBatch:
         self.consensus.hear_trial(gathering)
         if gathering.oversized:
             return self._begin_anew(gathering)
-        loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.examples
+        loss = math.nan if gathering.failed else gathering.trial_loss_sum / gathering.samples
         gathering.failed = ""
         return self._advance(gathering, self.consensus.outcome(gathering.line.outcome(loss, gathering.scale)))
 
-    def halve(self, error: BaseException) -> None:
+    def handle_oom(self, error: BaseException) -> None:
         """The micro-batch just yielded ran out of memory: all processes begin the batch anew in passes half as large.
 
         Raises:
@@ -326,7 +325,7 @@ class AutoBatch:
             self.consensus.hear(gathering, add=not gathering.climbs)
         self._begin_anew(gathering, error)
 
-    # Gathering a batch.
+    # BatchAccumulator a batch.
 
     def _begin(self) -> None:
         self._stepper.begin(self.steps)
@@ -337,7 +336,7 @@ class AutoBatch:
         if self.forward_limit > before:
             self._teller.memory(self._at, before, self.forward_limit, None, str(self._device))
 
-    def _lap(self, gathering: Gathering) -> None:
+    def _lap(self, gathering: BatchAccumulator) -> None:
         now = perf_counter()
         gathering.seconds += now - self._mark_s
         if gathering.line is not None:
@@ -356,7 +355,7 @@ class AutoBatch:
         self._feed.give_back(self._gathering)
         self._finish()
 
-    def _begin_anew(self, gathering: Gathering, error: BaseException | None = None) -> bool:
+    def _begin_anew(self, gathering: BatchAccumulator, error: BaseException | None = None) -> bool:
         """Memory ran out in some process, in all of which this is called: back to before the batch, passes halved."""
         failed = gathering.oversized
         rank = gathering.oversized_rank if self.ranks.several else None
@@ -379,7 +378,7 @@ class AutoBatch:
 
     # A complete gradient: measure, decide, apply.
 
-    def _complete(self, gathering: Gathering) -> bool:
+    def _complete(self, gathering: BatchAccumulator) -> bool:
         if gathering.meter is not None:
             gathering.meter.gather()
         self.consensus.hear(gathering, add=not gathering.climbs)
@@ -402,19 +401,19 @@ class AutoBatch:
         if not gathering.failed and not math.isfinite(norm2):
             gathering.failed = "the gradient is not finite"
         gathering.failed = gathering.failed or self._stepper.divergence(gathering.loss)
-        if gathering.meter is not None and self.step_rule.searches and gathering.meter_state is None:
+        if gathering.meter is not None and self.lr_rule.searches and gathering.meter_state is None:
             gathering.meter_state = gathering.meter.state_dict()
         measurement = self._measure(gathering, norm2)
-        if measurement is not None and self.meter is not None and not self.size_rule.enlarges_current:
-            self.meter.absorb(measurement, self.samples + gathering.examples)
-        now = Situation(
+        if measurement is not None and self.meter is not None and not self.batch_size_rule.enlarges_current:
+            self.meter.absorb(measurement, self.samples + gathering.samples)
+        now = StepContext(
             step=self.steps,
             samples=self.samples,
-            examples=gathering.examples,
+            batch_size=gathering.samples,
             train_samples=self.train_samples,
             loss=gathering.loss,
             gradient_norm2=norm2,
-            learning_rate=self.learning_rate,
+            lr=self.lr,
             measurement=measurement,
             noise=self.meter.noise if self.meter is not None else None,
             step_time=self.clock.fit() if Needs.TIME in self._needs else None,
@@ -427,34 +426,34 @@ class AutoBatch:
         if gathering.failed:
             return self._fail(gathering, now)
         carried = self._size_state if gathering.size_state is None else gathering.size_state
-        decision, state = self.size_rule.decide(now, carried)
+        decision, state = self.batch_size_rule.decide(now, carried)
         if self._enlarge(gathering, decision, state):
             return False
-        if decision.examples is None and not decision.action and gathering.growth is not None:
+        if decision.batch_size is None and not decision.action and gathering.growth is not None:
             decision = gathering.growth  # the size the batch has grown to is carried on
         gathering.size, gathering.size_state = decision, state
         if gathering.meter is not None:
-            if measurement is not None and self.size_rule.enlarges_current:
-                gathering.meter.absorb(measurement, self.samples + gathering.examples)
+            if measurement is not None and self.batch_size_rule.enlarges_current:
+                gathering.meter.absorb(measurement, self.samples + gathering.samples)
             gathering.meter.disarm()
         if scale != 1.0:
             torch._foreach_mul_(gradients, scale)
         gathering.gradient_norm2 = norm2
-        gathering.search = self.step_rule.decide(now, self._step_state)
+        gathering.search = self.lr_rule.decide(now, self._step_state)
         return self._advance(gathering, None)
 
-    def _measure(self, gathering: Gathering, norm2: float) -> Measurement | None:
+    def _measure(self, gathering: BatchAccumulator, norm2: float) -> Measurement | None:
         """The noise of the batch as far as it is gathered, and what there is to tell of how it was measured."""
         if gathering.meter is None or gathering.failed:
             return None
-        measurement = gathering.meter.measure(norm2, gathering.examples, gathering.scale)
+        measurement = gathering.meter.measure(norm2, gathering.samples, gathering.scale)
         self._teller.measurement(self._at, gathering.meter.method, measurement)
         return measurement
 
-    def _enlarge(self, gathering: Gathering, decision: Decision, state: Any) -> bool:
-        """Draw the examples the rule still wants for this very step; False if it wants none, or there are none."""
-        wanted = min(decision.examples or 0, self.train_samples)
-        if not self.size_rule.enlarges_current or decision.action or wanted <= gathering.examples:
+    def _enlarge(self, gathering: BatchAccumulator, decision: Decision, state: Any) -> bool:
+        """Draw the samples the rule still wants for this very step; False if it wants none, or there are none."""
+        wanted = min(decision.batch_size or 0, self.train_samples)
+        if not self.batch_size_rule.enlarges_current or decision.action or wanted <= gathering.samples:
             return False
         if not self._feed.enlarge(gathering, wanted):
             return False
@@ -465,7 +464,7 @@ class AutoBatch:
         self._lap(gathering)
         return True
 
-    def _advance(self, gathering: Gathering, outcome: Outcome | None) -> bool:
+    def _advance(self, gathering: BatchAccumulator, outcome: Outcome | None) -> bool:
         """Run the step rule to its next trial, or to its decision."""
         assert gathering.search is not None
         try:
@@ -484,11 +483,11 @@ class AutoBatch:
         self._lap(gathering)
         return False
 
-    def _apply(self, gathering: Gathering, decision: Decision) -> bool:
+    def _apply(self, gathering: BatchAccumulator, decision: Decision) -> bool:
         """Apply what the rules decided: the one place where anything is changed."""
         self._size_state = gathering.size_state
         self._stepper.prepare(decision, self.steps, gathering.loss)
-        self.consensus.note(self.steps, gathering.examples, self.learning_rate, gathering.size, decision)
+        self.consensus.note(self.steps, gathering.samples, self.lr, gathering.size, decision)
         if self._stepper.worth_telling or decision.action in ("return", "stop"):
             self._teller.rate(self._at, decision)
         size = gathering.size
@@ -497,12 +496,12 @@ class AutoBatch:
                 self.stopped = decided.reason
         taken = decision.action != "return" and not self.stopped
         if taken:
-            self._stepper.step(gathering.examples)
+            self._stepper.step(gathering.samples)
         self._commit(gathering)
-        if size.examples is not None and not gathering.failed:
-            wanted = max(1, min(size.examples, self.train_samples))
+        if size.batch_size is not None and not gathering.failed:
+            wanted = max(1, min(size.batch_size, self.train_samples))
             if wanted != self._wanted:
-                self._teller.decision(self._at, "batch", self._wanted, wanted, size)
+                self._teller.decision(self._at, "batch_size", self._wanted, wanted, size)
                 self._wanted, self._decided_step = wanted, self.steps
         self._finish()
         self.consensus.share_buffers()
@@ -513,14 +512,14 @@ class AutoBatch:
             self.last = self._teller.row(self._at, self.seconds, gathering)
         return taken
 
-    def _fail(self, gathering: Gathering, now: Situation) -> bool:
+    def _fail(self, gathering: BatchAccumulator, now: StepContext) -> bool:
         """The run has diverged: take no step, go back to the last good state, cut the step size."""
-        if self.step_rule.guards:
+        if self.lr_rule.guards:
             try:
-                next(self.step_rule.decide(now, self._step_state))
+                next(self.lr_rule.decide(now, self._step_state))
             except StopIteration as end:
                 decision, self._step_state = end.value
-                self._stepper.set_rate(decision.learning_rate)
+                self._stepper.set_rate(decision.lr)
                 if decision.action == "return":
                     self._teller.rate(self._at, decision)
         self._commit(gathering)
@@ -531,10 +530,10 @@ class AutoBatch:
             raise diverged
         return False
 
-    def _commit(self, gathering: Gathering) -> None:
-        """The batch's examples are used up, whether or not they led to a step."""
+    def _commit(self, gathering: BatchAccumulator) -> None:
+        """The batch's samples are used up, whether or not they led to a step."""
         self.steps += 1
-        self.samples += gathering.examples
+        self.samples += gathering.samples
         self._stream.let_go()
         self._teller.consumed(self.steps, gathering.intervals)
 

@@ -9,7 +9,7 @@ with w_t = η_t² · b and W_t = Σ w. The optimizer supplies d and works on z, 
 
 Reference: A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The Road Less Scheduled", 2024, eqs.
 (3)-(5).
-Differs: weights count the examples, since the batch changes.
+Differs: weights count the samples, since the batch changes.
 """
 
 import math
@@ -53,7 +53,7 @@ class ScheduleFree:
         kinds = {(p.dtype, p.device) for p in self._parameters}
         if len(kinds) != 1:
             raise UnsupportedError(
-                "Schedule-free averaging (step='auto') needs all trainable parameters on one device and in one dtype, "
+                "Schedule-free averaging (lr='auto') needs all trainable parameters on one device and in one dtype, "
                 f"found {sorted(map(str, kinds))}; choose another step rule or convert the model."
             )
         self.beta = beta
@@ -100,20 +100,20 @@ class ScheduleFree:
         return Movement(self._distance_rms, self._squared_directions, self._steps)
 
     @torch.no_grad()
-    def step(self, examples: int, learning_rate: float) -> None:
+    def step(self, samples: int, lr: float) -> None:
         """Step z with the gradients now in the parameters, move x, and put the new y into the model."""
         gradients = parts([_gradient_of(p) for p in self._parameters])
         torch.cat([g.reshape(-1) for g in gradients], out=self._gradient)
         refresh = self._steps < MOVEMENT_EVERY_STEP_UNTIL or self._steps % MOVEMENT_EVERY_STEPS == 0
         for fast, gradient in zip(self._fast, self._fast_gradients, strict=True):
             fast.grad = gradient
-        before = self._z.clone() if refresh and learning_rate > 0 else None
+        before = self._z.clone() if refresh and lr > 0 else None
         self.optimizer.step()
         if before is not None:
-            self._direction2 = self._mean_square(before, self._z) / learning_rate**2
+            self._direction2 = self._mean_square(before, self._z) / lr**2
         self._squared_directions += self._direction2
         self._steps += 1
-        weight = learning_rate**2 * examples
+        weight = lr**2 * samples
         self._weight_sum += weight
         self._x.lerp_(self._z, weight / self._weight_sum if self._weight_sum > 0 else 1.0)
         if refresh:
@@ -153,7 +153,7 @@ class ScheduleFree:
                 torch._foreach_copy_(self._held, self._y_views)
 
     @torch.no_grad()
-    def ship(self) -> None:
+    def finalize(self) -> None:
         """Put the average into the model for good, and its parameters back into the optimizer that was given."""
         torch._foreach_copy_(self._held, self._x_views)
         if self._given is not None:

@@ -7,7 +7,7 @@ from ..decision import Decision
 from ..measurements import Audit
 
 
-class Observer(Protocol):
+class Callback(Protocol):
     """Who is told what happens; `record`'s run folder is one."""
 
     def decision(
@@ -16,7 +16,7 @@ class Observer(Protocol):
 
     def consumed(self, step: int, intervals: list[Interval]) -> None: ...
 
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None: ...
+    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None: ...
 
     def audit(self, step: int, samples: int, method: str, audit: Audit) -> None: ...
 

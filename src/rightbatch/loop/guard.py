@@ -19,7 +19,7 @@ from torch import nn
 
 from ..errors import DivergedError
 from .averaging import ScheduleFree
-from .snapshot import Kept
+from .snapshot import Snapshot
 
 KEEP_EVERY_STEPS = 100
 MOST_FAILURES = 5
@@ -51,16 +51,16 @@ class Guard:
     without 100 good steps in between end the run.
 
     Args:
-        model: see `Kept`.
-        optimizer: see `Kept`.
-        averaging: see `Kept`.
+        model: see `Snapshot`.
+        optimizer: see `Snapshot`.
+        averaging: see `Snapshot`.
         by_rule: the step rule says when to keep.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, averaging: ScheduleFree | None, by_rule: bool
     ) -> None:
-        self._kept = Kept(model, optimizer, averaging)
+        self._kept = Snapshot(model, optimizer, averaging)
         self._by_rule = by_rule
         self._first_losses: list[float] = []
         self._beginning: _Beginning | None = None  # until they are complete

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..data import BatchStream, Interval
-from .accumulator import Gathering, even_sizes
-from .distributed.process_group import Ranks
+from .accumulator import BatchAccumulator, even_sizes
+from .distributed.process_group import ProcessGroup
 from .memory.forward_limit import ForwardLimit
 from .noise_meter import NoiseMeter
 from .supply import Supply
@@ -17,15 +17,15 @@ LADDER_REFERENCE = 64
 LADDER_SHARE = 4  # of an epoch: the ladder may have a quarter, half of it for its largest size
 
 
-class Feed:
-    """Begins batches, adds to them and fetches their examples.
+class MicroBatcher:
+    """Begins batches, adds to them and fetches their samples.
 
     Args:
         ranks: the processes among which each micro-batch is divided.
-        stream: the examples in their order.
+        stream: the samples in their order.
         epochs: where they end; None for never.
         exact: cut batches exactly, see `Supply`.
-        limit: most examples in one forward pass of one process.
+        limit: most samples in one forward pass of one process.
         clock: times steps.
         meter: measures noise, where it is wanted.
         device: the model's.
@@ -35,7 +35,7 @@ class Feed:
 
     def __init__(
         self,
-        ranks: Ranks,
+        ranks: ProcessGroup,
         stream: BatchStream,
         epochs: int | None,
         exact: bool,
@@ -56,30 +56,30 @@ class Feed:
         self._timed = timed
         self._repeatable = repeatable
 
-    def begin(self, step: int, wanted: int) -> Gathering:
-        """The batch of this step, of about `wanted` examples: timed, compared, measured or none of these."""
+    def begin(self, step: int, wanted: int) -> BatchAccumulator:
+        """The batch of this step, of about `wanted` samples: timed, compared, measured or none of these."""
         self.limit.begin(-(-wanted // self._ranks.size))
         origin = (self._stream.epoch, self._stream.position)
         gathering = self._ladder(step, origin)
         if gathering is not None:
             return gathering
         intervals = self._supply.draw(wanted)
-        examples = sum(i.examples for i in intervals)
+        samples = sum(i.samples for i in intervals)
         meter = self._meter if self._meter is not None and self._meter.interval.due(step) else None
         # A measurement fixed to this step is made at it; one that its budget allows can be made at the next.
-        if len(intervals) == 1 and examples <= self._most_forward and not (meter and meter.interval.every):
-            sizes = self._clock.cut(step, examples)
+        if len(intervals) == 1 and samples <= self._most_forward and not (meter and meter.interval.every):
+            sizes = self._clock.cut(step, samples)
             if sizes is not None:
-                gathering = self._gathering(origin, examples, compared=True)
+                gathering = self._gathering(origin, samples, compared=True)
                 gathering.enqueue(intervals[0], sizes)
                 return gathering
         if meter is not None and not self._ranks.first:
             meter.reseed(f"{self._ranks.rank} {step}")
-        gathering = self._gathering(origin, examples, meter)
+        gathering = self._gathering(origin, samples, meter)
         self._enqueue(gathering, intervals)
         return gathering
 
-    def climb(self, gathering: Gathering) -> bool:
+    def climb(self, gathering: BatchAccumulator) -> bool:
         """Put the next rung of the timing ladder in the queue; False if there is none."""
         size = self._clock.climb(gathering.seconds) if gathering.climbs else None
         if size is None:
@@ -88,17 +88,17 @@ class Feed:
         self._enqueue(gathering, [self._stream.take(size)])
         return True
 
-    def enlarge(self, gathering: Gathering, wanted: int) -> bool:
-        """Draw what the batch lacks of `wanted` examples; False if there are none for it."""
-        intervals = self._supply.draw(wanted, gathering.examples)
+    def enlarge(self, gathering: BatchAccumulator, wanted: int) -> bool:
+        """Draw what the batch lacks of `wanted` samples; False if there are none for it."""
+        intervals = self._supply.draw(wanted, gathering.samples)
         self._enqueue(gathering, intervals)
         return bool(intervals)
 
-    def next(self, gathering: Gathering) -> tuple[Tensor, Tensor]:
-        """The examples of the batch's next micro-batch."""
+    def next(self, gathering: BatchAccumulator) -> tuple[Tensor, Tensor]:
+        """The samples of the batch's next micro-batch."""
         return self._stream.fetch(gathering.hand_out(self._device))
 
-    def give_back(self, gathering: Gathering) -> None:
+    def give_back(self, gathering: BatchAccumulator) -> None:
         """Go back to where the batch began."""
         self._stream.seek(*gathering.origin)
 
@@ -113,11 +113,11 @@ class Feed:
         meter: NoiseMeter | None = None,
         compared: bool = False,
         climbs: bool = False,
-    ) -> Gathering:
+    ) -> BatchAccumulator:
         most = self.limit.share
-        return Gathering(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
+        return BatchAccumulator(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
 
-    def _ladder(self, step: int, origin: tuple[int, int]) -> Gathering | None:
+    def _ladder(self, step: int, origin: tuple[int, int]) -> BatchAccumulator | None:
         most = self._stream.order.n // LADDER_SHARE
         if not self._timed or not self._clock.wants_ladder(step) or self._stream.remaining < most:
             return None
@@ -125,12 +125,12 @@ class Feed:
         gathering = self._gathering(origin, LADDER_REFERENCE, climbs=True)
         return gathering if self.climb(gathering) else None
 
-    def _enqueue(self, gathering: Gathering, intervals: Sequence[Interval]) -> None:
+    def _enqueue(self, gathering: BatchAccumulator, intervals: Sequence[Interval]) -> None:
         groups = 1
         if gathering.meter is not None and not gathering.pieces and intervals:
             groups = -(-gathering.meter.groups // (len(intervals) * self._ranks.size))
         for interval in intervals:
-            # At least two examples in each of the groups that are compared: BatchNorm cannot take one alone.
-            least = min(groups, interval.examples // (2 * self._ranks.size))
-            count = max(1, least, self.limit.passes(interval.examples, self._ranks.size))
-            gathering.enqueue(interval, even_sizes(interval.examples, count))
+            # At least two samples in each of the groups that are compared: BatchNorm cannot take one alone.
+            least = min(groups, interval.samples // (2 * self._ranks.size))
+            count = max(1, least, self.limit.passes(interval.samples, self._ranks.size))
+            gathering.enqueue(interval, even_sizes(interval.samples, count))

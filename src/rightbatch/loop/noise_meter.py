@@ -13,7 +13,7 @@ from ..measurements import Measurement, NoiseEstimate
 from ..noise import Noise, NoiseScale
 from ..noise.estimators.estimator import Estimator
 from ..noise.methods import AUTO, METHODS, Subject, estimator
-from .distributed.process_group import Ranks
+from .distributed.process_group import ProcessGroup
 from .distributed.sharding import measurable, whole_parameters
 from .timing.measuring_interval import MeasuringInterval
 
@@ -32,7 +32,7 @@ class NoiseMeter:
         parameters: its trainable parameters.
         settings: which method, and how often.
         optimizer: what steps the parameters, for the methods that look at its state.
-        projections: also measure the spread of the examples along the gradient.
+        projections: also measure the spread of the samples along the gradient.
         ranks: the processes that each see a part of every batch.
 
     Raises:
@@ -46,10 +46,10 @@ class NoiseMeter:
         settings: Noise | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         projections: bool = False,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
         self.settings = settings or Noise()
-        self._ranks = ranks or Ranks()
+        self._ranks = ranks or ProcessGroup()
         self._gathered = False
         if self._ranks.several and self.settings.audit_every:
             raise UnsupportedError(
@@ -78,13 +78,13 @@ class NoiseMeter:
         """Begin random choices anew, before a batch."""
         self._estimator.reseed(seed)
 
-    def arm(self, examples: int) -> None:
+    def arm(self, samples: int) -> None:
         """Get ready for the forward pass of a micro-batch."""
-        self._estimator.arm(examples)
+        self._estimator.arm(samples)
 
-    def pass_over(self, examples: int) -> None:
+    def pass_over(self, samples: int) -> None:
         """The next forward pass is not measured."""
-        self._estimator.pass_over(examples)
+        self._estimator.pass_over(samples)
 
     def verify(self, loss: Tensor) -> None:
         """Before a measured backward pass: make sure that all it needs will be seen.
@@ -97,9 +97,9 @@ class NoiseMeter:
         except UnsupportedError as error:
             self._give_up(str(error))
 
-    def take(self, examples: int, weight: float) -> None:
+    def take(self, samples: int, weight: float) -> None:
         """Take in the micro-batch just differentiated, whose gradient counts `weight` in the parameters' gradients."""
-        self._estimator.take(examples, weight)
+        self._estimator.take(samples, weight)
 
     def gather(self) -> None:
         """Leave the gradient of the whole batch in the parameters."""
@@ -109,23 +109,23 @@ class NoiseMeter:
         """Undo `gather`: the batch is enlarged."""
         self._estimator.reopen()
 
-    def measure(self, gradient_norm2: float, examples: int, scale: float) -> Measurement | None:
+    def measure(self, gradient_norm2: float, samples: int, scale: float) -> Measurement | None:
         """The measurement of the batch as gathered so far; None where it is too small, too early or impossible.
 
         Raises:
             UnsupportedError: it is impossible by the method named, which has measured nothing so far.
         """
-        if examples < 2 or not self._same_method():
+        if samples < 2 or not self._same_method():
             return None
         try:
-            found = self._together(gradient_norm2, examples, scale)
+            found = self._together(gradient_norm2, samples, scale)
         except InputError:
             return None
         except UnsupportedError as error:
             self._give_up(str(error))
             if self._ranks.first:
                 # Should the batch still be enlarged, what it holds by now is its first micro-batch.
-                self._estimator.take(examples, 1 / scale)
+                self._estimator.take(samples, 1 / scale)
                 self._estimator.gather()
             return None
         if not (math.isfinite(found.variance) and math.isfinite(found.signal)):
@@ -144,11 +144,11 @@ class NoiseMeter:
     def _place(self) -> int:
         return AUTO.index(self._name) if self._name in AUTO else -1
 
-    def _together(self, gradient_norm2: float, examples: int, scale: float) -> Measurement:
+    def _together(self, gradient_norm2: float, samples: int, scale: float) -> Measurement:
         """The estimator's measurement; refused in every process if it is in one."""
         self._gathered = False
         try:
-            return self._estimator.measurement(gradient_norm2, examples, scale)
+            return self._estimator.measurement(gradient_norm2, samples, scale)
         except (InputError, UnsupportedError) as error:
             if self._estimator.gathers and not self._gathered:
                 self._agree(error)
@@ -168,16 +168,16 @@ class NoiseMeter:
             raise (InputError if worst == 1.0 else UnsupportedError)(next(text for text in said if text))
 
     def absorb(self, measurement: Measurement, samples: int) -> None:
-        """Average a measurement into `noise`, `samples` examples having been consumed with it."""
+        """Average a measurement into `noise`, `samples` samples having been consumed with it."""
         self._tracker.update(measurement, samples)
         self.noise = self._tracker.estimate(samples)
 
     def estimate(self, samples: int) -> NoiseEstimate | None:
-        """`noise`, knowing how old it is once `samples` examples have been consumed."""
+        """`noise`, knowing how old it is once `samples` samples have been consumed."""
         return self._tracker.estimate(samples)
 
     def age_samples(self, samples: int) -> int | None:
-        """How many examples have been consumed since the last measurement; None before the first."""
+        """How many samples have been consumed since the last measurement; None before the first."""
         return self._tracker.age_samples(samples)
 
     def disarm(self) -> None:
@@ -193,7 +193,7 @@ class NoiseMeter:
                 if self.settings.preconditioned and not METHODS[name].preconditions:
                     raise UnsupportedError(f"'{name}' does not measure in the optimizer's metric")
                 if self._subject.projections and not METHODS[name].projects:
-                    raise UnsupportedError(f"'{name}' does not see how the examples spread along the gradient")
+                    raise UnsupportedError(f"'{name}' does not see how the samples spread along the gradient")
                 with whole_parameters(self._subject.model):
                     self._estimator: Estimator = estimator(name, self._subject)
                 self._estimator.gather_numbers = self._gather

@@ -1,4 +1,4 @@
-"""Any of torch's learning-rate schedulers, made to count examples."""
+"""Any of torch's learning-rate schedulers, made to count samples."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ..decision import Decision, Needs, Plan, Search, Situation
+from ..decision import Decision, Needs, Plan, Search, StepContext
 from ..errors import InputError, UnsupportedError
 from ..ranges import require_whole
 from .optimizer_settings import apply_settings, settings_of
@@ -21,21 +21,21 @@ MakeScheduler = Callable[[Any], LRScheduler]
 class PerSampleState:
     """The learning rate and the settings that the schedule begins with."""
 
-    learning_rate: float
+    lr: float
     settings: dict[str, float]
 
 
 @dataclass(frozen=True)
 class PerSample:
-    """The rule that `per_sample` makes: what a scheduler says after ⌊s/m⌋ of its steps, s the examples consumed.
+    """The rule that `per_sample` makes: what a scheduler says after ⌊s/m⌋ of its steps, s the samples consumed.
 
     Args:
         scheduler: its class and settings, in words.
-        examples: m.
+        samples: m.
     """
 
     scheduler: str
-    examples: int
+    samples: int
     _make: MakeScheduler = field(repr=False, compare=False, kw_only=True)
     _at: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # only spares repetition
 
@@ -47,26 +47,26 @@ class PerSample:
 
     def start(self, plan: Plan) -> tuple[Decision, PerSampleState]:
         """Begin with the scheduler's first rate."""
-        if not plan.learning_rate > 0:
+        if not plan.lr > 0:
             raise InputError("A scheduler alters a learning rate: give the optimizer one above 0.")
-        last = _last_tick(_made(self._make, _stand_in(plan.learning_rate, plan.settings)))
-        if plan.total_samples is not None and (plan.total_samples - 1) // self.examples > last:
+        last = _last_tick(_made(self._make, _stand_in(plan.lr, plan.settings)))
+        if plan.total_samples is not None and (plan.total_samples - 1) // self.samples > last:
             raise InputError(
-                f"The run has {plan.total_samples} examples, but {self.scheduler} ends after {last + 1} steps of "
-                f"{self.examples}: give it more steps, count more examples as one, or train for fewer epochs."
+                f"The run has {plan.total_samples} samples, but {self.scheduler} ends after {last + 1} steps of "
+                f"{self.samples}: give it more steps, count more samples as one, or train for fewer epochs."
             )
-        state = PerSampleState(plan.learning_rate, dict(plan.settings))
+        state = PerSampleState(plan.lr, dict(plan.settings))
         return self._decision(0, state), state
 
-    def decide(self, now: Situation, state: PerSampleState) -> Search:
-        """Set what the scheduler says after as many of its steps as the examples make."""
+    def decide(self, now: StepContext, state: PerSampleState) -> Search:
+        """Set what the scheduler says after as many of its steps as the samples make."""
         yield from ()
-        return self._decision(now.samples // self.examples, state), state
+        return self._decision(now.samples // self.samples, state), state
 
     def _decision(self, ticks: int, state: PerSampleState) -> Decision:
         at = self._at
         if not at or at["ticks"] > ticks or at["state"] != state:
-            optimizer = _stand_in(state.learning_rate, state.settings)
+            optimizer = _stand_in(state.lr, state.settings)
             at.update(ticks=0, state=state, optimizer=optimizer, scheduler=_made(self._make, optimizer))
             at["moved"] = _differing(optimizer, state.settings)
         while at["ticks"] < min(ticks, _last_tick(at["scheduler"])):
@@ -76,36 +76,36 @@ class PerSample:
             at["moved"] |= _differing(at["optimizer"], state.settings)
         rate, settings = float(at["optimizer"].param_groups[0]["lr"]), settings_of(at["optimizer"])
         return Decision(
-            learning_rate=rate,
+            lr=rate,
             settings={name: settings[name] for name in sorted(at["moved"])},  # the others are left alone
             reason=f"{self.scheduler} says {rate:.4g} after {at['ticks']} of its steps",
         )
 
 
-def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
-    """Make a torch scheduler count examples, so that it keeps its place when the batch changes.
+def per_sample(scheduler: MakeScheduler, samples: int) -> PerSample:
+    """Make a torch scheduler count samples, so that it keeps its place when the batch changes.
 
-        step = per_sample(lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000), examples=128)
-        auto = AutoBatch(model, optimizer, train, batch="sweet-spot", step=step)
+        step = per_sample(lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000), samples=128)
+        auto = AutoBatch(model, optimizer, train, batch_size="sweet-spot", lr=lr)
 
-    A schedule tuned for batches of 128 counts its steps in 128 examples. One that also moves momentum, as OneCycleLR,
+    A schedule tuned for batches of 128 counts its steps in 128 samples. One that also moves momentum, as OneCycleLR,
     does so here; settings that it does not move are left alone. All parameter groups follow one schedule and keep the
     ratios of their rates. What the scheduler does must follow from the number of its steps alone: it is made anew after
     a resume. OneCycleLR, which torch ends with an error, stays at its last rate where the run's length is not known.
 
     Args:
         scheduler: makes it, for an optimizer with one parameter group.
-        examples: how many make one of its steps: the batch it was meant for.
+        samples: how many make one of its steps: the batch it was meant for.
 
     Returns:
         A step rule.
 
     Raises:
-        InputError: no scheduler was made, or `examples` is not a whole number of at least 1; or, when a run starts, it
+        InputError: no scheduler was made, or `samples` is not a whole number of at least 1; or, when a run starts, it
             is longer than OneCycleLR.
-        UnsupportedError: ReduceLROnPlateau, which counts neither steps nor examples.
+        UnsupportedError: ReduceLROnPlateau, which counts neither steps nor samples.
     """
-    require_whole("per_sample's examples", examples, least=1)
+    require_whole("per_sample's samples", samples, least=1)
     sample = _made(scheduler, _stand_in(0.1, {"momentum": 0.9}))
     plain = {
         name: value
@@ -113,7 +113,7 @@ def per_sample(scheduler: MakeScheduler, examples: int) -> PerSample:
         if isinstance(value, int | float | str | tuple) and not name.startswith("_") and name != "last_epoch"
     }
     words = ", ".join(f"{name}={value!r}" for name, value in sorted(plain.items()))
-    return PerSample(f"{type(sample).__name__}({words})", int(examples), _make=scheduler)
+    return PerSample(f"{type(sample).__name__}({words})", int(samples), _make=scheduler)
 
 
 def _stand_in(rate: float, settings: Mapping[str, float]) -> Optimizer:
@@ -141,12 +141,12 @@ def _made(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler:
     except TypeError as error:
         raise InputError(
             f"per_sample got {make!r}, which makes no scheduler ({error}): give a function of an optimizer, as in "
-            "per_sample(lambda optimizer: StepLR(optimizer, 30), examples=128)."
+            "per_sample(lambda optimizer: StepLR(optimizer, 30), samples=128)."
         ) from error
     if isinstance(made, ReduceLROnPlateau):
         raise UnsupportedError(
-            "ReduceLROnPlateau acts on a metric, not on steps or examples: step it yourself after each evaluation and "
-            "leave `step` out, or use batch='plateau'."
+            "ReduceLROnPlateau acts on a metric, not on steps or samples: step it yourself after each evaluation and "
+            "omit `lr`, or use batch_size='plateau'."
         )
     if not isinstance(made, LRScheduler):
         raise InputError(f"per_sample's function made {type(made).__name__}, not a torch.optim.lr_scheduler.")

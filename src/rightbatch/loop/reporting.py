@@ -6,12 +6,12 @@ from typing import Any
 from ..data import Interval
 from ..decision import Decision
 from ..measurements import Measurement
-from .accumulator import Gathering
-from .callback import Observer
+from .accumulator import BatchAccumulator
+from .callback import Callback
 from .noise_meter import NoiseMeter
 from .update import Stepper
 
-Place = tuple[int, int]  # steps and examples so far
+Place = tuple[int, int]  # steps and samples so far
 
 
 class Teller:
@@ -20,11 +20,11 @@ class Teller:
     Args:
         meter: measures the noise, where that is wanted.
         stepper: sets the learning rate.
-        train_samples: examples of an epoch.
+        train_samples: samples of an epoch.
     """
 
     def __init__(self, meter: NoiseMeter | None, stepper: Stepper, train_samples: int) -> None:
-        self.observer: Observer | None = None
+        self.observer: Callback | None = None
         self._meter = meter
         self._stepper = stepper
         self._train_samples = train_samples
@@ -41,8 +41,8 @@ class Teller:
 
     def rate(self, at: Place, decision: Decision) -> None:
         """The learning rate is another than the one told last."""
-        self.decision(at, "step", self._stepper.told_rate, self._stepper.learning_rate, decision)
-        self._stepper.told_rate = self._stepper.learning_rate
+        self.decision(at, "lr", self._stepper.told_rate, self._stepper.lr, decision)
+        self._stepper.told_rate = self._stepper.lr
 
     def measurement(self, at: Place, method: str, measurement: Measurement | None) -> None:
         """The noise was measured, if it could be: told are another method than before, and an audit."""
@@ -57,7 +57,7 @@ class Teller:
     def failure(self, at: Place, reason: str) -> None:
         """A step was not taken; the learning rate has been cut and the state last kept put back."""
         if self.observer is not None:
-            self.observer.failure(*at, reason, self._stepper.learning_rate, self._stepper.kept_step)
+            self.observer.failure(*at, reason, self._stepper.lr, self._stepper.kept_step)
 
     def memory(self, at: Place, old: int, new: int, rank: int | None, device: str) -> None:
         """Forward passes are smaller, memory having run out (of several processes, in `rank`), or larger again."""
@@ -65,11 +65,11 @@ class Teller:
             self.observer.memory(*at, old, new, rank, device)
 
     def consumed(self, step: int, intervals: list[Interval]) -> None:
-        """Examples were used up."""
+        """Samples were used up."""
         if self.observer is not None:
             self.observer.consumed(step, intervals)
 
-    def row(self, at: Place, seconds: float, gathering: Gathering) -> dict[str, Any]:
+    def row(self, at: Place, seconds: float, gathering: BatchAccumulator) -> dict[str, Any]:
         """The numbers of the step just taken, as the event log has them."""
         steps, samples = at
         noise = self._meter.noise if self._meter is not None else None
@@ -78,9 +78,9 @@ class Teller:
             "samples": samples,
             "epoch": samples / self._train_samples,
             "seconds": seconds,
-            "batch_size": gathering.examples,
+            "batch_size": gathering.samples,
             "decided_step": gathering.decided_step,
-            "learning_rate": self._stepper.learning_rate,
+            "lr": self._stepper.lr,
             "train_loss": gathering.loss,
             "gradient_norm": math.sqrt(gathering.gradient_norm2),
             "noise_scale": noise.noise_scale if noise is not None else None,

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..decision import Needs, SizeRule, StepRule
+from ..decision import BatchSizeRule, LRRule, Needs
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
-from ..rules.batch_size import Fixed, SweetSpot, size_rule
-from ..rules.lr import AveragedDistance, Constant, step_rule
+from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
+from ..rules.lr import AveragedDistance, Constant, lr_rule
 from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, Wrapper
 from .optimizer_settings import averages_itself
 
@@ -18,27 +18,27 @@ from .optimizer_settings import averages_itself
 SWEET_SPOT_WHEN_AVERAGING = SweetSpot(floor=3.0, ceiling=8.0)
 
 
-def resolve_step(step: object) -> StepRule:
+def resolve_step(step: object) -> LRRule:
     """The step rule meant: "auto" is `AveragedDistance`, None leaves the optimizer's own learning rate alone."""
     if step is None:
         return Constant()
     if isinstance(step, str) and step == "auto":
         return AveragedDistance()
-    return step_rule(step)
+    return lr_rule(step)
 
 
-def resolve_batch(batch: object, step: StepRule) -> SizeRule:
+def resolve_batch(batch: object, step: LRRule) -> BatchSizeRule:
     """The batch rule meant: "auto" is `SweetSpot`, with the bounds that suit averaging where `step` averages.
 
     A rule around a rule that was given none goes around the same.
     """
     if isinstance(batch, str) and batch == "auto":
         return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
-    rule = size_rule(batch)
+    rule = batch_size_rule(batch)
     return _around_what_suits_averaging(rule) if step.averages else rule
 
 
-def _around_what_suits_averaging(rule: SizeRule) -> SizeRule:
+def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
     if not isinstance(rule, Wrapper):
         return rule
     # By identity: a sweet spot that the caller has written down is left as it is.
@@ -58,7 +58,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) -> None:
+def require_compatible(step: LRRule, optimizer: torch.optim.Optimizer | None) -> None:
     """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
@@ -80,16 +80,16 @@ def require_compatible(step: StepRule, optimizer: torch.optim.Optimizer | None) 
             "plain optimizer, or choose another step rule."
         )
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with step='armijo' instead.")
+        raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with lr='armijo' instead.")
 
 
-def require_enough(size: SizeRule, train_samples: int) -> None:
-    """Refuse a fixed batch of more examples than there are."""
-    if isinstance(size, Fixed) and size.examples > train_samples:
-        raise InputError(f"A batch of {size.examples} was asked for, but there are only {train_samples} examples.")
+def require_enough(size: BatchSizeRule, train_samples: int) -> None:
+    """Refuse a fixed batch of more samples than there are."""
+    if isinstance(size, Fixed) and size.batch_size > train_samples:
+        raise InputError(f"A batch of {size.batch_size} was asked for, but there are only {train_samples} samples.")
 
 
-def resolve_noise(noise: object, size: SizeRule, step: StepRule) -> Noise | None:
+def resolve_noise(noise: object, size: BatchSizeRule, step: LRRule) -> Noise | None:
     """The measurement meant: None brings one where a rule needs it, and one that is given is always made.
 
     Raises:

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 
-def restored(example: Any, fields: Mapping[str, Any]) -> Any:
-    """A state dataclass like `example` from the plain fields that `asdict` made of one; nested ones included."""
+def restored(sample: Any, fields: Mapping[str, Any]) -> Any:
+    """A state dataclass like `sample` from the plain fields that `asdict` made of one; nested ones included."""
     values = {}
     for name, value in fields.items():
-        old = getattr(example, name)
+        old = getattr(sample, name)
         values[name] = (
             restored(old, value) if isinstance(value, dict) and hasattr(old, "__dataclass_fields__") else value
         )
-    return replace(example, **values)
+    return replace(sample, **values)

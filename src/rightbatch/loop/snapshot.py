@@ -10,7 +10,7 @@ from .averaging import ScheduleFree
 from .distributed.sharding import apart, optimizer_state_apart, parts
 
 
-class Kept:
+class Snapshot:
     """One remembered state: parameters, buffers and optimizer; of an averaging run the average, which restarts it.
 
     Args:

@@ -4,10 +4,10 @@ from ..data import BatchStream, Interval
 
 
 class Supply:
-    """A stream of examples that may have an end.
+    """A stream of samples that may have an end.
 
     Args:
-        stream: where examples come from.
+        stream: where samples come from.
         epochs: where it ends; None for never.
         exact: cut batches exactly, the last of an epoch being what is left, as for a batch size fixed by the user.
     """
@@ -19,30 +19,30 @@ class Supply:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no example is left."""
+        """Whether no sample is left."""
         return self._epochs is not None and self._stream.epoch >= self._epochs
 
     def draw(self, wanted: int, held: int = 0) -> list[Interval]:
-        """Cut off the stream what a batch of `wanted` examples, of which it holds `held`, still lacks.
+        """Cut off the stream what a batch of `wanted` samples, of which it holds `held`, still lacks.
 
-        A batch cut exactly ends an epoch with what is left of it, and takes a single example that would be left
+        A batch cut exactly ends an epoch with what is left of it, and takes a single sample that would be left
         along. One that is not cut exactly gets between half of what is wanted and all of it, so that no step rests on a
         handful of leftovers and none exceeds a cap: what is left of an epoch for less than one and a half batches is
         halved, and too small a rest is topped up from the next epoch, if there is one.
 
         Where more than half of the data are wanted, what would be left over is taken along, a batch that has reached
         the end of an epoch is not enlarged, and what tops up a rest is the whole next epoch. From then on batches end
-        with the epochs: a batch of all the data holds each example once, its gradient is free of noise.
+        with the epochs: a batch of all the data holds each sample once, its gradient is free of noise.
 
         Returns:
-            Intervals; none where a batch is not to be enlarged or no example is left.
+            Intervals; none where a batch is not to be enlarged or no sample is left.
         """
         n, left, missing = self._stream.order.n, self._stream.remaining, wanted - held
         most_of_all = wanted > n / 2
         if self.exhausted or (held and most_of_all and self._stream.position == 0):
             return []
         if self._exact or left >= missing + 0.5 * wanted:
-            # A single example is taken along or doubled: BatchNorm cannot take one alone.
+            # A single sample is taken along or doubled: BatchNorm cannot take one alone.
             alone = (missing == 1 and held > 0) or (left == missing + 1 and missing > 1)
             return [self._stream.take(missing + alone)]
         if left > missing and not most_of_all:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..decision import Decision, StepRule
+from ..decision import Decision, LRRule
 from ..errors import DivergedError
 from ..measurements import Movement
 from .averaging import ScheduleFree
@@ -32,7 +32,7 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer | None, rule: StepRule
+        self, model: nn.Module, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer | None, rule: LRRule
     ) -> None:
         require_steps(rule, parameters)
         self._sharded = sharded_modules(model)
@@ -41,7 +41,7 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=DEFAULT_RATE)
         self._guarded = not rule.guards
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=rule.guards)
-        self.learning_rate = self.told_rate = base = self._first_rate()
+        self.lr = self.told_rate = base = self._first_rate()
         self._ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
 
     @property
@@ -62,17 +62,17 @@ class Stepper:
     @property
     def worth_telling(self) -> bool:
         """Whether the learning rate has changed by a tenth since it was last told."""
-        return not self.told_rate / WORTH_TELLING <= self.learning_rate <= self.told_rate * WORTH_TELLING
+        return not self.told_rate / WORTH_TELLING <= self.lr <= self.told_rate * WORTH_TELLING
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within, the model holds the iterate to evaluate and to ship."""
         return fresh(self._sharded, self._averaging.averaged()) if self._averaging is not None else nullcontext()
 
-    def ship(self) -> None:
+    def finalize(self) -> None:
         """Put the iterate to ship into the model, for good."""
         reshard(self._sharded)
         if self._averaging is not None:
-            self._averaging.ship()
+            self._averaging.finalize()
 
     def begin(self, step: int) -> None:
         """Keep the present state, if there is none to go back to."""
@@ -85,7 +85,7 @@ class Stepper:
         if rate is not None:
             for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
                 group["lr"] = rate * ratio * self._guard.cut
-        self.learning_rate = self._first_rate()
+        self.lr = self._first_rate()
 
     def prepare(self, decision: Decision, step: int, loss: float) -> None:
         """Do what a step rule has decided but for the step itself: keep a state or go back to one, set the rate."""
@@ -94,13 +94,13 @@ class Stepper:
         elif decision.action == "keep":
             self._guard.keep(step)
         self._guard.before_step(step, loss)
-        self.set_rate(decision.learning_rate)
+        self.set_rate(decision.lr)
         apply_settings(self.optimizer, decision.settings)
 
-    def step(self, examples: int) -> None:
-        """Move along the gradients in the parameters, the mean over so many examples."""
+    def step(self, samples: int) -> None:
+        """Move along the gradients in the parameters, the mean over so many samples."""
         if self._averaging is not None:
-            self._averaging.step(examples, self.learning_rate)
+            self._averaging.step(samples, self.lr)
         else:
             self.optimizer.step()
 
@@ -141,5 +141,5 @@ class Stepper:
         else:
             self.optimizer.load_state_dict(optimizer_state_apart(self.optimizer, state["optimizer"]))
         self._guard.load_state_dict(state["guard"])
-        self.learning_rate = self._first_rate()
+        self.lr = self._first_rate()
         self.told_rate = state["told_rate"]

@@ -41,8 +41,8 @@ def measure_curvature(
     | S = vᵀHv - T/b | unbiased for the true gradient's, H given, as ŝ is for ‖g‖² |
     | `noise_scale` | T/S; infinite where S <= 0 < T, nan where T <= 0 |
 
-    Over all ways to split a batch into parts of b₁ and b₂ examples, g₁ - g₂ has mean zero and covariance Σ̂·b/(b₁b₂):
-    a probe costs one step on the batch and one product with H, and no example is differentiated alone. The standard
+    Over all ways to split a batch into parts of b₁ and b₂ samples, g₁ - g₂ has mean zero and covariance Σ̂·b/(b₁b₂):
+    a probe costs one step on the batch and one product with H, and no sample is differentiated alone. The standard
     error holds the spread over probes, and that over batches as if the g_i were normally distributed about their mean.
 
     Args:
@@ -57,7 +57,7 @@ def measure_curvature(
 
     Reference: McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), section 2.2, for B and
     the best step; Hutchinson, "A stochastic estimator of the trace of the influence matrix" (1989), for random signs,
-    here on the examples and as many of each. The correction of the signal and the standard error are our own.
+    here on the samples and as many of each. The correction of the signal and the standard error are our own.
     """
     gradients, product, method, reason = hessian(objective)
     v = groups.scaled(gradients)
@@ -66,7 +66,7 @@ def measure_curvature(
     along = bend / slope if slope > 0 else math.nan
     if not noise:
         return Curvature(along, method=method, reason=reason)
-    b = objective.examples
+    b = objective.samples
     generator = torch.Generator().manual_seed(seed)
     traces, tilts = [], []  # tr(H PΣ̂P) and vᵀH PΣ̂P Hv by each probe
     for _ in range(probes):

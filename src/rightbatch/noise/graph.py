@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 MARK = "rightbatch: the layers whose output this is, with the nodes of their inputs"
 
-EXAMPLES = "rightbatch: read as the output of a layer with a row for each example"
+EXAMPLES = "rightbatch: read as the output of a layer with a row for each sample"
 
 
 def nodes_of(values: object) -> list[Node]:
@@ -44,12 +44,12 @@ def unmark(node: Node, layer: int) -> list[Node]:
     return _metadata(node)[MARK].pop(layer, [])
 
 
-def note_examples(node: Node) -> None:
-    """Note on a layer's node that its output was taken to have a row for each example."""
+def note_samples(node: Node) -> None:
+    """Note on a layer's node that its output was taken to have a row for each sample."""
     _metadata(node)[EXAMPLES] = {}
 
 
-def has_examples(node: Node) -> bool:
+def has_samples(node: Node) -> bool:
     """Whether that was noted."""
     return EXAMPLES in _metadata(node)
 

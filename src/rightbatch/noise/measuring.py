@@ -11,14 +11,14 @@ from torch.optim import Optimizer
 from ..errors import InputError, UnsupportedError
 from ..measurements import Measurement
 from .curvature import measure_curvature
-from .estimators.grad_hooks import Taps
+from .estimators.grad_hooks import GradHooks
 from .estimators.micro_batch import MicroBatchNorms
 from .estimators.passes import listed, per_example_sum
 from .gradient_norm import is_part, squared_norm
 from .isolation import untouched
 from .layers.coverage import coupled
 from .layers.sharing import joined, norms2_of
-from .layers.uses import Use
+from .layers.uses import ParamUse
 from .layers.weighted import slot_norms2
 from .methods import Subject, estimator
 from .objective import Loss, Objective
@@ -32,7 +32,7 @@ READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in 
 METHODS = ("auto", "per-example", "micro-batch", *READ)
 CURVATURES = (False, True, "noise")
 GROUPS = 8
-TOLERANCE = 1e-3  # relative; float32 gradients of one example and of a batch agree to about 1e-5
+TOLERANCE = 1e-3  # relative; float32 gradients of one sample and of a batch agree to about 1e-5
 
 
 def measure(
@@ -47,14 +47,14 @@ def measure(
 ) -> Measurement:
     """Measure the gradient noise on one batch, exactly where that is defined, leaving no trace in the model.
 
-    Supported layers are read in one backward pass, and the reading is checked on one example alone; other models take
-    a backward pass for each example. Where examples are coupled, as by BatchNorm in training mode, no per-example
+    Supported layers are read in one backward pass, and the reading is checked on one sample alone; other models take
+    a backward pass for each sample. Where samples are coupled, as by BatchNorm in training mode, no per-example
     gradient exists and 8 micro-batches are compared instead; `reason` says which way was taken and why. Standard
-    errors and 90 % intervals are of the jackknife over examples, or over micro-batches.
+    errors and 90 % intervals are of the jackknife over samples, or over micro-batches.
 
     Args:
         model: in the mode it is to be measured in.
-        loss: (output, target) -> the mean loss over the examples, a scalar.
+        loss: (output, target) -> the mean loss over the samples, a scalar.
         x: inputs, shape (b, ...), on the model's device; b at least 2.
         y: targets, shape (b, ...).
         method: "auto"; "per-example" to refuse anything not exact; "micro-batch"; or, as in training, "sketch",
@@ -66,7 +66,7 @@ def measure(
             weighted by it too. It takes second derivatives, or differences of gradients where the model has none.
 
     Returns:
-        V̂, ŝ and ‖g_B‖² in units of one example's gradient, with their errors, intervals, method and cost.
+        V̂, ŝ and ‖g_B‖² in units of one sample's gradient, with their errors, intervals, method and cost.
 
     Raises:
         InputError: data, model, loss or optimizer cannot be measured.
@@ -108,9 +108,9 @@ def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Mea
 
 def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
-    taps = Taps(objective.model, keep=True)
+    taps = GradHooks(objective.model, keep=True)
     before = objective.random_state()
-    run = taps.begin(objective.examples)
+    run = taps.begin(objective.samples)
     try:
         value = objective.value()
         taps.remove()
@@ -120,7 +120,7 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     finally:
         taps.remove()
     taps.check(run)
-    b, uses, squares = objective.examples, taps.uses(run), groups.squares(gradients)
+    b, uses, squares = objective.samples, taps.uses(run), groups.squares(gradients)
     n = _summed(_norms2(uses, groups, squares), b) * b * b
     weighted: dict[Tensor, Tensor | None] = {
         p: g * squares[p] if g is not None and p in squares else g
@@ -129,7 +129,7 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     p = _summed(_products(uses, groups, weighted), b) * b
     if not drew:
         _check_first(objective, groups.flat_squares(gradients), n.sum(0))
-    found = _jackknifed(groups, n, p, groups.norms2(gradients), "all examples in one backward pass")
+    found = _jackknifed(groups, n, p, groups.norms2(gradients), "all samples in one backward pass")
     return replace(found, layers=taps.layers_exact)
 
 
@@ -140,7 +140,7 @@ def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) ->
     settings = Noise(method=method)
     reader = estimator(method, Subject(objective.model, objective.parameters, None, settings))
     kept = [p.grad for p in objective.parameters]
-    reader.arm(objective.examples)
+    reader.arm(objective.samples)
     try:
         for parameter in objective.parameters:
             parameter.grad = None
@@ -148,14 +148,14 @@ def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) ->
         reader.verify(value)
         value.backward()  # type: ignore[no-untyped-call]
         norm2 = squared_norm(p.grad for p in objective.parameters)
-        return replace(reader.measurement(norm2, objective.examples), reason="asked for")
+        return replace(reader.measurement(norm2, objective.samples), reason="asked for")
     finally:
         reader.disarm()
         for parameter, gradient in zip(objective.parameters, kept, strict=True):
             parameter.grad = gradient
 
 
-def _norms2(uses: Sequence[Use], groups: ParameterGroups, squares: dict[Tensor, Tensor]) -> list[list[Tensor]]:
+def _norms2(uses: Sequence[ParamUse], groups: ParameterGroups, squares: dict[Tensor, Tensor]) -> list[list[Tensor]]:
     """‖P c_i‖² of each parameter group, in parts of shape (b,)."""
     parts: list[list[Tensor]] = [[] for _ in range(groups.count)]
     for together in joined(uses):
@@ -168,7 +168,7 @@ def _norms2(uses: Sequence[Use], groups: ParameterGroups, squares: dict[Tensor, 
     return parts
 
 
-def _products(uses: Sequence[Use], groups: ParameterGroups, of: dict[Tensor, Tensor | None]) -> list[list[Tensor]]:
+def _products(uses: Sequence[ParamUse], groups: ParameterGroups, of: dict[Tensor, Tensor | None]) -> list[list[Tensor]]:
     """⟨c_i, G⟩ of each parameter group, in parts of shape (b,)."""
     parts: list[list[Tensor]] = [[] for _ in range(groups.count)]
     within = [{p: g if groups.group_of[p] == k else None for p, g in of.items()} for k in range(groups.count)]
@@ -178,9 +178,9 @@ def _products(uses: Sequence[Use], groups: ParameterGroups, of: dict[Tensor, Ten
     return parts
 
 
-def _summed(parts: list[list[Tensor]], examples: int) -> Tensor:
+def _summed(parts: list[list[Tensor]], samples: int) -> Tensor:
     """The sum of each group's parts, shape (groups, b), float64 on the CPU."""
-    zero = torch.zeros(examples, dtype=torch.float64)
+    zero = torch.zeros(samples, dtype=torch.float64)
     return torch.stack([per_example_sum(of_group).cpu().double() if of_group else zero for of_group in parts])
 
 
@@ -197,18 +197,18 @@ def _in_metric(groups: ParameterGroups, whole: Measurement, each: list[Measureme
 
 
 def _check_first(objective: Objective, squares: Tensor, norms2: Tensor) -> None:
-    """Compare the first example with its own backward pass: finds positions taken for examples, and coupled losses."""
+    """Compare the first sample with its own backward pass: finds positions taken for samples, and coupled losses."""
     alone = (next(objective.alone(slice(1))).square() * squares).sum()
     if not torch.isclose(alone, norms2[0], rtol=TOLERANCE, atol=TOLERANCE * norms2.mean().item()):
         raise UnsupportedError(
-            f"the squared gradient norm of the first example is {alone.item():.4g} alone and {norms2[0].item():.4g} "
-            "within its batch: a layer's first dimension does not count examples, or the loss is no mean over them"
+            f"the squared gradient norm of the first sample is {alone.item():.4g} alone and {norms2[0].item():.4g} "
+            "within its batch: a layer's first dimension does not count samples, or the loss is no mean over them"
         )
 
 
 def _one_by_one(objective: Objective, groups: ParameterGroups, because: str) -> Measurement:
-    """A backward pass for each example, twice: for the mean gradient and for the inner products with it."""
-    b = objective.examples
+    """A backward pass for each sample, twice: for the mean gradient and for the inner products with it."""
+    b = objective.samples
     before = objective.random_state()
     gradients = objective.gradients()
     whole, squares = flat(gradients, objective.parameters), groups.flat_squares(gradients)
@@ -221,9 +221,9 @@ def _one_by_one(objective: Objective, groups: ParameterGroups, because: str) -> 
         mean += g / b
     apart, size = (mean - whole).norm().item(), unweighted**0.5
     if not drew and (b * mean - whole).norm().item() <= TOLERANCE * size < apart:
-        raise InputError(f"the loss is a sum over the {b} examples; it must be their mean: use reduction='mean'")
+        raise InputError(f"the loss is a sum over the {b} samples; it must be their mean: use reduction='mean'")
     if not drew and apart > TOLERANCE * size:
-        raise UnsupportedError("the examples are coupled: the batch gradient is not the mean of those of its examples")
+        raise UnsupportedError("the samples are coupled: the batch gradient is not the mean of those of its samples")
     objective.set_random_state(before)  # the same dropout masks again
     direction = mean * squares
     products = [groups.sums(g * direction) for g in objective.alone()]
@@ -233,9 +233,9 @@ def _one_by_one(objective: Objective, groups: ParameterGroups, because: str) -> 
 
 def _by_micro_batches(objective: Objective, groups: ParameterGroups, because: str) -> Measurement:
     """Mean gradients of a few micro-batches, twice: for the mean gradient and for the inner products with it."""
-    b, count = objective.examples, min(GROUPS, objective.examples // 2)
+    b, count = objective.samples, min(GROUPS, objective.samples // 2)
     if count < 2:
-        raise InputError(f"micro-batches of 2 or more need at least 4 examples, {b} were given ({because})")
+        raise InputError(f"micro-batches of 2 or more need at least 4 samples, {b} were given ({because})")
     parts = torch.arange(b, device=objective.x.device).tensor_split(count)
     sizes = [len(rows) for rows in parts]
 
@@ -275,10 +275,10 @@ def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str, curvature: boo
         raise InputError(f"x and y must be tensors, not {type(x).__name__} and {type(y).__name__}: use torch.as_tensor")
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise InputError(
-            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; their first dimensions must be the examples"
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; their first dimensions must be the samples"
         )
     if len(x) < 2:
-        raise InputError(f"{len(x)} example was given; the noise needs at least 2")
+        raise InputError(f"{len(x)} sample was given; the noise needs at least 2")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameters; set requires_grad on those to be trained")

@@ -25,7 +25,7 @@ class Subject:
         parameters: its trainable parameters.
         optimizer: what steps them, where there is one.
         settings: of the run.
-        projections: whether the spread of the examples along the gradient is wanted too.
+        projections: whether the spread of the samples along the gradient is wanted too.
     """
 
     model: "nn.Module"
@@ -48,7 +48,7 @@ class Method:
         summary: what it does, in half a line.
         build: makes its estimator; raises UnsupportedError, naming modules, where the subject does not permit it.
         preconditions: whether it can measure in the optimizer's metric.
-        projects: whether it can measure the spread of the examples along the gradient.
+        projects: whether it can measure the spread of the samples along the gradient.
     """
 
     summary: str
@@ -66,26 +66,26 @@ def _hooked(of: Subject, reading: str, *args: Any) -> "Estimator":
     if of.metric is not None:
         by = _from("layers.reading", "Weighted")(of.metric)
     else:
-        by = _from("layers.reading", "Reading")() if of.projections else _from("layers.reading", reading)(*args)
+        by = _from("layers.reading", "NormReader")() if of.projections else _from("layers.reading", reading)(*args)
     norms: Estimator = _from("estimators.per_example", "PerExampleNorms")(of.model, by, projections=of.projections)
     return norms
 
 
 METHODS: dict[str, Method] = {
     "sketch": Method(
-        "‖g_i‖² of every example in the ordinary backward pass: exact where that is cheap, else by random signs",
+        "‖g_i‖² of every sample in the ordinary backward pass: exact where that is cheap, else by random signs",
         lambda of: _hooked(of, "Cheapest", of.settings.probes),
         preconditions=True,
         projects=True,
     ),
     "per-example": Method(
-        "‖g_i‖² of every example in the ordinary backward pass, exactly",
-        lambda of: _hooked(of, "Reading"),
+        "‖g_i‖² of every sample in the ordinary backward pass, exactly",
+        lambda of: _hooked(of, "NormReader"),
         preconditions=True,
         projects=True,
     ),
     "subset": Method(
-        "the same, of a few examples drawn at random",
+        "the same, of a few samples drawn at random",
         lambda of: _hooked(of, "Subset", of.settings.subset),
     ),
     "micro-batch": Method(

@@ -1,4 +1,4 @@
-"""The mean loss of one batch, to be differentiated on all of its examples or on some."""
+"""The mean loss of one batch, to be differentiated on all of its samples or on some."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InputError, UnsupportedError
 from .graph import within
 from .isolation import devices_of, random_state, set_random_state
-from .reference import example_gradients
+from .reference import sample_gradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Gradients = tuple[Tensor | None, ...]
@@ -24,7 +24,7 @@ class Objective:
 
     Args:
         model: in the mode it is to be measured in.
-        loss: (output, target) -> the mean loss over the examples, a scalar.
+        loss: (output, target) -> the mean loss over the samples, a scalar.
         x: inputs, shape (b, ...).
         y: targets, shape (b, ...).
         parameters: the trainable ones, in the model's order.
@@ -37,12 +37,12 @@ class Objective:
     parameters: list[nn.Parameter]
 
     @property
-    def examples(self) -> int:
+    def samples(self) -> int:
         """B."""
         return len(self.x)
 
     def value(self, rows: slice | Tensor = ALL) -> Tensor:
-        """The mean loss over some of the examples.
+        """The mean loss over some of the samples.
 
         Raises:
             InputError: it is not a finite scalar that depends on the parameters.
@@ -50,7 +50,7 @@ class Objective:
         return self._checked(self.model(self.x[rows]), self.y[rows])
 
     def gradients(self, rows: slice | Tensor = ALL) -> Gradients:
-        """The gradient of the mean loss over some of the examples, for each parameter; None where it is unused."""
+        """The gradient of the mean loss over some of the samples, for each parameter; None where it is unused."""
         return self.differentiated(self.value(rows))
 
     def differentiated(self, value: Tensor) -> Gradients:
@@ -66,16 +66,16 @@ class Objective:
             )
         return torch.autograd.grad(value, self.parameters, allow_unused=True)
 
-    def alone(self, examples: slice = ALL) -> Iterator[Tensor]:
-        """The gradient of each example, from a pass of its own, as one float64 vector on the CPU.
+    def alone(self, samples: slice = ALL) -> Iterator[Tensor]:
+        """The gradient of each sample, from a pass of its own, as one float64 vector on the CPU.
 
         Raises:
-            UnsupportedError: the model cannot take one example.
+            UnsupportedError: the model cannot take one sample.
         """
         try:
-            yield from example_gradients(self.model, self._checked, self.x[examples], self.y[examples])
+            yield from sample_gradients(self.model, self._checked, self.x[samples], self.y[samples])
         except (RuntimeError, IndexError) as error:
-            raise UnsupportedError(f"the model cannot take one example alone ({error})") from error
+            raise UnsupportedError(f"the model cannot take one sample alone ({error})") from error
 
     def random_state(self) -> list[Tensor]:
         """The states of the generators that the forward pass may draw from."""
@@ -102,7 +102,7 @@ class Objective:
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InputError(
-                f"the loss is {given}; it must be a scalar, the mean over the examples: use reduction='mean'"
+                f"the loss is {given}; it must be a scalar, the mean over the samples: use reduction='mean'"
             )
         if not math.isfinite(value.item()):
             raise InputError(f"the loss is {value.item()}; check the inputs and targets for NaN, and the parameters")

@@ -34,7 +34,7 @@ class Preconditioner:
     | Adamax | 1/u | u = exp_inf, which has ε in it |
 
     An entry whose gradients have all been near zero so far has a P near 1/ε. The optimizer takes the next gradient into
-    v before it divides; P does not, and one example with such a feature then outweighs all others: until every feature
+    v before it divides; P does not, and one sample with such a feature then outweighs all others: until every feature
     has been met, numbers in this metric are of the rare ones alone. `floor` keeps 1/P at `floor` times its root mean
     square over the parameter's entries, or above.
 

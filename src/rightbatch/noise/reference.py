@@ -1,4 +1,4 @@
-"""The slow, exact twin: one backward pass for each example, and the definitions written out."""
+"""The slow, exact twin: one backward pass for each sample, and the definitions written out."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from ..measurements import Measurement, StandardErrors
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """The gradient of each example alone, in turn: shape (p,), float64 on the CPU, over the trainable parameters."""
+def sample_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """The gradient of each sample alone, in turn: shape (p,), float64 on the CPU, over the trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     for i in range(len(x)):
         gradients = torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]), parameters, allow_unused=True)
@@ -30,7 +30,7 @@ def flat(gradients: tuple[Tensor | None, ...], parameters: list[nn.Parameter]) -
 
 
 def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    """The gradient of every example.
+    """The gradient of every sample.
 
     Args:
         model: the model, as it stands; for reference values in float64 make it double first.
@@ -41,11 +41,11 @@ def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) ->
     Returns:
         Shape (b, p), float64, p the number of trainable parameters in the order of `model.parameters()`.
     """
-    return torch.stack(list(example_gradients(model, loss, x, y)))
+    return torch.stack(list(sample_gradients(model, loss, x, y)))
 
 
 def reference_measurement(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Measurement:
-    """V̂, ŝ and V̂/ŝ by their definitions, with jackknife standard errors by leaving each example out in earnest.
+    """V̂, ŝ and V̂/ŝ by their definitions, with jackknife standard errors by leaving each sample out in earnest.
 
     Args:
         model: the model.

@@ -25,8 +25,8 @@ class Noise:
         audit_every: measurements between two audits, in which an estimate is held against exact norms; 0 for none.
         preconditioned: measure the noise of P g_i, P the optimizer's own diagonal preconditioner, in place of g_i.
         groups: micro-batches compared by "micro-batch".
-        probes: random signs drawn for each example by "sketch".
-        subset: examples looked at by "subset".
+        probes: random signs drawn for each sample by "sketch".
+        subset: samples looked at by "subset".
 
     Raises:
         InputError: a setting out of its range.

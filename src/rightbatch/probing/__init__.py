@@ -3,7 +3,7 @@
 from .advice import Advice
 from .branching import Branch, CriticalBatch, critical_batch, warm_up
 from .rate_curve import RateCurve
-from .rate_finder import find_learning_rate
+from .rate_finder import find_lr
 from .run import probe
 from .spectra import feature_spectrum, kernel_spectrum
 
@@ -14,7 +14,7 @@ __all__ = [
     "RateCurve",
     "critical_batch",
     "feature_spectrum",
-    "find_learning_rate",
+    "find_lr",
     "kernel_spectrum",
     "probe",
     "warm_up",

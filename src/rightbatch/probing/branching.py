@@ -16,7 +16,7 @@ from ..loop import AutoBatch
 from ..loop.distributed.process_group import alone
 from ..noise.isolation import devices_of
 from ..ranges import require_choice, require_number, require_whole
-from ..rules.batch_size import Thresholds
+from ..rules.batch_size import Piecewise
 from .steps import source_and_loss
 from .trace import leaving_no_trace
 
@@ -30,8 +30,8 @@ COMPARED = 0.5  # share of the window, its end, over which losses are compared
 class Branch:
     """One branch: batch size, learning rate of the first parameter group, loss at its end, infinite if it diverged."""
 
-    examples: int
-    learning_rate: float
+    samples: int
+    lr: float
     loss: float
 
 
@@ -40,15 +40,15 @@ class CriticalBatch:
     """What branching found.
 
     Args:
-        examples: the largest batch that lost nothing, in examples.
+        batch_size: the largest batch that lost nothing.
         at_least: no branch lost anything: the critical batch may be larger.
-        samples: examples consumed in training before the branches began, as told by the caller.
-        window_samples: examples each branch consumed.
+        samples: samples consumed in training before the branches began, as told by the caller.
+        window_samples: samples each branch consumed.
         tolerance: by which share a loss may lie above that of the first branch.
         branches: in the order run; the last is the first that lost, unless `at_least`.
     """
 
-    examples: int
+    batch_size: int
     at_least: bool
     samples: int
     window_samples: int
@@ -57,15 +57,17 @@ class CriticalBatch:
 
     def __str__(self) -> str:
         least = "at least " if self.at_least else ""
-        tried = ", ".join(f"{branch.examples:,}: {branch.loss:.4g}" for branch in self.branches)
-        return f"critical batch {least}{self.examples:,} examples after {self.samples:,} (losses at batches of {tried})"
+        tried = ", ".join(f"{branch.samples:,}: {branch.loss:.4g}" for branch in self.branches)
+        return (
+            f"critical batch {least}{self.batch_size:,} samples after {self.samples:,} (losses at batches of {tried})"
+        )
 
 
 def critical_batch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     train: Any,
-    batch: int,
+    batch_size: int,
     loss: Loss | None = None,
     *,
     factors: Sequence[int] = (1, 2, 4, 8, 16),
@@ -75,15 +77,15 @@ def critical_batch(
     samples: int = 0,
     seed: int = 0,
 ) -> CriticalBatch:
-    """Find the largest batch that trains as well per example as `batch` does, by training with each for a while.
+    """Find the largest batch that trains as well per example as `batch_size` does, by training with each for a while.
 
     A branch is a copy of model and optimizer that trains with batches of k·B and learning rate η·f(k) on the same
-    examples in the same order. Its loss is the mean training loss over the second half of the window, before each
+    samples in the same order. Its loss is the mean training loss over the second half of the window, before each
     step. Branches run in the order of k and end with the first whose loss exceeds (1 + tolerance) times that of k = 1.
 
     | symbol | argument | meaning |
     |---|---|---|
-    | B | batch | the batch to start from, known to be small enough |
+    | B | batch_size | the batch to start from, known to be small enough |
     | k | factors | by which it is multiplied |
     | η | optimizer | its learning rate, for batches of B, that of every parameter group |
     | f | scaling | k ("linear") or sqrt(k) ("square-root") |
@@ -96,26 +98,26 @@ def critical_batch(
         model: in the state to branch from.
         optimizer: over its parameters, in the state to branch from.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        batch: B.
-        loss: `loss(output, target)`, the mean over the examples; by default as in `fit`.
+        batch_size: B.
+        loss: `loss(output, target)`, the mean over the samples; by default as in `fit`.
         factors: the k, ascending from 1; those whose batch exceeds the data are left out.
-        window_samples: examples each branch consumes; None takes 32 of the largest batches.
+        window_samples: samples each branch consumes; None takes 32 of the largest batches.
         tolerance: relative.
         scaling: None is "linear" for SGD and "square-root" for the others.
-        samples: examples consumed before, to tell the estimates of one run apart; see `warm_up`.
-        seed: of the order of the examples and of dropout.
+        samples: samples consumed before, to tell the estimates of one run apart; see `warm_up`.
+        seed: of the order of the samples and of dropout.
 
     Returns:
         The estimate.
 
     Raises:
-        InputError: unusable data or settings, or the branch at `batch` itself diverges.
+        InputError: unusable data or settings, or the branch at `batch_size` itself diverges.
 
     Reference: W. Merrill, S. Arora, D. Groeneveld, H. Hajishirzi, "Critical Batch Size Revisited: A Simple Empirical
     Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Ours are the numbers, the relative
     tolerance, and the plain mean over half of the window in place of a smoothed loss at its end.
     """
-    require_whole("batch", batch, least=1)
+    require_whole("batch_size", batch_size, least=1)
     if not isinstance(factors, Sequence):
         raise InputError(f"factors is {factors!r}: give several numbers, ascending from 1, such as (1, 2, 4).")
     for k in factors:
@@ -128,9 +130,9 @@ def critical_batch(
     require_choice("scaling", scaling, get_args(Scaling))
     with leaving_no_trace(model, train), torch.enable_grad():
         source, loss = source_and_loss(model, train, loss)
-        sizes = [k * int(batch) for k in factors if k * int(batch) <= len(source)]
+        sizes = [k * int(batch_size) for k in factors if k * int(batch_size) <= len(source)]
         if not sizes:
-            raise InputError(f"A batch of {batch} was asked for, but there are only {len(source)} examples.")
+            raise InputError(f"A batch of {batch_size} was asked for, but there are only {len(source)} samples.")
         window = STEPS_OF_LARGEST * sizes[-1] if window_samples is None else window_samples
         require_whole("window_samples", window, least=2 * sizes[-1])
         branches: list[Branch] = []
@@ -138,16 +140,18 @@ def critical_batch(
             rate_factor = (size / sizes[0]) ** POWERS[scaling]
             branches.append(_run(model, optimizer, source, loss, size, rate_factor, window, seed))
             if not math.isfinite(branches[0].loss):
-                raise InputError(f"Training diverges at the batch of {batch} itself: lower the learning rate first.")
+                raise InputError(
+                    f"Training diverges at the batch of {batch_size} itself: lower the learning rate first."
+                )
             if not branches[-1].loss <= (1 + tolerance) * branches[0].loss:
                 break
     lost = len(branches) > 1 and not branches[-1].loss <= (1 + tolerance) * branches[0].loss
-    examples = branches[-2 if lost else -1].examples
-    return CriticalBatch(examples, not lost, int(samples), int(window), float(tolerance), tuple(branches))
+    critical = branches[-2 if lost else -1].samples
+    return CriticalBatch(critical, not lost, int(samples), int(window), float(tolerance), tuple(branches))
 
 
-def warm_up(first: int, estimates: Sequence[CriticalBatch]) -> Thresholds:
-    """A schedule that begins with `first` examples and doubles as soon as an estimate allows the doubled batch.
+def warm_up(first: int, estimates: Sequence[CriticalBatch]) -> Piecewise:
+    """A schedule that begins with `first` samples and doubles as soon as an estimate allows the doubled batch.
 
     Args:
         first: the first batch.
@@ -164,14 +168,14 @@ def warm_up(first: int, estimates: Sequence[CriticalBatch]) -> Thresholds:
     require_whole("first", first, least=1)
     places = [estimate.samples for estimate in estimates]
     if places != sorted(set(places)):
-        raise InputError(f"The estimates were made after {places} examples: give them in that order, each place once.")
+        raise InputError(f"The estimates were made after {places} samples: give them in that order, each place once.")
     sizes, size = {0: int(first)}, int(first)
     for estimate in estimates:
-        while 2 * size <= estimate.examples:
+        while 2 * size <= estimate.batch_size:
             size *= 2
         if size != sizes[max(sizes)]:
             sizes[estimate.samples] = size
-    return Thresholds(tuple(sizes.items()))
+    return Piecewise(tuple(sizes.items()))
 
 
 def _run(
@@ -179,7 +183,7 @@ def _run(
     optimizer: torch.optim.Optimizer,
     source: Source,
     loss: Loss,
-    examples: int,
+    samples: int,
     rate_factor: float,
     window: int,
     seed: int,
@@ -192,13 +196,13 @@ def _run(
     total = weighed = 0.0
     with alone(), torch.random.fork_rng(devices=[device for device in devices_of(model) if device.type == "cuda"]):
         torch.manual_seed(seed)
-        auto = AutoBatch(model, optimizer, source, examples, seed=seed, epochs=math.ceil(window / len(source)))
+        auto = AutoBatch(model, optimizer, source, samples, seed=seed, epochs=math.ceil(window / len(source)))
         try:
             for x, y in auto:
                 try:
                     auto.backward(loss(model(x), y))
                 except (RuntimeError, MemoryError) as error:
-                    auto.halve(error)
+                    auto.handle_oom(error)
                     continue
                 if auto.step() and auto.samples > (1 - COMPARED) * window:
                     total += auto.last["train_loss"] * auto.last["batch_size"]
@@ -206,6 +210,6 @@ def _run(
                 if auto.samples >= window:
                     break
         except DivergedError:
-            return Branch(examples, rate, math.inf)
+            return Branch(samples, rate, math.inf)
     mean = total / weighed if weighed else math.inf
-    return Branch(examples, rate, mean if math.isfinite(mean) else math.inf)
+    return Branch(samples, rate, mean if math.isfinite(mean) else math.inf)

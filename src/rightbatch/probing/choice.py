@@ -6,7 +6,7 @@ Reaching a target takes about S·(1 + B_noise/B) steps, and a step t0 + t1·B se
 
 | symbol | argument | meaning |
 |---|---|---|
-| B_noise | noise_scale | noise scale tr Σ/‖g‖² in examples |
+| B_noise | noise_scale | noise scale tr Σ/‖g‖² in samples |
 | n½ | half_performance | the batch at which half of the peak speed is reached |
 """
 
@@ -45,9 +45,9 @@ def halfway(noise_scale: float, high: float, along: float) -> float:
     return math.sqrt(along * noise_scale) if noise_scale > 0 and high < math.inf else along
 
 
-def relative_time(noise_scale: float, half_performance: float, examples: float) -> float:
+def relative_time(noise_scale: float, half_performance: float, samples: float) -> float:
     """T(B), the time to the same result up to a factor."""
-    return (1 + noise_scale / examples) * (half_performance + examples)
+    return (1 + noise_scale / samples) * (half_performance + samples)
 
 
 def sweet_spot(noise_scale: float, half_performance: float) -> float:
@@ -63,10 +63,10 @@ def range_within(noise_scale: float, half_performance: float, best: float) -> tu
     return product / upper, upper
 
 
-def rounded(examples: float) -> int:
+def rounded(samples: float) -> int:
     """To the nearest number with four significant bits, at most 6 % away: 208, not 203."""
-    unit = 1 << max(0, math.floor(math.log2(max(1.0, examples))) + 1 - SIGNIFICANT_BITS)
-    return max(1, round(examples / unit) * unit)
+    unit = 1 << max(0, math.floor(math.log2(max(1.0, samples))) + 1 - SIGNIFICANT_BITS)
+    return max(1, round(samples / unit) * unit)
 
 
 def choose(
@@ -101,7 +101,7 @@ def settle(wanted: tuple[int, int, int], tried: list[int]) -> tuple[int, int, in
         wanted: (size, low, high).
         tried: the sizes run, ascending.
     """
-    size = min(tried, key=lambda examples: abs(math.log(examples / wanted[0])))
+    size = min(tried, key=lambda samples: abs(math.log(samples / wanted[0])))
     low = tried[min(bisect_left(tried, wanted[1]), len(tried) - 1)]
     high = tried[max(bisect_right(tried, wanted[2]) - 1, 0)]
     return size, min(low, size), max(high, size)

@@ -1,4 +1,4 @@
-"""Seconds of a step against its examples, every point really run."""
+"""Seconds of a step against its samples, every point really run."""
 
 import random
 from collections.abc import Iterable
@@ -6,9 +6,8 @@ from itertools import takewhile
 from statistics import median_low
 
 from ..errors import InputError
-from ..loop.timing.step_time_model import LEAST_SIZES, WINDOW
+from ..loop.timing.step_time_model import LEAST_SIZES, WINDOW, StepTimeModel
 from ..measurements import StepTime
-from ..loop.timing.step_time_model import StepTimeModel
 from .budget import Budget
 from .memory import Memory
 from .steps import Steps
@@ -59,7 +58,7 @@ class Curve:
         return sorted(self._warm_s)
 
     def points(self) -> tuple[tuple[int, float, int], ...]:
-        """(examples, median seconds, how often timed) of every size."""
+        """(samples, median seconds, how often timed) of every size."""
         return tuple((size, median_low(times), len(times)) for size in self.sizes if (times := self._times_s[size]))
 
     def expected_s(self, size: int) -> float:
@@ -74,7 +73,7 @@ class Curve:
         return self.expected_s(min(self._warm_s)) if self._warm_s else 0.0
 
     def climb(self, share: float) -> None:
-        """Run 1, 2, 4, ... examples, and last the whole data set, once each, until something ends it.
+        """Run 1, 2, 4, ... samples, and last the whole data set, once each, until something ends it.
 
         Raises:
             InputError: not even the smallest batch fits into memory.
@@ -152,7 +151,7 @@ class Curve:
         self._ended_by = "memory"
 
     def _first_size(self) -> int:
-        """1, or 2 where the model cannot be trained on one example, as with BatchNorm."""
+        """1, or 2 where the model cannot be trained on one sample, as with BatchNorm."""
         try:
             fits = self._warm_up(1, FIRST_WARM_UP_RUNS)
             size = 1
@@ -164,7 +163,7 @@ class Curve:
             size = 2
         if not fits:
             raise InputError(
-                f"Memory runs out at a training step on {size} example{'s' * (size > 1)}: the smallest batch does not "
+                f"Memory runs out at a training step on {size} sample{'s' * (size > 1)}: the smallest batch does not "
                 f"fit on {self._steps.device}. Make the model smaller, or free memory."
             )
         return size

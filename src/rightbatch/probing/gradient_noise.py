@@ -28,7 +28,7 @@ class NoiseProbe:
 
     Args:
         steps: the model, in training mode, and the data.
-        most_forward: most examples in one forward pass.
+        most_forward: most samples in one forward pass.
     """
 
     def __init__(self, steps: Steps, most_forward: int) -> None:
@@ -36,28 +36,28 @@ class NoiseProbe:
         self._most_forward = most_forward
         self._meter = NoiseMeter(steps.model, steps.parameters)
         self._tracker = NoiseScale(decay=1.0)
-        self.examples = 0
+        self.samples = 0
         self.batches = 0
 
     @property
     def method(self) -> str:
         """How the noise was measured, in words."""
-        return f"{self._meter.method}; {self.batches} batches of {self.examples}"
+        return f"{self._meter.method}; {self.batches} batches of {self.samples}"
 
-    def run(self, budget: Budget, share: float, fixed_s: float, per_example_s: float) -> NoiseEstimate | None:
+    def run(self, budget: Budget, share: float, fixed_s: float, per_sample_s: float) -> NoiseEstimate | None:
         """Measure until the interval is narrow, or data or time are used up.
 
         Args:
             budget: nothing is started that is not predicted to end before `share` of it is spent.
             share: see there.
             fixed_s: seconds of a plain step whatever its size.
-            per_example_s: seconds of a plain step for each example.
+            per_sample_s: seconds of a plain step for each sample.
 
         Returns:
             The noise; None if there was no time for two batches.
 
         Raises:
-            DataError: too few examples for two batches.
+            DataError: too few samples for two batches.
             InputError: loss or gradient are not finite.
         """
         epoch = drawn = failures = 0
@@ -67,15 +67,15 @@ class NoiseProbe:
                 # Nothing measured yet, or the first attempt failed: begin with all of the data.
                 epoch, drawn = epoch + 1, 0
                 self._steps.begin_epoch(epoch)
-                affordable = max(0.0, budget.left_s(share)) / (MEASURING_COST * per_example_s)
-                self.examples = self._size(min(affordable, self._steps.train_samples))
-                passes = max(self._meter.groups, math.ceil(self.examples / self._most_forward))
-                expected_s = MEASURING_COST * (passes * fixed_s + self.examples * per_example_s)
-            if drawn + self.examples > self._steps.train_samples or not budget.allows(expected_s, share):
+                affordable = max(0.0, budget.left_s(share)) / (MEASURING_COST * per_sample_s)
+                self.samples = self._size(min(affordable, self._steps.train_samples))
+                passes = max(self._meter.groups, math.ceil(self.samples / self._most_forward))
+                expected_s = MEASURING_COST * (passes * fixed_s + self.samples * per_sample_s)
+            if drawn + self.samples > self._steps.train_samples or not budget.allows(expected_s, share):
                 break
             start_s = budget.clock()
             measurement = self._measure()
-            drawn += self.examples
+            drawn += self.samples
             if measurement is None:
                 failures += 1
                 continue
@@ -92,7 +92,7 @@ class NoiseProbe:
         least = 2 * groups
         if n < LEAST_BATCHES * least:
             raise DataError(
-                f"There are {n} examples; measuring the noise takes at least {LEAST_BATCHES * least} for this model "
+                f"There are {n} samples; measuring the noise takes at least {LEAST_BATCHES * least} for this model "
                 f"({self._meter.method})."
             )
         return max(least, min(max(LEAST_SAMPLES * groups, int(affordable) // BATCHES), n // LEAST_BATCHES))
@@ -100,10 +100,10 @@ class NoiseProbe:
     def _measure(self) -> Measurement | None:
         """One batch; None if memory ran out, or exact norms proved impossible: the next attempt is then another."""
         try:
-            require_finite(self._steps.gradient(self.examples, self._meter, self._most_forward))
+            require_finite(self._steps.gradient(self.samples, self._meter, self._most_forward))
             norm2 = float(squared_norm([p.grad for p in self._steps.parameters]))
             require_finite(norm2)
-            return self._meter.measure(norm2, self.examples, 1.0)
+            return self._meter.measure(norm2, self.samples, 1.0)
         except Exception as error:
             if not is_out_of_memory(error) or self._most_forward == 1:
                 raise

@@ -21,29 +21,29 @@ NO_TIME = "no learning rate: the time was up before the end of a range test"
 NO_DROP = "no learning rate: no step size of the range test lowered the loss by 1 % and more than its noise"
 
 
-def suggest_learning_rate(steps: Steps, curve: Curve, examples: int, budget: Budget) -> tuple[float | None, str]:
+def suggest_learning_rate(steps: Steps, curve: Curve, samples: int, budget: Budget) -> tuple[float | None, str]:
     """Run the range test at a batch size, from the present parameters and back to them, and suggest η_r = 2 η_80.
 
-    η_80 is the step size by which 80 % of the drop was made; around η_r `step="auto"` works. Differs from there: the
-    loss watched is that of the same examples throughout, at least twice a batch, so that it is free of the noise of
+    η_80 is the step size by which 80 % of the drop was made; around η_r `lr="auto"` works. Differs from there: the
+    loss watched is that of the same samples throughout, at least twice a batch, so that it is free of the noise of
     drawing them. A single test scatters with the order of the batches: of up to three the median is taken.
 
     Args:
         steps: the model and the data.
         curve: tells how long steps take.
-        examples: of every step.
+        samples: of every step.
         budget: a test is given up where its time ends.
 
     Returns:
         The learning rate, None where none can be told, and then why.
     """
     start = steps.averaging.average()
-    watched = _watched(curve, examples)
-    expected_s = curve.expected_s(examples) + curve.expected_s(watched)
+    watched = _watched(curve, samples)
+    expected_s = curve.expected_s(samples) + curve.expected_s(watched)
     found = []
     for epoch in range(TESTS):
         begun_s = budget.spent_s
-        rate = _range_test(steps, examples, watched, expected_s, budget, start, epoch)
+        rate = _range_test(steps, samples, watched, expected_s, budget, start, epoch)
         if rate is None:
             break
         found.append(rate)
@@ -56,23 +56,23 @@ def suggest_learning_rate(steps: Steps, curve: Curve, examples: int, budget: Bud
     return OVER_PROGRESS * median_low(rates), ""
 
 
-def rate_by_one_test(steps: Steps, curve: Curve, examples: int, budget: Budget, share: float) -> float | None:
+def rate_by_one_test(steps: Steps, curve: Curve, samples: int, budget: Budget, share: float) -> float | None:
     """η_r of a single range test from the present parameters and back; None where none can be told in that time."""
     start = steps.averaging.average()
-    watched = _watched(curve, examples)
-    expected_s = curve.expected_s(examples) + curve.expected_s(watched)
-    found = _range_test(steps, examples, watched, expected_s, budget, start, 0, share)
+    watched = _watched(curve, samples)
+    expected_s = curve.expected_s(samples) + curve.expected_s(watched)
+    found = _range_test(steps, samples, watched, expected_s, budget, start, 0, share)
     steps.averaging.restart(start)
     return OVER_PROGRESS * found if found else None
 
 
-def _watched(curve: Curve, examples: int) -> int:
-    return min(max(2 * examples, LEAST_WATCHED), curve.sizes[-1])
+def _watched(curve: Curve, samples: int) -> int:
+    return min(max(2 * samples, LEAST_WATCHED), curve.sizes[-1])
 
 
 def _range_test(
     steps: Steps,
-    examples: int,
+    samples: int,
     watched: int,
     expected_s: float,
     budget: Budget,
@@ -95,8 +95,8 @@ def _range_test(
         now = test.observe(now, loss_of_watched())
         if now.seen <= test.reference_steps:
             noise = test.spread(now)
-        if math.isfinite(steps.gradient(examples)):
-            steps.update(examples, now.step_size)
+        if math.isfinite(steps.gradient(samples)):
+            steps.update(samples, now.step_size)
         steps.clear()
     drop = test.base(now) - now.lowest
     return test.progress_at(now) if drop > max(LEAST_DROP * abs(test.base(now)), STANDS_OUT * noise) else 0.0

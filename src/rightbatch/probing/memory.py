@@ -22,7 +22,7 @@ CONTAINERS = (
 class Memory:
     """Predicts whether a larger batch fits, from how the peak has grown.
 
-    A step on b examples raised the peak by u bytes above what was held at the start; one on b' > b will need
+    A step on b samples raised the peak by u bytes above what was held at the start; one on b' > b will need
     u·b'/b at most, since part of u does not grow. While the peak is still that of earlier, larger work of this
     process, nothing is known yet and nothing is refused.
 
@@ -35,12 +35,12 @@ class Memory:
         self._held_bytes = held_bytes(device)
         self._first_peak_bytes = peak_bytes(device)
 
-    def allows(self, tried: int, examples: int) -> bool:
-        """Whether a batch of `examples` is predicted to fit, `tried` being the largest that was run."""
+    def allows(self, tried: int, samples: int) -> bool:
+        """Whether a batch of `samples` is predicted to fit, `tried` being the largest that was run."""
         peak = peak_bytes(self._device)
         if peak <= self._first_peak_bytes:
             return True
-        needed = (peak - self._held_bytes) * examples / tried
+        needed = (peak - self._held_bytes) * samples / tried
         return needed <= SHARE * (free_bytes(self._device) + held_bytes(self._device) - self._held_bytes)
 
 

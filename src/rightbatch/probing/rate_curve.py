@@ -15,20 +15,20 @@ LEAST_DROP = 0.01  # of the first loss
 
 @dataclass(frozen=True, slots=True)
 class RateCurve:
-    """The answer of `find_learning_rate`.
+    """The answer of `find_lr`.
 
     Args:
         rates: learning rates, ascending; each was used for one step.
         losses: the batch's loss before that step, so at the end of those with all smaller rates.
         smoothed: these, averaged exponentially and corrected for the start.
-        examples: of every step.
+        samples: of every step.
         optimizer: whose rate it is.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     smoothed: tuple[float, ...]
-    examples: int
+    samples: int
     optimizer: str
 
     @property
@@ -71,7 +71,7 @@ class RateCurve:
     def __str__(self) -> str:
         head = (
             f"Learning rates from {number(self.rates[0])} to {number(self.rates[-1])}, {len(self.rates)} steps of "
-            f"{self.optimizer} on {self.examples} examples"
+            f"{self.optimizer} on {self.samples} samples"
         )
         if not self.told:
             return f"{head}\n  no suggestion: the loss never fell by 1 %"

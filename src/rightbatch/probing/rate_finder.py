@@ -1,4 +1,4 @@
-"""`rightbatch.find_learning_rate`: the learning-rate range test, leaving no trace."""
+"""`rightbatch.find_lr`: the learning-rate range test, leaving no trace."""
 
 import math
 from collections import defaultdict
@@ -20,13 +20,13 @@ from .trace import leaving_no_trace
 DIVERGED = 4.0  # times the least smoothed loss
 
 
-def find_learning_rate(
+def find_lr(
     model: nn.Module,
     train: Any,
     loss: Loss | None = None,
     *,
     optimizer: torch.optim.Optimizer | None = None,
-    batch: int = 64,
+    batch_size: int = 64,
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 100,
@@ -38,22 +38,22 @@ def find_learning_rate(
     The rate suggested belongs to this optimizer, this batch size and these parameters. The model, its random numbers,
     the data set's attributes and the optimizer are as before afterwards.
 
-        curve = rightbatch.find_learning_rate(model, (x, y), optimizer=optimizer)
+        curve = rightbatch.find_lr(model, (x, y), optimizer=optimizer)
         print(curve)
         curve.valley, curve.steepest, curve.tenth_of_minimum
 
     Args:
         model: on its device; trained from its present parameters, and put back.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the examples; by default as for `probe`.
+        loss: `loss(output, target)`, the mean over the samples; by default as for `probe`.
         optimizer: over the model's parameters, its state included; None is plain SGD. The rates of its groups keep
             their ratios to the first.
-        batch: examples of every step, at most all there are.
+        batch_size: samples of every step, at most all there are.
         low: the first rate.
         high: the last, if the loss has not blown up before.
         steps: from the one to the other.
         smoothing: weight of the past in the average of the losses.
-        seed: of the order of the examples and of dropout.
+        seed: of the order of the samples and of dropout.
 
     Returns:
         The curve with its suggestions, up to the step at which the smoothed loss exceeded 4 times its least.
@@ -68,7 +68,7 @@ def find_learning_rate(
     are those in common use since.
     """
     require_model(model)
-    require_whole("batch", batch, least=1)
+    require_whole("batch_size", batch_size, least=1)
     require_number("low", low, above=0)
     require_number("high", high, above=low)
     require_whole("steps", steps, least=10)
@@ -82,24 +82,24 @@ def find_learning_rate(
         factor = (high / low) ** (1 / (steps - 1))
         rates = [low * factor**step for step in range(steps)]
         with _borrowed(used):
-            rows = list(_losses(runner, used, min(batch, len(source)), rates, smoothing))
+            rows = list(_losses(runner, used, min(batch_size, len(source)), rates, smoothing))
     losses, smoothed = zip(*rows, strict=True)
-    return RateCurve(tuple(rates[: len(rows)]), losses, smoothed, min(batch, len(source)), type(used).__name__)
+    return RateCurve(tuple(rates[: len(rows)]), losses, smoothed, min(batch_size, len(source)), type(used).__name__)
 
 
 def _losses(
-    runner: Steps, optimizer: torch.optim.Optimizer, examples: int, rates: list[float], smoothing: float
+    runner: Steps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
 ) -> Iterator[tuple[float, float]]:
     """(loss, smoothed loss) before the step at each rate, until it blows up."""
     base = optimizer.param_groups[0]["lr"]
     ratios = [float(group["lr"] / base) if base > 0 else 1.0 for group in optimizer.param_groups]
-    an_epoch = max(1, runner.train_samples // examples)
+    an_epoch = max(1, runner.train_samples // samples)
     average, least = ExponentialAverage[float](smoothing), math.inf
     for step, rate in enumerate(rates):
         if step % an_epoch == 0:
             runner.begin_epoch(step // an_epoch)
         runner.clear()
-        loss = runner.gradient(examples)
+        loss = runner.gradient(samples)
         if step == 0:
             require_finite(loss)
         if not math.isfinite(loss):

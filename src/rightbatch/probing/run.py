@@ -30,7 +30,7 @@ TIMING_UNTIL, NOISE_UNTIL, TRAINING_UNTIL, CHECKS_UNTIL = 0.3, 0.45, 0.8, 0.88
 CHECKS = 5
 OFF_THE_LINE = 1.25
 TIDYING_UP = 4.0  # putting back and comparing twice, over taking note
-STEPS_NEEDED = 60  # on 4 examples, for the least that can be said
+STEPS_NEEDED = 60  # on 4 samples, for the least that can be said
 
 
 def probe(
@@ -58,12 +58,12 @@ def probe(
     Args:
         model: on the device to be measured.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the examples; by default cross-entropy for integer targets, mean
+        loss: `loss(output, target)`, the mean over the samples; by default cross-entropy for integer targets, mean
             squared error for floating-point ones.
         seconds: most seconds on the wall. Not counted is what torch takes to load its optimizers, a second or two once
             a process; and the very first step cannot be predicted, so that it may end too late.
-        seed: of the order of the examples and of dropout.
-        micro_batch: most examples in one forward pass; None measures batches passed at once.
+        seed: of the order of the samples and of dropout.
+        micro_batch: most samples in one forward pass; None measures batches passed at once.
 
     Returns:
         The advice. Its learning rate belongs to schedule-free Adam, the optimizer that `fit` brings.
@@ -138,7 +138,7 @@ class _Probe:
             half_performance_error=time.standard_error,
             max_batch=self._curve.sizes[-1],
             limited_by=self._curve.limited_by,
-            learning_rate=rate,
+            lr=rate,
             step_time=time,
             points=self._curve.points(),
             seconds_used=self._budget.spent_s,
@@ -146,7 +146,7 @@ class _Probe:
             notes=tuple(note for note in notes if note),
             training_noise_scale=along,
             training_steps=0 if way is None else way.steps,
-            training_examples=0 if way is None else way.examples,
+            training_samples=0 if way is None else way.samples,
         )
 
     def _time(self) -> StepTime:
@@ -159,7 +159,7 @@ class _Probe:
             return time
         if curve.limited_by == "data":
             raise DataError(
-                f"There are {self._steps.train_samples} examples; telling n½ takes 3 batch sizes, the largest 4 times "
+                f"There are {self._steps.train_samples} samples; telling n½ takes 3 batch sizes, the largest 4 times "
                 "the smallest."
             )
         if curve.limited_by == "memory":
@@ -171,7 +171,7 @@ class _Probe:
 
     def _noise(self, time: StepTime, largest: int) -> tuple[NoiseEstimate, str]:
         noise_probe = NoiseProbe(self._steps, self._micro_batch or largest)
-        noise = noise_probe.run(self._budget, NOISE_UNTIL, time.fixed_s, time.per_example_s)
+        noise = noise_probe.run(self._budget, NOISE_UNTIL, time.fixed_s, time.per_sample_s)
         if noise is None:
             raise self._too_short(self._budget.seconds)
         return noise, noise_probe.method
@@ -180,7 +180,7 @@ class _Probe:
         ratio = self._curve.expected_s(size) / time.seconds(size)
         if 1 / OFF_THE_LINE <= ratio <= OFF_THE_LINE:
             return ""
-        return f"a step on {size:,} examples takes {ratio:.2g} times what the line says: n½ is a rough number here"
+        return f"a step on {size:,} samples takes {ratio:.2g} times what the line says: n½ is a rough number here"
 
     def _too_short(self, spent_s: float) -> InputError:
         needed = spent_s + STEPS_NEEDED * self._curve.expected_s(4)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import BatchStream, Interval, Source, as_source, require_by_number, require_trainable
+from ..data import BatchStream, Interval, Source, as_source, require_map_style, require_trainable
 from ..errors import DataError, InputError
 from ..fitting.losses import Loss, default_loss, require_fitting
 from ..loop.accumulator import cut, even_sizes
@@ -24,7 +24,7 @@ def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[So
         InputError: unusable data, or a model or loss that does not fit them.
     """
     source = as_source(train)
-    require_by_number(source, "probed")
+    require_map_style(source, "probed")
     require_trainable(source)
     loss = loss or default_loss(source)
     require_fitting(model, loss, source)
@@ -36,10 +36,10 @@ class Steps:
 
     Args:
         model: in training mode; its trainable parameters are trained, and have no gradients between steps.
-        source: the examples.
-        loss: (output, target) -> the mean over the examples.
-        seed: of the order of the examples.
-        micro_batch: most examples in one forward pass; None passes every batch at once.
+        source: the samples.
+        loss: (output, target) -> the mean over the samples.
+        seed: of the order of the samples.
+        micro_batch: most samples in one forward pass; None passes every batch at once.
     """
 
     def __init__(self, model: nn.Module, source: Source, loss: Loss, seed: int, micro_batch: int | None) -> None:
@@ -57,18 +57,18 @@ class Steps:
         self.clear()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Go on with the examples in the order of `epoch`, from its first."""
+        """Go on with the samples in the order of `epoch`, from its first."""
         self._epoch = epoch
         self._stream.seek(epoch, 0)
 
     @property
     def left_of_epoch(self) -> int:
-        """Examples not yet taken."""
+        """Samples not yet taken."""
         return self._stream.remaining if self._stream.epoch == self._epoch else 0
 
     @contextmanager
     def over(self, source: Source) -> Iterator[None]:
-        """Within, the examples are those of another source, from the first of its first epoch."""
+        """Within, the samples are those of another source, from the first of its first epoch."""
         before = self._stream, self._epoch
         self._stream, self._epoch = BatchStream(source, self._seed, device=self.device), 0
         try:
@@ -76,24 +76,24 @@ class Steps:
         finally:
             self._stream, self._epoch = before
 
-    def step(self, examples: int, learning_rate: float = 0.0) -> float:
-        """One step on exactly `examples` examples, over on the device on return; its loss, no step if not finite."""
-        loss = self.gradient(examples)
+    def step(self, samples: int, lr: float = 0.0) -> float:
+        """One step on exactly `samples` samples, over on the device on return; its loss, no step if not finite."""
+        loss = self.gradient(samples)
         if math.isfinite(loss):
-            self.update(examples, learning_rate)
+            self.update(samples, lr)
         self.clear()
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return loss
 
-    def fits(self, examples: int) -> bool:
+    def fits(self, samples: int) -> bool:
         """Take a step at learning rate 0; False if memory ran out.
 
         Raises:
             InputError: loss or gradient are not finite.
         """
         try:
-            require_finite(self.step(examples))
+            require_finite(self.step(samples))
             return True
         except Exception as error:
             if not is_out_of_memory(error):
@@ -103,37 +103,37 @@ class Steps:
         release(self.device)
         return False
 
-    def gradient(self, examples: int, meter: NoiseMeter | None = None, most_forward: int | None = None) -> float:
-        """Leave the gradient of exactly `examples` examples in the parameters; return their mean loss.
+    def gradient(self, samples: int, meter: NoiseMeter | None = None, most_forward: int | None = None) -> float:
+        """Leave the gradient of exactly `samples` samples in the parameters; return their mean loss.
 
         Args:
-            examples: the next ones of the epoch, or its first where fewer are left.
+            samples: the next ones of the epoch, or its first where fewer are left.
             meter: measures the noise of this gradient.
-            most_forward: most examples in one forward pass, if fewer than always.
+            most_forward: most samples in one forward pass, if fewer than always.
 
         Raises:
-            DataError: the source returned fewer or more examples than asked for.
+            DataError: the source returned fewer or more samples than asked for.
             InputError: the loss does not depend on the parameters.
         """
-        if self._stream.epoch != self._epoch or self._stream.remaining < examples:
+        if self._stream.epoch != self._epoch or self._stream.remaining < samples:
             self._stream.seek(self._epoch, 0)
-        interval = self._stream.take(examples)
-        most = min(self._most_forward, most_forward or examples)
-        pieces = max(-(-examples // most), 1 if meter is None else meter.groups)
+        interval = self._stream.take(samples)
+        most = min(self._most_forward, most_forward or samples)
+        pieces = max(-(-samples // most), 1 if meter is None else meter.groups)
         total = 0.0
-        for piece in cut(interval, even_sizes(examples, pieces)):
-            value = self._differentiate(piece, piece.examples / examples, meter)
+        for piece in cut(interval, even_sizes(samples, pieces)):
+            value = self._differentiate(piece, piece.samples / samples, meter)
             if not math.isfinite(value):
                 return value
-            total += value * piece.examples
+            total += value * piece.samples
         if meter is not None:
             meter.gather()
-        return total / examples
+        return total / samples
 
-    def loss_on(self, examples: int) -> Callable[[], float]:
-        """Fetch `examples` examples, and return what tells their mean loss at the parameters of the moment."""
+    def loss_on(self, samples: int) -> Callable[[], float]:
+        """Fetch `samples` samples, and return what tells their mean loss at the parameters of the moment."""
         self.begin_epoch(self._epoch)
-        x, y = self._stream.fetch(self._stream.take(min(examples, self._most_forward)))
+        x, y = self._stream.fetch(self._stream.take(min(samples, self._most_forward)))
 
         def loss() -> float:
             with torch.no_grad():
@@ -141,11 +141,11 @@ class Steps:
 
         return loss
 
-    def update(self, examples: int, learning_rate: float) -> None:
-        """Move the parameters along the gradient they hold, that of `examples` examples."""
+    def update(self, samples: int, lr: float) -> None:
+        """Move the parameters along the gradient they hold, that of `samples` samples."""
         for group in self.averaging.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.averaging.step(examples, learning_rate)
+            group["lr"] = lr
+        self.averaging.step(samples, lr)
 
     def clear(self) -> None:
         """Drop all gradients."""
@@ -154,10 +154,10 @@ class Steps:
 
     def _differentiate(self, piece: Interval, weight: float, meter: NoiseMeter | None) -> float:
         if meter is not None:
-            meter.arm(piece.examples)
+            meter.arm(piece.samples)
         x, y = self._stream.fetch(piece)
-        if len(x) != piece.examples or len(y) != piece.examples:
-            raise DataError(f"{piece.examples} examples were asked for, the data returned {len(x)} x and {len(y)} y.")
+        if len(x) != piece.samples or len(y) != piece.samples:
+            raise DataError(f"{piece.samples} samples were asked for, the data returned {len(x)} x and {len(y)} y.")
         loss = self._loss(self.model(x), y)
         if not loss.requires_grad:
             raise InputError("The loss does not depend on a trainable parameter: is the forward pass under no_grad?")
@@ -167,7 +167,7 @@ class Steps:
                 meter.verify(loss)
             (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
             if meter is not None:
-                meter.take(piece.examples, weight)
+                meter.take(piece.samples, weight)
         return value
 
 

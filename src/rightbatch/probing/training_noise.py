@@ -1,19 +1,19 @@
 """The noise scale along the way to a trained model, from a throw-away training.
 
 At the parameters given, the noise scale says how large a batch the *first* step wants. Along the way it mostly falls
-while the loss begins to fall, and rises many times over as it levels off. What counts is how far a step of b examples
+while the loss begins to fall, and rises many times over as it levels off. What counts is how far a step of b samples
 gets, over all steps of the way. With the best step size for each, it makes the share
 
     ρ_k = s_k / E‖g_B‖² = 1 / (1 + B_k/b)
 
-of the progress of a step on all data, so that S steps of b examples are worth Σ ρ_k of those, and
+of the progress of a step on all data, so that S steps of b samples are worth Σ ρ_k of those, and
 
     S(b) = S_min·(1 + B/b)   with   B = b·(1/ρ - 1),   ρ = mean of ρ_k over the steps taken
 
 | symbol | meaning |
 |---|---|
 | s_k, B_k | squared norm of the true gradient, and noise scale, at step k |
-| b | examples of every step of the throw-away training |
+| b | samples of every step of the throw-away training |
 | B | the noise scale along the way: the one number that gives the steps of the whole way, at b and nearby |
 
 Stretches in which no signal is left count as steps without progress. B is thus a mean of the B_k in which the steps
@@ -61,51 +61,51 @@ class TrainingNoise:
     """What the throw-away training showed.
 
     Args:
-        noise_scale: B, in examples.
-        examples: b.
+        noise_scale: B, in samples.
+        samples: b.
         steps: of the way, from the parameters given to the end.
         arrived: the held-out loss had levelled off; otherwise the time ended first, and the noise further on is larger.
     """
 
     noise_scale: float
-    examples: int
+    samples: int
     steps: int
     arrived: bool
 
 
 def noise_in_training(
-    steps: Steps, curve: Curve, examples: int, budget: Budget, share: float, seed: int
+    steps: Steps, curve: Curve, samples: int, budget: Budget, share: float, seed: int
 ) -> TrainingNoise | None:
     """Train from the present parameters and back, and measure every step.
 
-    The way ends where the loss on held-out examples has come within 2 % of the way to its least, which is known once
+    The way ends where the loss on held-out samples has come within 2 % of the way to its least, which is known once
     it has not fallen further in half of the steps, or the time is up. The step size is that of one range test.
 
     Args:
         steps: the model and the data.
         curve: tells how long steps take.
-        examples: of every step.
+        samples: of every step.
         budget: nothing is begun that is not predicted to end before `share` of it is spent.
         share: see there.
         seed: of what is held out.
 
     Returns:
-        None where too few examples, no time, or no step size that lowers the loss allow no such training.
+        None where too few samples, no time, or no step size that lowers the loss allow no such training.
     """
     meter = NoiseMeter(steps.model, steps.parameters)
     n = steps.train_samples
     kept = n - min(int(HELD_OUT * n), MOST_WATCHED)
-    examples = max(examples, 2 * meter.groups, LEAST_EXAMPLES)
-    if n - kept < LEAST_WATCHED or examples > min(kept, curve.sizes[-1]):
+    samples = max(samples, 2 * meter.groups, LEAST_EXAMPLES)
+    if n - kept < LEAST_WATCHED or samples > min(kept, curve.sizes[-1]):
         return None
-    rate = rate_by_one_test(steps, curve, examples, budget, share)
+    rate = rate_by_one_test(steps, curve, samples, budget, share)
     if rate is None:
         return None
     start = steps.averaging.average()
     train, held_out = _parts(steps.source, kept, seed)
     try:
         with steps.over(train):
-            looks, arrived = _train(steps, held_out, meter, rate, examples, budget, share, curve)
+            looks, arrived = _train(steps, held_out, meter, rate, samples, budget, share, curve)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -116,10 +116,10 @@ def noise_in_training(
         steps.averaging.restart(start)
     if not looks:
         release(steps.device)
-    return summary(looks, examples, arrived)
+    return summary(looks, samples, arrived)
 
 
-def summary(looks: list[Look], examples: int, arrived: bool) -> TrainingNoise | None:
+def summary(looks: list[Look], samples: int, arrived: bool) -> TrainingNoise | None:
     """B of the way to where the held-out loss first came near its least; None without progress."""
     if len(looks) < 2:
         return None
@@ -133,7 +133,7 @@ def summary(looks: list[Look], examples: int, arrived: bool) -> TrainingNoise | 
     if not progress > 0:
         return None
     share = progress / taken
-    return TrainingNoise(examples * (1 / share - 1), examples, taken, arrived)
+    return TrainingNoise(samples * (1 / share - 1), samples, taken, arrived)
 
 
 def _train(
@@ -141,7 +141,7 @@ def _train(
     held_out: Source,
     meter: NoiseMeter,
     rate: float,
-    examples: int,
+    samples: int,
     budget: Budget,
     share: float,
     curve: Curve,
@@ -151,7 +151,7 @@ def _train(
     with steps.over(held_out):
         loss_of_held_out = steps.loss_on(watched)
     looks = [Look(0, 0.0, 0.0, loss_of_held_out())]
-    expected_s = MEASURING_COST * curve.expected_s(examples)
+    expected_s = MEASURING_COST * curve.expected_s(samples)
     look_s = curve.expected_s(watched)
     taken, best, due, begun_s = 0, 0, 1, budget.spent_s
     signal = norm2 = 0.0
@@ -162,20 +162,20 @@ def _train(
             if since and math.isfinite(last := loss_of_held_out()):
                 looks.append(Look(since, signal, norm2, last))
             return looks, False
-        if steps.left_of_epoch < examples:
+        if steps.left_of_epoch < samples:
             epoch += 1
             steps.begin_epoch(epoch)
-        loss = steps.gradient(examples, meter)
+        loss = steps.gradient(samples, meter)
         length2 = float(squared_norm([p.grad for p in steps.parameters])) if math.isfinite(loss) else math.nan
-        found = meter.measure(length2, examples, 1.0) if math.isfinite(length2) else None
+        found = meter.measure(length2, samples, 1.0) if math.isfinite(length2) else None
         if math.isfinite(length2):
-            steps.update(examples, rate)
+            steps.update(samples, rate)
         meter.disarm()
         steps.clear()
         if not math.isfinite(length2):
             return looks, False
         taken, since = taken + 1, since + 1
-        expected_s = max(curve.expected_s(examples), (budget.spent_s - begun_s) / taken)
+        expected_s = max(curve.expected_s(samples), (budget.spent_s - begun_s) / taken)
         if found is not None:
             signal, norm2 = signal + found.signal, norm2 + length2
         if taken >= due:
@@ -193,7 +193,7 @@ def _train(
 
 
 def _parts(source: Source, kept: int, seed: int) -> tuple[Source, Source]:
-    """Training and held-out examples; data read block by block are too many to be seen twice, and stay whole."""
+    """Training and held-out samples; data read block by block are too many to be seen twice, and stay whole."""
     if source.block_ends is not None:
         return source, source
     order = Order(len(source), seed)

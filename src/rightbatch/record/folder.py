@@ -20,7 +20,7 @@ class RunFolder:
     |---|---|
     | config.json | the settings, written once |
     | events.jsonl | what happened (`events.py`) |
-    | ledger.txt | which examples were consumed (`ledger.py`) |
+    | ledger.txt | which samples were consumed (`ledger.py`) |
     | checkpoint.pt | the state to resume from |
     | checkpoint.previous.pt | the one before it, used if it is damaged |
     | checkpoint.damaged.pt | one that was found damaged, set aside |
@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        """The intervals of examples that were consumed."""
+        """The intervals of samples that were consumed."""
         return self.path / "ledger.txt"
 
     @property

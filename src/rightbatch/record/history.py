@@ -14,7 +14,7 @@ STEP_COLUMNS = (
     "epoch",
     "seconds",
     "batch_size",
-    "learning_rate",
+    "lr",
     "train_loss",
     "gradient_norm",
     "noise_scale",

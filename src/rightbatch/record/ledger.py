@@ -1,10 +1,10 @@
-"""The ledger: which examples a run consumed, as intervals of positions in the epoch's order, and what they prove.
+"""The ledger: which samples a run consumed, as intervals of positions in the epoch's order, and what they prove.
 
 Plain text. A line `step epoch start stop` says that positions start to stop - 1 of that epoch were drawn for that
 step; a batch that crosses the end of an epoch, or was enlarged, has several lines. A line `rewind step`, or `rewind
 step epoch position`, says that the run went back to the data position it had after that step, as a resume from a
 checkpoint does: entries above it that lie later did not count. A step that failed or was skipped has consumed its
-examples: its entries stay, and no rewind is written as long as the data position went on.
+samples: its entries stay, and no rewind is written as long as the data position went on.
 """
 
 import os
@@ -78,7 +78,7 @@ class LedgerReport:
     """What the ledger proves.
 
     Args:
-        train_samples: N, examples in an epoch.
+        train_samples: N, samples in an epoch.
         complete_epochs: epochs whose intervals cover [0, N) exactly once, counted from the first while that holds.
         last_epoch: the epoch the run ended in, counted from 0.
         last_epoch_samples: how far it came in that epoch.
@@ -97,7 +97,7 @@ class LedgerReport:
 
     @property
     def ok(self) -> bool:
-        """Every example exactly once an epoch, and in the last epoch up to where it ended."""
+        """Every sample exactly once an epoch, and in the last epoch up to where it ended."""
         return not self.irregularities
 
     def __str__(self) -> str:
@@ -107,21 +107,21 @@ class LedgerReport:
             whole = f"{self.complete_epochs:,} complete epoch{'s' * (self.complete_epochs != 1)}"
             part = self.last_epoch_samples % self.train_samples
             rest = f" and the first {part:,} of epoch {self.last_epoch}" if part else ""
-            proof = f"every example exactly once ({self.entries:,} intervals)"
-            return f"{whole} of {self.train_samples:,} examples{rest}: {proof}"
+            proof = f"every sample exactly once ({self.entries:,} intervals)"
+            return f"{whole} of {self.train_samples:,} samples{rest}: {proof}"
         shown = [f"{len(self.irregularities):,} irregularities", *map(str, self.irregularities[:10])]
         return "\n  ".join(shown + ["..."] * (len(self.irregularities) > 10))
 
 
 def verify_ledger(path: str | os.PathLike[str], train_samples: int) -> LedgerReport:
-    """Prove from a ledger that every example was consumed exactly once in every epoch.
+    """Prove from a ledger that every sample was consumed exactly once in every epoch.
 
     Epoch e's position p is put at e·N + p, so that a faultless run is one gap-free line from 0 to where it ended; a
     sort and a running maximum find every gap and overlap.
 
     Args:
         path: the ledger.
-        train_samples: N, examples in an epoch.
+        train_samples: N, samples in an epoch.
 
     Returns:
         The proof, or where it fails.
@@ -133,7 +133,7 @@ def verify_ledger(path: str | os.PathLike[str], train_samples: int) -> LedgerRep
     import numpy as np  # here, so that the command line can answer --help without it
 
     if train_samples < 1:
-        raise InputError(f"train_samples is {train_samples}; give the number of training examples, at least 1")
+        raise InputError(f"train_samples is {train_samples}; give the number of training samples, at least 1")
     entries, counts = _read(Path(path))
     void = int(len(entries) - counts.sum())
     _, epochs, starts, stops = entries[counts].T

@@ -3,13 +3,13 @@
 import os
 
 from ..errors import RunFolderError
-from ..rules.batch_size import SIZE_RULES, Replay
+from ..rules.batch_size import BATCH_SIZE_RULES, Replay
 from .folder import RunFolder
 from .history import History, read_history
 
 
 def replay_of(path: str | os.PathLike[str]) -> Replay:
-    """The batch sizes a run decided, by the examples consumed, as a rule for another run.
+    """The batch sizes a run decided, by the samples consumed, as a rule for another run.
 
     A size holds from the batch after its decision on; that of a rule which enlarges the current batch from that very
     batch on. Steps that a resume made void are left out.
@@ -18,13 +18,13 @@ def replay_of(path: str | os.PathLike[str]) -> Replay:
         path: the run folder.
 
     Returns:
-        A rule whose `sizes` are plain (examples consumed before the batch, batch size) pairs.
+        A rule whose `sizes` are plain (samples consumed before the batch, batch size) pairs.
 
     Raises:
         RunFolderError: there is no run, or none that has decided on a batch size.
     """
     history = read_history(RunFolder.open(path).events)
-    decided = [event for event in history.decisions if event["what"] == "batch"]
+    decided = [event for event in history.decisions if event["what"] == "batch_size"]
     if not decided:
         raise RunFolderError(f"{path} holds no decision on a batch size; give the folder of a run that has begun")
     enlarges = _enlarges_current(history)
@@ -41,6 +41,6 @@ def replay_of(path: str | os.PathLike[str]) -> Replay:
 
 def _enlarges_current(history: History) -> bool:
     """Whether the run's rule, or one within it, enlarged current batches: told by its name in the start event."""
-    text = str(history.start.get("batch", ""))
-    rules = [rule for rule in SIZE_RULES.values() if vars(rule).get("enlarges_current") is True]
+    text = str(history.start.get("batch_size", ""))
+    rules = [rule for rule in BATCH_SIZE_RULES.values() if vars(rule).get("enlarges_current") is True]
     return any(f"{rule.__name__}(" in text or rule.name in text for rule in rules)

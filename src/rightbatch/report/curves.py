@@ -1,4 +1,4 @@
-"""A run drawn over its examples, seconds or epochs: what it learned and what was chosen."""
+"""A run drawn over its samples, seconds or epochs: what it learned and what was chosen."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Progress = Literal["samples", "seconds", "epoch"]
-PROGRESS: dict[Progress, str] = {"samples": "examples", "seconds": "seconds of training", "epoch": "epochs"}
+PROGRESS: dict[Progress, str] = {"samples": "samples", "seconds": "seconds of training", "epoch": "epochs"}
 
 
 @styled
 def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Figure":
-    """Training loss, raw and smoothed, and validation loss against examples, seconds or epochs."""
+    """Training loss, raw and smoothed, and validation loss against samples, seconds or epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.8 if wide else 6.4, 3.8), layout="constrained")
@@ -46,7 +46,7 @@ def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Fi
 
 @styled
 def accuracy_figure(history: History, progress: Progress) -> "Figure":
-    """Validation accuracy against examples, seconds or epochs."""
+    """Validation accuracy against samples, seconds or epochs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -85,7 +85,7 @@ def course_figure(history: History) -> "Figure":
 
     band_x, band_low, band_high = envelope(samples, steps["noise_low"], steps["noise_high"])
     if len(band_x):
-        # A bound may be infinite or below one example: the band then runs to the edge.
+        # A bound may be infinite or below one sample: the band then runs to the edge.
         band = np.clip(band_low, low / 10, high * 10), np.clip(band_high, low / 10, high * 10)
         above.fill_between(band_x, *band, color=ORANGE, alpha=0.16, linewidth=0, label="its 90 % band")
     if len(noise):
@@ -95,16 +95,16 @@ def course_figure(history: History) -> "Figure":
         end = ([*line[0], samples[-1] if len(samples) else line[0][-1]], [*line[1], line[1][-1]])
         above.plot(*end, color=GREEN, linewidth=1.4, linestyle=(0, (4, 2)), drawstyle="steps-post", label="n½")
     above.plot(*thin(samples, batch), color=BLUE, linewidth=1.8, drawstyle="steps-post", label="batch size")
-    rate = np.asarray(steps["learning_rate"])
+    rate = np.asarray(steps["lr"])
     below.plot(*thin(samples, rate), color=VIOLET, linewidth=1.8, drawstyle="steps-post")
-    for axes, what, values in ((above, "batch", batch), (below, "step", rate)):
+    for axes, what, values in ((above, "batch_size", batch), (below, "lr", rate)):
         _mark_decisions(axes, history, what, samples, values)
         _mark_failures(axes, history, "samples", label=axes is above)
     log_axis(above, "y", low, high)
     _fit_axis(below, rate[rate > 0], ratio=3.0, ticks=5)
-    above.set_ylabel("examples")
+    above.set_ylabel("samples")
     below.set_ylabel("learning rate")
-    finish(below, "examples", "learning rate", legend=False)
+    finish(below, "samples", "learning rate", legend=False)
     above.grid(axis="x", visible=False)
     above.spines["left"].set_visible(False)
     named = dict(zip(*reversed(above.get_legend_handles_labels()), strict=True))
@@ -160,7 +160,7 @@ def _mark_decisions(axes: "Axes", history: History, what: str, samples: Series, 
             marked.append(place)
             level = values[place]
     after = marked[:: -(-len(marked) // 60)]
-    colour = BLUE if what == "batch" else VIOLET
+    colour = BLUE if what == "batch_size" else VIOLET
     axes.plot(
         samples[after],
         values[after],
@@ -169,7 +169,7 @@ def _mark_decisions(axes: "Axes", history: History, what: str, samples: Series, 
         linestyle="none",
         color=colour,
         markeredgecolor=PAPER,
-        label="decision" if what == "batch" else None,
+        label="decision" if what == "batch_size" else None,
     )
 
 
@@ -187,7 +187,7 @@ def _fit_axis(axes: "Axes", values: Series, ratio: float = 8.0, ticks: int = 8) 
 
 
 def _from_start(axes: "Axes", history: History, progress: Progress) -> None:
-    """The whole run from its first example, so that figures side by side have the same axis."""
+    """The whole run from its first sample, so that figures side by side have the same axis."""
     ends = [*history.steps[progress][-1:], *(event[progress] for event in history.evaluations[-1:])]
     if ends and max(ends) > 0:
         axes.set_xlim(-0.005 * max(ends), 1.02 * max(ends))

@@ -33,7 +33,7 @@ def step_time_figure(
     Args:
         points: (batch size, seconds of a step, steps timed), one for each batch size.
         fit: the line fitted to them, if there was enough to fit.
-        noise_scale: the gradient noise scale in examples, if known.
+        noise_scale: the gradient noise scale in samples, if known.
         sweet_spot: the batch size to be marked.
         sweet_range: the range around it that costs little, marked as well.
 
@@ -44,7 +44,7 @@ def step_time_figure(
     from matplotlib.ticker import FuncFormatter
 
     points = [point for point in points if point[0] > 0 and math.isfinite(point[1]) and point[1] > 0]
-    fitted = fit is not None and fit.fixed_s >= 0 and fit.per_example_s > 0
+    fitted = fit is not None and fit.fixed_s >= 0 and fit.per_sample_s > 0
     both = fitted and noise_scale is not None and math.isfinite(noise_scale) and noise_scale > 0
     figure = Figure(figsize=(10.8 if both else 6.8, 4.0), layout="constrained")
     axes = figure.add_subplot(1, 2, 1) if both else figure.add_subplot()
@@ -56,7 +56,7 @@ def step_time_figure(
     low, high = max(0.7, min(span) / 1.5), max(span) * 1.5
     grid = np.geomspace(low, high, 200)
     if fitted and fit is not None:
-        axes.plot(grid, fit.fixed_s + fit.per_example_s * grid, color=GREEN, linewidth=1.6, label=_equation(fit))
+        axes.plot(grid, fit.fixed_s + fit.per_sample_s * grid, color=GREEN, linewidth=1.6, label=_equation(fit))
     if points:
         counts = np.array([point[2] if len(point) > 2 else 1 for point in points], float)
         area = 16 + 60 * np.sqrt(counts / counts.max())
@@ -69,12 +69,12 @@ def step_time_figure(
         axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     log_axis(axes, "x", low, high, base=2)
-    finish(axes, "batch size (examples)", "seconds per step", legend=False)
+    finish(axes, "batch size (samples)", "seconds per step", legend=False)
     if points:
         axes.legend(**ABOVE)
     panels = [axes]
     if both and fit is not None and noise_scale is not None:
-        cost = (1 + noise_scale / grid) * (fit.fixed_s + fit.per_example_s * grid)
+        cost = (1 + noise_scale / grid) * (fit.fixed_s + fit.per_sample_s * grid)
         cost /= cost.min()
         good = grid[cost <= 1.1]
         sweet_range = sweet_range or (float(good[0]), float(good[-1]))
@@ -92,7 +92,7 @@ def _relative_time_panel(figure: "Figure", sizes: Series, cost: Series) -> "Axes
     axes.plot(sizes, cost, color=INK, linewidth=1.8)
     axes.set_ylim(0.9, min(4.0, max(1.5, cost.max())))
     log_axis(axes, "x", sizes[0], sizes[-1], base=2)
-    finish(axes, "batch size (examples)", "time to the same result, best = 1", legend=False)
+    finish(axes, "batch size (samples)", "time to the same result, best = 1", legend=False)
     return axes
 
 
@@ -115,4 +115,4 @@ def _mark_size(axes: "Axes", at: float, text: str, colour: str) -> None:
 
 
 def _equation(fit: StepTime) -> str:
-    return f"{duration(fit.fixed_s)} + {duration(fit.per_example_s)} per example"
+    return f"{duration(fit.fixed_s)} + {duration(fit.per_sample_s)} per example"

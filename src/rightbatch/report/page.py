@@ -22,8 +22,8 @@ _PARTS = 12
 
 _TOPICS = {
     "start": "Start",
-    "batch": "Batch size",
-    "step": "Learning rate",
+    "batch_size": "Batch size",
+    "lr": "Learning rate",
     "run": "Run",
     "failure": "Failure",
     "memory": "Memory",
@@ -61,7 +61,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def _page(history: History, run: RunFolder) -> str:
     start = history.start
     title = str(start.get("model") or "A run")
-    trained = f" trained on {start['train_samples']:,} examples" if start.get("train_samples") else ""
+    trained = f" trained on {start['train_samples']:,} samples" if start.get("train_samples") else ""
     about = [f"Rightbatch {start.get('version') or ''}".strip(), _date(start.get("time")), run.path.resolve().name]
     sections = [
         _failures(history),
@@ -180,7 +180,7 @@ def _story(history: History) -> str:
 
 def _moment(moment: Moment, history: History) -> str:
     last = f"–{moment.last_step:,}" if moment.last_step > moment.step else ""
-    told = (f"step {moment.step:,}{last}", f"{number(moment.samples)} examples", clock(history, moment.samples))
+    told = (f"step {moment.step:,}{last}", f"{number(moment.samples)} samples", clock(history, moment.samples))
     when = "".join(f"<span>{text}</span>" for text in told)
     evidence = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in (moment.evidence or {}).items())
     grey = "".join(f'<p class="reason">{escape(line)}</p>' for line in (moment.reason, evidence) if line)
@@ -201,7 +201,7 @@ def _parts(moment: Moment) -> str:
     title = f"{kept} of these {len(events):,}" if kept < len(events) else f"these {kept}"
     rows = []
     for event in shown:
-        rate = event.get("learning_rate")
+        rate = event.get("lr")
         change = f"learning rate {number(rate)}" if rate is not None else ""
         if "new" in event:
             change = " → ".join(words(event[key]) for key in ("old", "new") if event.get(key) is not None)

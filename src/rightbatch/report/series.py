@@ -60,7 +60,7 @@ def running_mean(y: ArrayLike, weights: ArrayLike, share: float = 0.02) -> Serie
 
     Args:
         y: shape (points,); points that are not finite are skipped.
-        weights: shape (points,), such as the examples behind each point.
+        weights: shape (points,), such as the samples behind each point.
         share: width of the window.
 
     Returns:

@@ -12,11 +12,11 @@ from ..record import History
 from ..record.events import Event
 from .words import duration, number, percent, times
 
-Topic = Literal["start", "batch", "step", "run", "failure", "memory", "best", "resume", "stop"]
+Topic = Literal["start", "batch_size", "lr", "run", "failure", "memory", "best", "resume", "stop"]
 
 # Up to this many decisions on one thing are told one by one, more of them as at most so many moves.
 _MOST = 10
-_NAMES = {"batch": "Batch size", "step": "Learning rate"}
+_NAMES = {"batch_size": "Batch size", "lr": "Learning rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Moment:
     """One sentence of the story.
 
     Args:
-        samples: when it began, in examples consumed.
+        samples: when it began, in samples consumed.
         step: the step it began at.
         topic: what it is about.
         text: the sentence.
@@ -49,7 +49,7 @@ def tell(history: History) -> list[Moment]:
     moments: list[Moment] = []
     if history.start:
         moments.append(Moment(0, 0, "start", "Training began.", _beginning(history.start)))
-    for what in ("batch", "step"):
+    for what in ("batch_size", "lr"):
         moments += _decisions(what, [event for event in history.decisions if event.get("what") == what])
     moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
     moments += _failures(history.failures)
@@ -71,12 +71,12 @@ def tell(history: History) -> list[Moment]:
 def _beginning(start: Event) -> str:
     parameters = start.get("parameters")
     model = f"{start.get('model', 'a model')}" + (f" with {parameters:,} parameters" if parameters else "")
-    train = f" on {start['train_samples']:,} examples" if start.get("train_samples") else ""
+    train = f" on {start['train_samples']:,} samples" if start.get("train_samples") else ""
     rules = [f"{name}: {start[key]}" for key, name in _RULES if start.get(key)]
     return f"{model}{train}. " + "; ".join(rules)
 
 
-_RULES = (("batch", "batch"), ("step_rule", "step"), ("optimizer", "optimizer"))
+_RULES = (("batch_size", "batch size"), ("lr", "learning rate"), ("optimizer", "optimizer"))
 
 
 def _best(event: Event) -> Moment:
@@ -87,7 +87,7 @@ def _best(event: Event) -> Moment:
     )
 
 
-def _decisions(what: Literal["batch", "step"], events: list[Event]) -> Iterator[Moment]:
+def _decisions(what: Literal["batch_size", "lr"], events: list[Event]) -> Iterator[Moment]:
     if events and events[0].get("old") is None:  # where the run began from
         yield _one(what, events[:1])
         events = events[1:]
@@ -117,7 +117,7 @@ def _decisions(what: Literal["batch", "step"], events: list[Event]) -> Iterator[
         yield _move(what, events[begin:end], abs(levels[end] - levels[begin]) < math.log(1.25))
 
 
-def _one(what: Literal["batch", "step"], events: Sequence[Event]) -> Moment:
+def _one(what: Literal["batch_size", "lr"], events: Sequence[Event]) -> Moment:
     last = events[-1]
     old, new = events[0].get("old"), last.get("new")
     many = f" in {len(events):,} decisions" if len(events) > 1 else ""
@@ -129,7 +129,7 @@ def _one(what: Literal["batch", "step"], events: Sequence[Event]) -> Moment:
     return _moment(what, text, events)
 
 
-def _move(what: Literal["batch", "step"], events: Sequence[Event], small: bool) -> Moment:
+def _move(what: Literal["batch_size", "lr"], events: Sequence[Event], small: bool) -> Moment:
     """One stretch between two turning points, or one along which nothing much changed."""
     first, last = events[0]["old"], events[-1]["new"]
     count = times(len(events), "decision")
@@ -163,7 +163,7 @@ def _failures(events: list[Event]) -> Iterator[Moment]:
             if last.get("restored_step") is not None
             else ""
         )
-        rate = f"learning rate cut to {number(last['learning_rate'])}" if last.get("learning_rate") is not None else ""
+        rate = f"learning rate cut to {number(last['lr'])}" if last.get("lr") is not None else ""
         after = f"{back}, {rate}." if back and rate else f"{back or ' ' + rate.capitalize()}." if back or rate else ""
         yield _moment("failure", f"{what} could not be taken.{after}", group)
 
@@ -173,13 +173,13 @@ def _memory(events: list[Event]) -> Iterator[Moment]:
     for smaller, neighbours in groupby(events, lambda event: event["new"] < event["old"]):
         group = list(neighbours)
         first, last = group[0], group[-1]
-        new = times(last["new"], "example")
+        new = times(last["new"], "sample")
         text = f"Passes of up to {new} were tried again."
         if smaller:
             where = last["device"] if last.get("rank") is None else f"{last['device']} (rank {last['rank']})"
             again = f", and again down to {number(last['old'])}" if len(group) > 1 else ""
             text = (
-                f"Memory ran out on {where} over a pass of {times(first['old'], 'example')}{again}. "
+                f"Memory ran out on {where} over a pass of {times(first['old'], 'sample')}{again}. "
                 f"From here on a pass had {new} at most."
             )
         yield Moment(first["samples"], first["step"], "memory", text, last_step=last["step"])
@@ -232,6 +232,6 @@ def _value(value: object) -> str:
 
 
 def clock(history: History, samples: float) -> str:
-    """The training time at which `samples` examples had been consumed."""
+    """The training time at which `samples` samples had been consumed."""
     at = bisect_right(history.steps["samples"], samples) - 1
     return duration(history.steps["seconds"][at]) if at >= 0 else duration(0.0)

@@ -30,10 +30,10 @@ def headline(history: History) -> list[Fact]:
     facts += [Fact(f"test {name}", value, "of the model returned") for name, value in _scores(stop.get("test") or {})]
     if steps["step"]:
         whole = steps["seconds"][-1]
-        share = f"{number(steps['samples'][-1] / whole)} examples a second" if whole > 0 else ""
+        share = f"{number(steps['samples'][-1] / whole)} samples a second" if whole > 0 else ""
         facts.append(Fact("training time", duration(whole), share))
         epochs = f"{number(steps['epoch'][-1])} epochs, {times(int(steps['step'][-1]), 'step')}"
-        facts.append(Fact("examples", number(steps["samples"][-1]), epochs))
+        facts.append(Fact("samples", number(steps["samples"][-1]), epochs))
         facts.append(Fact("batch size at the end", number(steps["batch_size"][-1]), _range(steps["batch_size"])))
     return facts
 
@@ -45,9 +45,7 @@ def details(history: History) -> list[Fact]:
         Fact("Ended", str(stop["reason"]) if stop.get("reason") else "not yet, or it was interrupted without a word")
     ]
     if steps["step"]:
-        facts.append(
-            Fact("Learning rate at the end", number(steps["learning_rate"][-1]), _range(steps["learning_rate"]))
-        )
+        facts.append(Fact("Learning rate at the end", number(steps["lr"][-1]), _range(steps["lr"])))
         known = [loss for loss in steps["train_loss"][-200:] if math.isfinite(loss)]
         facts.append(Fact("Training loss, last batch", number(known[-1] if known else None, 4)))
     parameters = start.get("parameters")
@@ -57,14 +55,14 @@ def details(history: History) -> list[Fact]:
     valid = start.get("valid_samples")
     facts.append(
         Fact(
-            "Examples",
+            "Samples",
             f"{number(start.get('train_samples'))} to train on",
             f"{valid:,} to validate on" if valid else "",
         )
     )
     for key, name in (
-        ("batch", "Batch rule"),
-        ("step_rule", "Step rule"),
+        ("batch_size", "Batch-size rule"),
+        ("lr", "Learning-rate rule"),
         ("optimizer", "Optimizer"),
         ("budget", "Budget"),
     ):
@@ -75,7 +73,7 @@ def details(history: History) -> list[Fact]:
         facts.append(Fact("Failures", times(len(history.failures), "step") + " could not be taken"))
     ran_out = sum(event["new"] < event["old"] for event in history.memory)
     if ran_out:
-        at_most = f"at most {times(history.memory[-1]['new'], 'example')} in a forward pass at the end"
+        at_most = f"at most {times(history.memory[-1]['new'], 'sample')} in a forward pass at the end"
         facts.append(Fact("Memory", f"ran out {times(ran_out, 'time')}", at_most))
     machine = start.get("machine") or {}
     parts = [str(machine[key]) for key in ("device", "cpu", "platform") if machine.get(key)]
@@ -106,10 +104,10 @@ def _noise_measured(history: History) -> str:
     how = history.stop.get("noise") or history.start.get("noise") or {}
     method = f" by {how['method']}" if how.get("method") else ""
     scale, low, high = last_noise(history)
-    result = f"At the end the noise scale was {number(scale)} examples (90 % band {number(low)} to {number(high)})."
+    result = f"At the end the noise scale was {number(scale)} samples (90 % band {number(low)} to {number(high)})."
     ages = steps["noise_age_samples"]
     if ages and ages[-1] > 0:
-        result += f" It was measured {ages[-1]:,.0f} examples before the end."
+        result += f" It was measured {ages[-1]:,.0f} samples before the end."
     return f"Known at {measured:,} of {times(len(steps['step']), 'step')}{method}. {result} {how.get('reason') or ''}"
 
 
@@ -124,8 +122,8 @@ def _time_measured(history: History) -> str:
     if fit is None:
         return f"{source} That was too little to fit a line to."
     return (
-        f"{source} A step takes {duration(fit.fixed_s)} plus {duration(fit.per_example_s)} for each example; the "
-        f"half-performance batch n½ is {number(fit.half_performance)} ± {number(fit.standard_error)} examples."
+        f"{source} A step takes {duration(fit.fixed_s)} plus {duration(fit.per_sample_s)} for each sample; the "
+        f"half-performance batch n½ is {number(fit.half_performance)} ± {number(fit.standard_error)} samples."
     )
 
 
@@ -133,7 +131,7 @@ def _validated(history: History) -> str:
     if not history.evaluations:
         return "No validation data in this run."
     valid = history.start.get("valid_samples")
-    count = times(len(history.evaluations), "time") + (f" on {valid:,} examples" if valid else "")
+    count = times(len(history.evaluations), "time") + (f" on {valid:,} samples" if valid else "")
     return f"{count}; the time it takes is not counted as training time."
 
 
@@ -156,7 +154,7 @@ def step_time(event: Event) -> StepTime | None:
     sizes = [int(point[0]) for point in event.get("points") or []]
     fixed, each, half, error = (
         math.nan if event.get(key) is None else float(event[key])
-        for key in ("fixed_s", "per_example_s", "half_performance", "standard_error")
+        for key in ("fixed_s", "per_sample_s", "half_performance", "standard_error")
     )
     if not sizes or not math.isfinite(fixed + each + half):
         return None

@@ -56,7 +56,7 @@ class Progress:
         """Start showing.
 
         Args:
-            total_samples: examples after which the run ends, if that is known.
+            total_samples: samples after which the run ends, if that is known.
             total_s: seconds on the wall after which it ends, if that is known.
             title: what is being trained.
             used_s: how many of these seconds the run had used before it was resumed.
@@ -175,7 +175,7 @@ class _Lines:
         if row:
             parts += [f"loss {_loss(row, 'train_loss')}", f"batch {number(row.get('batch_size'))}"]
             parts += [f"noise scale {number(row['noise_scale'])}"] if row.get("noise_scale") is not None else []
-            parts += [f"learning rate {number(row.get('learning_rate'))}"]
+            parts += [f"learning rate {number(row.get('lr'))}"]
         if evaluated:
             parts += [f"valid loss {_loss(source, 'valid_loss')}"]
             parts += (
@@ -271,10 +271,10 @@ def _cells(progress: Progress) -> list[tuple[str, str]]:
         ("loss", _loss(row, "train_loss")),
         *judged,
         ("batch size", number(row.get("batch_size"))),
-        ("learning rate", number(row.get("learning_rate"))),
+        ("learning rate", number(row.get("lr"))),
         ("noise scale", number(row.get("noise_scale")) + band),
-        *([("noise seen", f"{number(age)} examples ago")] if age else []),
-        ("examples", number(row.get("samples"))),
+        *([("noise seen", f"{number(age)} samples ago")] if age else []),
+        ("samples", number(row.get("samples"))),
         ("epoch", f"{row.get('epoch', 0.0):.2f}"),
         ("pace", f"{number(row['samples'] / seconds)}/s" if seconds > 0 else NOTHING),
     ]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-from ..decision import Needs, SizeRule, StepRule
-from .batch_size import SIZE_RULES
-from .lr import STEP_RULES
+from ..decision import BatchSizeRule, LRRule, Needs
+from .batch_size import BATCH_SIZE_RULES
+from .lr import LR_RULES
 from .wrappers.batch_size_wrapper import Wrapper as SizeWrapper
 from .wrappers.lr_wrapper import Wrapper as StepWrapper
 
@@ -53,14 +53,14 @@ class Entry:
 
 
 def catalogue() -> dict[str, list[Entry]]:
-    """All registered rules, by what they decide: "batch" and "step"."""
+    """All registered rules, by what they decide: "batch-size" and "lr"."""
     return {
-        "batch": [_entry(rule) for rule in SIZE_RULES.values()],
-        "step": [_entry(rule) for rule in STEP_RULES.values()],
+        "batch-size": [_entry(rule) for rule in BATCH_SIZE_RULES.values()],
+        "lr": [_entry(rule) for rule in LR_RULES.values()],
     }
 
 
-def _entry(rule: type[SizeRule] | type[StepRule]) -> Entry:
+def _entry(rule: type[BatchSizeRule] | type[LRRule]) -> Entry:
     paragraphs = inspect.getdoc(rule) or ""
     summary = " ".join(paragraphs.partition("\n\n")[0].split())
     return Entry(rule.name, summary, _measures(rule), _paper(rule))

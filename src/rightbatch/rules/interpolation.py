@@ -9,15 +9,15 @@ from ..ranges import require_number
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """The curvature of a convex loss that can be driven to zero: of one example and of the mean over all.
+    """The curvature of a convex loss that can be driven to zero: of one sample and of the mean over all.
 
-    For least squares, f_i = (⟨w, x_i⟩ - y_i)²/2, one step of m examples drawn independently from weights w that are off
+    For least squares, f_i = (⟨w, x_i⟩ - y_i)²/2, one step of m samples drawn independently from weights w that are off
     by δ leaves E‖δ'‖² <= g(m, η)·‖δ‖² with g(m, η) = max_λ (1 - ηλ)² + η²·λ·(β - λ)/m over the eigenvalues λ > 0 of H.
     All below follows from that.
 
     | symbol | argument | meaning |
     |---|---|---|
-    | β | beta | greatest curvature of a single example: max_i ‖x_i‖² for least squares |
+    | β | beta | greatest curvature of a single sample: max_i ‖x_i‖² for least squares |
     | λ₁ | lambda_1 | greatest eigenvalue of H, the mean Hessian: (1/n)·Σ x_i x_iᵀ for least squares |
     | λ_k | lambda_k | smallest eigenvalue of H above zero; None where it is not known or the loss not quadratic |
 
@@ -52,35 +52,35 @@ class Spectrum:
             )
 
     @property
-    def critical_examples(self) -> float:
-        """m* = β/(λ₁ - λ_k) + 1, with λ_k unknown β/λ₁ + 1: up to here m examples are worth m steps, beyond about one.
+    def critical_samples(self) -> float:
+        """m* = β/(λ₁ - λ_k) + 1, with λ_k unknown β/λ₁ + 1: up to here m samples are worth m steps, beyond about one.
 
         Infinite where λ_k = λ₁.
         """
         width = self.lambda_1 - (self.lambda_k or 0.0)
         return self.beta / width + 1 if width > 0 else math.inf
 
-    def step(self, examples: float) -> float:
-        """η*(m), the learning rate for batches of m examples at which an error shrinks most, where it shrinks least.
+    def step(self, samples: float) -> float:
+        """η*(m), the learning rate for batches of m samples at which an error shrinks most, where it shrinks least.
 
         m/(β + (m - 1)·λ_k) up to m*, 2m/(β + (m - 1)·(λ₁ + λ_k)) beyond; with λ_k unknown m/(β + (m - 1)·λ₁).
         """
-        m = examples
+        m = samples
         if self.lambda_k is None:
             return m / (self.beta + (m - 1) * self.lambda_1)
-        if m <= self.critical_examples:
+        if m <= self.critical_samples:
             return m / (self.beta + (m - 1) * self.lambda_k)
         return 2 * m / (self.beta + (m - 1) * (self.lambda_1 + self.lambda_k))
 
-    def contraction(self, examples: float, learning_rate: float) -> float:
-        """g(m, η): what is left of ‖w - w*‖², in expectation and at most, by a step of m examples at η.
+    def contraction(self, samples: float, lr: float) -> float:
+        """g(m, η): what is left of ‖w - w*‖², in expectation and at most, by a step of m samples at η.
 
         Over λ it is a convex parabola for m > 1, greatest at an end of the spectrum. With λ_k unknown that end is 0,
         where nothing shrinks.
         """
 
         def left(eigenvalue: float) -> float:
-            noise = learning_rate**2 * eigenvalue * (self.beta - eigenvalue) / examples
-            return (1 - learning_rate * eigenvalue) ** 2 + noise
+            noise = lr**2 * eigenvalue * (self.beta - eigenvalue) / samples
+            return (1 - lr * eigenvalue) ** 2 + noise
 
         return max(left(self.lambda_1), left(self.lambda_k or 0.0))

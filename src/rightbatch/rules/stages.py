@@ -1,4 +1,4 @@
-"""Stages of a schedule counted in examples: how many have passed, and what they do to batch and rate alike."""
+"""Stages of a schedule counted in samples: how many have passed, and what they do to batch and rate alike."""
 
 import math
 from typing import Any
@@ -10,12 +10,12 @@ ROUNDING = 1e-9  # of a stage: 3 · 0.1 epochs are three stages of 0.1 epochs
 
 
 def require_length(name: str, epochs: float, samples: int | None) -> None:
-    """Refuse a length that is neither a number of epochs above 0 nor a whole number of examples.
+    """Refuse a length that is neither a number of epochs above 0 nor a whole number of samples.
 
     Args:
         name: of the two settings up to the unit, such as "AdaBatch.every".
         epochs: passes over the data.
-        samples: examples; None leaves the length to `epochs`.
+        samples: samples; None leaves the length to `epochs`.
 
     Raises:
         InputError: naming what was given and what is allowed.
@@ -26,12 +26,12 @@ def require_length(name: str, epochs: float, samples: int | None) -> None:
 
 
 def length_samples(epochs: float, samples: int | None, train_samples: int) -> float:
-    """A length in examples that is given in epochs or, with precedence, in examples."""
+    """A length in samples that is given in epochs or, with precedence, in samples."""
     return epochs * train_samples if samples is None else float(samples)
 
 
 def require_total(name: str, given: int | None, planned: int | None) -> int:
-    """The examples the whole run will consume, as given or as planned.
+    """The samples the whole run will consume, as given or as planned.
 
     Raises:
         InputError: neither is known.
@@ -45,7 +45,7 @@ def require_total(name: str, given: int | None, planned: int | None) -> int:
 
 
 def periods_passed(samples: float, length: float) -> int:
-    """How many stages of `length` examples lie before the example `samples`."""
+    """How many stages of `length` samples lie before the sample `samples`."""
     return math.floor(samples / length + ROUNDING)
 
 

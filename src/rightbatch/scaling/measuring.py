@@ -1,4 +1,4 @@
-"""Examples per second of a few processes on this machine, and whether they decide alike."""
+"""Samples per second of a few processes on this machine, and whether they decide alike."""
 
 import os
 import tempfile
@@ -28,14 +28,14 @@ class Measured:
 
     Args:
         processes: W.
-        examples_per_s: over all processes, at the fixed batch.
+        samples_per_s: over all processes, at the fixed batch.
         batch: the fixed batch, of all processes together.
         decisions: the digest of the decisions of each process of a second run, whose batch size follows the clock.
         steps: of that run.
     """
 
     processes: int
-    examples_per_s: float
+    samples_per_s: float
     batch: int
     decisions: tuple[int, ...]
     steps: int
@@ -51,7 +51,7 @@ def measure(processes: int, batch: int = 256, seconds: float = 3.0) -> Measured:
 
     Args:
         processes: how many.
-        batch: examples in the fixed batch.
+        batch: samples in the fixed batch.
         seconds: to train at it; then as long with the default rule for the batch size.
 
     Raises:
@@ -84,7 +84,7 @@ def _train(rank: int, size: int, folder: str, batch: int, seconds: float, answer
 
 
 def _loop(data: Sequence[torch.Tensor], batch: int | str, seconds: float) -> tuple[float, int, int]:
-    """Examples per second, the digest of decisions and the steps."""
+    """Samples per second, the digest of decisions and the steps."""
     model = nn.Sequential(
         nn.Linear(FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)
     )

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from ..data import BatchStream, as_source
-from ..decision import Plan, Situation, SizeRule
+from ..decision import BatchSizeRule, Plan, StepContext
 from ..errors import RunFolderError
-from ..loop.distributed.process_group import Ranks
+from ..loop.distributed.process_group import ProcessGroup
+from ..loop.timing.step_time_model import StepTimeModel
 from ..loop.timing.timing_sweep import ladder
 from ..measurements import NoiseEstimate, StandardErrors
 from ..record import Ledger, verify_ledger
-from ..loop.timing.step_time_model import StepTimeModel
 from ..rules.batch_size import SweetSpot
 
 NOISE_ERROR = 0.2  # relative, of a smoothed noise scale
@@ -34,24 +34,24 @@ CONFIDENT = 1.645
 class Fleet:
     """What one step takes, and what there is to learn.
 
-    The defaults are a network of 25 million weights in float32 on accelerators that each take 2,000 examples a second,
+    The defaults are a network of 25 million weights in float32 on accelerators that each take 2,000 samples a second,
     with 10 GB/s between them; the noise scale grows as published ones of image classification do.
 
     Args:
         fixed_s: t0, seconds of a step whatever its size, in each process.
-        per_example_s: t1, seconds per example in one process.
+        per_sample_s: t1, seconds per example in one process.
         gradient_bytes: what is sent.
         bandwidth_bytes_per_s: between neighbours of a ring.
         latency_s: of one hop.
         jitter: relative scatter of the seconds of one step.
-        first_noise_scale: B_noise at the start, in examples.
+        first_noise_scale: B_noise at the start, in samples.
         last_noise_scale: B_noise at the end.
         progress: S, the steps that batches without noise would take.
         train_samples: N.
     """
 
     fixed_s: float = 0.01
-    per_example_s: float = 0.0005
+    per_sample_s: float = 0.0005
     gradient_bytes: float = 1e8
     bandwidth_bytes_per_s: float = 1e10
     latency_s: float = 20e-6
@@ -61,23 +61,23 @@ class Fleet:
     progress: float = 1000.0
     train_samples: int = 1_281_167
 
-    def seconds(self, examples: int, processes: int) -> float:
+    def seconds(self, samples: int, processes: int) -> float:
         """t(B), without the scatter."""
         sent = 2 * (processes - 1) / processes * self.gradient_bytes / self.bandwidth_bytes_per_s
         hops = 2 * math.ceil(math.log2(processes)) * self.latency_s
-        return self.fixed_s + self.per_example_s * -(-examples // processes) + sent + hops
+        return self.fixed_s + self.per_sample_s * -(-samples // processes) + sent + hops
 
     def noise_scale(self, progress: float) -> float:
         """B_noise after so much progress."""
         grown = math.log(self.last_noise_scale / self.first_noise_scale) * progress / self.progress
         return self.first_noise_scale * math.exp(grown)
 
-    def fixed_batch_s(self, examples: int, processes: int) -> float:
+    def fixed_batch_s(self, samples: int, processes: int) -> float:
         """Seconds to the end at a fixed batch: t(B)·∫(1 + B_noise/B) over the progress."""
         growth = math.log(self.last_noise_scale / self.first_noise_scale)
         rise = self.last_noise_scale - self.first_noise_scale
         mean = rise / growth if growth else self.first_noise_scale
-        return self.seconds(examples, processes) * self.progress * (1 + mean / examples)
+        return self.seconds(samples, processes) * self.progress * (1 + mean / samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Simulated:
 
     Args:
         processes: W.
-        half_performance: n½ as fitted at the end, in examples.
+        half_performance: n½ as fitted at the end, in samples.
         early: the batch size after a tenth of the progress.
         late: the batch size at the end.
         seconds: to the end.
@@ -114,7 +114,11 @@ class Simulated:
 
 
 def simulate(
-    processes: int, fleet: Fleet | None = None, rule: SizeRule | None = None, fixed: Sequence[int] = (), seed: int = 0
+    processes: int,
+    fleet: Fleet | None = None,
+    rule: BatchSizeRule | None = None,
+    fixed: Sequence[int] = (),
+    seed: int = 0,
 ) -> Simulated:
     """Run the rule on so many simulated processes until the progress is made.
 
@@ -126,20 +130,20 @@ def simulate(
         seed: of the order and of all scatter.
 
     Raises:
-        RunFolderError: shares or ledger do not hold each example once.
+        RunFolderError: shares or ledger do not hold each sample once.
     """
     fleet = fleet or Fleet()
-    rule = rule or SweetSpot(first=32, ceiling=64.0)
+    rule = rule or SweetSpot(initial=32, ceiling=64.0)
     n, scatter, timer = fleet.train_samples, random.Random(seed), StepTimeModel()
     stream = BatchStream(as_source((torch.zeros(n, 1), torch.zeros(n))), seed=seed)
-    ranks = [Ranks(processes, rank) for rank in range(processes)]
+    ranks = [ProcessGroup(processes, rank) for rank in range(processes)]
     progress = seconds = 0.0
     steps = samples = early = 0
-    decision, state = rule.start(Plan(train_samples=n, learning_rate=0.1))
-    batch = decision.examples or 1
+    decision, state = rule.start(Plan(train_samples=n, lr=0.1))
+    batch = decision.batch_size or 1
 
-    def timed(examples: int) -> float:
-        return fleet.seconds(examples, processes) * scatter.lognormvariate(0.0, fleet.jitter)
+    def timed(samples: int) -> float:
+        return fleet.seconds(samples, processes) * scatter.lognormvariate(0.0, fleet.jitter)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.txt"
@@ -149,27 +153,27 @@ def simulate(
         while progress < fleet.progress:
             taken = stream.take(batch)
             ledger.append(steps + 1, *taken)
-            _require_cut(ranks, taken.examples)
+            _require_cut(ranks, taken.samples)
             scale = fleet.noise_scale(progress)
-            step_s = timed(taken.examples)
-            progress += 1 / (1 + scale / taken.examples)
-            seconds, steps, samples = seconds + step_s, steps + 1, samples + taken.examples
-            timer.add(taken.examples, step_s)
+            step_s = timed(taken.samples)
+            progress += 1 / (1 + scale / taken.samples)
+            seconds, steps, samples = seconds + step_s, steps + 1, samples + taken.samples
+            timer.add(taken.samples, step_s)
             early = batch if progress < fleet.progress / 10 else early
-            now = Situation(
+            now = StepContext(
                 step=steps,
                 samples=samples,
-                examples=taken.examples,
+                batch_size=taken.samples,
                 train_samples=n,
                 loss=1.0,
                 gradient_norm2=1.0,
-                learning_rate=0.1,
+                lr=0.1,
                 noise=_estimate(scale * scatter.lognormvariate(0.0, NOISE_ERROR / 3)),
                 step_time=timer.fit(),
                 wanted=batch,
             )
             decision, state = rule.decide(now, state)
-            batch = decision.examples or batch
+            batch = decision.batch_size or batch
         ledger.close()
         proof = verify_ledger(path, n)
     if not proof.ok:
@@ -203,17 +207,17 @@ def _climb(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
             return points
 
 
-def _require_cut(ranks: Sequence[Ranks], examples: int) -> None:
-    """Every example of a batch in exactly one share."""
+def _require_cut(ranks: Sequence[ProcessGroup], samples: int) -> None:
+    """Every sample of a batch in exactly one share."""
     reached = 0
     for each in ranks:
-        begin, end = each.share(examples)
+        begin, end = each.share(samples)
         if end > begin:
             if begin != reached:
-                raise RunFolderError(f"rank {each.rank} begins at {begin} of {examples}, not at {reached}")
+                raise RunFolderError(f"rank {each.rank} begins at {begin} of {samples}, not at {reached}")
             reached = end
-    if reached != examples:
-        raise RunFolderError(f"{examples - reached} of {examples} examples are in no share")
+    if reached != samples:
+        raise RunFolderError(f"{samples - reached} of {samples} samples are in no share")
 
 
 def _estimate(scale: float) -> NoiseEstimate:

@@ -6,7 +6,7 @@ from .measuring import measure
 from .simulation import Fleet, simulate
 
 FIXED = 256  # a batch as one would choose it for one process
-PER_PROCESS = 32  # examples of a process, where the batch grows with their number
+PER_PROCESS = 32  # samples of a process, where the batch grows with their number
 
 
 def table_of_measured(processes: Sequence[int], seconds: float) -> tuple[bool, str]:
@@ -16,13 +16,13 @@ def table_of_measured(processes: Sequence[int], seconds: float) -> tuple[bool, s
         processes: how many, one measurement each.
         seconds: of a measurement.
     """
-    lines = ["processes  examples/s  of the first  decisions"]
+    lines = ["processes  samples/s  of the first  decisions"]
     found = [measure(count, seconds=seconds) for count in processes]
     for each in found:
         said = f"the same in all, digest {each.decisions[0]:08x}" if each.agree else f"differ: {each.decisions}"
         said = said if each.processes > 1 else "its own"
-        share = each.examples_per_s / found[0].examples_per_s
-        lines.append(f"{each.processes:9}  {each.examples_per_s:10,.0f}  {share:12.2f}  {said} ({each.steps:,} steps)")
+        share = each.samples_per_s / found[0].samples_per_s
+        lines.append(f"{each.processes:9}  {each.samples_per_s:10,.0f}  {share:12.2f}  {said} ({each.steps:,} steps)")
     return all(each.agree for each in found), "\n".join(lines)
 
 
@@ -36,7 +36,7 @@ def table_of_simulated(processes: Sequence[int], seed: int = 0, fleet: Fleet | N
     """
     fleet = fleet or Fleet()
     lines = [
-        f"simulated: {fleet.fixed_s * 1e3:g} ms a step and {fleet.per_example_s * 1e3:g} ms an example in a process,",
+        f"simulated: {fleet.fixed_s * 1e3:g} ms a step and {fleet.per_sample_s * 1e3:g} ms an sample in a process,",
         f"{fleet.gradient_bytes / 1e6:g} MB sent at {fleet.bandwidth_bytes_per_s / 1e9:g} GB/s, noise scale from "
         f"{fleet.first_noise_scale:,.0f} to {fleet.last_noise_scale:,.0f};",
         "goodput of the sweet spot over fixed batches:",
@@ -51,4 +51,4 @@ def table_of_simulated(processes: Sequence[int], seed: int = 0, fleet: Fleet | N
             f"{run.goodput(FIXED):8.2f}  {run.goodput(PER_PROCESS * count):12.2f}  "
             f"{run.best_fixed_s / run.seconds:8.2f} ({run.best_fixed:,})"
         )
-    return "\n".join([*lines, "", "every example exactly once an epoch in each of them, by its ledger"])
+    return "\n".join([*lines, "", "every sample exactly once an epoch in each of them, by its ledger"])

@@ -36,7 +36,7 @@ class NoiseRemoval(Experiment):
     Args:
         rate: μ at the start.
         distance: v at the start, in units of σ.
-        presentations: examples each run consumes.
+        presentations: samples each run consumes.
         fixed: the batch that stays where it is, beside a batch of 1.
         replicas: runs in one trial, over which v² is averaged.
         seeds: trials of each schedule.
@@ -53,7 +53,7 @@ class NoiseRemoval(Experiment):
     title: ClassVar[str] = "Removing the noise: smaller steps or larger batches"
     question: ClassVar[str] = (
         "A constant step and a constant batch end at a floor of noise. Does growing the batch remove it as well as "
-        "annealing the step, and at what cost in examples and in steps?"
+        "annealing the step, and at what cost in samples and in steps?"
     )
     source: ClassVar[str] = ORR
 
@@ -145,19 +145,19 @@ class NoiseRemoval(Experiment):
             claim = f"a batch of {self.fixed} has the floor of batch 1 divided by {a / b:.1f}"
             findings.append(Finding(claim, "the recursion of E v²", f"{a / b:.2f}", told(ratios, digits=2), verdict))
         paragraphs = [
-            f"One weight, {self.presentations:,} examples a run, a first step of {self.rate:g}. Annealing: batches of "
+            f"One weight, {self.presentations:,} samples a run, a first step of {self.rate:g}. Annealing: batches of "
             f"1 and a step of 1/(1/{self.rate:g} + t). Growing: a constant step, the batch 1/(1 - {self.rate:g}) times "
             "larger from step to step. Slopes are of the logarithm of the mean squared error over that of the "
             "presentations, over the last tenfold of them; intervals hold 90 % over the seeds.",
-            "No unbiased estimate from T examples has a mean squared error below σ²/T, the dashed line. Error times "
-            "presentations is 1 there: what a schedule shows above 1 is the examples it wastes. Growing the batch does "
-            "not save examples; it saves steps, which is what parallel hardware can use.",
+            "No unbiased estimate from T samples has a mean squared error below σ²/T, the dashed line. Error times "
+            "presentations is 1 there: what a schedule shows above 1 is the samples it wastes. Growing the batch does "
+            "not save samples; it saves steps, which is what parallel hardware can use.",
         ]
         head = ("schedule", "runs", "steps", "slope", "in theory", "error · presentations", "error / theory")
         drawing = Drawing(
             "noise_removal",
             self._figure(runs),
-            "Mean squared error over examples and over steps: dots simulated, lines the recursion; dashed, σ²/T",
+            "Mean squared error over samples and over steps: dots simulated, lines the recursion; dashed, σ²/T",
         )
         return Section(paragraphs, [drawing], head, rows, findings)
 
@@ -173,7 +173,7 @@ class NoiseRemoval(Experiment):
         }
 
     def _steps(self, schedule: str) -> list[tuple[float, int, int]]:
-        """(step size, batch, examples presented after it) of every step that the presentations allow."""
+        """(step size, batch, samples presented after it) of every step that the presentations allow."""
         steps: list[tuple[float, int, int]] = []
         presented, at = 0, self._schedules[schedule]
         while presented + (now := at(len(steps)))[1] <= self.presentations:
@@ -200,7 +200,7 @@ class NoiseRemoval(Experiment):
                 left.plot(found[0]["presented"], error, "o", color=colours[name], markersize=3)
             left.plot([1, self.presentations], [1, 1 / self.presentations], "--", color=MUTED, linewidth=1)
             left.text(2, 0.25, "σ²/T", color=INK, ha="right", va="top")
-            for axes, x in ((left, "examples presented, T"), (right, "steps")):
+            for axes, x in ((left, "samples presented, T"), (right, "steps")):
                 log_axis(axes, "x", 1, self.presentations * 1.2)
                 log_axis(axes, "y", low, self.distance**2 * 1.5)
                 finish(axes, x, "mean squared error in σ²" if axes is left else "")

@@ -18,7 +18,7 @@ class Step(NamedTuple):
 
     Attributes:
         number: from 1.
-        samples: examples consumed so far.
+        samples: samples consumed so far.
         seconds: spent in steps so far, whatever the caller does between them left out.
         loss: of this step's batch, before the step.
     """
@@ -34,7 +34,7 @@ def plain_steps(
 ) -> Iterator[Step]:
     """Train without end on batches of `size`; the caller stops when it has seen enough.
 
-    The examples come in one epoch's order after another. Every batch is whole: where an epoch ends within it, it goes
+    The samples come in one epoch's order after another. Every batch is whole: where an epoch ends within it, it goes
     on with the next one.
 
     Args:
@@ -42,7 +42,7 @@ def plain_steps(
         loss: mean over the batch.
         x: (N, ...) inputs.
         y: (N, ...) targets.
-        size: examples in a batch; may exceed N.
+        size: samples in a batch; may exceed N.
         optimizer: over the model's parameters.
         seed: of the order.
     """

@@ -1,4 +1,4 @@
-"""What a target of held-out loss costs in steps, examples and seconds, at one batch size."""
+"""What a target of held-out loss costs in steps, samples and seconds, at one batch size."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ OPTIMIZERS = ("SGD", "momentum", "Adam")
 MOMENTUM = 0.9
 LOOK_EXAMPLES = 2000  # held out, at most
 LOOK_RATIO = 1.035  # between the step numbers of two looks
-STUCK, STUCK_STEPS, STUCK_WAY = 1 / 8, 50, 0.02  # share of the examples allowed, steps at least; share of the way
+STUCK, STUCK_STEPS, STUCK_WAY = 1 / 8, 50, 0.02  # share of the samples allowed, steps at least; share of the way
 REFERENCE_SIZE, REFERENCE_SEED, REFERENCE_EPOCHS = 32, 1_000_003, 4
 REFERENCE_SAMPLES = (16_000, 120_000)  # at least and at most
 SLACK = 0.05
@@ -55,7 +55,7 @@ class Target(NamedTuple):
         rate: the best learning rate of the reference run, a start for others.
         size: its batch size.
         optimizer: its optimizer.
-        samples: examples in which the reference run itself reached the target.
+        samples: samples in which the reference run itself reached the target.
     """
 
     loss: float
@@ -65,9 +65,9 @@ class Target(NamedTuple):
     samples: float = math.inf
 
     def allowed(self, size: int) -> float:
-        """Examples that a run at another size may take, three times what it should need at most.
+        """Samples that a run at another size may take, three times what it should need at most.
 
-        Smaller batches should need no more examples than the reference, larger ones no more steps.
+        Smaller batches should need no more samples than the reference, larger ones no more steps.
         """
         return ALLOWANCE * self.samples * max(1.0, size / self.size)
 
@@ -84,10 +84,10 @@ def reach(
 ) -> Reached:
     """Train with plain steps at a constant rate until the held-out loss reaches the target.
 
-    The loss on at most 2,000 held-out examples is looked at after 0, 1, 2, ... steps, later at step numbers 3.5 %
+    The loss on at most 2,000 held-out samples is looked at after 0, 1, 2, ... steps, later at step numbers 3.5 %
     apart. The target counts as reached where two successive looks lie at or below it; the step of the crossing is
     interpolated between the looks about the first of them, on the logarithm of the steps. A run is given up where its
-    loss is not finite, or where an eighth of the examples allowed, and 50 steps, have not brought it 2 % of the way to
+    loss is not finite, or where an eighth of the samples allowed, and 50 steps, have not brought it 2 % of the way to
     the target.
 
     The seconds are the steps times the median of the measured times of a step, so that neither looks nor other work of
@@ -95,11 +95,11 @@ def reach(
 
     Args:
         subject: data and model.
-        size: examples in a batch.
+        size: samples in a batch.
         rate: learning rate.
-        seed: of initial parameters, order of the examples and dropout.
+        seed: of initial parameters, order of the samples and dropout.
         target: held-out loss; with -inf the run goes to its end.
-        most_samples: examples to consume at most.
+        most_samples: samples to consume at most.
         optimizer: one of "SGD", "momentum" (SGD with 0.9), "Adam".
         watch: is shown (steps made, model) at every look; it must leave the model as it was.
 
@@ -174,7 +174,7 @@ def reference_target(
     Args:
         subject: data and model.
         optimizer: as for `reach`.
-        samples: examples of the reference run; None is four epochs, but 16,000 at least and 120,000 at most.
+        samples: samples of the reference run; None is four epochs, but 16,000 at least and 120,000 at most.
         slack: the share of the way let off.
 
     Raises:
@@ -216,23 +216,23 @@ def tuned_reach(
     factor: float = 2.0,
     tries: int = 10,
 ) -> tuple[Reached, Retuned]:
-    """Reach the target with the learning rate that needs the fewest examples, at this size the fewest steps.
+    """Reach the target with the learning rate that needs the fewest samples, at this size the fewest steps.
 
     A rate is given up once it has consumed what the best one so far needed. While no rate has reached the target within
     `most_samples`, those that end nearer to it count as better.
 
     Args:
         subject: data and model.
-        size: examples in a batch.
+        size: samples in a batch.
         seed: of initial parameters and order.
         target: from `reference_target`.
-        most_samples: examples of each run at most.
+        most_samples: samples of each run at most.
         start: the first rate; None is that of the reference, times sqrt(size / its size).
         factor: between neighbouring rates.
         tries: runs at most.
 
     Returns:
-        The run with the best rate, and all rates tried with the examples they needed; nothing but inf where none
+        The run with the best rate, and all rates tried with the samples they needed; nothing but inf where none
         reached the target.
     """
     runs: dict[float, Reached] = {}

@@ -16,11 +16,11 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import InputError, RunFolderError
+from ..fitting.recorder import machine, now
+from ..fitting.stopping import Interruption
 from ..ranges import require_number, require_whole
 from ..record.events import EventLog, read_events
 from ..report.words import duration
-from ..fitting.recorder import machine, now
-from ..fitting.stopping import Interruption
 from .experiment import Experiment, Result, Trial
 from .page import write_page
 from .subject import Subject

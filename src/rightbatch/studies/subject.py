@@ -59,7 +59,7 @@ def _sources(subject: Subject) -> tuple[Source, Source]:
 
 
 def everything(source: Source) -> "tuple[Tensor, Tensor]":
-    """All examples of a source at once."""
+    """All samples of a source at once."""
     import torch
 
     return source.fetch(torch.arange(len(source)))

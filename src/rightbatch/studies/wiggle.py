@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FULL = 0  # stands for all the data
-VARIANCE_SAMPLES = 1000  # examples at most whose losses give σ²
+VARIANCE_SAMPLES = 1000  # samples at most whose losses give σ²
 
 
 @dataclass(frozen=True)
 class Wiggle(Experiment):
     """Train at several batch sizes with one learning rate; record each batch's loss beside the loss over all data.
 
-    The loss of a batch of b examples drawn from N is the mean of b of the N losses, so that about the loss over all
-    data at the same parameters it scatters with variance σ²/b · (N - b)/N, σ² the variance of one example's loss,
+    The loss of a batch of b samples drawn from N is the mean of b of the N losses, so that about the loss over all
+    data at the same parameters it scatters with variance σ²/b · (N - b)/N, σ² the variance of one sample's loss,
     the sum of squares over N - 1. A batch that reaches over the end of an epoch is two such draws.
 
     Args:
@@ -47,7 +47,7 @@ class Wiggle(Experiment):
     title: ClassVar[str] = "The wiggle of the loss"
     question: ClassVar[str] = (
         "The loss of a mini-batch goes up and down from step to step. How much, at which batch size, and is it more "
-        "than the choice of the examples?"
+        "than the choice of the samples?"
     )
     source: ClassVar[str] = "what courses on mini-batch gradient descent draw, and the variance of a mean"
 
@@ -63,7 +63,7 @@ class Wiggle(Experiment):
         n = len(subject.sources()[0])
         if max(self.sizes) > n:
             raise InputError(
-                f"Wiggle.sizes go up to {max(self.sizes)}, but there are {n} examples: give at most {n}, or 0."
+                f"Wiggle.sizes go up to {max(self.sizes)}, but there are {n} samples: give at most {n}, or 0."
             )
         return [
             Trial(f"batch {size or 'full'}, seed {seed}", {"size": size, "seed": seed})
@@ -97,17 +97,17 @@ class Wiggle(Experiment):
                 whole = loss(output, y).item()
             losses.append(next(steps).loss)
             apart.append(losses[-1] - whole)
-            first = min(b, n - number * b % n)  # examples before the epoch ends
+            first = min(b, n - number * b % n)  # samples before the epoch ends
             drawn = sum(part * (n - part) / n for part in (first, b - first))
             expected.append(math.sqrt(each.var().item() * drawn) / b)
         curves = {"losses": losses, "apart": apart, "expected": expected}
-        return {"examples": b, **{name: rounded(curve) for name, curve in curves.items()}}
+        return {"samples": b, **{name: rounded(curve) for name, curve in curves.items()}}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """The curves, and the scatter held against theory."""
         by_size: dict[int, list[Result]] = {}
         for result in results.values():
-            by_size.setdefault(int(result["examples"]), []).append(result)
+            by_size.setdefault(int(result["samples"]), []).append(result)
         rows, pulls = [], {}
         n = len(subject.sources()[0])
         for b, runs in sorted(by_size.items()):
@@ -127,10 +127,10 @@ class Wiggle(Experiment):
             "cannot tell" if not within else "agrees" if all(within) else "differs",
         )
         paragraphs = [
-            f"Plain SGD with a learning rate of {self.rate:g}, {self.steps} steps, on {n:,} examples. The curves show "
+            f"Plain SGD with a learning rate of {self.rate:g}, {self.steps} steps, on {n:,} samples. The curves show "
             "the loss of each batch as a training loop prints it; batches follow the order of the epochs, each of "
-            "which has every example once.",
-            "Theory is the choice of the examples and nothing else: at the same parameters the loss of a batch lies "
+            "which has every sample once.",
+            "Theory is the choice of the samples and nothing else: at the same parameters the loss of a batch lies "
             "about the loss over all data as far as the variance of a mean allows. All data have no wiggle. A curve "
             "that wiggles says nothing by itself of the learning rate being too large.",
         ]

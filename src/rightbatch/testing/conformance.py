@@ -5,18 +5,18 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 
-from ..decision import Needs, SizeRule, StepRule
+from ..decision import BatchSizeRule, LRRule, Needs
 from ..errors import InputError
 from ..rule_text import read_rule, write_rule
-from ..rules.batch_size import SIZE_RULES
-from ..rules.lr import STEP_RULES
+from ..rules.batch_size import BATCH_SIZE_RULES
+from ..rules.lr import LR_RULES
 from .live import check_live
 from .problems import PROBLEMS, logistic
 from .situations import CALM, TRACES, lost, parabola, plan
 from .subject import Answer, Subject, same
 from .watching import nothing_from_outside
 
-Rule = SizeRule | StepRule
+Rule = BatchSizeRule | LRRule
 DECLARATIONS, LOGISTIC = "declarations", "logistic regression"
 CHECKS: tuple[str, ...] = (DECLARATIONS, *TRACES, *PROBLEMS)
 
@@ -94,7 +94,7 @@ def _declares(subject: Subject) -> None:
         except AttributeError:
             continue
         subject.require(False, "can be altered: write @dataclass(frozen=True)")
-    text, known = write_rule(rule), SIZE_RULES if subject.sizes else STEP_RULES
+    text, known = write_rule(rule), BATCH_SIZE_RULES if subject.sizes else LR_RULES
     again = read_rule(text, {**known, rule.name: type(rule)}, "rule")
     subject.require(again == rule, f"is written {text!r}, which reads back as {again!r}")
 

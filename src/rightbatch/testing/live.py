@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..decision import Decision, Needs, Outcome, Plan, Search, Situation, SizeRule, StepRule, Trial
+from ..decision import BatchSizeRule, Decision, LRRule, Needs, Outcome, Plan, Search, StepContext, Trial
 from ..loop import AutoBatch
 from ..measurements import StepTime
 from .problems import Problem
 from .subject import Answer, Subject, same
 
-AnyRule = TypeVar("AnyRule", bound=SizeRule | StepRule)
+AnyRule = TypeVar("AnyRule", bound=BatchSizeRule | LRRule)
 
 BATCH = 8  # for step rules
 MICRO_BATCH = 5
@@ -36,7 +36,7 @@ class Tape:
     """What the rule was told and what it answered, in order."""
 
     plan: Plan | None = None
-    asked: list[Situation] = field(default_factory=list)
+    asked: list[StepContext] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
 
 
@@ -59,20 +59,20 @@ class Taped(Generic[AnyRule]):
         self.tape.plan = plan
         return self.rule.start(plan)
 
-    def timed(self, now: Situation) -> Situation:
+    def timed(self, now: StepContext) -> StepContext:
         """What the rule is told, with the time of a step if it needs that."""
         return replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
 
 
 @dataclass(frozen=True)
-class TapedSize(Taped[SizeRule]):
+class TapedSize(Taped[BatchSizeRule]):
     """A batch rule that is listened to."""
 
     @property
     def enlarges_current(self) -> bool:
         return self.rule.enlarges_current
 
-    def decide(self, now: Situation, state: Any) -> tuple[Decision, Any]:
+    def decide(self, now: StepContext, state: Any) -> tuple[Decision, Any]:
         now = self.timed(now)
         decision, state = self.rule.decide(now, state)
         self.tape.asked.append(now)
@@ -81,7 +81,7 @@ class TapedSize(Taped[SizeRule]):
 
 
 @dataclass(frozen=True)
-class TapedStep(Taped[StepRule]):
+class TapedStep(Taped[LRRule]):
     """A step rule that is listened to."""
 
     @property
@@ -96,7 +96,7 @@ class TapedStep(Taped[StepRule]):
     def guards(self) -> bool:
         return self.rule.guards
 
-    def decide(self, now: Situation, state: Any) -> Search:
+    def decide(self, now: StepContext, state: Any) -> Search:
         now = self.timed(now)
         search, trials = self.rule.decide(now, state), list[tuple[Trial, Outcome]]()
         try:
@@ -117,7 +117,7 @@ class Run:
 
     def __init__(self, subject: Subject, problem: Problem, optimizer: str, micro_batch: int | None = None) -> None:
         rule = subject.rule
-        taped = TapedSize(rule) if isinstance(rule, SizeRule) else TapedStep(rule)
+        taped = TapedSize(rule) if isinstance(rule, BatchSizeRule) else TapedStep(rule)
         self.tape = taped.tape
         self.problem = problem
         self.model = problem.make()
@@ -127,8 +127,8 @@ class Run:
             self.model,
             MAKE[optimizer](self.model.parameters()),
             problem.data,
-            batch=taped if sizes else BATCH,
-            step=None if sizes else taped,
+            batch_size=taped if sizes else BATCH,
+            lr=None if sizes else taped,
             micro_batch=micro_batch,
             epochs=EPOCHS,
             noise="auto(every=2)" if Needs.NOISE in needs and Needs.EVERY_BATCH not in needs else None,
@@ -182,10 +182,10 @@ def check_live(subject: Subject, problem: Problem, optimizer: str) -> None:
         later = whole.tape.answers[len(whole.tape.answers) - len(taken_up.tape.answers) :]
         subject.require(same(later, taken_up.tape.answers), "decides otherwise after a checkpoint than without")
     cut = Run(subject, problem, optimizer, MICRO_BATCH).train()
-    sizes = [now.examples for now in whole.tape.asked], [now.examples for now in cut.tape.asked]
+    sizes = [now.batch_size for now in whole.tape.asked], [now.batch_size for now in cut.tape.asked]
     subject.require(sizes[0] == sizes[1], "takes other batches where they are passed in micro-batches")
     for one, other in zip(whole.tape.answers, cut.tape.answers, strict=True):
-        rates = one.decision.learning_rate, other.decision.learning_rate
+        rates = one.decision.lr, other.decision.lr
         close = rates[0] == rates[1] or (None not in rates and math.isclose(*rates, rel_tol=ROUNDING))  # type: ignore[arg-type]
         subject.require(close, f"sets the learning rate {rates[1]} in micro-batches where it is {rates[0]} without")
 
@@ -197,7 +197,7 @@ def _asked_again(subject: Subject, tape: Tape) -> None:
     for now, answer in zip(tape.asked, tape.answers, strict=True):
         outcomes = dict(answer.trials)
 
-        def respond(trial: Trial, outcomes: dict[Trial, Outcome] = outcomes, now: Situation = now) -> Outcome:
+        def respond(trial: Trial, outcomes: dict[Trial, Outcome] = outcomes, now: StepContext = now) -> Outcome:
             subject.require(trial in outcomes, f"tries another step at step {now.step} when asked the same again")
             return outcomes[trial]
 

@@ -21,7 +21,7 @@ class Problem:
     Args:
         make: the model as it is at the start, always the same.
         data: inputs and targets.
-        loss: the mean over the examples.
+        loss: the mean over the samples.
     """
 
     make: Callable[[], nn.Module]
@@ -37,7 +37,7 @@ def known_noise() -> Problem:
 
 
 def logistic(path: str | os.PathLike[str] | None = None) -> Problem:
-    """A logistic regression on sparse binary features like a9a's, or on the first examples found at `path`."""
+    """A logistic regression on sparse binary features like a9a's, or on the first samples found at `path`."""
     if path is None:
         generator = torch.Generator().manual_seed(0)
         x = (torch.rand(N, 20, generator=generator) < 0.2).double()

@@ -4,7 +4,7 @@ import math
 import random
 from dataclasses import replace
 
-from ..decision import Outcome, Plan, Situation, Trial
+from ..decision import Outcome, Plan, StepContext, Trial
 from ..measurements import UNKNOWN, Measurement, Movement, NoiseEstimate, StepTime
 
 N = 200
@@ -22,7 +22,7 @@ def plan(optimizer: str) -> Plan:
     return Plan(N, 10, 1.0, 0.1, total_samples=STEPS * BATCH, optimizer=optimizer, settings=SETTINGS[optimizer])
 
 
-def trace(seed: int, signal_from: float, signal_to: float, variance: float, every: int = 3) -> list[Situation]:
+def trace(seed: int, signal_from: float, signal_to: float, variance: float, every: int = 3) -> list[StepContext]:
     """Forty steps whose signal moves from one value to another in a noise of its own, measured at every third."""
     generator, situations = random.Random(seed), []
     for step in range(STEPS):
@@ -34,14 +34,14 @@ def trace(seed: int, signal_from: float, signal_to: float, variance: float, ever
         high = math.inf if estimate < 0 else 2 * scale
         noise = NoiseEstimate(variance, signal, scale, scale / 2, high, UNKNOWN, 1 + step // every)
         situations.append(
-            Situation(
+            StepContext(
                 step=step,
                 samples=BATCH * step,
-                examples=b,
+                batch_size=b,
                 train_samples=N,
                 loss=1.0 + signal,
                 gradient_norm2=norm2,
-                learning_rate=0.1,
+                lr=0.1,
                 measurement=measurement if step % every == 0 else None,
                 noise=noise if step else None,
                 step_time=StepTime(4e-4, 1e-5, 40.0, 5.0, 5, 4, 64) if step > 4 else None,
@@ -67,20 +67,20 @@ TRACES = {
     "nan loss now and then": [replace(now, loss=math.nan) if now.step % 7 == 6 else now for now in CALM],
     "nan gradient": [replace(now, gradient_norm2=math.nan, measurement=None) for now in CALM],
     "zero gradient": [
-        replace(now, gradient_norm2=0.0, measurement=Measurement(now.examples, 0.0, 0.0, 0.0)) for now in CALM
+        replace(now, gradient_norm2=0.0, measurement=Measurement(now.batch_size, 0.0, 0.0, 0.0)) for now in CALM
     ],
     "zero loss": [replace(now, loss=0.0) for now in CALM],
-    "all the data": [replace(now, examples=N) for now in CALM],
-    "one example": [replace(now, examples=1, measurement=Measurement(1, 1.0, math.nan, math.nan)) for now in CALM],
+    "all the data": [replace(now, batch_size=N) for now in CALM],
+    "one sample": [replace(now, batch_size=1, measurement=Measurement(1, 1.0, math.nan, math.nan)) for now in CALM],
 }
 
 
-def parabola(now: Situation, trial: Trial) -> Outcome:
+def parabola(now: StepContext, trial: Trial) -> Outcome:
     """What a loss of curvature 3 answers to a trial step."""
     fall = (CURVATURE / 2 * trial.step - 1) * trial.step * now.gradient_norm2
     return Outcome(now.loss + fall, CURVATURE if trial.gradient else math.nan)
 
 
-def lost(now: Situation, trial: Trial) -> Outcome:
+def lost(now: StepContext, trial: Trial) -> Outcome:
     """What a loss answers that is not finite anywhere else."""
     return Outcome(math.nan)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, NamedTuple, cast
 
-from ..decision import Decision, Outcome, Plan, Situation, SizeRule, StepRule, Trial
+from ..decision import BatchSizeRule, Decision, LRRule, Outcome, Plan, StepContext, Trial
 from ..errors import InputError
 from ..loop.rule_state import restored
 
@@ -42,13 +42,13 @@ class Subject:
         InputError: it is neither; the message says what a rule has.
     """
 
-    rule: SizeRule | StepRule
+    rule: BatchSizeRule | LRRule
     sizes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no rule; of which kind it is, is found out once, for that takes Python a while."""
-        object.__setattr__(self, "sizes", isinstance(self.rule, SizeRule))
-        if isinstance(self.rule, type) or not (self.sizes or isinstance(self.rule, StepRule)):
+        object.__setattr__(self, "sizes", isinstance(self.rule, BatchSizeRule))
+        if isinstance(self.rule, type) or not (self.sizes or isinstance(self.rule, LRRule)):
             raise InputError(
                 f"{self.rule!r} is no rule: a batch rule has name, needs, enlarges_current, start and decide; a step "
                 "rule has name, needs, searches, averages, guards, start and decide."
@@ -62,16 +62,16 @@ class Subject:
     def start(self, plan: Plan) -> Answer:
         """Ask for the first decision, and look at it."""
         decision, state = self.rule.start(plan)
-        self.require(not self.sizes or decision.examples is not None, "starts without a batch size")
+        self.require(not self.sizes or decision.batch_size is not None, "starts without a batch size")
         return self._sensible(Answer(decision, state), plan.train_samples, "at the start")
 
-    def decide(self, now: Situation, state: Any, respond: Respond) -> Answer:
+    def decide(self, now: StepContext, state: Any, respond: Respond) -> Answer:
         """Ask for the next decision, respond to its trials, and look at it."""
         where = f"at step {now.step}"
         if self.sizes:
-            decision, state = cast(SizeRule, self.rule).decide(now, state)
+            decision, state = cast(BatchSizeRule, self.rule).decide(now, state)
             return self._sensible(Answer(decision, state), now.train_samples, where)
-        rule = cast(StepRule, self.rule)
+        rule = cast(LRRule, self.rule)
         search, trials = rule.decide(now, state), list[tuple[Trial, Outcome]]()
         try:
             trial = next(search)
@@ -97,19 +97,19 @@ class Subject:
         decision, state = answer.decision, answer.state
         self.require(isinstance(decision, Decision), f"decides {decision!r} {where}, which is no Decision")
         self.require(is_dataclass(state), f"has the state {state!r} {where}: a state is a frozen dataclass")
-        examples, rate = decision.examples, decision.learning_rate
+        samples, rate = decision.batch_size, decision.lr
         if self.sizes:
-            whole = examples is None or (type(examples) is int and 1 <= examples <= train_samples)
-            self.require(whole, f"wants {examples!r} examples {where}: an int from 1 to {train_samples} is allowed")
+            whole = samples is None or (type(samples) is int and 1 <= samples <= train_samples)
+            self.require(whole, f"wants {samples!r} samples {where}: an int from 1 to {train_samples} is allowed")
             self.require(rate is None, f"sets a learning rate {where}, which is for step rules")
             self.require(bool(decision.reason), f"gives no reason {where}")
             self.require(
                 decision.action in (None, "stop"), f"wants {decision.action!r} {where}; only 'stop' is allowed"
             )
         else:
-            self.require(examples is None, f"sets a batch size {where}, which is for batch rules")
+            self.require(samples is None, f"sets a batch size {where}, which is for batch rules")
             self.require(rate is None or 0 < rate < math.inf, f"sets the learning rate {rate!r} {where}")
-            acts = decision.action is None or cast(StepRule, self.rule).guards
+            acts = decision.action is None or cast(LRRule, self.rule).guards
             self.require(acts, f"wants {decision.action!r} {where}, but `guards` is False")
         finite = all(math.isfinite(value) for value in decision.settings.values())
         self.require(finite, f"sets {dict(decision.settings)} {where}: settings must be finite")

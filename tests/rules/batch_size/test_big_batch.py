@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rightbatch.decision import Plan, Situation
+from rightbatch.decision import Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.measurements import Measurement
 from rightbatch.rules.batch_size import BigBatch
@@ -12,9 +12,9 @@ from rightbatch.rules.batch_size.big_batch import BigBatchState
 N = 1000
 
 
-def situation(examples: int, gradient_norm2: float, variance: float, train_samples: int = N) -> Situation:
-    measurement = Measurement(examples, gradient_norm2, variance, gradient_norm2 - variance / examples)
-    return Situation(0, 0, examples, train_samples, 1.0, gradient_norm2, 0.1, measurement)
+def situation(samples: int, gradient_norm2: float, variance: float, train_samples: int = N) -> StepContext:
+    measurement = Measurement(samples, gradient_norm2, variance, gradient_norm2 - variance / samples)
+    return StepContext(0, 0, samples, train_samples, 1.0, gradient_norm2, 0.1, measurement)
 
 
 def twin(gradients: np.ndarray, train_samples: int, theta: float) -> bool:
@@ -25,7 +25,7 @@ def twin(gradients: np.ndarray, train_samples: int, theta: float) -> bool:
     return variance / b * (1 - b / train_samples) <= theta**2 * float(np.sum(mean**2))
 
 
-def measured(gradients: np.ndarray, train_samples: int) -> Situation:
+def measured(gradients: np.ndarray, train_samples: int) -> StepContext:
     b = len(gradients)
     mean = gradients.mean(axis=0)
     variance = float((np.sum(gradients**2) - b * np.sum(mean**2)) / (b - 1))
@@ -42,24 +42,24 @@ def test_agrees_with_the_formula(theta: float) -> None:
         gradients = random.normal(random.uniform(0, 0.4), 1.0, size=(b, 6))
         decision, _ = rule.decide(measured(gradients, 60), BigBatchState(b))
         passes = twin(gradients, 60, theta)
-        assert (decision.examples is None) == passes
+        assert (decision.batch_size is None) == passes
         outcomes.add(passes)
     assert outcomes == {True, False}
 
 
-def test_adds_a_tenth_and_at_least_one_example() -> None:
+def test_adds_a_tenth_and_at_least_one_sample() -> None:
     rule = BigBatch()
-    assert rule.decide(situation(100, 0.1, 50.0), BigBatchState(100))[0].examples == 110
-    assert rule.decide(situation(4, 0.1, 50.0), BigBatchState(4))[0].examples == 5
-    assert BigBatch(growth=1.0).decide(situation(800, 1e-9, 50.0), BigBatchState(800))[0].examples == N
+    assert rule.decide(situation(100, 0.1, 50.0), BigBatchState(100))[0].batch_size == 110
+    assert rule.decide(situation(4, 0.1, 50.0), BigBatchState(4))[0].batch_size == 5
+    assert BigBatch(growth=1.0).decide(situation(800, 1e-9, 50.0), BigBatchState(800))[0].batch_size == N
 
 
 def test_size_is_carried_on_and_a_short_batch_is_first_filled() -> None:
     rule = BigBatch()
     decision, state = rule.decide(situation(7, 0.1, 50.0), BigBatchState(100))
-    assert decision.examples == 100 and state.examples == 100
+    assert decision.batch_size == 100 and state.samples == 100
     decision, state = rule.decide(situation(100, 9.0, 50.0), state)
-    assert decision.examples is None and state.examples == 100
+    assert decision.batch_size is None and state.samples == 100
 
 
 def test_kappa_and_theta_are_one_setting() -> None:
@@ -73,24 +73,24 @@ def test_kappa_asks_for_that_many_noise_scales_in_expectation() -> None:
     signal, variance, train_samples = 2.0, 100.0, 10**9  # a noise scale of 50
     for b, passes in ((149, False), (151, True)):
         now = situation(b, signal + variance / b, variance, train_samples)
-        assert (BigBatch(kappa=3).decide(now, BigBatchState(b))[0].examples is None) == passes
+        assert (BigBatch(kappa=3).decide(now, BigBatchState(b))[0].batch_size is None) == passes
 
 
 def test_all_the_data_has_no_noise() -> None:
     now = situation(N, 1e-3, 1e9)
     decision, state = BigBatch().decide(now, BigBatchState(N))
-    assert decision.examples is None and decision.action is None and state.largest_signal == 1e-3
+    assert decision.batch_size is None and decision.action is None and state.largest_signal == 1e-3
     assert BigBatch().decide(replace(now, measurement=None), BigBatchState(N))[0] == decision
-    # One example short of it, the finite population already takes away nearly all of it.
+    # One sample short of it, the finite population already takes away nearly all of it.
     variance = 1e-3 * (N - 1) * N * 0.99
-    assert BigBatch().decide(situation(N - 1, 1e-3, variance), BigBatchState(N - 1))[0].examples is None
+    assert BigBatch().decide(situation(N - 1, 1e-3, variance), BigBatchState(N - 1))[0].batch_size is None
 
 
 def test_theta_one_fails_about_half_the_time_at_a_stationary_point() -> None:
     random = np.random.default_rng(0)
     rule, draws = BigBatch(), 1000
     failures = sum(
-        rule.decide(measured(random.normal(size=(16, 200)), 10**9), BigBatchState(16))[0].examples is not None
+        rule.decide(measured(random.normal(size=(16, 200)), 10**9), BigBatchState(16))[0].batch_size is not None
         for _ in range(draws)
     )
     # ‖g_B‖² - V̂/b has mean 0 and is slightly skewed; 0.46-0.57 is the median's share of it plus 3.5 standard errors.
@@ -113,19 +113,19 @@ def test_never_stops_below_the_cap() -> None:
 
 
 def test_stops_when_capped_batches_keep_showing_no_signal() -> None:
-    rule = BigBatch(most=100, patience=3)
+    rule = BigBatch(max_size=100, patience=3)
     state = BigBatchState(100, largest_signal=1.0)
     silent, heard = situation(100, 0.1, 50.0), situation(100, 0.6, 50.0)
     actions = []
     for now in (silent, silent, heard, silent, silent, silent):
         decision, state = rule.decide(now, state)
         actions.append(decision.action)
-        assert decision.examples is None
+        assert decision.batch_size is None
     assert actions == [None, None, None, None, None, "stop"]
 
 
 def test_a_capped_batch_that_fails_its_test_but_carries_signal_goes_on() -> None:
-    rule = BigBatch(kappa=10, most=100, patience=1)
+    rule = BigBatch(kappa=10, max_size=100, patience=1)
     decision, state = rule.decide(situation(100, 0.6, 50.0), BigBatchState(100))
     assert decision.action is None and state.silent_batches == 0
 
@@ -139,12 +139,12 @@ def test_holds_without_evidence() -> None:
         situation(10, 1.0, float("nan")),
     ):
         decision, after = BigBatch().decide(now, state)
-        assert decision.examples is None and decision.action is None and after == state
+        assert decision.batch_size is None and decision.action is None and after == state
 
 
 def test_starts_within_the_data() -> None:
-    assert BigBatch().start(Plan(train_samples=20))[0].examples == 20
-    assert BigBatch(most=16).start(Plan(train_samples=N))[0].examples == 16
+    assert BigBatch().start(Plan(train_samples=20))[0].batch_size == 20
+    assert BigBatch(max_size=16).start(Plan(train_samples=N))[0].batch_size == 16
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_starts_within_the_data() -> None:
         {"theta": 1.5},
         {"theta": "1"},
         {"kappa": -1},
-        {"first": 1},
-        {"first": 10.5},
+        {"initial": 1},
+        {"initial": 10.5},
         {"growth": 0},
-        {"most": 1},
+        {"max_size": 1},
         {"tolerance": -1e-3},
         {"tolerance": float("nan")},
         {"patience": -1},
@@ -178,23 +178,23 @@ def test_grows_by_itself_while_the_true_gradient_falls_linearly() -> None:
     n, d, step = 4000, 20, 0.5
     centres = random.normal(0.0, 1.0, size=(n, d))
     x = np.full(d, 30.0)
-    rule = BigBatch(theta=0.5, first=2, tolerance=1e-4)
+    rule = BigBatch(theta=0.5, initial=2, tolerance=1e-4)
     decision, state = rule.start(Plan(train_samples=n))
-    assert decision.examples is not None
-    examples, sizes, norms = decision.examples, [], []
+    assert decision.batch_size is not None
+    samples, sizes, norms = decision.batch_size, [], []
     for t in range(60):
         drawn = random.permutation(n)
         while True:
-            now = measured(x - centres[drawn[:examples]], n)
+            now = measured(x - centres[drawn[:samples]], n)
             decision, state = rule.decide(replace(now, step=t), state)
-            if decision.examples is None or decision.examples <= examples:
+            if decision.batch_size is None or decision.batch_size <= samples:
                 break
-            examples = decision.examples
-        sizes.append(examples)
+            samples = decision.batch_size
+        sizes.append(samples)
         norms.append(float(np.linalg.norm(x - centres.mean(axis=0))))
         if decision.action == "stop":
             break
-        x = x - step * (x - centres[drawn[:examples]]).mean(axis=0)
+        x = x - step * (x - centres[drawn[:samples]]).mean(axis=0)
     assert decision.action == "stop"
     assert sizes == sorted(sizes) and sizes[0] == 2 and sizes[-1] == n
     slope, offset = np.polyfit(np.arange(len(norms)), np.log(norms), 1)

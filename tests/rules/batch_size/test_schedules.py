@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightbatch.decision import Plan, Situation, SizeRule, StepRule
+from rightbatch.decision import BatchSizeRule, LRRule, Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (
@@ -19,49 +19,49 @@ from rightbatch.rules.batch_size import (
     GeoDamp,
     Growth,
     Orr,
+    Piecewise,
     Plateau,
     RadaDamp,
     Replay,
     Seesaw,
-    Thresholds,
-    size_rule,
+    batch_size_rule,
 )
-from rightbatch.rules.lr import step_rule
+from rightbatch.rules.lr import lr_rule
 
 N = 1000
 
 
 def drive(
-    rule: SizeRule, total: int, train_samples: int = N, losses: Any = None, norms: Any = None
+    rule: BatchSizeRule, total: int, train_samples: int = N, losses: Any = None, norms: Any = None
 ) -> list[tuple[int, int]]:
-    """(examples consumed before, batch size) of every batch until `total` examples are consumed."""
-    decision, state = rule.start(Plan(train_samples, learning_rate=0.1, total_samples=total))
-    size, samples, batches = decision.examples, 0, []
+    """(samples consumed before, batch size) of every batch until `total` samples are consumed."""
+    decision, state = rule.start(Plan(train_samples, lr=0.1, total_samples=total))
+    size, samples, batches = decision.batch_size, 0, []
     assert size is not None
     while samples < total:
         batches.append((samples, size))
         step = len(batches) - 1
         loss = 1.0 if losses is None else losses(step)
         norm2 = 1.0 if norms is None else norms(step)
-        decision, state = rule.decide(Situation(step, samples, size, train_samples, loss, norm2, 0.1), state)
+        decision, state = rule.decide(StepContext(step, samples, size, train_samples, loss, norm2, 0.1), state)
         samples += size
-        size = decision.examples or size
+        size = decision.batch_size or size
     return batches
 
 
-def rates(rule: StepRule, batches: list[tuple[int, int]], total: int, train_samples: int = N) -> list[float]:
+def rates(rule: LRRule, batches: list[tuple[int, int]], total: int, train_samples: int = N) -> list[float]:
     """The learning rates of those batches."""
-    decision, state = rule.start(Plan(train_samples, learning_rate=0.1, total_samples=total))
+    decision, state = rule.start(Plan(train_samples, lr=0.1, total_samples=total))
     found = []
     for step, (samples, size) in enumerate(batches):
-        generator = rule.decide(Situation(step, samples, size, train_samples, 1.0, 1.0, 0.1), state)
+        generator = rule.decide(StepContext(step, samples, size, train_samples, 1.0, 1.0, 0.1), state)
         try:
             next(generator)
         except StopIteration as stop:
             decision, state = stop.value
-        assert decision.learning_rate is not None
-        found.append(decision.learning_rate)
-    assert found[0] == rule.start(Plan(train_samples, learning_rate=0.1, total_samples=total))[0].learning_rate
+        assert decision.lr is not None
+        found.append(decision.lr)
+    assert found[0] == rule.start(Plan(train_samples, lr=0.1, total_samples=total))[0].lr
     return found
 
 
@@ -70,17 +70,17 @@ def test_ada_batch_doubles_and_its_rate_halves() -> None:
     for samples, size in batches:
         assert size == 10 * 2 ** (samples // (2 * N))
     assert drive(AdaBatch(10, every_samples=2 * N), 7 * N) == batches
-    found = rates(step_rule("ada-batch(every_epochs=2)"), batches, 7 * N)
-    # What each example moves falls by 0.25 at a stage, as at a fixed batch with a decay of 0.25.
+    found = rates(lr_rule("ada-batch(every_epochs=2)"), batches, 7 * N)
+    # What each sample moves falls by 0.25 at a stage, as at a fixed batch with a decay of 0.25.
     for (samples, size), rate in zip(batches, found, strict=True):
         assert rate / size == pytest.approx(0.1 / 10 * 0.25 ** (samples // (2 * N)))
-    assert max(size for _, size in drive(AdaBatch(10, every_epochs=1, most=50), 9 * N)) == 50
+    assert max(size for _, size in drive(AdaBatch(10, every_epochs=1, max_size=50), 9 * N)) == 50
 
 
 def test_geo_damp_grows_and_beyond_its_cap_the_rate_decays() -> None:
-    rule = GeoDamp(10, every_epochs=1, most=60)
+    rule = GeoDamp(10, every_epochs=1, max_size=60)
     batches = drive(rule, 6 * N)
-    found = rates(step_rule("geo-damp(first=10, every_epochs=1, most=60)"), batches, 6 * N)
+    found = rates(lr_rule("geo-damp(initial=10, every_epochs=1, max_size=60)"), batches, 6 * N)
     for (samples, size), rate in zip(batches, found, strict=True):
         asked = 10 * 2 ** (samples // N)
         assert size == min(60, asked) and rate == pytest.approx(0.1 * min(1, 60 / asked))
@@ -88,7 +88,7 @@ def test_geo_damp_grows_and_beyond_its_cap_the_rate_decays() -> None:
 
 def test_dont_decay_lowers_the_noise_of_sgd_by_the_factor_at_every_milestone() -> None:
     batches = drive(DontDecay(8, 5.0, (2, 4, 6)), 8 * N)
-    found = rates(step_rule("dont-decay(first=8, milestones=(2, 4, 6))"), batches, 8 * N)
+    found = rates(lr_rule("dont-decay(initial=8, milestones=(2, 4, 6))"), batches, 8 * N)
     for (samples, size), rate in zip(batches, found, strict=True):
         stage = sum(samples >= milestone * N for milestone in (2, 4, 6))
         assert size == (8, 40, 100, 100)[stage]  # a tenth of the data at most
@@ -110,8 +110,8 @@ def test_seesaw_approaches_two_over_pi_of_the_steps() -> None:
 @pytest.mark.parametrize("most", [None, 100])
 def test_seesaw_keeps_rate_over_root_of_batch_to_the_cosine(most: int | None) -> None:
     total = 20 * N
-    batches = drive(Seesaw(16, 2.0, most=most), total)
-    found = rates(step_rule(f"seesaw(first=16, most={most})"), batches, total)
+    batches = drive(Seesaw(16, 2.0, max_size=most), total)
+    found = rates(lr_rule(f"seesaw(initial=16, max_size={most})"), batches, total)
     for (samples, size), rate in zip(batches, found, strict=True):
         level = math.cos(math.pi / 2 * samples / total)
         cuts = math.floor(-math.log2(level))
@@ -123,30 +123,30 @@ def test_seesaw_keeps_rate_over_root_of_batch_to_the_cosine(most: int | None) ->
 
 
 def test_what_depends_on_the_length_of_the_run_wants_to_know_it() -> None:
-    for rule in (Seesaw(), Growth(), step_rule("seesaw")):
+    for rule in (Seesaw(), Growth(), lr_rule("seesaw")):
         with pytest.raises(InputError, match="length of the run"):
-            rule.start(Plan(N, learning_rate=0.1))
+            rule.start(Plan(N, lr=0.1))
     for told in (Seesaw(total_samples=10 * N), Growth(over_epochs=3), Growth(over_samples=50)):
-        assert told.start(Plan(N))[0].examples
+        assert told.start(Plan(N))[0].batch_size
 
 
-@pytest.mark.parametrize("text", ["growth(first=10, last=100)", "seesaw(first=10)"])
+@pytest.mark.parametrize("text", ["growth(initial=10, last=100)", "seesaw(initial=10)"])
 def test_a_run_taken_up_with_more_epochs_is_as_long_as_it_is_then(text: str) -> None:
-    rule = size_rule(text)
+    rule = batch_size_rule(text)
     states = [rule.start(Plan(N, total_samples=total))[1] for total in (2 * N, 4 * N)]
-    now = Situation(0, 2 * N, 10, N, 1.0, 1.0, 0.1, total_samples=4 * N)
-    short, long = (rule.decide(now, state)[0].examples or 10 for state in states)
+    now = StepContext(0, 2 * N, 10, N, 1.0, 1.0, 0.1, total_samples=4 * N)
+    short, long = (rule.decide(now, state)[0].batch_size or 10 for state in states)
     assert short == long < 60
 
 
 def test_thresholds() -> None:
-    batches = drive(Thresholds(((0, 7), (100, 30), (1500, 10))), 3 * N)
+    batches = drive(Piecewise(((0, 7), (100, 30), (1500, 10))), 3 * N)
     for samples, size in batches:
         assert size == (7 if samples < 100 else 30 if samples < 1500 else 10)
-    in_epochs = Thresholds(((0, 7), (0.1, 30), (1.5, 10)), unit="epochs")
+    in_epochs = Piecewise(((0, 7), (0.1, 30), (1.5, 10)), unit="epochs")
     assert drive(in_epochs, 3 * N) == batches
-    assert Replay(((0, 7), (100, 30), (1500, 10))).sizes == Thresholds("0:7 100:30 1.5K:10").sizes
-    assert size_rule("thresholds('0:768 250B:1536')").sizes == ((0, 768), (250 * 10**9, 1536))
+    assert Replay(((0, 7), (100, 30), (1500, 10))).sizes == Piecewise("0:7 100:30 1.5K:10").sizes
+    assert batch_size_rule("piecewise('0:768 250B:1536')").sizes == ((0, 768), (250 * 10**9, 1536))
 
 
 def test_growth_is_linear_or_geometric() -> None:
@@ -164,11 +164,11 @@ def test_cyclic_goes_up_and_down() -> None:
     assert max(size for _, size in batches) > 80 and batches[-1][1] < 20
 
 
-SCHEDULES: list[SizeRule] = [
+SCHEDULES: list[BatchSizeRule] = [
     AdaBatch(3, factor=1.7, every_samples=333),
     DontDecay(3, 2.5, (1, 2.5)),
     Seesaw(5, factor=1.3),
-    Thresholds("0:8 1K:32"),
+    Piecewise("0:8 1K:32"),
     Growth(3, 300),
     Cyclic(2, 99, every_samples=777),
 ]
@@ -176,29 +176,29 @@ SCHEDULES: list[SizeRule] = [
 
 @settings(max_examples=60, deadline=None)
 @given(rule=st.sampled_from(SCHEDULES), cuts=st.lists(st.integers(1, 400), min_size=1, max_size=30))
-def test_the_size_depends_on_the_examples_alone(rule: SizeRule, cuts: list[int]) -> None:
+def test_the_size_depends_on_the_samples_alone(rule: BatchSizeRule, cuts: list[int]) -> None:
     """Whatever the batches really were, those that begin at one place are wanted alike."""
     plan = Plan(N, total_samples=20_000)
-    direct, state, size, samples = {}, rule.start(plan)[1], rule.start(plan)[0].examples, 0
+    direct, state, size, samples = {}, rule.start(plan)[1], rule.start(plan)[0].batch_size, 0
     for step, b in enumerate(cuts):
-        decision, state = rule.decide(Situation(step, samples, b, N, 1.0, 1.0, 0.1), state)
+        decision, state = rule.decide(StepContext(step, samples, b, N, 1.0, 1.0, 0.1), state)
         samples += b
-        size = decision.examples or size
+        size = decision.batch_size or size
         direct[samples] = size
     for place, wanted in direct.items():
-        decision, _ = rule.decide(Situation(0, 0, place, N, 1.0, 1.0, 0.1), rule.start(plan)[1])
-        assert (decision.examples or rule.start(plan)[0].examples) == wanted
+        decision, _ = rule.decide(StepContext(0, 0, place, N, 1.0, 1.0, 0.1), rule.start(plan)[1])
+        assert (decision.batch_size or rule.start(plan)[0].batch_size) == wanted
 
 
 def test_a_schedule_survives_any_length() -> None:
-    endless = Situation(10**9, 10**15, 10, N, 1.0, 1.0, 0.1)
+    endless = StepContext(10**9, 10**15, 10, N, 1.0, 1.0, 0.1)
     for rule in (AdaBatch(), GeoDamp(), DontDecay(), Seesaw(), Orr()):
-        decision, _ = rule.decide(endless, rule.start(Plan(N, learning_rate=0.1, total_samples=10**6))[1])
-        assert decision.examples is None or 1 <= decision.examples <= N
+        decision, _ = rule.decide(endless, rule.start(Plan(N, lr=0.1, total_samples=10**6))[1])
+        assert decision.batch_size is None or 1 <= decision.batch_size <= N
 
 
 def mean_square_error(growth: float, rate: float, curvature: float, noise: float, most: float) -> tuple[float, float]:
-    """(E v², examples) of the 1-D recursion, the batch growing by a factor at every step."""
+    """(E v², samples) of the 1-D recursion, the batch growing by a factor at every step."""
     fourth = 3 * curvature**2  # Gaussian inputs
     error, samples = 1e-3 * noise / curvature, 0.0
     b = rate * noise / ((1 - rate * curvature) * error)  # at which this error falls by 1 - μR from the first step on
@@ -213,7 +213,7 @@ def mean_square_error(growth: float, rate: float, curvature: float, noise: float
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.6])
 def test_orr_growth_brings_the_error_of_least_mean_squares_to_the_least_there_is(rate: float) -> None:
     curvature, noise = 1.5, 2.0
-    state = Orr(curvature=curvature).start(Plan(10**9, learning_rate=rate))[1]
+    state = Orr(curvature=curvature).start(Plan(10**9, lr=rate))[1]
     assert state.growth == pytest.approx(1 / (1 - rate * curvature))
     products = {}
     for name, growth in (("orr", state.growth), ("slower", state.growth**0.5), ("faster", state.growth**1.5)):
@@ -224,10 +224,10 @@ def test_orr_growth_brings_the_error_of_least_mean_squares_to_the_least_there_is
 
 
 def test_orr_grows_by_the_factor_at_every_step() -> None:
-    sizes = [size for _, size in drive(Orr(first=4, curvature=2.0), 2000)]  # rate 0.1: growth 1/0.8
+    sizes = [size for _, size in drive(Orr(initial=4, curvature=2.0), 2000)]  # rate 0.1: growth 1/0.8
     assert sizes[:12] == [round(4 / 0.8**t) for t in range(12)]
     with pytest.raises(InputError, match="between 0 and 1"):
-        Orr(curvature=20.0).start(Plan(N, learning_rate=0.1))
+        Orr(curvature=20.0).start(Plan(N, lr=0.1))
 
 
 def test_ada_damp_follows_the_loss() -> None:
@@ -241,7 +241,7 @@ def test_ada_damp_follows_the_loss() -> None:
     assert sizes[16:20] == [N] * 4  # at F*
     assert sizes[20:24] == [5] * 4
     _, state = rule.start(Plan(N))
-    assert rule.decide(Situation(0, 0, 10, N, math.nan, 1.0, 0.1), state)[1] == state
+    assert rule.decide(StepContext(0, 0, 10, N, math.nan, 1.0, 0.1), state)[1] == state
 
 
 def test_rada_damp_agrees_with_the_formula() -> None:
@@ -265,42 +265,42 @@ def test_plateau_grows_when_the_loss_stops_falling() -> None:
     means = [1.0, 0.8, 0.795, 0.796, 0.6, 0.6, 0.6, 0.6]
     rule = Plateau(10, patience=1, every_samples=100)
     decision, state = rule.start(Plan(N))
-    size, sizes = decision.examples, []
+    size, sizes = decision.batch_size, []
     for look, mean in enumerate(means):
         for part in range(10):
-            now = Situation(10 * look + part, 0, 10, N, mean + (0.1 if part % 2 else -0.1), 1.0, 0.1)
+            now = StepContext(10 * look + part, 0, 10, N, mean + (0.1 if part % 2 else -0.1), 1.0, 0.1)
             decision, state = rule.decide(now, state)
-            size = decision.examples or size
+            size = decision.batch_size or size
         sizes.append(size)
     assert sizes == [10, 10, 10, 20, 20, 20, 40, 40]
-    assert rule.decide(Situation(0, 0, 10, N, math.nan, 1.0, 0.1), state)[1] == state
+    assert rule.decide(StepContext(0, 0, 10, N, math.nan, 1.0, 0.1), state)[1] == state
 
 
-@pytest.mark.parametrize("rule", [*SCHEDULES, Replay(((0, 3),)), Orr(first=3), GeoDamp(most=5)], ids=write_rule)
-def test_text_is_read_back(rule: SizeRule) -> None:
-    assert size_rule(write_rule(rule)) == rule
+@pytest.mark.parametrize("rule", [*SCHEDULES, Replay(((0, 3),)), Orr(initial=3), GeoDamp(max_size=5)], ids=write_rule)
+def test_text_is_read_back(rule: BatchSizeRule) -> None:
+    assert batch_size_rule(write_rule(rule)) == rule
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("ada-batch(factor=1)", "AdaBatch.factor"),
-        ("geo-damp(first=0)", "GeoDamp.first"),
+        ("geo-damp(initial=0)", "GeoDamp.initial"),
         ("ada-batch(every_epochs=0)", "AdaBatch.every_epochs"),
         ("dont-decay(milestones=(60, 30))", "ascend"),
         ("dont-decay(milestones=60)", "such as (60, 120)"),
-        ("dont-decay(most_share=2)", "DontDecay.most_share"),
+        ("dont-decay(max_fraction=2)", "DontDecay.max_fraction"),
         ("seesaw(factor=0.5)", "Seesaw.factor"),
-        ("seesaw(most=0)", "Seesaw.most"),
-        ("thresholds('5:8')", "ascend from 0"),
-        ("thresholds('0:8 9')", "threshold:examples"),
-        ("thresholds('0:8 1.2.3:9')", "threshold:examples"),
-        ("thresholds(((0, 8), (0, 9)))", "ascend from 0"),
-        ("thresholds(3)", "pairs"),
-        ("thresholds(())", "ascend from 0"),
+        ("seesaw(max_size=0)", "Seesaw.max_size"),
+        ("piecewise('5:8')", "ascend from 0"),
+        ("piecewise('0:8 9')", "threshold:samples"),
+        ("piecewise('0:8 1.2.3:9')", "threshold:samples"),
+        ("piecewise(((0, 8), (0, 9)))", "ascend from 0"),
+        ("piecewise(3)", "pairs"),
+        ("piecewise(())", "ascend from 0"),
         ("replay(((0, 0),))", "Replay.sizes"),
         ("growth(shape='cubic')", "'linear', 'geometric'"),
-        ("cyclic(least=9, most=3)", "exchange"),
+        ("cyclic(min_size=9, max_size=3)", "exchange"),
         ("ada-damp(dwell_steps=0)", "AdaDamp.dwell_steps"),
         ("rada-damp(rho=1)", "RadaDamp.rho"),
         ("plateau(patience=-1)", "Plateau.patience"),
@@ -309,13 +309,13 @@ def test_text_is_read_back(rule: SizeRule) -> None:
 )
 def test_refuses_impossible_settings(text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        size_rule(text)
+        batch_size_rule(text)
     assert words in str(caught.value)
 
 
 def test_a_rate_schedule_needs_a_rate() -> None:
     for name in ("ada-batch", "geo-damp", "dont-decay", "seesaw"):
         with pytest.raises(InputError, match="learning rate of 0"):
-            step_rule(name).start(Plan(N, total_samples=10))
-        with pytest.raises(InputError, match="learning_rate"):
-            step_rule(f"{name}(learning_rate=-1)")
+            lr_rule(name).start(Plan(N, total_samples=10))
+        with pytest.raises(InputError, match="lr"):
+            lr_rule(f"{name}(lr=-1)")

@@ -10,7 +10,7 @@ import pytest
 import rightbatch
 from rightbatch.errors import InputError
 from rightbatch.rule_text import write_rule
-from rightbatch.rules.batch_size import BigBatch, Fixed, SweetSpot, size_rule
+from rightbatch.rules.batch_size import BigBatch, Fixed, SweetSpot, batch_size_rule
 from rightbatch.rules.lr import Constant
 
 
@@ -22,16 +22,16 @@ from rightbatch.rules.lr import Constant
         (np.int64(64), Fixed(64)),
         ("64", Fixed(64)),
         ("fixed(64)", Fixed(64)),
-        ("fixed(examples=64)", Fixed(64)),
+        ("fixed(samples=64)", Fixed(64)),
         ("big-batch", BigBatch()),
         ("Big_Batch()", BigBatch()),
         (" big-batch( kappa = 3, growth=.2 ) ", BigBatch(kappa=3, growth=0.2)),
-        ("sweet-spot(most=None, floor=3)", SweetSpot(floor=3)),
-        (SweetSpot(first=8), SweetSpot(first=8)),
+        ("sweet-spot(max_size=None, floor=3)", SweetSpot(floor=3)),
+        (SweetSpot(initial=8), SweetSpot(initial=8)),
     ],
 )
 def test_understands(spec: object, rule: object) -> None:
-    assert size_rule(spec) == rule
+    assert batch_size_rule(spec) == rule
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,24 @@ def test_understands(spec: object, rule: object) -> None:
         ("sweet-spot(", "cannot be read"),
         ("big-batch(kapa=3)", "did you mean 'kappa'"),
         ("big-batch(kappa=3, kappa=4)", "twice"),
-        ("fixed(3, examples=4)", "twice"),
+        ("fixed(3, samples=4)", "twice"),
         ("fixed(1, 2)", "only"),
-        ("fixed", "lacks 'examples'"),
-        ("fixed(examples=__import__('os'))", "cannot be read"),
-        ("fixed(**{'examples': 3})", "knows"),
+        ("fixed", "lacks 'samples'"),
+        ("fixed(samples=__import__('os'))", "cannot be read"),
+        ("fixed(**{'samples': 3})", "knows"),
         ("big-batch(kappa=-1)", "kappa is -1: give a finite number at least 0"),
         ("big-batch(theta='half')", "theta is 'half'"),
     ],
 )
 def test_refuses_with_a_word_of_help(spec: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        size_rule(spec)
+        batch_size_rule(spec)
     assert words in str(caught.value)
 
 
 def test_text_names_only_what_differs_from_the_defaults() -> None:
     assert write_rule(SweetSpot(floor=3.0)) == "sweet-spot(floor=3.0)"
-    assert write_rule(Fixed(8)) == "fixed(examples=8)"
+    assert write_rule(Fixed(8)) == "fixed(samples=8)"
 
 
 def test_rules_load_without_torch() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightbatch.decision import Plan, Situation
+from rightbatch.decision import Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.measurements import UNKNOWN, NoiseEstimate, StepTime
 from rightbatch.rules.batch_size import SweetSpot
@@ -24,18 +24,18 @@ def step_time(half: float) -> StepTime:
 
 
 def situation(
-    step: int, scale: NoiseEstimate | None, half: float | None, examples: int = 32, train_samples: int = N
-) -> Situation:
+    step: int, scale: NoiseEstimate | None, half: float | None, samples: int = 32, train_samples: int = N
+) -> StepContext:
     timed = None if half is None else step_time(half)
-    return Situation(step, 0, examples, train_samples, 1.0, 1.0, 0.1, noise=scale, step_time=timed)
+    return StepContext(step, 0, samples, train_samples, 1.0, 1.0, 0.1, noise=scale, step_time=timed)
 
 
 def test_moves_to_the_geometric_mean_and_says_why() -> None:
     rule = SweetSpot()
     decision, state = rule.start(Plan(train_samples=N))
-    assert decision.examples == 32
+    assert decision.batch_size == 32
     decision, state = rule.decide(situation(0, noise(512, 300, 900), 45), state)
-    assert decision.examples == 152 == round(math.sqrt(512 * 45))
+    assert decision.batch_size == 152 == round(math.sqrt(512 * 45))
     assert decision.reason == "noise scale 512 (300-900) and half-performance batch 45 put the sweet spot at 152"
     assert decision.evidence["sweet_spot"] == pytest.approx(math.sqrt(512 * 45))
 
@@ -48,7 +48,7 @@ def test_the_geometric_mean_takes_the_least_time() -> None:
 
     best = min(range(1, 5000), key=cost)
     decision, _ = SweetSpot(ceiling=100.0).decide(situation(0, noise(scale), half), SweetSpotState(32))
-    assert decision.examples == best
+    assert decision.batch_size == best
 
 
 @pytest.mark.parametrize(
@@ -63,71 +63,71 @@ def test_the_geometric_mean_takes_the_least_time() -> None:
 def test_holds_while_the_evidence_is_thin(scale: NoiseEstimate | None, half: float | None, words: str) -> None:
     state = SweetSpotState(32)
     decision, after = SweetSpot().decide(situation(5, scale, half), state)
-    assert decision.examples is None and words in decision.reason and after is state
+    assert decision.batch_size is None and words in decision.reason and after is state
 
 
 def test_a_floor_of_one_or_more_needs_no_noise() -> None:
     rule = SweetSpot(floor=3, ceiling=8)
     decision, state = rule.decide(situation(0, None, 45), SweetSpotState(32))
-    assert decision.examples == 135 and "45" in decision.reason
+    assert decision.batch_size == 135 and "45" in decision.reason
     decision, _ = rule.decide(situation(20, noise(100_000), 45), state)
-    assert decision.examples == 270  # towards 8 · 45, at most doubled
+    assert decision.batch_size == 270  # towards 8 · 45, at most doubled
 
 
 def test_an_unknown_signal_may_enlarge_the_batch_but_not_shrink_it() -> None:
     at_least = noise(math.inf, low=2000, high=math.inf)
     rule = SweetSpot(ceiling=100)
     decision, _ = rule.decide(situation(0, at_least, 50), SweetSpotState(64))
-    assert decision.examples == 316 and "at least 2000" in decision.reason
-    assert rule.decide(situation(0, at_least, 50), SweetSpotState(1000))[0].examples is None
+    assert decision.batch_size == 316 and "at least 2000" in decision.reason
+    assert rule.decide(situation(0, at_least, 50), SweetSpotState(1000))[0].batch_size is None
 
 
 def test_small_changes_leave_the_size_alone() -> None:
     rule, half = SweetSpot(change=1.25), 100.0
     for ratio, moves in ((0.79, True), (0.81, False), (1.24, False), (1.26, True)):
         decision, _ = rule.decide(situation(99, noise((100 * ratio) ** 2 / half), half), SweetSpotState(100))
-        assert (decision.examples is not None) == moves
+        assert (decision.batch_size is not None) == moves
 
 
 def test_a_new_size_stays_for_a_while_and_then_at_most_doubles() -> None:
     rule = SweetSpot(dwell_steps=8, ceiling=100)
     decision, state = rule.decide(situation(3, noise(200), 50), SweetSpotState(32))
-    assert decision.examples == 100
+    assert decision.batch_size == 100
     for step in range(4, 11):
         decision, state = rule.decide(situation(step, noise(50_000), 50), state)
-        assert decision.examples is None and "just changed" in decision.reason
+        assert decision.batch_size is None and "just changed" in decision.reason
     decision, state = rule.decide(situation(11, noise(50_000), 50), state)
-    assert decision.examples == 200 and "1581; within the limits, 200" in decision.reason
+    assert decision.batch_size == 200 and "1581; within the limits, 200" in decision.reason
 
 
 def test_no_size_is_chosen_further_than_twice_from_those_timed() -> None:
     now = situation(0, noise(1e9), 1000.0)
     timed = replace(step_time(1000.0), largest=300)
     decision, _ = SweetSpot().decide(replace(now, step_time=timed), SweetSpotState(32))
-    assert decision.examples == 600
+    assert decision.batch_size == 600
 
 
 def test_a_run_of_so_many_epochs_keeps_its_steps() -> None:
-    """1,000,000 examples in all leave 200 steps at 5,000; the bounds in examples come first."""
+    """1,000,000 samples in all leave 200 steps at 5,000; the bounds in samples come first."""
     sizes = {}
-    for rule in (SweetSpot(most_share=1.0), SweetSpot(most_share=1.0, least_steps=1000), SweetSpot(least=6000)):
+    for rule in (SweetSpot(max_fraction=1.0), SweetSpot(max_fraction=1.0, least_steps=1000), SweetSpot(min_size=6000)):
         for total in (None, 1_000_000):
             now = replace(situation(0, noise(1e5), 5000), total_samples=total)
             decision, _ = rule.decide(now, SweetSpotState(32))
-            sizes[rule, total] = decision.examples
+            sizes[rule, total] = decision.batch_size
     assert list(sizes.values()) == [16384, 5000, 16384, 1000, 15000, 6000]
 
 
-def test_limits_by_examples_come_before_limits_by_time() -> None:
+def test_limits_by_samples_come_before_limits_by_time() -> None:
     much = situation(0, noise(1e9), 1000.0, train_samples=10_000)
-    assert SweetSpot().decide(much, SweetSpotState(32))[0].examples == 2500  # a quarter of the data
-    assert SweetSpot(most=100).decide(much, SweetSpotState(32))[0].examples == 100
+    assert SweetSpot().decide(much, SweetSpotState(32))[0].batch_size == 2500  # a quarter of the data
+    assert SweetSpot(max_size=100).decide(much, SweetSpotState(32))[0].batch_size == 100
     little = situation(0, noise(1e-9), 1.0)
-    assert SweetSpot().decide(little, SweetSpotState(32))[0].examples == 8
-    assert SweetSpot(least=20).decide(little, SweetSpotState(32))[0].examples == 20
-    assert SweetSpot().decide(replace(much, train_samples=6), SweetSpotState(32))[0].examples == 6
-    at_the_limit = SweetSpot(most=100).decide(much, SweetSpotState(100))[0]
-    assert at_the_limit.examples is None and "limit" in at_the_limit.reason
+    assert SweetSpot().decide(little, SweetSpotState(32))[0].batch_size == 8
+    assert SweetSpot(min_size=20).decide(little, SweetSpotState(32))[0].batch_size == 20
+    assert SweetSpot().decide(replace(much, train_samples=6), SweetSpotState(32))[0].batch_size == 6
+    at_the_limit = SweetSpot(max_size=100).decide(much, SweetSpotState(100))[0]
+    assert at_the_limit.samples is None and "limit" in at_the_limit.reason
 
 
 @settings(max_examples=150, deadline=None)
@@ -144,33 +144,33 @@ def test_never_leaves_its_bounds(
     scales: list[float], half: float, train_samples: int, first: int, least: int, extra: int | None, open_above: bool
 ) -> None:
     most = None if extra is None else least + extra
-    rule = SweetSpot(first=first, least=least, most=most, dwell_steps=1)
+    rule = SweetSpot(initial=first, min_size=least, max_size=most, dwell_steps=1)
     decision, state = rule.start(Plan(train_samples=train_samples))
     upper = min(train_samples, max(8, least, train_samples // 4), train_samples if most is None else most)
     lower = min(max(8, least), upper)
     moved = False
     for step, scale in enumerate(scales):
-        previous = state.examples
-        assert decision.examples is None or lower <= decision.examples <= upper
+        previous = state.samples
+        assert decision.batch_size is None or lower <= decision.batch_size <= upper
         estimate = noise(scale, high=math.inf) if open_above else noise(scale)
         decision, state = rule.decide(situation(step, estimate, half, previous, train_samples), state)
-        if decision.examples is not None:
-            assert isinstance(decision.examples, int) and state.examples == decision.examples != previous
-            assert not moved or decision.examples <= 2 * previous
+        if decision.batch_size is not None:
+            assert isinstance(decision.batch_size, int) and state.samples == decision.batch_size != previous
+            assert not moved or decision.batch_size <= 2 * previous
             moved = True
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"first": 0},
-        {"least": 0},
-        {"least": 2.0},
-        {"least": 10, "most": 9},
+        {"initial": 0},
+        {"min_size": 0},
+        {"min_size": 2.0},
+        {"min_size": 10, "most": 9},
         {"floor": 0},
         {"floor": 5},
-        {"most_share": 0},
-        {"most_share": 1.1},
+        {"max_fraction": 0},
+        {"max_fraction": 1.1},
         {"change": 0.9},
         {"dwell_steps": 0},
         {"ceiling": math.inf},

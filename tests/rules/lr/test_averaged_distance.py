@@ -5,15 +5,15 @@ from dataclasses import asdict
 
 import pytest
 
-from rightbatch.decision import Decision, Plan, Situation
+from rightbatch.decision import Decision, Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.measurements import Movement
-from rightbatch.rules.lr import AveragedDistance, RangeTest, step_rule
+from rightbatch.rules.lr import AveragedDistance, RangeTest, lr_rule
 from rightbatch.rules.lr.averaged_distance import AveragedDistanceState
 
 
-def now(loss: float, movement: Movement | None = None) -> Situation:
-    return Situation(0, 0, 32, 1000, loss, 1.0, 0.1, movement=movement)
+def now(loss: float, movement: Movement | None = None) -> StepContext:
+    return StepContext(0, 0, 32, 1000, loss, 1.0, 0.1, movement=movement)
 
 
 def decide(
@@ -32,7 +32,7 @@ def averaging(rule: AveragedDistance, prior: float = 0.02, ceiling: float = 1.0)
 
 def test_begins_at_a_ten_thousandth_of_the_weights() -> None:
     decision, _ = AveragedDistance().start(Plan(1000, parameter_count=400, parameter_norm=8.0))
-    assert decision.learning_rate == pytest.approx(1e-4 * 8.01 / 20)
+    assert decision.lr == pytest.approx(1e-4 * 8.01 / 20)
 
 
 def test_the_range_test_hands_over_its_findings() -> None:
@@ -43,7 +43,7 @@ def test_the_range_test_hands_over_its_findings() -> None:
         decision, state = decide(rule, state, loss)
         decisions.append(decision)
     assert [d.action for d in decisions] == ["keep", None, "keep", "keep", "keep", "keep", "return"]
-    rates = [d.learning_rate or 0 for d in decisions]
+    rates = [d.lr or 0 for d in decisions]
     good, diverged = rates[3], rates[5]  # each loss was measured after a step of the size decided before it
     assert rates[6] == pytest.approx(0.3 * 2 * good)
     assert (state.prior, state.ceiling) == pytest.approx((2 * good, 2 * diverged))
@@ -55,14 +55,14 @@ def test_agrees_with_the_formula(distance: float, squares: float) -> None:
     rule = AveragedDistance()
     decision, _ = decide(rule, averaging(rule), 1.0, Movement(distance, squares, 100))
     expected = (2.2 * distance / math.sqrt(squares)) ** 0.85 * 0.02**0.15
-    assert decision.learning_rate == pytest.approx(expected)
+    assert decision.lr == pytest.approx(expected)
 
 
 def test_never_exceeds_the_ceiling_and_starts_below_the_prior() -> None:
     rule = AveragedDistance()
-    assert decide(rule, averaging(rule, ceiling=0.05), 1.0, Movement(9.0, 1.0, 3))[0].learning_rate == 0.05
-    assert decide(rule, averaging(rule), 1.0, Movement(0.0, 0.0, 0))[0].learning_rate == pytest.approx(0.3 * 0.02)
-    assert decide(rule, averaging(rule), 1.0, None)[0].learning_rate == pytest.approx(0.3 * 0.02)
+    assert decide(rule, averaging(rule, ceiling=0.05), 1.0, Movement(9.0, 1.0, 3))[0].lr == 0.05
+    assert decide(rule, averaging(rule), 1.0, Movement(0.0, 0.0, 0))[0].lr == pytest.approx(0.3 * 0.02)
+    assert decide(rule, averaging(rule), 1.0, None)[0].lr == pytest.approx(0.3 * 0.02)
 
 
 def test_keeps_an_average_every_hundred_steps() -> None:
@@ -96,4 +96,4 @@ def test_refuses_what_is_not_positive(name: str) -> None:
 @pytest.mark.parametrize("text", ["averaged-distance(keep_every=2.5)", "averaged-distance(test=3)"])
 def test_refuses_what_is_of_the_wrong_type(text: str) -> None:
     with pytest.raises(InputError, match=r"AveragedDistance\.(keep_every is 2\.5|test is 3)"):
-        step_rule(text)
+        lr_rule(text)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightbatch.decision import Decision, Needs, Plan, Situation, StepRule
+from rightbatch.decision import Decision, LRRule, Needs, Plan, StepContext
 from rightbatch.errors import InputError, UnsupportedError
 from rightbatch.loop.rule_state import restored
 from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.rule_text import write_rule
-from rightbatch.rules.lr import LEGW, SDE, AdaScale, Beta2HalfLife, LinearScaling, SquareRootScaling, Surge, step_rule
+from rightbatch.rules.lr import LEGW, SDE, AdaScale, Beta2HalfLife, LinearScaling, SquareRootScaling, Surge, lr_rule
 
 N = 1000
 ADAM = {"beta1": 0.9, "beta2": 0.96, "eps": 1e-6, "weight_decay": 0.1}
-PLAN = Plan(N, learning_rate=0.2, total_samples=4000, optimizer="AdamW", settings=ADAM)
+PLAN = Plan(N, lr=0.2, total_samples=4000, optimizer="AdamW", settings=ADAM)
 SCALED = (LinearScaling, SquareRootScaling, LEGW, Surge, AdaScale, SDE, Beta2HalfLife)
 
 
@@ -27,25 +27,25 @@ def noise(variance: float, signal: float) -> NoiseEstimate:
     return NoiseEstimate(variance, signal, scale, scale / 2, scale * 2, UNKNOWN, 3)
 
 
-def situation(examples: int, samples: int = 5000, noise: NoiseEstimate | None = None, step: int = 9) -> Situation:
-    return Situation(step, samples, examples, N, 1.0, 2.0, 0.2, noise=noise, wanted=examples)
+def situation(batch_size: int, samples: int = 5000, noise: NoiseEstimate | None = None, step: int = 9) -> StepContext:
+    return StepContext(step, samples, batch_size, N, 1.0, 2.0, 0.2, noise=noise, wanted=batch_size)
 
 
-def ask(rule: StepRule, now: Situation, state: Any) -> tuple[Decision, Any]:
+def ask(rule: LRRule, now: StepContext, state: Any) -> tuple[Decision, Any]:
     generator = rule.decide(now, state)
     with pytest.raises(StopIteration) as stop:
         next(generator)
     return stop.value.value  # type: ignore[no-any-return]
 
 
-def first(rule: StepRule, now: Situation) -> Decision:
+def first(rule: LRRule, now: StepContext) -> Decision:
     return ask(rule, now, rule.start(PLAN)[1])[0]
 
 
 @given(at=st.integers(1, 500), b=st.integers(1, 500))
 def test_linear_and_square_root(at: int, b: int) -> None:
-    assert first(LinearScaling(0.3, at=at), situation(b)).learning_rate == pytest.approx(0.3 * b / at)
-    assert first(SquareRootScaling(0.3, at=at), situation(b)).learning_rate == pytest.approx(0.3 * math.sqrt(b / at))
+    assert first(LinearScaling(0.3, at=at), situation(b)).lr == pytest.approx(0.3 * b / at)
+    assert first(SquareRootScaling(0.3, at=at), situation(b)).lr == pytest.approx(0.3 * math.sqrt(b / at))
 
 
 @given(at=st.integers(1, 200), b=st.integers(1, 200), samples=st.integers(0, 3000), epochs=st.floats(0.1, 3))
@@ -53,15 +53,15 @@ def test_legw_warms_up_in_as_many_steps_at_every_batch(at: int, b: int, samples:
     steps, warmup_steps = (samples + b) / b, epochs * N / at
     expected = 0.2 * math.sqrt(b / at) * min(1.0, steps / warmup_steps)
     rule = LEGW(None, at=at, warmup_epochs=epochs)
-    assert first(rule, situation(b, samples)).learning_rate == pytest.approx(expected)
+    assert first(rule, situation(b, samples)).lr == pytest.approx(expected)
 
 
 @given(scale=st.floats(1, 1e4), b=st.integers(1, 500), at=st.integers(1, 500))
 def test_surge_peaks_at_the_noise_scale(scale: float, b: int, at: int) -> None:
-    def best(examples: float) -> float:
-        return 1 / (0.5 * ((scale / examples) ** 0.5 + (examples / scale) ** 0.5))
+    def best(samples: float) -> float:
+        return 1 / (0.5 * ((scale / samples) ** 0.5 + (samples / scale) ** 0.5))
 
-    rate = first(Surge(0.1, at=at), situation(b, noise=noise(scale, 1.0))).learning_rate
+    rate = first(Surge(0.1, at=at), situation(b, noise=noise(scale, 1.0))).lr
     assert rate == pytest.approx(0.1 * best(b) / best(at))
     assert best(scale) >= best(b)
 
@@ -71,9 +71,9 @@ def test_surge_keeps_its_factor_without_evidence_and_counts_the_lower_end_of_an_
     _, state = ask(rule, situation(64, noise=noise(64.0, 1.0)), rule.start(PLAN)[1])
     peak = 0.1 * math.sqrt(4) * (1 + 1 / 4) / 2
     decision, _ = ask(rule, situation(64), state)
-    assert decision.learning_rate == pytest.approx(peak) and "no evidence" in decision.reason
+    assert decision.lr == pytest.approx(peak) and "no evidence" in decision.reason
     open_ended = replace(noise(1000.0, 1.0), low=64.0, high=math.inf)
-    assert first(rule, situation(64, noise=open_ended)).learning_rate == pytest.approx(peak)
+    assert first(rule, situation(64, noise=open_ended)).lr == pytest.approx(peak)
 
 
 @given(v=st.floats(0.1, 1e4), s=st.floats(0.01, 100), at=st.integers(1, 64), b=st.integers(1, 512))
@@ -82,18 +82,20 @@ def test_gain_of_ada_scale_is_batch_ratio_times_efficiency(v: float, s: float, a
     efficiency = (scale + at) / (scale + b)
     decision = first(AdaScale(0.1, at=at), situation(b, noise=noise(v, s)))
     assert decision.evidence["gain"] == pytest.approx(b / at * efficiency, rel=1e-2 if v / at < 1e-3 else 1e-9)
-    assert decision.learning_rate == pytest.approx(0.1 * decision.evidence["gain"])
+    assert decision.lr == pytest.approx(0.1 * decision.evidence["gain"])
 
 
 def test_ada_scale_shows_the_base_run_and_stops_with_it() -> None:
-    rule = AdaScale("seesaw(0.1, first=8)", at=8, base_steps=100)  # cuts where the cosine has fallen to a half: at 2/3
+    rule = AdaScale(
+        "seesaw(0.1, initial=8)", at=8, base_steps=100
+    )  # cuts where the cosine has fallen to a half: at 2/3
     state = rule.start(PLAN)[1]
     gain = first(rule, situation(64, noise=noise(56.0, 1.0))).evidence["gain"]
     assert gain == pytest.approx(64 / 8 * (56 + 8) / (56 + 64))
     rates, stopped = [], 0
     for step in range(40):
         decision, state = ask(rule, situation(64, 64 * step, noise(56.0, 1.0), step), state)
-        rates.append(decision.learning_rate / gain if decision.action is None else math.nan)
+        rates.append(decision.lr / gain if decision.action is None else math.nan)
         if decision.action == "stop":
             stopped = step
             break
@@ -109,19 +111,19 @@ def test_a_schedule_in_ada_scale_ends_with_the_base_run_whether_at_is_given_or_n
         for step in range(100):
             now = replace(situation(8, 8 * step, step=step), total_samples=PLAN.total_samples)
             decision, state = ask(rule, now, state)
-            assert decision.learning_rate == pytest.approx(0.05 * (1 + math.cos(math.pi * step / 100)))
+            assert decision.lr == pytest.approx(0.05 * (1 + math.cos(math.pi * step / 100)))
 
 
 def test_ada_scale_without_noise_gains_nothing_and_with_nothing_but_noise_all() -> None:
-    assert first(AdaScale(0.1, at=8), situation(64)).learning_rate == pytest.approx(0.1)
+    assert first(AdaScale(0.1, at=8), situation(64)).lr == pytest.approx(0.1)
     lost = NoiseEstimate(10.0, -1.0, math.inf, 5.0, math.inf, UNKNOWN, 3)
-    assert first(AdaScale(0.1, at=8), situation(64, noise=lost)).learning_rate == pytest.approx(0.8)
+    assert first(AdaScale(0.1, at=8), situation(64, noise=lost)).lr == pytest.approx(0.8)
 
 
 def test_sde_by_the_worked_example() -> None:
-    """From 448 to 3200 examples: beta1 0.9 -> 0.2857, beta2 0.96 -> 0.714, rate times 2.673."""
-    decision = first(SDE(0.1, at=448, most=3200, weight_decay=True), situation(3200))
-    assert decision.learning_rate == pytest.approx(0.2673, rel=1e-3)
+    """From 448 to 3200 samples: beta1 0.9 -> 0.2857, beta2 0.96 -> 0.714, rate times 2.673."""
+    decision = first(SDE(0.1, at=448, max_size=3200, weight_decay=True), situation(3200))
+    assert decision.lr == pytest.approx(0.2673, rel=1e-3)
     root = math.sqrt(3200 / 448)
     expected = {"beta1": 0.2857, "beta2": 0.7143, "eps": 1e-6 / root, "weight_decay": 0.1 * root}
     assert dict(decision.settings) == pytest.approx(expected, rel=1e-3)
@@ -129,12 +131,12 @@ def test_sde_by_the_worked_example() -> None:
 
 def test_sde_refuses_or_holds_where_no_betas_follow_and_says_so() -> None:
     with pytest.raises(InputError, match=r"beta1 = 0\.9 goes up to 10 times"):
-        SDE(at=8, most=80).start(PLAN)
-    SDE(at=8, most=79).start(PLAN)
+        SDE(at=8, max_size=80).start(PLAN)
+    SDE(at=8, max_size=79).start(PLAN)
     rule = SDE(0.1, at=8)
     decision, state = ask(rule, situation(32), rule.start(PLAN)[1])
     held, state = ask(rule, situation(80), state)
-    assert held.learning_rate == decision.learning_rate == pytest.approx(0.2)
+    assert held.lr == decision.lr == pytest.approx(0.2)
     assert held.settings == decision.settings and "no betas can follow" in held.reason
     assert ask(rule, situation(8), state)[0].settings == pytest.approx({k: ADAM[k] for k in ("beta1", "beta2", "eps")})
 
@@ -152,7 +154,7 @@ def test_sde_without_momentum_leaves_it_out_and_sgd_is_refused() -> None:
 
 
 @given(at=st.integers(1, 500), b=st.integers(1, 500))
-def test_half_life_of_beta2_stays_in_examples(at: int, b: int) -> None:
+def test_half_life_of_beta2_stays_in_samples(at: int, b: int) -> None:
     beta2 = first(Beta2HalfLife(at=at), situation(b)).settings["beta2"]
     assert b * math.log(0.5) / math.log(beta2) == pytest.approx(at * math.log(0.5) / math.log(0.96))
 
@@ -160,7 +162,7 @@ def test_half_life_of_beta2_stays_in_examples(at: int, b: int) -> None:
 @pytest.mark.parametrize("kind", SCALED)
 def test_the_first_batch_is_the_reference_where_none_is_given(kind: Any) -> None:
     rule = kind(0.1)
-    rate = first(rule, situation(48, noise=noise(50.0, 1.0))).learning_rate
+    rate = first(rule, situation(48, noise=noise(50.0, 1.0))).lr
     assert rate == pytest.approx(0.1)
 
 
@@ -168,34 +170,34 @@ def test_the_first_batch_is_the_reference_where_none_is_given(kind: Any) -> None
 def test_wrappers_nest_and_states_and_texts_come_back(kind: Any) -> None:
     rule = kind("ada-batch(0.1, every_epochs=1)", at=16)
     text = write_rule(rule)
-    assert step_rule(text) == rule and "ada-batch(" in text
+    assert lr_rule(text) == rule and "ada-batch(" in text
     assert rule.needs in (Needs.NOTHING, Needs.NOISE)
     twice = LinearScaling(rule, at=16)
     state = twice.start(PLAN)[1]
     for step in range(5):
         decision, state = ask(twice, situation(32, 600 * step, noise(50.0, 1.0), step), state)
         assert restored(twice.start(PLAN)[1], asdict(state)) == state
-        assert decision.learning_rate is not None and decision.learning_rate > 0
+        assert decision.lr is not None and decision.lr > 0
     with pytest.raises(InputError, match="'armijo' finds its step on the batches"):
         kind("armijo")
     with pytest.raises(InputError, match="whole number"):
         kind(at=0)
     with pytest.raises(InputError, match="learning rate of 0"):
-        kind().start(replace(PLAN, learning_rate=0.0))
+        kind().start(replace(PLAN, lr=0.0))
 
 
-def adam_path(factor: int, runs: int = 500, examples: int = 2400) -> np.ndarray:
-    """Mean loss of Adam on a noisy quadratic after every 8 examples, with the settings that `sde` decides."""
+def adam_path(factor: int, runs: int = 500, samples: int = 2400) -> np.ndarray:
+    """Mean loss of Adam on a noisy quadratic after every 8 samples, with the settings that `sde` decides."""
     base = {"beta1": 0.95, "beta2": 0.99, "eps": 1e-3}
-    plan = replace(PLAN, learning_rate=0.002, settings=base)
+    plan = replace(PLAN, lr=0.002, settings=base)
     rule = SDE(at=1)
     decision = ask(rule, situation(factor), rule.start(plan)[1])[0]
-    rate, beta1, beta2, eps = decision.learning_rate, *(decision.settings[k] for k in base)
+    rate, beta1, beta2, eps = decision.lr, *(decision.settings[k] for k in base)
     generator = np.random.default_rng(factor)
     curvature = np.array([0.3, 1.0, 3.0])
     x = np.ones((runs, 3))
     first, second, losses = np.zeros_like(x), np.zeros_like(x), []
-    for step in range(1, examples // factor + 1):
+    for step in range(1, samples // factor + 1):
         gradient = curvature * x + 10 / math.sqrt(factor) * generator.standard_normal(x.shape)
         first = beta1 * first + (1 - beta1) * gradient
         second = beta2 * second + (1 - beta2) * gradient**2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rightbatch.decision import Decision, Outcome, Plan, Situation, StepRule, Trial
+from rightbatch.decision import Decision, LRRule, Outcome, Plan, StepContext, Trial
 from rightbatch.measurements import Measurement
 from rightbatch.rules.batch_size import BigBatch
 from rightbatch.rules.lr import Armijo, BarzilaiBorwein, Constant
@@ -33,37 +33,37 @@ class Logistic:
         return np.asarray(weights[:, None] * self.x[rows] + PENALTY * w)
 
 
-def run(rule: BigBatch, step_rule: StepRule, steps: int) -> tuple[list[float], list[int], list[float], Decision]:
+def run(rule: BigBatch, lr_rule: LRRule, steps: int) -> tuple[list[float], list[int], list[float], Decision]:
     problem, random, w = Logistic(0), np.random.default_rng(1), np.zeros(D)
     size_decision, size_state = rule.start(Plan(N))
-    step_decision, step_state = step_rule.start(Plan(N, learning_rate=0.1))
-    examples, rate = size_decision.examples or 0, step_decision.learning_rate or 0.0
+    step_decision, step_state = lr_rule.start(Plan(N, lr=0.1))
+    samples, rate = size_decision.samples or 0, step_decision.lr or 0.0
     norms, sizes, rates = [], [], []
     for step in range(steps):
         order, grew = random.permutation(N), False
         while True:
-            rows = order[:examples]
+            rows = order[:samples]
             gradients = problem.gradients(w, rows)
             g = gradients.mean(axis=0)
-            norm2, variance = float(g @ g), float(((gradients - g) ** 2).sum() / (examples - 1))
-            measurement = Measurement(examples, norm2, variance, norm2 - variance / examples)
-            now = Situation(step, 0, examples, N, problem.loss(w, rows), norm2, rate, measurement, grew=grew)
+            norm2, variance = float(g @ g), float(((gradients - g) ** 2).sum() / (samples - 1))
+            measurement = Measurement(samples, norm2, variance, norm2 - variance / samples)
+            now = StepContext(step, 0, samples, N, problem.loss(w, rows), norm2, rate, measurement, grew=grew)
             size_decision, size_state = rule.decide(now, size_state)
-            if size_decision.examples is None or size_decision.examples <= examples:
+            if size_decision.samples is None or size_decision.samples <= samples:
                 break
-            examples, grew = size_decision.examples, True
+            samples, grew = size_decision.samples, True
         norms.append(float(np.linalg.norm(problem.gradients(w, np.arange(N)).mean(axis=0))))
-        sizes.append(examples)
+        sizes.append(samples)
         if size_decision.action == "stop":
             break
-        generator = step_rule.decide(now, step_state)
+        generator = lr_rule.decide(now, step_state)
         try:
             trial = next(generator)
             while True:
                 trial = generator.send(answer(problem, w, g, rows, trial))
         except StopIteration as stop:
             step_decision, step_state = stop.value
-        rate = rate if step_decision.learning_rate is None else step_decision.learning_rate
+        rate = rate if step_decision.lr is None else step_decision.lr
         rates.append(rate)
         w = w - rate * g
     return norms, sizes, rates, size_decision
@@ -78,13 +78,13 @@ def answer(problem: Logistic, w: Array, g: Array, rows: NDArray[np.int64], trial
     return Outcome(problem.loss(there, rows), curvature)
 
 
-@pytest.mark.parametrize("step_rule", [Constant(1.0), Armijo(), BarzilaiBorwein()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("lr_rule", [Constant(1.0), Armijo(), BarzilaiBorwein()], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("theta", [1.0, 0.5])
-def test_grows_converges_and_stops_by_itself(theta: float, step_rule: StepRule) -> None:
-    norms, sizes, rates, last = run(BigBatch(theta=theta, first=10), step_rule, steps=400)
+def test_grows_converges_and_stops_by_itself(theta: float, lr_rule: LRRule) -> None:
+    norms, sizes, rates, last = run(BigBatch(theta=theta, initial=10), lr_rule, steps=400)
     assert last.action == "stop" and "converged" in last.reason
     assert sizes == sorted(sizes) and sizes[0] < 50 and sizes[-1] == N
-    # The stop compares with the largest signal estimated, which a first batch of tens of examples may overstate.
+    # The stop compares with the largest signal estimated, which a first batch of tens of samples may overstate.
     assert norms[-1] <= 2e-3 * max(norms)
     assert len(norms) < 300 and min(rates) > 0.05
     # Once all the data is in the batch there is no noise left, and the descent is linear in the logarithm.
@@ -94,11 +94,11 @@ def test_grows_converges_and_stops_by_itself(theta: float, step_rule: StepRule) 
 
 
 def test_barzilai_borwein_lengthens_a_step_that_starts_far_too_short() -> None:
-    _, _, rates, _ = run(BigBatch(theta=0.5, first=10), BarzilaiBorwein(first=1e-3), steps=200)
+    _, _, rates, _ = run(BigBatch(theta=0.5, initial=10), BarzilaiBorwein(initial=1e-3), steps=200)
     assert rates[-1] > 0.5
 
 
 def test_a_run_without_noise_evidence_keeps_its_batch() -> None:
-    now = Situation(0, 0, 10, N, 1.0, 1.0, 0.1)
-    _, state = BigBatch(first=10).start(Plan(N))
-    assert BigBatch(first=10).decide(replace(now, measurement=None), state)[1] == state
+    now = StepContext(0, 0, 10, N, 1.0, 1.0, 0.1)
+    _, state = BigBatch(initial=10).start(Plan(N))
+    assert BigBatch(initial=10).decide(replace(now, measurement=None), state)[1] == state

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightbatch.decision import Decision, Outcome, Plan, Situation, StepRule, Trial
+from rightbatch.decision import Decision, LRRule, Outcome, Plan, StepContext, Trial
 from rightbatch.errors import InputError, UnsupportedError
 from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.rules.lr import Armijo, CurvatureStep, DoG, DoWG, Goldstein, Polyak, ScheduleFree
 from rightbatch.rules.lr.backtracking import CarriedStep
 
 N = 1000
-PLAN = Plan(N, 3, 2.0, learning_rate=0.1, optimizer="SGD", settings={"momentum": 0.0})
+PLAN = Plan(N, 3, 2.0, lr=0.1, optimizer="SGD", settings={"momentum": 0.0})
 
 
-def parabola(curvature: float, x: float = 1.0, examples: int = 100) -> tuple[Situation, Callable[[Trial], Outcome]]:
+def parabola(curvature: float, x: float = 1.0, samples: int = 100) -> tuple[StepContext, Callable[[Trial], Outcome]]:
     """F(x) = curvature · x²/2, exactly."""
     gradient = curvature * x
-    now = Situation(5, 0, examples, N, curvature * x * x / 2, gradient**2, 0.1)
+    now = StepContext(5, 0, samples, N, curvature * x * x / 2, gradient**2, 0.1)
 
     def answer(trial: Trial) -> Outcome:
         return Outcome(curvature * (x - trial.step * gradient) ** 2 / 2, curvature if trial.gradient else math.nan)
@@ -32,7 +32,7 @@ def parabola(curvature: float, x: float = 1.0, examples: int = 100) -> tuple[Sit
 
 
 def ask(
-    rule: StepRule, now: Situation, state: Any, answer: Callable[[Trial], Outcome] | None = None
+    rule: LRRule, now: StepContext, state: Any, answer: Callable[[Trial], Outcome] | None = None
 ) -> tuple[Decision, Any, list[Trial]]:
     trials, generator = [], rule.decide(now, state)
     try:
@@ -54,8 +54,8 @@ def test_goldstein_takes_a_step_between_its_lines(curvature: float, carried: flo
     rule = Goldstein(c=c, most=50.0)
     decision, state, trials = ask(rule, now, CarriedStep(carried), answer)
     low, high = 2 * c / curvature, 2 * (1 - c) / curvature
-    assert min(low, 50.0) * 0.999 <= decision.learning_rate <= high * 1.001
-    assert state.step == decision.learning_rate == trials[-1].step
+    assert min(low, 50.0) * 0.999 <= decision.lr <= high * 1.001
+    assert state.step == decision.lr == trials[-1].step
     passes = low * 1.001 <= carried <= high * 0.999
     assert not passes or len(trials) == 1
 
@@ -63,8 +63,8 @@ def test_goldstein_takes_a_step_between_its_lines(curvature: float, carried: flo
 def test_goldstein_climbs_where_armijo_stays() -> None:
     now, answer = parabola(1.0)
     state = CarriedStep(1e-3)
-    assert ask(Goldstein(), now, state, answer)[0].learning_rate == pytest.approx(0.256)  # doubled until above 0.2
-    assert ask(Armijo(), now, state, answer)[0].learning_rate == pytest.approx(1e-3)
+    assert ask(Goldstein(), now, state, answer)[0].lr == pytest.approx(0.256)  # doubled until above 0.2
+    assert ask(Armijo(), now, state, answer)[0].lr == pytest.approx(1e-3)
 
 
 def test_goldstein_gives_up_as_armijo_does() -> None:
@@ -73,16 +73,16 @@ def test_goldstein_gives_up_as_armijo_does() -> None:
     for loss in (math.nan, now.loss + 1):
         decision, state, trials = ask(rule, now, CarriedStep(1.0), lambda _, loss=loss: Outcome(loss))
         assert [trial.step for trial in trials] == [1.0, 0.5, 0.25, 0.125]
-        assert decision.learning_rate == 0.125 and state.step == 0.5
+        assert decision.lr == 0.125 and state.step == 0.5
     endless = ask(rule, now, CarriedStep(1.0), lambda trial: Outcome(now.loss - 5 * trial.step))
-    assert endless[0].learning_rate == 8.0  # the longest that fell enough
+    assert endless[0].lr == 8.0  # the longest that fell enough
     with pytest.raises(InputError, match="below 0"):
         Goldstein(c=0.5)
     with pytest.raises(InputError, match="at least 1"):
         Goldstein(most=0.5)
 
 
-@pytest.mark.parametrize("rule", [Goldstein(first=0.4, c=0.01, reset=r) for r in ("never", "gradual", "always")])
+@pytest.mark.parametrize("rule", [Goldstein(initial=0.4, c=0.01, reset=r) for r in ("never", "gradual", "always")])
 def test_resets_of_the_searches(rule: Goldstein) -> None:
     now, answer = parabola(1.0)
     expected = {"never": 0.1, "gradual": 0.1 * 2**0.1, "always": 0.4}[rule.reset]
@@ -93,7 +93,7 @@ def test_resets_of_the_searches(rule: Goldstein) -> None:
 
 
 def test_curvature_step_by_its_formula_and_measured_when_due() -> None:
-    rule = CurvatureStep(first=0.07, every=3)
+    rule = CurvatureStep(initial=0.07, every=3)
     noise = NoiseEstimate(300.0, 1.0, 300.0, 200.0, 400.0, UNKNOWN, 3)
     state, counts = rule.start(PLAN)[1], []
     for step in range(9):
@@ -101,20 +101,20 @@ def test_curvature_step_by_its_formula_and_measured_when_due() -> None:
         decision, state, trials = ask(rule, replace(now, noise=noise), state, answer)
         counts.append(len(trials))
         expected = 2 / (4.0 + 3 * (step // 3)) / (1 + 300 / 100)
-        assert decision.learning_rate == pytest.approx(expected)
+        assert decision.lr == pytest.approx(expected)
     assert counts == [1, 0, 0] * 3
 
 
 def test_curvature_step_waits_for_noise_and_ignores_negative_curvature() -> None:
-    rule = CurvatureStep(first=0.05)
+    rule = CurvatureStep(initial=0.05)
     now, answer = parabola(4.0)
     decision, state, _ = ask(rule, now, rule.start(PLAN)[1], answer)
-    assert decision.learning_rate == 0.05 and state.curvature == 4.0
+    assert decision.lr == 0.05 and state.curvature == 4.0
     noise = NoiseEstimate(100.0, 0.0, math.inf, 100.0, math.inf, UNKNOWN, 3)  # not told from infinity: its lower end
-    assert ask(rule, replace(now, noise=noise), state)[0].learning_rate == pytest.approx(0.1)  # 2/4/2, at most doubled
+    assert ask(rule, replace(now, noise=noise), state)[0].lr == pytest.approx(0.1)  # 2/4/2, at most doubled
     fresh = rule.start(PLAN)[1]
     bent = ask(rule, replace(now, noise=noise), fresh, lambda _: Outcome(0.0, -1.0))
-    assert bent[0].learning_rate == 0.05 and math.isnan(bent[1].curvature)
+    assert bent[0].lr == 0.05 and math.isnan(bent[1].curvature)
 
 
 # Polyak.
@@ -128,9 +128,9 @@ def test_polyak_reaches_the_minimum_of_a_quadratic() -> None:
     state = rule.start(PLAN)[1]
     for step in range(40):
         gradient = curvature * x
-        now = Situation(step, 0, 10, N, float(gradient @ x) / 2, float(gradient @ gradient), 0.1)
+        now = StepContext(step, 0, 10, N, float(gradient @ x) / 2, float(gradient @ gradient), 0.1)
         decision, state, _ = ask(rule, now, state)
-        shorter = x - decision.learning_rate * gradient
+        shorter = x - decision.lr * gradient
         assert shorter == pytest.approx(x / 2) or now.gradient_norm2 < 1e-16
         x = shorter
     assert np.abs(x).max() < 1e-6
@@ -139,12 +139,12 @@ def test_polyak_reaches_the_minimum_of_a_quadratic() -> None:
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(0, 1), st.floats(0.01, 10), st.integers(1, N))
 def test_polyak_twin(loss: float, norm2: float, least: float, most: float, b: int) -> None:
     rule = Polyak(least, 0.2, most)
-    now = replace(parabola(1.0)[0], loss=loss, gradient_norm2=norm2, examples=b)
+    now = replace(parabola(1.0)[0], loss=loss, gradient_norm2=norm2, samples=b)
     decision, state, _ = ask(rule, now, rule.start(PLAN)[1])
     expected = min((loss - least) / (0.2 * norm2), most) if loss > least else most
-    assert decision.learning_rate == pytest.approx(expected) and state.step == decision.learning_rate
+    assert decision.lr == pytest.approx(expected) and state.step == decision.lr
     again = ask(rule, replace(now, loss=1e6), state)[0]
-    assert again.learning_rate == pytest.approx(min(most, expected * 2 ** (b / N)))
+    assert again.lr == pytest.approx(min(most, expected * 2 ** (b / N)))
 
 
 # Distances.
@@ -165,7 +165,7 @@ def test_dog_and_dowg_twins(seed: int) -> None:
                 expected = r[-1] ** 2 / math.sqrt((r**2 * norms2[: t + 1]).sum())
             else:
                 expected = r[-1] / math.sqrt(norms2[: t + 1].sum() + 1e-8)
-            assert decision.learning_rate == pytest.approx(expected)
+            assert decision.lr == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("rule", [DoG(), DoWG()])
@@ -176,14 +176,14 @@ def test_distance_rules_solve_a_quadratic_without_tuning(rule: DoG) -> None:
         for step in range(2000):
             gradient = scale * np.array([1.0, 0.3]) * x
             distance = float(np.linalg.norm(x - x0))
-            now = Situation(step, 0, 10, N, 1.0, float(gradient @ gradient), 0.1, distance=distance)
+            now = StepContext(step, 0, 10, N, 1.0, float(gradient @ gradient), 0.1, distance=distance)
             decision, state, _ = ask(rule, now, state)
-            x = x - (decision.learning_rate or 0.0) * gradient
+            x = x - (decision.lr or 0.0) * gradient
         assert np.abs(x).max() < 0.05 * np.abs(x0).max()
 
 
 @pytest.mark.parametrize("rule", [Polyak(), DoG(), DoWG()])
-def test_gradient_steps_are_refused_over_adam_and_hold_without_a_gradient(rule: StepRule) -> None:
+def test_gradient_steps_are_refused_over_adam_and_hold_without_a_gradient(rule: LRRule) -> None:
     for optimizer in ("AdamW", "SGDScheduleFree"):
         with pytest.raises(UnsupportedError, match=f"{optimizer} moves in another direction"):
             rule.start(replace(PLAN, optimizer=optimizer))
@@ -195,7 +195,7 @@ def test_gradient_steps_are_refused_over_adam_and_hold_without_a_gradient(rule: 
 
 
 def test_schedule_free_takes_the_rate_from_where_there_is_one() -> None:
-    assert ScheduleFree(0.3).start(PLAN)[0].learning_rate == 0.3
-    assert ScheduleFree().start(PLAN)[0].learning_rate == 0.1
-    assert ScheduleFree().start(replace(PLAN, learning_rate=0.0))[0].learning_rate == 0.0025
+    assert ScheduleFree(0.3).start(PLAN)[0].lr == 0.3
+    assert ScheduleFree().start(PLAN)[0].lr == 0.1
+    assert ScheduleFree().start(replace(PLAN, lr=0.0))[0].lr == 0.0025
     assert ScheduleFree().averages

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightbatch.decision import Decision, Outcome, Plan, Situation, StepRule, Trial
+from rightbatch.decision import Decision, LRRule, Outcome, Plan, StepContext, Trial
 from rightbatch.errors import InputError
 from rightbatch.measurements import UNKNOWN, Measurement, NoiseEstimate
 from rightbatch.rules.lr import Armijo, BarzilaiBorwein
@@ -19,10 +19,10 @@ from rightbatch.rules.lr.backtracking import CarriedStep
 N = 1000
 
 
-def parabola(curvature: float, x: float = 1.0, examples: int = 100) -> tuple[Situation, Callable[[Trial], Outcome]]:
+def parabola(curvature: float, x: float = 1.0, samples: int = 100) -> tuple[StepContext, Callable[[Trial], Outcome]]:
     """F(x) = curvature · x²/2, exactly."""
     gradient = curvature * x
-    now = Situation(5, 0, examples, N, curvature * x * x / 2, gradient**2, 0.1)
+    now = StepContext(5, 0, samples, N, curvature * x * x / 2, gradient**2, 0.1)
 
     def answer(trial: Trial) -> Outcome:
         return Outcome(curvature * (x - trial.step * gradient) ** 2 / 2, curvature if trial.gradient else math.nan)
@@ -31,7 +31,7 @@ def parabola(curvature: float, x: float = 1.0, examples: int = 100) -> tuple[Sit
 
 
 def search(
-    rule: StepRule, now: Situation, state: Any, answer: Callable[[Trial], Outcome]
+    rule: LRRule, now: StepContext, state: Any, answer: Callable[[Trial], Outcome]
 ) -> tuple[Decision, Any, list[Trial]]:
     trials, generator = [], rule.decide(now, state)
     try:
@@ -42,7 +42,7 @@ def search(
         return *stop.value, trials
 
 
-def armijo_twin(now: Situation, answer: Callable[[Trial], Outcome], step: float, c: float, factor: float) -> float:
+def armijo_twin(now: StepContext, answer: Callable[[Trial], Outcome], step: float, c: float, factor: float) -> float:
     while not answer(Trial(step)).loss <= now.loss - c * step * now.gradient_norm2:
         step *= factor
     return step
@@ -59,10 +59,10 @@ def test_armijo_takes_the_first_step_that_satisfies_the_inequality(
     curvature: float, first: float, c: float, factor: float
 ) -> None:
     now, answer = parabola(curvature)
-    rule = Armijo(first=first, c=c, factor=factor, rounding=0.0, most_trials=200)
+    rule = Armijo(initial=first, c=c, factor=factor, rounding=0.0, most_trials=200)
     decision, state, trials = search(rule, now, rule.start(Plan(N))[1], answer)
     expected = armijo_twin(now, answer, first, c, factor)
-    assert decision.learning_rate == state.step == trials[-1].step == expected
+    assert decision.lr == state.step == trials[-1].step == expected
     assert all(answer(trial).loss > now.loss - c * trial.step * now.gradient_norm2 for trial in trials[:-1])
     assert not any(trial.gradient for trial in trials)
 
@@ -70,39 +70,39 @@ def test_armijo_takes_the_first_step_that_satisfies_the_inequality(
 def test_armijo_on_a_parabola_stops_below_two_times_one_minus_c_over_the_curvature() -> None:
     now, answer = parabola(curvature=4.0)  # accepts a step up to 2·(1 - 0.1)/4 = 0.45
     decision, _, trials = search(Armijo(), now, CarriedStep(1.0), answer)
-    assert decision.learning_rate == 0.25 and [trial.step for trial in trials] == [1.0, 0.5, 0.25]
+    assert decision.lr == 0.25 and [trial.step for trial in trials] == [1.0, 0.5, 0.25]
     assert "from 1 to 0.25" in decision.reason
 
 
 def test_armijo_carries_the_step_and_doubles_it_where_the_batch_grew() -> None:
     now, answer = parabola(curvature=1e-3)
-    assert search(Armijo(), now, CarriedStep(0.25), answer)[0].learning_rate == 0.25
+    assert search(Armijo(), now, CarriedStep(0.25), answer)[0].lr == 0.25
     grown = replace(now, grew=True)
-    assert search(Armijo(), grown, CarriedStep(0.25), answer)[0].learning_rate == 0.5
-    assert search(Armijo(growth_on_enlarge=1.0), grown, CarriedStep(0.25), answer)[0].learning_rate == 0.25
+    assert search(Armijo(), grown, CarriedStep(0.25), answer)[0].lr == 0.5
+    assert search(Armijo(growth_on_enlarge=1.0), grown, CarriedStep(0.25), answer)[0].lr == 0.25
 
 
 def test_armijo_resets() -> None:
-    now, answer = parabola(curvature=1e-3, examples=100)
+    now, answer = parabola(curvature=1e-3, samples=100)
     decision, *_ = search(Armijo(reset="gradual"), now, CarriedStep(0.25), answer)
-    assert decision.learning_rate == pytest.approx(0.25 * 2**0.1)
-    assert search(Armijo(first=3.0, reset="always"), now, CarriedStep(0.25), answer)[0].learning_rate == 3.0
+    assert decision.lr == pytest.approx(0.25 * 2**0.1)
+    assert search(Armijo(initial=3.0, reset="always"), now, CarriedStep(0.25), answer)[0].lr == 3.0
 
 
-RULES: list[tuple[StepRule, Any]] = [(Armijo(), CarriedStep(1.0)), (BarzilaiBorwein(), CarriedStep(1.0))]
+RULES: list[tuple[LRRule, Any]] = [(Armijo(), CarriedStep(1.0)), (BarzilaiBorwein(), CarriedStep(1.0))]
 
 
 @pytest.mark.parametrize(("rule", "state"), RULES)
-def test_a_hopeless_search_ends_and_costs_the_carried_step_one_halving(rule: StepRule, state: Any) -> None:
+def test_a_hopeless_search_ends_and_costs_the_carried_step_one_halving(rule: LRRule, state: Any) -> None:
     now, _ = parabola(1.0)
     for loss in (math.nan, math.inf, now.loss + 1):
         decision, after, trials = search(rule, now, state, lambda trial, loss=loss: Outcome(loss))  # type: ignore[misc]
-        assert len(trials) == 30 and decision.learning_rate == trials[-1].step == 2.0**-29
+        assert len(trials) == 30 and decision.lr == trials[-1].step == 2.0**-29
         assert after.step == 0.5 and "none of 30" in decision.reason
 
 
 @pytest.mark.parametrize(("rule", "state"), RULES)
-def test_without_a_slope_nothing_is_searched(rule: StepRule, state: Any) -> None:
+def test_without_a_slope_nothing_is_searched(rule: LRRule, state: Any) -> None:
     now, answer = parabola(1.0)
     for flat in (
         replace(now, gradient_norm2=0.0),
@@ -112,42 +112,42 @@ def test_without_a_slope_nothing_is_searched(rule: StepRule, state: Any) -> None
         replace(now, loss=math.inf),
     ):
         decision, after, trials = search(rule, flat, state, answer)
-        assert not trials and after == state and decision.learning_rate == state.step
+        assert not trials and after == state and decision.lr == state.step
 
 
 def test_rounding_of_the_loss_does_not_cut_the_step() -> None:
     now, _ = parabola(1e-5)
     now = replace(now, loss=0.3)
     one_bit_up = Outcome(0.3 + 2.0**-25)
-    assert search(Armijo(), now, CarriedStep(1.0), lambda _: one_bit_up)[0].learning_rate == 1.0
+    assert search(Armijo(), now, CarriedStep(1.0), lambda _: one_bit_up)[0].lr == 1.0
     assert len(search(Armijo(rounding=0.0), now, CarriedStep(1.0), lambda _: one_bit_up)[2]) == 30
 
 
 def test_barzilai_borwein_steps_by_one_over_the_curvature_met_before() -> None:
-    now, answer = parabola(curvature=8.0, examples=N)
+    now, answer = parabola(curvature=8.0, samples=N)
     decision, state, trials = search(BarzilaiBorwein(), now, CarriedStep(1.0), answer)
-    assert decision.learning_rate == 1 / 8 and state.step == pytest.approx(1 / 8)
+    assert decision.lr == 1 / 8 and state.step == pytest.approx(1 / 8)
     assert [trial.gradient for trial in trials] == [True] * 4
     # From far too small a step as well, which backtracking alone never lengthens; the new one is for the next batch.
     decision, state, _ = search(BarzilaiBorwein(), now, CarriedStep(1e-4), answer)
-    assert decision.learning_rate == 1e-4 and state.step == pytest.approx(1 / 8)
+    assert decision.lr == 1e-4 and state.step == pytest.approx(1 / 8)
 
 
-def noisy(now: Situation, share: float, scale: float = math.inf) -> Situation:
+def noisy(now: StepContext, share: float, scale: float = math.inf) -> StepContext:
     """`now` with V̂/b the given share of ‖g_B‖²."""
-    variance = share * now.examples * now.gradient_norm2
-    measurement = Measurement(now.examples, now.gradient_norm2, variance, (1 - share) * now.gradient_norm2)
+    variance = share * now.batch_size * now.gradient_norm2
+    measurement = Measurement(now.batch_size, now.gradient_norm2, variance, (1 - share) * now.gradient_norm2)
     noise = NoiseEstimate(variance, 1.0, scale, scale / 2, 2 * scale, UNKNOWN, 1)
     return replace(now, measurement=measurement, noise=noise)
 
 
 def test_barzilai_borwein_agrees_with_the_formula() -> None:
-    now, answer = parabola(curvature=2.0, examples=300)
+    now, answer = parabola(curvature=2.0, samples=300)
     alpha, share, b = 0.1, 0.4, 300
     proposal = (1 - share * (1 - b / N)) / 2.0
     expected = (1 - b / N) * alpha + (b / N) * proposal
     decision, state, trials = search(BarzilaiBorwein(), noisy(now, share), CarriedStep(alpha), answer)
-    assert decision.learning_rate == alpha and state.step == pytest.approx(expected)
+    assert decision.lr == alpha and state.step == pytest.approx(expected)
     assert decision.evidence["proposal"] == pytest.approx(proposal) and decision.evidence["curvature"] == 2.0
     assert len(trials) == 1
     by_noise = (1 - 300 / 400) * alpha + (300 / 400) * proposal
@@ -158,7 +158,7 @@ def test_barzilai_borwein_agrees_with_the_formula() -> None:
 def test_barzilai_borwein_proposes_more_the_more_of_the_data_is_in_the_batch() -> None:
     proposals = []
     for b in (500, 900, 999, N):
-        now, answer = parabola(curvature=2.0, examples=b)
+        now, answer = parabola(curvature=2.0, samples=b)
         proposals.append(search(BarzilaiBorwein(), noisy(now, 0.99), CarriedStep(0.1), answer)[0].evidence)
     found = [evidence["proposal"] for evidence in proposals]
     assert found == sorted(found) and found[0] > 0.25
@@ -166,9 +166,9 @@ def test_barzilai_borwein_proposes_more_the_more_of_the_data_is_in_the_batch() -
 
 
 def test_barzilai_borwein_backtracks_from_what_it_proposed() -> None:
-    now, answer = parabola(curvature=2.0, examples=N)
+    now, answer = parabola(curvature=2.0, samples=N)
     decision, state, trials = search(BarzilaiBorwein(), now, CarriedStep(100.0), answer)
-    assert trials[0].step == 100 and decision.learning_rate == 100 / 128
+    assert trials[0].step == 100 and decision.lr == 100 / 128
     assert state.step == pytest.approx(1 / 2)
 
 
@@ -183,14 +183,14 @@ def test_barzilai_borwein_on_all_the_data_leaves_steepest_descent_behind() -> No
         g = eigenvalues * x
         if np.linalg.norm(g) <= 1e-7 * first:
             break
-        now = Situation(step, 0, N, N, float(eigenvalues @ x**2) / 2, float(g @ g), 0.1)
+        now = StepContext(step, 0, N, N, float(eigenvalues @ x**2) / 2, float(g @ g), 0.1)
 
         def answer(trial: Trial, x: Any = x, g: Any = g) -> Outcome:
             return Outcome(float(eigenvalues @ (x - trial.step * g) ** 2) / 2, float(g @ (eigenvalues * g) / (g @ g)))
 
         decision, state, _ = search(rule, now, state, answer)
-        assert decision.learning_rate is not None
-        x = x - decision.learning_rate * g
+        assert decision.lr is not None
+        x = x - decision.lr * g
     assert step < 200
 
 
@@ -217,8 +217,8 @@ def test_barzilai_borwein_keeps_its_step_where_noise_hides_the_gradient_or_is_un
 @pytest.mark.parametrize(
     "values",
     [
-        {"first": 0},
-        {"first": "1"},
+        {"initial": 0},
+        {"initial": "1"},
         {"c": 0},
         {"c": 1.5},
         {"factor": 1.0},

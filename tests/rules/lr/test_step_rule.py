@@ -5,7 +5,7 @@ import pytest
 from rightbatch.errors import InputError
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import Fixed
-from rightbatch.rules.lr import STEP_RULES, Armijo, BarzilaiBorwein, Constant, NoiseScaled, step_rule
+from rightbatch.rules.lr import LR_RULES, Armijo, BarzilaiBorwein, Constant, NoiseScaled, lr_rule
 
 
 @pytest.mark.parametrize(
@@ -22,11 +22,11 @@ from rightbatch.rules.lr import STEP_RULES, Armijo, BarzilaiBorwein, Constant, N
         ("armijo(c=0.3, reset='gradual')", Armijo(c=0.3, reset="gradual")),
         ("barzilai_borwein(weight='noise')", BarzilaiBorwein(weight="noise")),
         ("noise-scaled(0.1, at=64)", NoiseScaled(0.1, at=64)),
-        (Armijo(first=2.0), Armijo(first=2.0)),
+        (Armijo(initial=2.0), Armijo(initial=2.0)),
     ],
 )
 def test_understands(spec: object, rule: object) -> None:
-    assert step_rule(spec) == rule
+    assert lr_rule(spec) == rule
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_understands(spec: object, rule: object) -> None:
 )
 def test_refuses_with_a_word_of_help(spec: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        step_rule(spec)
+        lr_rule(spec)
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("name", STEP_RULES)
+@pytest.mark.parametrize("name", LR_RULES)
 def test_every_rule_can_be_had_by_name(name: str) -> None:
     text = {"interpolation": "interpolation(beta=2.0, lambda_1=1.0)"}.get(name, name)  # it cannot do without
-    rule = step_rule(text)
+    rule = lr_rule(text)
     assert rule.name == name and write_rule(rule) == text

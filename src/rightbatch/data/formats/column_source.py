@@ -112,7 +112,7 @@ class ColumnSource(BlockSource):
                 row = int(np.argmin(finite.reshape(len(values), -1).all(1)))
                 raise DataError(
                     f"{place.name}: {int((~finite).sum()):,} NaN or infinite values in {name}, the first in row {row} "
-                    "of it: remove those examples or fill the values in"
+                    "of it: remove those samples or fill the values in"
                 )
         return torch.from_numpy(x).to(self._x_kept), torch.from_numpy(y)
 

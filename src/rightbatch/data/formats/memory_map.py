@@ -33,7 +33,7 @@ class MemoryMapSource(Source):
         notes: what was done, in words.
 
     Raises:
-        DataError: unequal lengths, no examples, types a model cannot be trained on, NaN or infinite numbers in those
+        DataError: unequal lengths, no samples, types a model cannot be trained on, NaN or infinite numbers in those
             rows.
     """
 
@@ -65,7 +65,7 @@ class MemoryMapSource(Source):
         return len(self._x)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Read x and y of the examples at `indices`."""
+        """Read x and y of the samples at `indices`."""
         rows = indices.numpy()
         x, y = _tensor(self._x[rows], "x").to(self.x_dtype), _tensor(self._y[rows], "y").to(self.y_dtype)
         return (x.mul_(self._scale) if self._scale != 1.0 else x), y
@@ -110,7 +110,7 @@ def shard_source(folder: Path) -> MemoryMapSource:
     x, y = (NpyRows([names[part][rest] for rest in rests]) for part in "xy")
     for rest, x_rows, y_rows in zip(rests, x.lengths, y.lengths, strict=True):
         if x_rows != y_rows:
-            raise DataError(f"{names['x'][rest]} has {x_rows} examples and y{rest} has {y_rows}: they must be as many")
+            raise DataError(f"{names['x'][rest]} has {x_rows} samples and y{rest} has {y_rows}: they must be as many")
     return _named(folder, x, y, (f"{len(rests)} shards",))
 
 

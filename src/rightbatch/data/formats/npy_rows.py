@@ -191,7 +191,7 @@ def read_header(path: Path) -> NpyHeader:
     if dtype.hasobject:
         raise DataError(f"{path} cannot be read as an array of numbers: it holds Python objects")
     if not shape:
-        raise DataError(f"{path} holds a single number: its first dimension must count the examples")
+        raise DataError(f"{path} holds a single number: its first dimension must count the samples")
     if min(shape) < 0 or held < header.bytes:
         raise DataError(
             f"{path} cannot be read as an array of numbers: it is cut short, {held:,} bytes for the shape {shape} of "

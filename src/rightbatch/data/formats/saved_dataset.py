@@ -33,7 +33,7 @@ def saved_dataset_sources(
     Args:
         folder: with state.json, dataset_info.json and Arrow files, or with dataset_dict.json and a folder a split.
         target: the column to predict.
-        text: as for tables; "codes" is refused.
+        text: as for tables; "ordinal" is refused.
         missing: as for tables; only "error".
 
     Returns:

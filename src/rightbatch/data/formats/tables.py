@@ -14,7 +14,7 @@ from .columnar import PARQUET_SUFFIXES
 from .columns import choose_target
 from .labels import file_targets
 
-Text = Literal["error", "drop", "codes"]
+Text = Literal["error", "drop", "ordinal"]
 Missing = Literal["error", "drop", "mean"]
 
 

@@ -1,4 +1,4 @@
-"""The loss of grouped examples: each group counts once, padding not at all."""
+"""The loss of grouped samples: each group counts once, padding not at all."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ..arrays import TensorSource, array_source, as_tensor
 from ..opening import as_source
 from ..order import Indices
 from ..source import Source
-from ..streams.source import require_by_number
+from ..streams.source import require_map_style
 
 
 class Opened(NamedTuple):
@@ -134,5 +134,5 @@ def _shared(shared: object) -> Source:
     if isinstance(shared, np.ndarray):
         return as_source((shared, np.zeros(len(shared), np.int64)))
     source = as_source(shared)
-    require_by_number(source, "shared by groups")
+    require_map_style(source, "shared by groups")
     return source

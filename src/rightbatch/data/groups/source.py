@@ -1,4 +1,4 @@
-"""Grouped examples, sampled in two levels: groups (images), then members of each (regions)."""
+"""Grouped samples, sampled in two levels: groups (images), then members of each (regions)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Packing:
 
 
 class GroupedSource(Source):
-    """Groups as examples: of each, an epoch sees m members drawn without replacement, in one forward pass.
+    """Groups as samples: of each, an epoch sees m members drawn without replacement, in one forward pass.
 
     The unit is the group. Batch sizes count groups, and the noise is measured between groups, as it must be: members of
     one group are correlated, and counted as if independent they make V̂ too small, by 1 + (m - 1)ρ where ρ is the
@@ -97,7 +97,7 @@ class GroupedSource(Source):
         if isinstance(groups, Table) and groups.shared is not None:
             self.block_ends, self.window = groups.shared.block_ends, groups.shared.window
         kept = f", at most {self._most} foreground" if self._most else ""
-        self.notes = (f"an example is a group, {groups.what}: {members} of them drawn{kept}",)
+        self.notes = (f"an sample is a group, {groups.what}: {members} of them drawn{kept}",)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -130,7 +130,7 @@ class GroupedSource(Source):
 def as_groups(
     data: object, members: int, *, foreground: float | None = None, is_foreground: IsForeground | None = None
 ) -> GroupedSource:
-    """Make grouped data a source whose examples are the groups, of each of which so many members are drawn an epoch.
+    """Make grouped data a source whose samples are the groups, of each of which so many members are drawn an epoch.
 
     Args:
         data: one of

@@ -17,11 +17,11 @@ UNCHANGING = (int, float, complex, str, bytes, np.generic)
 
 
 class StreamItems:
-    """An iterable of examples, and how an item becomes a pair.
+    """An iterable of samples, and how an item becomes a pair.
 
     Args:
-        examples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers.
-        batched: whether items are batches, their first dimension that of the examples. None asks a `DataLoader`, and is
+        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers.
+        batched: whether items are batches, their first dimension that of the samples. None asks a `DataLoader`, and is
             False for all else.
         columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
 
@@ -30,13 +30,13 @@ class StreamItems:
         InputError: batched or columns out of range.
     """
 
-    def __init__(self, examples: Iterable[Any], batched: bool | None, columns: tuple[str, str] | None) -> None:
-        self.examples, self.name = examples, type(examples).__name__
-        if not isinstance(examples, Iterable) or isinstance(examples, str | bytes | Mapping | Tensor | np.ndarray):
-            advice = "it is data as it stands" if isinstance(examples, TensorDataset) else "pass an iterable of them"
+    def __init__(self, samples: Iterable[Any], batched: bool | None, columns: tuple[str, str] | None) -> None:
+        self.samples, self.name = samples, type(samples).__name__
+        if not isinstance(samples, Iterable) or isinstance(samples, str | bytes | Mapping | Tensor | np.ndarray):
+            advice = "it is data as it stands" if isinstance(samples, TensorDataset) else "pass an iterable of them"
             raise DataError(f"{self.name} is no stream of pairs (x, y): {advice}")
         if batched is None:
-            batched = isinstance(examples, DataLoader) and examples.batch_sampler is not None
+            batched = isinstance(samples, DataLoader) and samples.batch_sampler is not None
         elif not isinstance(batched, bool):
             raise InputError(f"batched must be True, False or None, got {batched!r}")
         if columns is not None and not (isinstance(columns, tuple | list) and len(columns) == 2):

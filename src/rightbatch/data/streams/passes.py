@@ -73,10 +73,10 @@ class Passes:
         if self._once:
             raise DataError(
                 f"{self._name} has ended after {self.handed_out:,} items and cannot be begun anew: give an object that "
-                "`iter` begins again, or train on fewer examples (epochs, length)"
+                "`iter` begins again, or train on fewer samples (epochs, length)"
             )
         if self.handed_out == 0:
-            raise DataError(f"{self._name} is empty: at least one example is needed")
+            raise DataError(f"{self._name} is empty: at least one sample is needed")
         self.number, self.handed_out, self._iterator = self.number + 1, 0, None
         return self.take(most, way)
 

@@ -1,4 +1,4 @@
-"""Examples that come one after another and in no other way: `IterableDataset`s, generators, loaders."""
+"""Samples that come one after another and in no other way: `IterableDataset`s, generators, loaders."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SAMPLE = 2**12
 SAMPLE_BYTES = 2**26
 READ_AT_ONCE = 2**12
 ADVICE = (
-    "its examples come one after another only. Bring it to the disk with "
-    "rightbatch.data.write_shards(examples, folder) and give the folder"
+    "its samples come one after another only. Bring it to the disk with "
+    "rightbatch.data.write_shards(samples, folder) and give the folder"
 )
 
 
 class _Chunk(NamedTuple):
-    """Examples start, ..., stop - 1 of the stream; before them so many items of a pass had been read, -1 if unknown."""
+    """Samples start, ..., stop - 1 of the stream; before them so many items of a pass had been read, -1 if unknown."""
 
     start: int
     stop: int
@@ -39,14 +39,14 @@ class _Chunk(NamedTuple):
 
 
 class IterableSource(Source):
-    """A stream of examples, in the order it has; made by `as_stream`.
+    """A stream of samples, in the order it has; made by `as_stream`.
 
-    The examples of a batch are kept until its step is taken, for trial steps, measurements and passes that ran out of
+    The samples of a batch are kept until its step is taken, for trial steps, measurements and passes that ran out of
     memory want them again; so are the first ones, `sample`.
 
     Args:
         items: what is iterated, again and again.
-        length: examples of an epoch.
+        length: samples of an epoch.
 
     Raises:
         DataError: no items, or items that are not pairs of what can be tensors.
@@ -54,9 +54,9 @@ class IterableSource(Source):
 
     def __init__(self, items: StreamItems, length: int) -> None:
         self._items, self._name, self._length = items, items.name, length
-        self._passes = Passes(items.examples, items.name)
+        self._passes = Passes(items.samples, items.name)
         self._chunks: deque[_Chunk] = deque()
-        self._begin = self._end = 0  # what is held, counted from the first example of all
+        self._begin = self._end = 0  # what is held, counted from the first sample of all
         self._sample: list[tuple[Tensor, Tensor]] = []
         self._sampled = 0
         self._form: tuple[Any, ...] = ()  # shapes and types
@@ -78,14 +78,14 @@ class IterableSource(Source):
         return self._length
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of examples of `sample` by their numbers; no others can be had so.
+        """Return x and y of samples of `sample` by their numbers; no others can be had so.
 
         Raises:
-            InputError: an example that is not among them.
+            InputError: an sample that is not among them.
         """
         sample = self.sample()
         if len(indices) and int(indices.max()) >= len(sample):
-            raise InputError(f"example {int(indices.max()):,} of a stream was wanted: {ADVICE}")
+            raise InputError(f"sample {int(indices.max()):,} of a stream was wanted: {ADVICE}")
         return sample.fetch(indices)
 
     def fetch_interval(self, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class IterableSource(Source):
         return self._rows(before + start, before + stop)
 
     def sample(self) -> TensorSource:
-        """The first of the examples that have been let go of, at least two, at most 4,096 or 64 MiB of them.
+        """The first of the samples that have been let go of, at least two, at most 4,096 or 64 MiB of them.
 
         They depend on the place alone, not on how far this process has read beyond it.
         """
@@ -109,10 +109,10 @@ class IterableSource(Source):
         return TensorSource(torch.cat(x)[:count], torch.cat(y)[:count], self.notes)
 
     def begin_anew(self) -> None:
-        """Come back to the first example.
+        """Come back to the first sample.
 
         Raises:
-            InputError: an iterator of which examples have been let go of.
+            InputError: an iterator of which samples have been let go of.
         """
         if self._begin:
             self._passes.seek(0, 0)
@@ -127,7 +127,7 @@ class IterableSource(Source):
     def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
         """Return what leads back to a place that has not been let go of, in plain numbers.
 
-        Where the stream has a state of its own, that is part of it, and so are the examples read beyond the place.
+        Where the stream has a state of its own, that is part of it, and so are the samples read beyond the place.
         """
         place = epoch * self._length + position
         self._reach(place)
@@ -160,7 +160,7 @@ class IterableSource(Source):
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if start < self._begin:
             raise InputError(
-                f"example {start:,} of a stream was wanted, which stands at {self._begin:,} already: {ADVICE}"
+                f"sample {start:,} of a stream was wanted, which stands at {self._begin:,} already: {ADVICE}"
             )
         self._reach(stop)
         parts = [chunk for chunk in self._chunks if chunk.start < stop and chunk.stop > start]
@@ -169,20 +169,20 @@ class IterableSource(Source):
         return x, torch.cat([chunk.y[cut] for chunk, cut in zip(parts, cuts, strict=True)])
 
     def _reach(self, stop: int) -> None:
-        """Read until so many examples have been read in all."""
+        """Read until so many samples have been read in all."""
         while self._end < stop:
             most = 1 if self._items.batched else min(stop - self._end, READ_AT_ONCE)
             items = self._passes.take(most, self._way)
             self._take_in(*self._tensors(items), self._passes.handed_out - len(items))
 
     def _take_in(self, x: Tensor, y: Tensor, before: int) -> None:
-        """Hold examples before which so many items of the present pass had been read."""
+        """Hold samples before which so many items of the present pass had been read."""
         start, self._end = self._end, self._end + len(x)
         self._chunks.append(_Chunk(start, self._end, x, y, self._passes.number, before))
         if start <= self._sampled < min(self._end, self._most_sampled):
             cut = slice(self._sampled - start, self._most_sampled - start)
             for name, part in (("x", x[cut]), ("y", y[cut])):
-                require_finite(part, name, f" of {self._name}, from example {self._sampled:,} on,")
+                require_finite(part, name, f" of {self._name}, from sample {self._sampled:,} on,")
             self._sample.append((x[cut].clone(), y[cut].clone()))
             self._sampled += len(self._sample[-1][0])
 
@@ -196,58 +196,58 @@ class IterableSource(Source):
         form = x.shape[1:], x.dtype, y.shape[1:], y.dtype
         if form != (self._form or form):
             found, first = (f"x {list(a)} {b}, y {list(c)} {d}" for a, b, c, d in (form, self._form))
-            raise DataError(f"example {self._end:,} of {self._name} has {found}; the first has {first}")
+            raise DataError(f"sample {self._end:,} of {self._name} has {found}; the first has {first}")
         self._form = form
         return x, y
 
 
 def as_stream(
-    examples: Iterable[Any],
+    samples: Iterable[Any],
     length: int | None = None,
     *,
     batched: bool | None = None,
     columns: tuple[str, str] | None = None,
 ) -> IterableSource:
-    """Train on examples that come one after another and cannot be had by number: the promises are weaker.
+    """Train on samples that come one after another and cannot be had by number: the promises are weaker.
 
-    The order is the stream's own; nothing is shuffled. An epoch is `length` examples, whatever the stream's own passes:
+    The order is the stream's own; nothing is shuffled. An epoch is `length` samples, whatever the stream's own passes:
     at its end it is begun anew, after `set_epoch(pass)` if it, or a loader's data set, has that. Resuming goes through
-    all examples of a pass before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact
+    all samples of a pass before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact
     if the stream is the same each time. Several processes read the whole stream each and use their shares of it. There
     are no parts to hold out, and no probing. `write_shards` makes a stream data without these limits.
 
     Args:
-        examples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.
-        length: examples of an epoch, at least 2; None where `examples` tells its length.
-        batched: whether items are batches, their first dimension that of the examples; None asks a `DataLoader`.
+        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.
+        length: samples of an epoch, at least 2; None where `samples` tells its length.
+        batched: whether items are batches, their first dimension that of the samples; None asks a `DataLoader`.
         columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
 
     Raises:
         DataError: not iterable, empty, or not of such pairs.
         InputError: settings out of range, or length not given where it is needed.
     """
-    items = StreamItems(examples, batched, columns)
+    items = StreamItems(samples, batched, columns)
     if length is None:
-        sized = examples.dataset if isinstance(examples, DataLoader) else None if items.batched else examples
+        sized = samples.dataset if isinstance(samples, DataLoader) else None if items.batched else samples
         try:
             length = len(sized)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):
             raise InputError(
-                f"{items.name} does not tell how many examples it has: give length=, the examples of an epoch, by "
+                f"{items.name} does not tell how many samples it has: give length=, the samples of an epoch, by "
                 "which evaluations and budgets are counted"
             ) from None
     require_whole("length", length, least=2)
     return IterableSource(items, length)
 
 
-def require_by_number(source: Source, use: str) -> None:
-    """Refuse a stream where examples must be had in any sequence, and again.
+def require_map_style(source: Source, use: str) -> None:
+    """Refuse a stream where samples must be had in any sequence, and again.
 
     Raises:
         DataError: saying what for, and what to do.
     """
     if isinstance(source, IterableSource):
         raise DataError(
-            f"a stream cannot be {use}: its examples come once, one after another. Write them, or as many as are "
-            "needed, to the disk with rightbatch.data.write_shards(examples, folder, most=...) and give the folder"
+            f"a stream cannot be {use}: its samples come once, one after another. Write them, or as many as are "
+            "needed, to the disk with rightbatch.data.write_shards(samples, folder, most=...) and give the folder"
         )

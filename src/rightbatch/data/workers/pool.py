@@ -1,4 +1,4 @@
-"""Processes that fetch examples: what is asked of them goes through pipes, what they fetch through shared memory."""
+"""Processes that fetch samples: what is asked of them goes through pipes, what they fetch through shared memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLOSE_S = 5.0
 
 
 class Task(NamedTuple):
-    """Fetch these examples of a source into a slot; seed and epoch key the random numbers of each item."""
+    """Fetch these samples of a source into a slot; seed and epoch key the random numbers of each item."""
 
     slot: int
     source: int
@@ -42,12 +42,12 @@ class Task(NamedTuple):
 
 
 class Slots:
-    """Places in shared memory, each for so many examples of one shape and type.
+    """Places in shared memory, each for so many samples of one shape and type.
 
     Args:
-        source: whose examples.
+        source: whose samples.
         count: slots.
-        samples: examples a slot.
+        samples: samples a slot.
     """
 
     def __init__(self, source: Source, count: int, samples: int) -> None:
@@ -91,7 +91,7 @@ class WorkerPool:
     """Worker processes over some sources; they start at the first task and end with the process that started them.
 
     Args:
-        sources: what they fetch from; all have examples of one shape and type.
+        sources: what they fetch from; all have samples of one shape and type.
         workers: processes.
         slots: where they put what they have fetched.
         method: how they are started, "fork", "spawn" or "forkserver"; None as the platform does.
@@ -181,7 +181,7 @@ class WorkerPool:
         code = worker.process.exitcode
         self.close()
         killed = " by a signal; perhaps memory ran out" if code is not None and code < 0 else ""
-        raise DataError(f"a worker process that fetched examples has ended with code {code}{killed}")
+        raise DataError(f"a worker process that fetched samples has ended with code {code}{killed}")
 
 
 def _close(workers: list[_Worker], owner: int) -> None:
@@ -225,7 +225,7 @@ def _work(pipe: Connection, near: list[Connection], sources: list[Source], slots
 
 def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
     """Do a task; return what went wrong, in words and as the lines of code it went through."""
-    which = "the examples"
+    which = "the samples"
 
     def begin(rows: list[int]) -> None:
         nonlocal which

@@ -1,4 +1,4 @@
-"""Examples fetched ahead by worker processes, while batches change their size as they like."""
+"""Samples fetched ahead by worker processes, while batches change their size as they like."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ Key = tuple[int, int, str, Chunk]
 
 
 class WorkerSource(Wrapper):
-    """A source whose examples are fetched ahead by processes.
+    """A source whose samples are fetched ahead by processes.
 
     The workers fetch chunks: fixed intervals of an epoch's positions, each known by its epoch and bounds. Batches are
     cut out of them by this process, so the batch size is no concern of theirs. Which chunks come next is foreseen from
-    the last two intervals asked for; a wrong guess costs time, never an example. Those of Python, NumPy and torch that
+    the last two intervals asked for; a wrong guess costs time, never an sample. Those of Python, NumPy and torch that
     draw from their global generators while an item is fetched find them seeded by (seed, epoch, item): random
     augmentations depend neither on the number of workers nor on what a batch or a chunk holds. (Of a data set with
     `__getitems__` the generators are seeded by the first item of a chunk.)
@@ -73,11 +73,11 @@ class WorkerSource(Wrapper):
         return [WorkerSource(source, self._workers, family=self._family) for source in sources]
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Have the workers fetch x and y of the examples at `indices`, now."""
+        """Have the workers fetch x and y of the samples at `indices`, now."""
         return self.fetch_epoch(indices, 0, NO_EPOCH)
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Have the workers fetch x and y of the examples at `indices`, now, as one epoch has them."""
+        """Have the workers fetch x and y of the samples at `indices`, now, as one epoch has them."""
         family, out, rows = self._family, self._empty(len(indices)), indices.numpy()
         begun = 0
         waiting: deque[tuple[int, int]] = deque()
@@ -92,7 +92,7 @@ class WorkerSource(Wrapper):
         return out
 
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return the examples at positions of an epoch, and have those fetched that are likely to be wanted next."""
+        """Return the samples at positions of an epoch, and have those fetched that are likely to be wanted next."""
         require_positions(epoch, start, stop, len(self))
         family, out = self._family, self._empty(stop - start)
         step = stop - start
@@ -143,11 +143,11 @@ class _Family:
 
     def __init__(self, source: Source, workers: int, method: str | None) -> None:
         sizes = (prod(source.x_shape) * source.x_dtype.itemsize, prod(source.y_shape) * source.y_dtype.itemsize)
-        example_bytes = max(1, sum(sizes))
-        most = min(CHUNK_SAMPLES, CHUNK_BYTES // example_bytes, len(source) // LEAST_CHUNKS)
+        sample_bytes = max(1, sum(sizes))
+        most = min(CHUNK_SAMPLES, CHUNK_BYTES // sample_bytes, len(source) // LEAST_CHUNKS)
         self.samples = max(1, most)
         self.own = workers * AHEAD_PER_WORKER  # slots for what is fetched by index
-        shared = max(workers * AHEAD_PER_WORKER + 1, BUFFER_BYTES // (example_bytes * self.samples))
+        shared = max(workers * AHEAD_PER_WORKER + 1, BUFFER_BYTES // (sample_bytes * self.samples))
         self._slot_count = self.own + min(shared, 2**12)
         self._sources: list[Source] = []
         self._workers, self._method = workers, method
@@ -182,7 +182,7 @@ class _Family:
         self._forget()
 
     def begin_own(self, source: int, seed: int, epoch: int, indices: Indices) -> int:
-        """Have examples fetched by index into a slot that is returned."""
+        """Have samples fetched by index into a slot that is returned."""
         self._run()
         slot = self._free_own.pop()
         self._begin(Task(slot, source, seed, epoch, indices))
@@ -193,7 +193,7 @@ class _Family:
         self._free_own.append(slot)
 
     def copy(self, slot: int, first: int, last: int, out: tuple[Tensor, Tensor], at: int) -> None:
-        """Wait for a slot, and copy its examples first, ..., last - 1 to a place in `out`.
+        """Wait for a slot, and copy its samples first, ..., last - 1 to a place in `out`.
 
         Raises:
             DataError: what went wrong in the worker.

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import InputError, RightbatchError, UnsupportedError
 
 BUCKET_BYTES = 25 * 2**20  # large enough for the network, small enough to be copied while the one before is sent
-LEAST_SHARE = 2  # BatchNorm cannot take one example alone
+LEAST_SHARE = 2  # BatchNorm cannot take one sample alone
 _ALONE: ContextVar[bool] = ContextVar("_ALONE", default=False)
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def alone() -> Iterator[None]:
         _ALONE.reset(token)
 
 
-class Ranks:
+class ProcessGroup:
     """The processes that train one model together; every one makes the same calls in the same order.
 
     Args:
@@ -47,7 +47,7 @@ class Ranks:
         self._device = device
 
     @classmethod
-    def present(cls) -> "Ranks":
+    def present(cls) -> "ProcessGroup":
         """Those of torch.distributed, if it has been initialised; else this process alone.
 
         Raises:
@@ -77,20 +77,20 @@ class Ranks:
         """Whether there are others."""
         return self.size > 1
 
-    def share(self, examples: int, most: int | None = None) -> tuple[int, int]:
-        """Where this process's part of so many examples begins and ends.
+    def share(self, samples: int, most: int | None = None) -> tuple[int, int]:
+        """Where this process's part of so many samples begins and ends.
 
         Parts are contiguous and differ by one at most. Where there are fewer than two for each, fewer processes have a
         part, but for parts that would exceed `most`; those with none get (0, 0).
 
         Args:
-            examples: at least 1; at most `most` for each process.
-            most: examples of a part; None for any number.
+            samples: at least 1; at most `most` for each process.
+            most: samples of a part; None for any number.
         """
-        taking = min(self.size, max(1, examples // LEAST_SHARE, -(-examples // (most or examples))))
+        taking = min(self.size, max(1, samples // LEAST_SHARE, -(-samples // (most or samples))))
         if self.rank >= taking:
             return 0, 0
-        return examples * self.rank // taking, examples * (self.rank + 1) // taking
+        return samples * self.rank // taking, samples * (self.rank + 1) // taking
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every process in the order of ranks; each gives as many."""

@@ -24,9 +24,9 @@ from ...decision import Decision, Outcome
 from ...errors import InputError, RightbatchError, UnsupportedError
 from ...measurements import Movement
 from ...noise.gradient_norm import is_part
-from ..accumulator import Gathering
+from ..accumulator import BatchAccumulator
 from ..processor import cpu_name
-from .process_group import Ranks
+from .process_group import ProcessGroup
 from .sharding import average_gradients, require_evenly_sharded, squared_norm, sum_gradients
 
 COMPARE_EVERY_STEPS = 100
@@ -35,7 +35,7 @@ WISHES = 3
 SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on unlike machines, not by a step
 
 
-def unwrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
+def unwrapped(model: nn.Module, ranks: ProcessGroup) -> nn.Module:
     """The model itself where it comes in DistributedDataParallel.
 
     Raises:
@@ -66,7 +66,7 @@ def take_over_gradients(model: nn.Module) -> None:
         sum_gradients(model)
 
 
-def give_gradients_back(model: nn.Module, ranks: Ranks) -> None:
+def give_gradients_back(model: nn.Module, ranks: ProcessGroup) -> None:
     """Undo `take_over_gradients`, so that the caller's own loops over the model average gradients as before."""
     if isinstance(model, DistributedDataParallel):
         model.require_backward_grad_sync = True
@@ -91,7 +91,7 @@ class Seen:
     movement: Movement | None
 
 
-class Consensus:
+class RankSync:
     """Keeps the processes of a run in step.
 
     `decisions` is the digest of all decisions so far; `times` are those of the last step, to be told with the next.
@@ -106,7 +106,9 @@ class Consensus:
         InputError: the processes differ in settings, shapes or, after all, in parameters.
     """
 
-    def __init__(self, ranks: Ranks, model: nn.Module, parameters: list[nn.Parameter], settings: dict[str, object]):
+    def __init__(
+        self, ranks: ProcessGroup, model: nn.Module, parameters: list[nn.Parameter], settings: dict[str, object]
+    ):
         self.ranks = ranks
         self.decisions = 0
         self._last = ""
@@ -143,7 +145,7 @@ class Consensus:
         if self.ranks.several:
             self.ranks.copy_from_first(list(self._model.buffers()))
 
-    def hear(self, gathering: Gathering, add: bool) -> None:
+    def hear(self, gathering: BatchAccumulator, add: bool) -> None:
         """Bring together what the processes have seen of the batch so far, and add up their gradients if wanted.
 
         Of times the slowest process's count: those of this batch, and those told of the step before. Where memory ran
@@ -198,7 +200,7 @@ class Consensus:
         self._wishes = list(wishes)
         return self._granted
 
-    def hear_trial(self, gathering: Gathering) -> None:
+    def hear_trial(self, gathering: BatchAccumulator) -> None:
         """Bring together what a trial step has given, gradients included where it wants them; `oversized` as `hear`."""
         if not self.ranks.several:
             return
@@ -217,19 +219,19 @@ class Consensus:
         reasons = self.ranks.collect(failed)
         return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
-    def add_gradients(self, gathering: Gathering) -> None:
+    def add_gradients(self, gathering: BatchAccumulator) -> None:
         """Leave the sum over the processes in the parameters."""
         self.ranks.add_gradients(self._to_sum)
         self._add_summed(gathering)
 
-    def _add_summed(self, gathering: Gathering) -> None:
+    def _add_summed(self, gathering: BatchAccumulator) -> None:
         """Of a batch that was enlarged, add the sum of its first part."""
         for parameter, earlier in zip(self._parameters, gathering.summed or [], strict=False):
             if earlier is not None:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
         gathering.summed = None
 
-    def set_aside(self, gathering: Gathering) -> None:
+    def set_aside(self, gathering: BatchAccumulator) -> None:
         """Before a batch is enlarged: what has been added up must not be added up again."""
         if self.ranks.several:
             gathering.summed = [p.grad for p in self._parameters]
@@ -263,11 +265,11 @@ class Consensus:
         """What the first process has computed."""
         return number if self._alike else self.ranks.gather([number])[0][0]
 
-    def note(self, step: int, examples: int, learning_rate: float, size: Decision, rate: Decision) -> None:
+    def note(self, step: int, samples: int, lr: float, size: Decision, rate: Decision) -> None:
         """Add to the digest what is done at a step and what has been decided."""
         self._step = step
         if self.ranks.several:
-            said = [f"batch of {examples}", f"learning rate {learning_rate!r}", f"next batch {size.examples}"]
+            said = [f"batch of {samples}", f"learning rate {lr!r}", f"next batch {size.batch_size}"]
             said += [f"{name} {value!r}" for name, value in sorted(rate.settings.items())]
             said += [decision.action for decision in (size, rate) if decision.action]
             self._last = f"step {step}: {', '.join(said)}"
@@ -283,9 +285,9 @@ class Consensus:
         self.require_same_model()
 
 
-def _note_smallest(gathering: Gathering, oversized: Sequence[float]) -> None:
+def _note_smallest(gathering: BatchAccumulator, oversized: Sequence[float]) -> None:
     """Of the passes that ran out of memory, which is the smallest, and of which process."""
-    found = min((int(examples), rank) for rank, examples in enumerate(oversized) if examples)
+    found = min((int(samples), rank) for rank, samples in enumerate(oversized) if samples)
     gathering.oversized, gathering.oversized_rank = found
 
 

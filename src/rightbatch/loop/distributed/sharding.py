@@ -3,7 +3,7 @@
 Every process holds a part of each parameter, of its gradient and of what the optimizer keeps for it, as a DTensor.
 Whole parameters exist within passes only, in which the processes therefore wait for each other; the backward pass adds
 gradients up and leaves every process its part. So norms are sums over parts, states are put together before they are
-saved, and all processes make the same passes, whether or not they have examples for them.
+saved, and all processes make the same passes, whether or not they have samples for them.
 
 Of an ordinary model every function here gives back what it was given.
 """
@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ...decision import StepRule
+from ...decision import LRRule
 from ...errors import OutOfMemoryError, UnsupportedError
 from ...noise.gradient_norm import is_part
 from ...noise.gradient_norm import squared_norm as squared_norm_here
 from ...noise.layers.coverage import RULES, owned
 from ..memory.forward_limit import is_out_of_memory
 
-# They see the examples in each process's own passes; the others compare gradients, which no process has whole.
+# They see the samples in each process's own passes; the others compare gradients, which no process has whole.
 METHODS = ("sketch", "per-example", "subset")
 
 
@@ -65,7 +65,7 @@ def require_evenly_sharded(model: nn.Module, size: int) -> None:
 
 
 def sum_gradients(model: nn.Module) -> None:
-    """Have gradients summed over the processes, not averaged: the examples are weighted already."""
+    """Have gradients summed over the processes, not averaged: the samples are weighted already."""
     for module in sharded_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
@@ -78,7 +78,7 @@ def average_gradients(model: nn.Module, size: int) -> None:
         module.set_force_sum_reduction_for_comms(False)
 
 
-def require_steps(rule: StepRule, parameters: Sequence[Tensor]) -> None:
+def require_steps(rule: LRRule, parameters: Sequence[Tensor]) -> None:
     """Refuse step rules that would move a sharded model to trial points."""
     if rule.searches and any(map(is_part, parameters)):
         raise UnsupportedError(

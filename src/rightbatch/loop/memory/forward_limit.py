@@ -26,9 +26,9 @@ OUT_OF_MEMORY_TEXTS = (
 
 
 class ForwardLimit:
-    """Most examples in one forward pass: halved where memory runs out, doubled again after a while without.
+    """Most samples in one forward pass: halved where memory runs out, doubled again after a while without.
 
-    Where BatchNorm takes part in training mode, passes are not cut to one example, which it could not take.
+    Where BatchNorm takes part in training mode, passes are not cut to one sample, which it could not take.
 
     Args:
         most: what it begins with and never exceeds.
@@ -44,21 +44,21 @@ class ForwardLimit:
 
     @property
     def _least(self) -> int:
-        """Fewest examples that a pass may be cut to because memory ran out."""
+        """Fewest samples that a pass may be cut to because memory ran out."""
         return 2 if self._most > 1 and any(couples(norm) for norm in self._norms) else 1
 
     @property
     def share(self) -> int:
-        """Most examples in one process after all: of an odd number, one goes along with a pass of two."""
+        """Most samples in one process after all: of an odd number, one goes along with a pass of two."""
         return self.now if self.now == self._most else max(self.now, 2 * self._least - 1)
 
-    def passes(self, examples: int, processes: int) -> int:
-        """In how many passes so many examples are to be cut, each of which the processes share."""
-        count = -(-examples // (self.now * processes))
-        return count if self.now == self._most else min(count, max(1, examples // self._least))
+    def passes(self, samples: int, processes: int) -> int:
+        """In how many passes so many samples are to be cut, each of which the processes share."""
+        count = -(-samples // (self.now * processes))
+        return count if self.now == self._most else min(count, max(1, samples // self._least))
 
     def begin(self, wanted: int) -> None:
-        """A batch is begun, `wanted` of its examples for each process; after enough that want it, passes grow."""
+        """A batch is begun, `wanted` of its samples for each process; after enough that want it, passes grow."""
         larger = min(wanted, self._most) > self.now
         if not larger and not 0 < self._held < wanted:
             return
@@ -71,7 +71,7 @@ class ForwardLimit:
             self._calm_steps = 0
 
     def halve(self, failed: int) -> bool:
-        """A pass of `failed` examples ran out of memory; False where none smaller is possible."""
+        """A pass of `failed` samples ran out of memory; False where none smaller is possible."""
         if failed <= self._least or failed > self.now:
             return False
         if 0 < self._held < failed:  # larger passes were tried in vain
@@ -98,7 +98,7 @@ class ForwardLimit:
         self._held, self._wait_steps, self._calm_steps = (state[key] for key in ("held", "wait_steps", "calm_steps"))
 
 
-class Beginning:
+class BatchSnapshot:
     """Buffers and random numbers as they were before a batch, for it to be begun anew as if for the first time.
 
     Args:
@@ -140,10 +140,10 @@ class Beginning:
 def in_passes(
     work: Callable[[int, int], None], begin: int, end: int, limit: ForwardLimit, device: torch.device
 ) -> bool:
-    """Do `work(a, b)` over stretches of the examples from `begin` to `end`, half as long wherever memory runs out.
+    """Do `work(a, b)` over stretches of the samples from `begin` to `end`, half as long wherever memory runs out.
 
     Returns:
-        False where it ran out over a single example; the rest is left undone then.
+        False where it ran out over a single sample; the rest is left undone then.
     """
     limit.begin(end - begin)
     while begin < end:
@@ -170,24 +170,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
 
 
-def exhausted(device: str, rank: int | None, examples: int = 1, why: str = "") -> OutOfMemoryError:
+def exhausted(device: str, rank: int | None, samples: int = 1, why: str = "") -> OutOfMemoryError:
     """The error that ends a run, memory having run out over the smallest pass there is.
 
     Args:
         device: in words.
         rank: of the process, where there are several.
-        examples: of that pass.
-        why: there is no smaller one; by default because one example is the least, or with BatchNorm two or three.
+        samples: of that pass.
+        why: there is no smaller one; by default because one sample is the least, or with BatchNorm two or three.
     """
-    over = "a single example" if examples == 1 else f"{examples} examples"
+    over = "a single sample" if samples == 1 else f"{samples} samples"
     where = device if rank is None else f"{device} (rank {rank})"
     if not why:
         why = "and passes cannot be made smaller"
-        if examples > 1:
-            why += ": BatchNorm cannot take one example alone (where it can, as over images, give micro_batch=1)"
+        if samples > 1:
+            why += ": BatchNorm cannot take one sample alone (where it can, as over images, give micro_batch=1)"
     return OutOfMemoryError(
         f"Memory ran out over {over} on {where}, {why}. Compute activations again in "
-        "the backward pass (torch.utils.checkpoint), make the model or the examples smaller, lower the precision, or "
+        "the backward pass (torch.utils.checkpoint), make the model or the samples smaller, lower the precision, or "
         "free memory that others hold."
     )
 

@@ -12,13 +12,13 @@ NEIGHBOURS = 2  # on each side
 PAIRS = 9
 ENOUGH_PAIRS = 3
 ASSUMED_OVERHEAD = 0.25
-NEAR = 1.5  # sizes within this factor are compared by the example
+NEAR = 1.5  # sizes within this factor are compared by the sample
 
 
 class MeasuringInterval:
     """Says which steps are to be measured. It is told the seconds of every step and reads no clock.
 
-    The overhead o is what a measured step takes beyond its plain neighbours of about the same size, by the example:
+    The overhead o is what a measured step takes beyond its plain neighbours of about the same size, by the sample:
     o = t/t' - 1, t' the median of up to two before and two after. Neighbours share their moment, so that a machine that
     is slow for a while does not matter; and being a ratio, o still holds when the batch changes. The median of the last
     nine is believed once there are three. Until then o is taken as 25 %, or as the lesser of two if both were more. The
@@ -36,10 +36,10 @@ class MeasuringInterval:
         self.every = every
         self._last: int | None = None
         self._overheads: deque[float] = deque(maxlen=PAIRS)
-        self._examples = 0  # of the last step, and about as many of those before it
-        self._plain_s: deque[float] = deque(maxlen=2 * NEIGHBOURS)  # by the example
+        self._samples = 0  # of the last step, and about as many of those before it
+        self._plain_s: deque[float] = deque(maxlen=2 * NEIGHBOURS)  # by the sample
         self._since = 0  # plain steps since the last measured one
-        self._waiting_s = math.nan  # by the example, of a measured step that lacks later neighbours
+        self._waiting_s = math.nan  # by the sample, of a measured step that lacks later neighbours
 
     def due(self, step: int) -> bool:
         """Whether this step is to be measured, if it can be; under a budget it remains so until one was."""
@@ -63,24 +63,24 @@ class MeasuringInterval:
     def cost_s(self) -> float:
         """Seconds that a measurement adds at the present size; nan while they are not known."""
         known = len(self._overheads) >= ENOUGH_PAIRS and self._plain_s
-        return self.overhead * median(self._plain_s) * self._examples if known else math.nan
+        return self.overhead * median(self._plain_s) * self._samples if known else math.nan
 
-    def add(self, step: int, examples: int, seconds: float, measured: bool) -> None:
-        """A step on so many examples took so many seconds, with a measurement or without one."""
-        near = max(examples, self._examples) <= NEAR * min(examples, self._examples)
+    def add(self, step: int, samples: int, seconds: float, measured: bool) -> None:
+        """A step on so many samples took so many seconds, with a measurement or without one."""
+        near = max(samples, self._samples) <= NEAR * min(samples, self._samples)
         if measured or not near:
             self._compare()
         if not near:
             self._plain_s.clear()
-        self._examples = examples
+        self._samples = samples
         if not measured:
-            self._plain_s.append(seconds / examples)
+            self._plain_s.append(seconds / samples)
             self._since += 1
             if self._since == NEIGHBOURS:
                 self._compare()
             return
         if self._last is not None:
-            self._waiting_s = seconds / examples
+            self._waiting_s = seconds / samples
         self._last, self._since = step, 0
         while len(self._plain_s) > NEIGHBOURS:
             self._plain_s.popleft()
@@ -107,4 +107,4 @@ class MeasuringInterval:
             setattr(self, name, deque(state[name], value.maxlen) if isinstance(value, deque) else state[name])
 
 
-_STATE = ("_last", "_overheads", "_examples", "_plain_s", "_since", "_waiting_s")
+_STATE = ("_last", "_overheads", "_samples", "_plain_s", "_since", "_waiting_s")

@@ -1,4 +1,4 @@
-"""How the seconds of a step grow with its examples: t(b) = t0 + t1·b, fitted to the run's own steps."""
+"""How the seconds of a step grow with its samples: t(b) = t0 + t1·b, fitted to the run's own steps."""
 
 import math
 from collections import deque
@@ -22,14 +22,14 @@ REFIT_TIMES = 8  # a fit is kept until so many new times, fewer while there are 
 class Centre(NamedTuple):
     """The middle of the times of one size."""
 
-    examples: int
+    samples: int
     seconds: float
     times: int
     weight: float
 
 
 class StepTimeModel:
-    """Gathers seconds of steps by their examples and fits t0 and t1; reads no clock.
+    """Gathers seconds of steps by their samples and fits t0 and t1; reads no clock.
 
     Per size, sizes within about 5 % counting as one, the last 31 times are remembered and their median taken, which up
     to a third of slow outliers on a shared machine barely moves. The fit minimises Σ w_i·((t0 + t1·b_i)/t_i - 1)² over
@@ -38,13 +38,13 @@ class StepTimeModel:
     | symbol | name | meaning |
     |---|---|---|
     | t0 | fixed_s | seconds of a step whatever its size |
-    | t1 | per_example_s | seconds per example |
-    | n½ | half_performance | t0/t1: the examples at which half of the peak speed is reached |
-    | b_i, t_i | examples, seconds | medians of one size |
+    | t1 | per_sample_s | seconds per example |
+    | n½ | half_performance | t0/t1: the samples at which half of the peak speed is reached |
+    | b_i, t_i | samples, seconds | medians of one size |
     | w_i | weight | 1/(0.05² + (π/2)·σ_i²/n_i), the variance of a straight line's error and of a median of n_i times |
     | σ_i | | relative spread of the times, from the median absolute deviation, drawn to 10 % while times are few |
 
-    n½ is kept within 1 and 16 times the largest size: where the seconds do not rise with the examples, no larger value
+    n½ is kept within 1 and 16 times the largest size: where the seconds do not rise with the samples, no larger value
     can be told. Its standard error is that of the ratio to first order (delta method), from the residuals.
 
     Reference: R. W. Hockney, "The Science of Computer Benchmarking" (SIAM 1996), n½ and r∞ of a pipeline; the weights
@@ -57,22 +57,22 @@ class StepTimeModel:
         self._fit: StepTime | None = None
         self._until_refit = 0
 
-    def add(self, examples: int, seconds: float) -> None:
-        """Remember that a step on `examples` examples took `seconds`; times not positive and finite are left out.
+    def add(self, samples: int, seconds: float) -> None:
+        """Remember that a step on `samples` samples took `seconds`; times not positive and finite are left out.
 
         Raises:
-            InputError: fewer than 1 example.
+            InputError: fewer than 1 sample.
         """
-        if examples < 1:
-            raise InputError(f"A step on {examples} examples cannot be timed: give at least 1.")
+        if samples < 1:
+            raise InputError(f"A step on {samples} samples cannot be timed: give at least 1.")
         if not 0.0 < seconds < math.inf:
             return
-        size = round(math.log(examples) * SPACING)
+        size = round(math.log(samples) * SPACING)
         window = self._windows.get(size)
         if window is None:
             window = self._windows[size] = deque(maxlen=WINDOW)
             self._until_refit = 0
-        window.append((examples, seconds))
+        window.append((samples, seconds))
         self._centres.pop(size, None)
         self._until_refit -= 1
 
@@ -89,8 +89,8 @@ class StepTimeModel:
         return self._fit
 
     def points(self) -> list[tuple[int, float, int]]:
-        """(examples, median seconds, times remembered) of every size, smallest first."""
-        return sorted((c.examples, c.seconds, c.times) for c in self._all_centres())
+        """(samples, median seconds, times remembered) of every size, smallest first."""
+        return sorted((c.samples, c.seconds, c.times) for c in self._all_centres())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything as plain types; loading it continues bit for bit."""
@@ -105,8 +105,8 @@ class StepTimeModel:
         self._windows.clear()
         self._centres.clear()
         for window in state["windows"]:
-            for examples, seconds in window:
-                self.add(examples, seconds)
+            for samples, seconds in window:
+                self.add(samples, seconds)
         self._fit = None if state["fit"] is None else StepTime(**state["fit"])
         self._until_refit = state["until_refit"]
 
@@ -125,17 +125,17 @@ def _centre(window: deque[tuple[int, float]]) -> Centre:
     deviation = 1.4826 * sorted(abs(time - median) for time in seconds)[middle] / median
     spread2 = (count * deviation**2 + SPREAD_TIMES * SPREAD**2) / (count + SPREAD_TIMES)
     weight = 1 / (LINE_ERROR**2 + math.pi / 2 * spread2 / count)
-    return Centre(sorted(examples for examples, _ in window)[middle], median, count, weight)
+    return Centre(sorted(samples for samples, _ in window)[middle], median, count, weight)
 
 
 def _fit(centres: list[Centre]) -> StepTime | None:
     if len(centres) < LEAST_SIZES:
         return None
-    smallest, largest = min(c.examples for c in centres), max(c.examples for c in centres)
+    smallest, largest = min(c.samples for c in centres), max(c.samples for c in centres)
     if largest < LEAST_RANGE * smallest:
         return None
     # Σ w·((t0 + t1·b)/t - 1)² is a straight-line fit with weights w/t²; centring it leaves nothing to cancel.
-    points = [(c.examples, c.seconds, c.weight / c.seconds**2) for c in centres]
+    points = [(c.samples, c.seconds, c.weight / c.seconds**2) for c in centres]
     total = sum(w for _, _, w in points)
     middle, level = sum(w * b for b, _, w in points) / total, sum(w * t for _, t, w in points) / total
     leverage = sum(w * (b - middle) ** 2 for b, _, w in points)

@@ -1,4 +1,4 @@
-"""Seconds of a step against its examples, from the run's own steps."""
+"""Seconds of a step against its samples, from the run's own steps."""
 
 import math
 from collections import deque
@@ -31,7 +31,7 @@ class StepTimer:
     ordinary steps.
 
     Where the ladder left n½ uncertain by more than half of it, it was disturbed, and batches too small to be compared
-    never mend that: it is climbed once more, at step 64 or as soon as the epoch has the examples, and the less
+    never mend that: it is climbed once more, at step 64 or as soon as the epoch has the samples, and the less
     uncertain curve of the two is kept.
 
     The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
@@ -78,26 +78,26 @@ class StepTimer:
         """Stop timing micro-batches."""
         self._ladder = None
 
-    def cut(self, step: int, examples: int) -> tuple[int, int, int] | None:
+    def cut(self, step: int, samples: int) -> tuple[int, int, int] | None:
         """The sizes into which the batch of this step is to be cut for a comparison; None when it is not due."""
         fit = self._timer.fit()
-        if fit is None or not self._compares or examples < LEAST_COMPARED:
+        if fit is None or not self._compares or samples < LEAST_COMPARED:
             return None
-        if step % COMPARE_EVERY_STEPS != COMPARE_EVERY_STEPS // 2 and examples <= UNTIMED * fit.largest:
+        if step % COMPARE_EVERY_STEPS != COMPARE_EVERY_STEPS // 2 and samples <= UNTIMED * fit.largest:
             return None
-        eighth = examples // 8
-        return eighth, examples - 2 * eighth, eighth
+        eighth = samples // 8
+        return eighth, samples - 2 * eighth, eighth
 
     def compare(self, pieces: Sequence[tuple[int, float]], update_s: float) -> None:
-        """Take in (examples, seconds) of the micro-batches of one step and the seconds of its update."""
+        """Take in (samples, seconds) of the micro-batches of one step and the seconds of its update."""
         fit = self._timer.fit()
         if fit is None:
             return
         level = math.exp(sum(math.log((s + update_s) / fit.seconds(b)) for b, s in pieces) / len(pieces))
-        for examples, seconds in pieces:
-            self._timer.add(examples, (seconds + update_s) / level)
+        for samples, seconds in pieces:
+            self._timer.add(samples, (seconds + update_s) / level)
 
-    def add(self, examples: int, seconds: float, update_s: float) -> None:
+    def add(self, samples: int, seconds: float, update_s: float) -> None:
         """One ordinary step took `seconds` in all, `update_s` of them for the optimizer's update."""
         if self._points:
             self._updates_s.append(update_s)
@@ -107,9 +107,9 @@ class StepTimer:
                 self._points = []
         fit = self._timer.fit()
         if fit is None or not self._compares:
-            self._timer.add(examples, seconds)
+            self._timer.add(samples, seconds)
         elif seconds > 0:
-            self._ratios.append(seconds / fit.seconds(examples))
+            self._ratios.append(seconds / fit.seconds(samples))
 
     def _adopt(self, points: Sequence[tuple[int, float]]) -> None:
         """Take the times of a ladder; those of a second one in place of all others, if they are better."""
@@ -132,14 +132,14 @@ class StepTimer:
         return self._timer.fit()
 
     def points(self) -> list[tuple[int, float, int]]:
-        """(examples, seconds, how often timed) for every size, at the machine's present speed."""
+        """(samples, seconds, how often timed) for every size, at the machine's present speed."""
         load = self._load
-        return [(examples, seconds * load, count) for examples, seconds, count in self._timer.points()]
+        return [(samples, seconds * load, count) for samples, seconds, count in self._timer.points()]
 
     def present(self) -> StepTime | None:
         """The fitted step time at the machine's present speed."""
         fit, load = self._timer.fit(), self._load
-        return None if fit is None else replace(fit, fixed_s=fit.fixed_s * load, per_example_s=fit.per_example_s * load)
+        return None if fit is None else replace(fit, fixed_s=fit.fixed_s * load, per_sample_s=fit.per_sample_s * load)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs; a ladder is not continued but left."""

@@ -1,7 +1,7 @@
 """Timing the hardware with the first batch: micro-batches of growing size, all of which count.
 
-The first batch is drawn in micro-batches of 4, 8, 16, ... examples. Their seconds tell how the time of a step grows
-with its examples before the first decision; their gradients are averaged into the first step, so nothing is spent on
+The first batch is drawn in micro-batches of 4, 8, 16, ... samples. Their seconds tell how the time of a step grows
+with its samples before the first decision; their gradients are averaged into the first step, so nothing is spent on
 timing.
 """
 
@@ -20,7 +20,7 @@ def ladder(most_samples: int, most_size: int) -> Ladder:
     """Yield micro-batch sizes and receive their seconds; return (size, seconds) points.
 
     It doubles from 4 and ends when a micro-batch takes 3.5 times as long as the quickest, which puts the
-    half-performance batch well inside the sizes tried, when `most_size` is reached, or when `most_samples` examples
+    half-performance batch well inside the sizes tried, when `most_size` is reached, or when `most_samples` samples
     are drawn. Every size is timed twice and the shorter time taken, for what disturbs a short time only lengthens it;
     a third time is spent while a size costs less than 5 % of the time so far (of 0.1 s at the start).
     """

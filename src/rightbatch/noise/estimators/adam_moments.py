@@ -46,7 +46,7 @@ class AdamMoments(Estimator):
     |---|---|---|
     | m̂, v̂ | optimizer | moments after t steps over 1 - β₁^t and 1 - β₂^t, k counts the weights |
     | w_j = (1 - β₂) β₂^(t-j) / (1 - β₂^t) | | of g_j² in v̂; u_j likewise, of g_j in m̂ with β₁ |
-    | b_j | measurement(examples) | examples of step j; a step not measured counts as large as the one measured before |
+    | b_j | measurement(samples) | samples of step j; a step not measured counts as large as the one measured before |
 
     Biases: the moments reach back 1/(1 - β₂) steps, 1000 by default, and are that stale; all that the gradient moves in
     that time counts as noise; an L2 penalty (Adam's weight_decay, not AdamW's) is in the signal; clipped gradients are
@@ -84,25 +84,25 @@ class AdamMoments(Estimator):
                 f"the optimizer steps {stepped} weights of {weights} trainable ones; it must step them all"
             )
         self._shares = [Shares() for _ in optimizer.param_groups]
-        self._examples = 0  # of the batch measured last
+        self._samples = 0  # of the batch measured last
 
     @property
     def description(self) -> str:
         return f"the moments kept by {self._optimizer_name}"
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """V̂ and ŝ of the steps taken so far, not of this batch, which only hands on its size.
 
         Returns:
             Variance and signal are nan before the optimizer has taken 2 steps; the standard errors are nan.
 
         Raises:
-            InputError: no example.
+            InputError: no sample.
             UnsupportedError: the optimizer's state does not hold both moments for every parameter alike.
         """
-        if examples < 1:
-            raise InputError(f"a batch of {examples} examples was given; at least 1 is needed")
-        size, self._examples = self._examples or examples, examples
+        if samples < 1:
+            raise InputError(f"a batch of {samples} samples was given; at least 1 is needed")
+        size, self._samples = self._samples or samples, samples
         variance = signal = reach = 0.0
         for shares, group in zip(self._shares, self._optimizer.param_groups, strict=True):
             # a parameter without a state has had no gradient, and has no share in the noise
@@ -132,11 +132,9 @@ class AdamMoments(Estimator):
             reach = max(reach, min(steps, 1 / (1 - beta2)))
         kept = f"moments kept by {self._optimizer_name}"
         if not reach or math.isnan(variance):
-            return Measurement(
-                examples, gradient_norm2, math.nan, math.nan, method=self.name, reason=f"{kept}: too new"
-            )
+            return Measurement(samples, gradient_norm2, math.nan, math.nan, method=self.name, reason=f"{kept}: too new")
         reason = f"{kept}, which reach back about {reach:.0f} steps"
-        return Measurement(examples, gradient_norm2, variance, signal, method=self.name, reason=reason)
+        return Measurement(samples, gradient_norm2, variance, signal, method=self.name, reason=reason)
 
     def _sums(self, states: list[dict[str, Any]]) -> tuple[float, float]:
         """Σ_k m_k² and Σ_k v_k."""
@@ -152,10 +150,10 @@ class AdamMoments(Estimator):
         return squared_norm(first), sums.sum().item()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"examples": self._examples, "shares": [[s.steps, s.first, s.second] for s in self._shares]}
+        return {"samples": self._samples, "shares": [[s.steps, s.first, s.second] for s in self._shares]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._examples = state["examples"]
+        self._samples = state["samples"]
         self._shares = [Shares(*shares) for shares in state["shares"]]
 
 
@@ -167,13 +165,13 @@ class Shares:
     first: float = 0.0
     second: float = 0.0
 
-    def advance(self, steps: int, examples: int, beta1: float, beta2: float) -> None:
-        """Come to `steps` steps, those since the last time having been on `examples` examples each."""
+    def advance(self, steps: int, samples: int, beta1: float, beta2: float) -> None:
+        """Come to `steps` steps, those since the last time having been on `samples` samples each."""
         if steps < self.steps:  # the optimizer was taken back, or begun anew
             self.steps, self.first, self.second = 0, 0.0, 0.0
         past1, past2 = beta1 ** (2 * (steps - self.steps)), beta2 ** (steps - self.steps)
-        self.first = past1 * self.first + (1 - past1) * (1 - beta1) / (1 + beta1) / examples
-        self.second = past2 * self.second + (1 - past2) / examples
+        self.first = past1 * self.first + (1 - past1) * (1 - beta1) / (1 + beta1) / samples
+        self.second = past2 * self.second + (1 - past2) / samples
         self.steps = steps
 
 

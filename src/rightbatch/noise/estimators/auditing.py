@@ -19,29 +19,29 @@ EXAMPLES = 16
 class Audited(Estimator):
     """Passes everything on to another estimator, and every `every` batches compares its answer with an exact one.
 
-    Where layers are estimated one by one (sketches), the estimates of a few examples are held against the exact norms
-    of the same examples: their difference is the estimator's error alone. Of the other estimators V̂ is held against
-    that from the exact norms of a few examples of the batch, so that the choice of examples scatters too. Both say by
+    Where layers are estimated one by one (sketches), the estimates of a few samples are held against the exact norms
+    of the same samples: their difference is the estimator's error alone. Of the other estimators V̂ is held against
+    that from the exact norms of a few samples of the batch, so that the choice of samples scatters too. Both say by
     how much: `Audit.standard_error`.
 
     Args:
         estimator: whose measurements are audited.
         model: in the mode it is trained in.
         every: measured batches to an audit; the first is audited.
-        examples: how many are compared.
+        samples: how many are compared.
 
     Where the model has no exact norms to compare with nothing is audited, and `description` says so.
     """
 
-    def __init__(self, estimator: Estimator, model: nn.Module, every: int, examples: int = EXAMPLES) -> None:
+    def __init__(self, estimator: Estimator, model: nn.Module, every: int, samples: int = EXAMPLES) -> None:
         self._estimator = estimator
         self._every = every
-        self._examples = examples
+        self._samples = samples
         self._account = f"audited every {every} measurements"
         self._exact: PerExampleNorms | None = None
         if not isinstance(estimator, PerExampleNorms):
             try:
-                self._exact = PerExampleNorms(model, Subset(examples))
+                self._exact = PerExampleNorms(model, Subset(samples))
             except UnsupportedError as error:
                 self._account = f"not audited: {error}"
         self._batches = 0
@@ -57,14 +57,14 @@ class Audited(Estimator):
     def description(self) -> str:
         return f"{self._estimator.description}; {self._account}"
 
-    def arm(self, examples: int) -> None:
+    def arm(self, samples: int) -> None:
         if not self._within:
             self._within, self._auditing = True, self._batches % self._every == 0
             if self._auditing and isinstance(self._estimator, PerExampleNorms):
-                self._estimator.audit(self._examples)
-        self._estimator.arm(examples)
+                self._estimator.audit(self._samples)
+        self._estimator.arm(samples)
         if self._auditing and self._exact is not None:
-            self._exact.arm(examples)
+            self._exact.arm(samples)
 
     def verify(self, loss: Tensor) -> None:
         self._estimator.verify(loss)
@@ -74,8 +74,8 @@ class Audited(Estimator):
             except UnsupportedError as error:
                 self._stop(error)
 
-    def take(self, examples: int, weight: float) -> None:
-        self._estimator.take(examples, weight)
+    def take(self, samples: int, weight: float) -> None:
+        self._estimator.take(samples, weight)
 
     def gather(self) -> None:
         self._estimator.gather()
@@ -83,18 +83,18 @@ class Audited(Estimator):
     def reopen(self) -> None:
         self._estimator.reopen()
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
-        found = self._estimator.measurement(gradient_norm2, examples, scale)
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
+        found = self._estimator.measurement(gradient_norm2, samples, scale)
         if not self._auditing or self._exact is None:
             return found
         try:
-            exact = self._exact.measurement(gradient_norm2, examples, scale)
+            exact = self._exact.measurement(gradient_norm2, samples, scale)
         except UnsupportedError as error:
             self._stop(error)
             return found
         errors = [one.standard_error.variance for one in (found, exact)]
         spread = math.hypot(*filter(math.isfinite, errors))
-        return replace(found, audit=Audit(self._examples, found.variance, exact.variance, spread))
+        return replace(found, audit=Audit(self._samples, found.variance, exact.variance, spread))
 
     def _stop(self, error: UnsupportedError) -> None:
         """The model turns out to have no exact norms: go on without."""

@@ -25,7 +25,7 @@ class Estimator(ABC):
     nothing on the model.
 
     Where several processes have differentiated a share of the batch each, `measurement` is asked once the parameters
-    hold the sum of their gradients. What an estimator has seen of the examples themselves it then puts together by one
+    hold the sum of their gradients. What an estimator has seen of the samples themselves it then puts together by one
     call of `gather_numbers`, after all that could be refused has been.
     """
 
@@ -39,11 +39,11 @@ class Estimator(ABC):
         """How it measures, in words for people."""
         return self.name
 
-    def arm(self, examples: int) -> None:  # noqa: B027
+    def arm(self, samples: int) -> None:  # noqa: B027
         """Get ready for the forward pass of a micro-batch."""
 
-    def pass_over(self, examples: int) -> None:  # noqa: B027
-        """Leave the next forward pass out, of examples that count nothing, and the backward pass it may have."""
+    def pass_over(self, samples: int) -> None:  # noqa: B027
+        """Leave the next forward pass out, of samples that count nothing, and the backward pass it may have."""
 
     def verify(self, loss: Tensor) -> None:  # noqa: B027
         """Make sure, before a backward pass, that everything it will need can be seen.
@@ -52,7 +52,7 @@ class Estimator(ABC):
             UnsupportedError: naming what cannot.
         """
 
-    def take(self, examples: int, weight: float) -> None:  # noqa: B027
+    def take(self, samples: int, weight: float) -> None:  # noqa: B027
         """Take in the micro-batch just differentiated, whose gradient counts `weight` in the parameters' gradients."""
 
     def gather(self) -> None:  # noqa: B027
@@ -65,19 +65,19 @@ class Estimator(ABC):
         """Begin random choices anew, so that processes choose independently of each other."""
 
     @abstractmethod
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far.
 
         Args:
             gradient_norm2: ‖G‖² of the mean gradient, over all trainable parameters.
-            examples: b, the sum over the micro-batches armed, in all processes.
+            samples: b, the sum over the micro-batches armed, in all processes.
             scale: factor from the gradients as accumulated to the mean gradient.
 
         Returns:
             Variance and signal are nan where nothing can be told yet, as from the first of two gradients compared.
 
         Raises:
-            InputError: too few examples.
+            InputError: too few samples.
             UnsupportedError: this batch, or this model, cannot be measured this way.
         """
 

@@ -16,21 +16,21 @@ from torch.utils.hooks import RemovableHandle
 
 from ...errors import UnsupportedError
 from ...measurements import LayerReading
-from ..graph import maker, mark, nodes_of, note_examples, reached, unmark
+from ..graph import maker, mark, nodes_of, note_samples, reached, unmark
 from ..layers.attention import projects, sites
 from ..layers.broadcasts import Graph
 from ..layers.calls import CallUse, running_again, versions
 from ..layers.coverage import ROOT, RULES, couples, hooked, owned, positions_first, uncovered
 from ..layers.embedding import EMBEDDING
-from ..layers.reading import Reading
+from ..layers.reading import NormReader
 from ..layers.recurrent import RecurrentUse, recurrent
-from ..layers.rule import Kept, Rule, trains
+from ..layers.rule import Rule, Snapshot, trains
 from ..layers.unbatched import UnbatchedCall, parameter_use, perhaps_unbatched
-from ..layers.uses import LayerUse, Use
+from ..layers.uses import LayerUse, ParamUse
 from .passes import Pass, listed, per_example_sum
 
 
-class Taps:
+class GradHooks:
     """Watches every module of a model that has trainable parameters of its own.
 
     `layers` are the modules watched and `covered` their parameters.
@@ -49,7 +49,7 @@ class Taps:
         self,
         model: nn.Module,
         keep: bool = False,
-        reading: Reading | None = None,
+        reading: NormReader | None = None,
         only: Collection[nn.Module] | None = None,
     ) -> None:
         obstacles = uncovered(model, only)
@@ -74,13 +74,13 @@ class Taps:
             for module in model.modules()
             if len(inner := set(module.modules())) > 1
         }
-        self._routed: set[nn.Module] = set()  # containers within which calls without examples were found to end
+        self._routed: set[nn.Module] = set()  # containers within which calls without samples were found to end
         self._unrecognised: set[int] = set()
         # prepended: a hook of the user's may replace the output
         self._hooks = [(layer, self._forward_hook(index, layer)) for index, layer in enumerate(self.layers)]
         self._handles: list[RemovableHandle] = []
         self.marking = True
-        self._reading = reading or Reading()
+        self._reading = reading or NormReader()
         self._latest: tuple[LayerReading, ...] | None = None
         self._layers_read: tuple[LayerReading, ...] = ()
         self._pass = Pass(0, self._read)
@@ -112,7 +112,7 @@ class Taps:
             for layer in self.layers
         )
 
-    def begin(self, examples: int) -> Pass:
+    def begin(self, samples: int) -> Pass:
         """Register the hooks if they are not, and collect what follows in a new pass."""
         if not self._handles:
             for module, inside in self._inside.items():
@@ -121,11 +121,11 @@ class Taps:
                     self._handles.append(module.register_forward_hook(routes, with_kwargs=True))
             for layer, hook in self._hooks:
                 self._handles.append(layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
-        self._pass = Pass(examples, self._read, self._reading.begin(examples, self._parameters[0].device))
+        self._pass = Pass(samples, self._read, self._reading.begin(samples, self._parameters[0].device))
         self._pass.audited = self._reading.audited_rows
         return self._pass
 
-    def _read(self, index: int, use: Use) -> Tensor:
+    def _read(self, index: int, use: ParamUse) -> Tensor:
         return self._reading.norms2(self._paths[self.layers[index]], use)
 
     def remove(self) -> None:
@@ -150,7 +150,7 @@ class Taps:
         problems = []
         layers = range(len(self.layers))
         simple = {index for index in layers if has_rule(self.layers[index])}
-        # calls without examples are marked apart, and the modules in which their broadcasts were all found once more
+        # calls without samples are marked apart, and the modules in which their broadcasts were all found once more
         count, unbatched = len(layers), self._pass.unbatched
         apart = {index + count for index in unbatched}
         walks = [(simple, simple | apart)] if simple else []
@@ -170,7 +170,7 @@ class Taps:
             raise UnsupportedError(f"no exact per-example gradient norms for this loss: {listed(problems)}")
 
     def check(self, run: Pass) -> None:
-        """Refuse a pass in which not every layer was seen, with one row for each example.
+        """Refuse a pass in which not every layer was seen, with one row for each sample.
 
         Raises:
             UnsupportedError: naming the layers and what was seen of them.
@@ -191,7 +191,7 @@ class Taps:
         if problems:
             raise UnsupportedError(f"per-example gradient norms cannot be read from this pass: {listed(problems)}")
 
-    def uses(self, run: Pass) -> list[Use]:
+    def uses(self, run: Pass) -> list[ParamUse]:
         """The uses kept in a pass, taken apart.
 
         Raises:
@@ -234,8 +234,8 @@ class Taps:
                 elif isinstance(layer, nn.MultiheadAttention) and projects(layer):
                     if self.marking:
                         mark([*nodes, maker(output[0])], index, nodes_of((args, kwargs)))
-                    for part, site in enumerate(sites(layer, (args, kwargs), output, run.examples)):
-                        self._on_backward(run, index, part, site.node, partial(site.use, run.examples))
+                    for part, site in enumerate(sites(layer, (args, kwargs), output, run.samples)):
+                        self._on_backward(run, index, part, site.node, partial(site.use, run.samples))
                 elif recurrent(layer) or not self._watch_parameters(run, index, layer, (args, kwargs), output):
                     return self._watch_call(run, index, layer, args, kwargs, output)
             except UnsupportedError as error:
@@ -253,13 +253,13 @@ class Taps:
         before = _versions(kept) if trains(needed) else []
         second = layer in self._second
         call = UnbatchedCall(layer, rule, kept, shape)
-        perhaps = not second and perhaps_unbatched(rule, kept, run.examples)
+        perhaps = not second and perhaps_unbatched(rule, kept, run.samples)
         if perhaps:
             run.unbatched_calls.append((index, node, call))
         else:
-            note_examples(node)
+            note_samples(node)
 
-        def use(d: Tensor) -> Use | None:
+        def use(d: Tensor) -> ParamUse | None:
             if call.routed:  # it is read where its output is broadcast
                 return None
             if before and before != _versions(kept):
@@ -270,17 +270,23 @@ class Taps:
             if second:
                 rows = tuple(value.transpose(0, 1) if isinstance(value, Tensor) else value for value in kept)
                 d = d.transpose(0, 1)
-            if perhaps and run.examples == 1 and rule is EMBEDDING and rows[0].ndim == 1:
-                return call.repeated(d.unsqueeze(0))  # a micro-batch of one example, to which all positions belong
-            if rows[0].ndim == 0 or len(rows[0]) != run.examples or len(d) != run.examples:
+            if perhaps and run.samples == 1 and rule is EMBEDDING and rows[0].ndim == 1:
+                return call.repeated(d.unsqueeze(0))  # a micro-batch of one sample, to which all positions belong
+            if rows[0].ndim == 0 or len(rows[0]) != run.samples or len(d) != run.samples:
                 given, order = tuple(kept[0].shape), "second" if second else "first"
-                raise UnsupportedError(f"has input of shape {given}, not {run.examples} examples {order}")
+                raise UnsupportedError(f"has input of shape {given}, not {run.samples} samples {order}")
             return LayerUse(layer, rule, rows, d)
 
         self._on_backward(run, index, 0, node, use)
 
     def _on_backward(
-        self, run: Pass, index: int, part: int, node: Node, use: Callable[[Tensor], Use | None], several: bool = False
+        self,
+        run: Pass,
+        index: int,
+        part: int,
+        node: Node,
+        use: Callable[[Tensor], ParamUse | None],
+        several: bool = False,
     ) -> None:
         cell = [use]  # emptied when fired, else the input lives as long as the graph
         path, keep = self._paths[self.layers[index]], several or self._keep[index]
@@ -303,12 +309,12 @@ class Taps:
 
     def _watch_parameters(self, run: Pass, index: int, layer: nn.Module, inputs: Any, output: Any) -> bool:
         """Watch a module's own parameters where they are broadcast against activations; False if they act otherwise."""
-        if index in self._unrecognised or layer in self._second or run.examples < 2:
+        if index in self._unrecognised or layer in self._second or run.samples < 2:
             return False
         own = self._own[layer]
         if self.marking:
             mark(nodes_of(output), index, nodes_of(inputs))
-        found = Graph(nodes_of(output), nodes_of(inputs), run.examples).parameters(own)
+        found = Graph(nodes_of(output), nodes_of(inputs), run.samples).parameters(own)
         if not found:
             if self.marking:
                 for node in nodes_of(output):
@@ -334,7 +340,7 @@ class Taps:
         if not calls:
             return
         try:
-            graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.examples)
+            graph = Graph(nodes_of(output), nodes_of((args, kwargs)), run.samples)
         except UnsupportedError as error:
             run.problems.append((self._paths[self.layers[calls[0][0]]], str(error)))
             return
@@ -371,7 +377,7 @@ class Taps:
             outputs=[leaf.detach() if isinstance(leaf, Tensor) else None for leaf in flat],
             d=[None] * len(flat),
             dimension=int(layer in self._second),
-            examples=run.examples,
+            samples=run.samples,
             versions=versions(layer),
         )
         path = self._paths[layer]
@@ -406,7 +412,7 @@ def _positional(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return bound.args
 
 
-def _versions(kept: Kept) -> list[int]:
+def _versions(kept: Snapshot) -> list[int]:
     return [value._version for value in kept if isinstance(value, Tensor) and not value.is_inference()]
 
 

@@ -23,12 +23,12 @@ class MicroBatchNorms:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | m_j | add(examples) | examples in micro-batch j |
+    | m_j | add(samples) | samples in micro-batch j |
     | g_j | add(gradient_norm2) | its mean gradient |
     | ḡ = Σ m_j g_j / b | measurement(gradient_norm2) | mean gradient of the batch |
-    | b = Σ m_j, J | | examples and micro-batches |
+    | b = Σ m_j, J | | samples and micro-batches |
 
-    Both are unbiased for any split, which has to be made without regard to the examples. With s = ‖g‖² and V = tr Σ,
+    Both are unbiased for any split, which has to be made without regard to the samples. With s = ‖g‖² and V = tr Σ,
     E‖g_j‖² = s + V/m_j and E‖ḡ‖² = s + V/b, so that E Σ m_j ‖g_j‖² - b E‖ḡ‖² = (b s + J V) - (b s + V) = (J - 1) V.
 
     Reference: McCandlish, Kaplan, Amodei, "An empirical model of large-batch training" (2018), appendix A.1, for two
@@ -43,22 +43,22 @@ class MicroBatchNorms:
         """(m_j, ‖g_j‖²) of what was added."""
         return tuple(self._groups)
 
-    def add(self, examples: int, gradient_norm2: float) -> None:
+    def add(self, samples: int, gradient_norm2: float) -> None:
         """Note one micro-batch: its size m_j and the squared norm of its mean gradient."""
-        if examples < 1:
-            raise InputError(f"a micro-batch of {examples} examples was added; at least 1 is needed")
-        self._groups.append((examples, gradient_norm2))
+        if samples < 1:
+            raise InputError(f"a micro-batch of {samples} samples was added; at least 1 is needed")
+        self._groups.append((samples, gradient_norm2))
 
     def clear(self) -> None:
         """Forget what was added."""
         self._groups.clear()
 
-    def measurement(self, gradient_norm2: float, examples: int, reason: str = "") -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, reason: str = "") -> Measurement:
         """The noise of the batch whose micro-batches were added since the last `clear`.
 
         Args:
             gradient_norm2: ‖ḡ‖².
-            examples: b.
+            samples: b.
             reason: why this estimator is used.
 
         Returns:
@@ -69,12 +69,12 @@ class MicroBatchNorms:
         """
         groups = self._groups
         count = len(groups)
-        if sum(m for m, _ in groups) != examples:
-            raise InputError(f"{sum(m for m, _ in groups)} examples were added of a batch of {examples}; add each once")
+        if sum(m for m, _ in groups) != samples:
+            raise InputError(f"{sum(m for m, _ in groups)} samples were added of a batch of {samples}; add each once")
         if count < 2:
             raise InputError(f"the noise cannot be told from {count} micro-batch; split the batch into 2 or more")
-        variance = (math.fsum(m * norm2 for m, norm2 in groups) - examples * gradient_norm2) / (count - 1)
-        signal = gradient_norm2 - variance / examples
+        variance = (math.fsum(m * norm2 for m, norm2 in groups) - samples * gradient_norm2) / (count - 1)
+        signal = gradient_norm2 - variance / samples
         error = math.nan
         if count > 2:
             # m_j(‖g_j‖² - s) has expectation V in every micro-batch, whatever its size
@@ -82,7 +82,7 @@ class MicroBatchNorms:
             mean = math.fsum(each) / count
             error = math.sqrt(math.fsum((v - mean) ** 2 for v in each) * count) / (count - 1) ** 1.5
         return Measurement(
-            examples=examples,
+            samples=samples,
             gradient_norm2=gradient_norm2,
             variance=variance,
             signal=signal,
@@ -139,12 +139,12 @@ class MicroBatches(Estimator):
         metric = f", in the metric of {type(self._optimizer).__name__}" if self._optimizer is not None else ""
         return f"the gradients of {self.groups} micro-batches{metric}"
 
-    def take(self, examples: int, weight: float) -> None:
+    def take(self, samples: int, weight: float) -> None:
         """Note the norm of this micro-batch's gradient and set it aside."""
         gradients = [p.grad for p in self._parameters]
-        self._norms.add(examples, self._norm2() / weight**2)
+        self._norms.add(samples, self._norm2() / weight**2)
         if self._each is not None:
-            self._each.append((examples, [None if g is None else g.clone().div_(weight) for g in gradients]))
+            self._each.append((samples, [None if g is None else g.clone().div_(weight) for g in gradients]))
         if not self._set_aside:
             self._set_aside = gradients
         else:
@@ -168,7 +168,7 @@ class MicroBatches(Estimator):
         for parameter in self._parameters:
             parameter.grad = None
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch gathered.
 
         Raises:
@@ -184,7 +184,7 @@ class MicroBatches(Estimator):
         for _, *numbers in pooled:
             for count, norm2 in zip(numbers[::2], numbers[1::2], strict=True):
                 norms.add(int(count), norm2)
-        found = norms.measurement(gradient_norm2, examples)
+        found = norms.measurement(gradient_norm2, samples)
         if self._each is not None:
             projections = math.fsum(row[0] for row in pooled)
             return replace(found, projection_variance=projections / (len(norms.groups) - 1))

@@ -22,13 +22,13 @@ class NormLayerNorms(PerExampleNorms):
     Everything in its measurements is of these parameters alone: ‖G‖², V̂ and ŝ are a small part of the model's, and
     V̂/ŝ is their own noise scale. In transformers it follows the model's, in a proportion of about one that changes in
     the course of training (docs/estimators.md); in other networks nothing is known of it. The other layers may be of
-    any kind, as long as none couples the examples.
+    any kind, as long as none couples the samples.
 
     Args:
         model: with LayerNorm, RMSNorm, GroupNorm, InstanceNorm or BatchNorm in evaluation mode, trained.
 
     Raises:
-        UnsupportedError: no such layer, or examples are coupled.
+        UnsupportedError: no such layer, or samples are coupled.
 
     Reference: Gray, Tiwari, Bergsma, Hestness, "Normalization layer per-example gradients are sufficient to predict
     gradient noise scale in transformers" (2024).
@@ -54,10 +54,10 @@ class NormLayerNorms(PerExampleNorms):
     def description(self) -> str:
         return "exact per-example norms of the normalisation layers alone"
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """The noise of the normalisation layers in the batch seen so far, from the gradients now in the parameters.
 
         `gradient_norm2` is replaced by their own. Otherwise as `PerExampleNorms.measurement`.
         """
-        found = super().measurement(gradient_norm2, examples, scale)
+        found = super().measurement(gradient_norm2, samples, scale)
         return replace(found, method=self.name, reason=self._reason)

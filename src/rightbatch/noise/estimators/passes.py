@@ -9,29 +9,29 @@ from torch.autograd.graph import Node
 
 from ..gradient_norm import sum_dtype
 from ..layers.unbatched import UnbatchedCall
-from ..layers.uses import Use
+from ..layers.uses import ParamUse
 
 
 class Pass:
     """What was seen in one forward and backward pass.
 
     Args:
-        examples: b.
+        samples: b.
         read: (which layer, its use) -> ‖c_i‖².
-        rows: the examples that `read` looks at; None for all.
+        rows: the samples that `read` looks at; None for all.
     """
 
-    def __init__(self, examples: int, read: Callable[[int, Use], Tensor], rows: Tensor | None = None) -> None:
-        self.examples = examples
+    def __init__(self, samples: int, read: Callable[[int, ParamUse], Tensor], rows: Tensor | None = None) -> None:
+        self.samples = samples
         self.rows = rows
-        self.audited: Tensor | None = None  # examples whose estimates are held against exact norms
+        self.audited: Tensor | None = None  # samples whose estimates are held against exact norms
         self._numbers = read
         self.norms2: list[Tensor] = []
-        self.uses: list[Use] = []
-        self.kept: list[Use] = []
+        self.uses: list[ParamUse] = []
+        self.kept: list[ParamUse] = []
         self.problems: list[tuple[str, str]] = []
         self.reached: set[int] = set()
-        # layer, node and call, of which it is not known yet where the examples come in
+        # layer, node and call, of which it is not known yet where the samples come in
         self.unbatched_calls: list[tuple[int, Node, UnbatchedCall]] = []
         self.unbatched: set[int] = set()
         self._read: set[tuple[int, int]] = set()
@@ -41,7 +41,7 @@ class Pass:
         """A layer is in the graph once more; a call within the backward pass may repeat an earlier one."""
         self._calls[torch._C._current_graph_task_id() != -1][index] += 1
 
-    def took(self, index: int, part: int, use: Use, keep: bool) -> bool:
+    def took(self, index: int, part: int, use: ParamUse, keep: bool) -> bool:
         """Note a use; False if it is a further one of a layer whose first has been read already."""
         self.reached.add(index)
         if (index, part) in self._read:
@@ -61,7 +61,7 @@ def listed(problems: Sequence[tuple[str, str]]) -> str:
 
 
 def per_example_sum(parts: Sequence[Tensor]) -> Tensor:
-    """Sum over layers of one number for each example, parts of shape (b,), on any devices."""
+    """Sum over layers of one number for each sample, parts of shape (b,), on any devices."""
     device, wide = parts[0].device, sum_dtype(parts[0].device)
     if len({(part.device, part.dtype) for part in parts}) > 1:
         parts = [part.to(device, wide) for part in parts]

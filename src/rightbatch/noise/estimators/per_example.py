@@ -11,17 +11,17 @@ from ...errors import InputError, UnsupportedError
 from ...measurements import Measurement, StandardErrors
 from ..gradient_norm import squared_norm, sum_dtype
 from ..layers import coverage
-from ..layers.reading import Reading
+from ..layers.reading import NormReader
 from .estimator import Estimator
-from .grad_hooks import Taps
+from .grad_hooks import GradHooks
 from .passes import Pass
 
 
 class PerExampleNorms(Estimator):
-    """Reads ‖c_i‖², c_i the contribution of example i to the gradient as computed, and leaves that computation alone.
+    """Reads ‖c_i‖², c_i the contribution of sample i to the gradient as computed, and leaves that computation alone.
 
-    Assumes that the first dimension of every layer's input counts the examples, and that the loss is a mean or sum of
-    terms of one example each. Nothing is registered on the model while disarmed.
+    Assumes that the first dimension of every layer's input counts the samples, and that the loss is a mean or sum of
+    terms of one sample each. Nothing is registered on the model while disarmed.
 
         norms = PerExampleNorms(model)
         norms.arm(len(x))
@@ -31,9 +31,9 @@ class PerExampleNorms(Estimator):
 
     | symbol | meaning |
     |---|---|
-    | G = Σ c_i | the gradient of a mean loss over b examples |
+    | G = Σ c_i | the gradient of a mean loss over b samples |
     | S = Σ ‖c_i‖² | what the hooks sum |
-    | V̂ = b²/(b-1) (S - ‖G‖²/b) | unbiased for the trace of the covariance of one example's gradient |
+    | V̂ = b²/(b-1) (S - ‖G‖²/b) | unbiased for the trace of the covariance of one sample's gradient |
     | ŝ = ‖G‖² - V̂/b | unbiased for the squared norm of the true gradient |
 
     Reference: Goodfellow, "Efficient per-example gradient computations" (2015), extended to convolutions, embeddings
@@ -57,13 +57,13 @@ class PerExampleNorms(Estimator):
     def __init__(
         self,
         model: nn.Module,
-        reading: Reading | None = None,
+        reading: NormReader | None = None,
         only: Collection[nn.Module] | None = None,
         projections: bool = False,
     ) -> None:
-        self._reading = reading or Reading()
+        self._reading = reading or NormReader()
         self._projections = projections
-        self._taps = Taps(model, keep=projections, reading=self._reading, only=only)
+        self._taps = GradHooks(model, keep=projections, reading=self._reading, only=only)
         self._passes: list[Pass] = []
         self._part = self._taps.covered if only is not None else None
 
@@ -72,18 +72,18 @@ class PerExampleNorms(Estimator):
         """How it measures, in words."""
         return self._reading.description
 
-    def arm(self, examples: int) -> None:
-        """Watch the next forward and backward pass, of one micro-batch of `examples`.
+    def arm(self, samples: int) -> None:
+        """Watch the next forward and backward pass, of one micro-batch of `samples`.
 
         It adds to the micro-batches armed before, back to the last `disarm`.
         """
         if not self._taps.attached:
             self.clear()
-        self._passes.append(self._taps.begin(examples))
+        self._passes.append(self._taps.begin(samples))
 
-    def pass_over(self, examples: int) -> None:
+    def pass_over(self, samples: int) -> None:
         if self._taps.attached:
-            self._taps.begin(examples)
+            self._taps.begin(samples)
 
     def disarm(self) -> None:
         """Take every hook off the model and end the batch: it can still be read, until `arm` begins the next."""
@@ -95,9 +95,9 @@ class PerExampleNorms(Estimator):
         self._taps.forget()
         self._reading.clear()
 
-    def audit(self, examples: int) -> None:
-        """Hold what is estimated in the next micro-batch against exact norms, on `examples` of its examples."""
-        self._reading.audit(examples)
+    def audit(self, samples: int) -> None:
+        """Hold what is estimated in the next micro-batch against exact norms, on `samples` of its samples."""
+        self._reading.audit(samples)
 
     def verify(self, loss: Tensor) -> None:
         """Walk the graph of one loss and refuse parameters that act otherwise than in their layers.
@@ -113,24 +113,24 @@ class PerExampleNorms(Estimator):
             self._taps.verify(loss)
             self._taps.marking = False
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far; a batch enlarged afterwards is armed again and read again.
 
         Args:
             gradient_norm2: ‖G‖² of the mean gradient, over all trainable parameters.
-            examples: b, the sum over the micro-batches armed.
+            samples: b, the sum over the micro-batches armed.
             scale: factor from the contributions as computed to those of G, such as 1/b if micro-batches were summed.
 
         Returns:
             The standard error of its variance is from the spread of ‖c_i‖² and takes G as known; the others are nan.
 
         Raises:
-            InputError: fewer than 2 examples.
-            UnsupportedError: a layer was not seen in some pass, or not all examples were.
+            InputError: fewer than 2 samples.
+            UnsupportedError: a layer was not seen in some pass, or not all samples were.
         """
-        if examples < 2:
-            raise InputError(f"the variance of {examples} example is not defined; measure at least 2")
-        seen = sum(run.examples for run in self._passes)
+        if samples < 2:
+            raise InputError(f"the variance of {samples} sample is not defined; measure at least 2")
+        seen = sum(run.samples for run in self._passes)
         for run in self._passes:
             self._taps.check(run)
         weighted = self._reading.gradient_norm2(self._taps.covered)
@@ -138,26 +138,26 @@ class PerExampleNorms(Estimator):
             gradient_norm2 = weighted * scale * scale
         elif self._part is not None:
             gradient_norm2 = squared_norm(p.grad for p in self._part) * scale * scale
-        # where only some rows are read each counts for as many as its micro-batch has examples to a row
-        parts = [(run.examples, self._taps.norms2(run)) for run in self._passes]
+        # where only some rows are read each counts for as many as its micro-batch has samples to a row
+        parts = [(run.samples, self._taps.norms2(run)) for run in self._passes]
         own = [0.0, 0.0]
         if parts:
             each = [norms2 if count == len(norms2) else norms2 * (count / len(norms2)) for count, norms2 in parts]
             norms2 = each[0] if len(each) == 1 else torch.cat(each)
             own = torch.stack([norms2.sum(), norms2.dot(norms2)]).tolist()  # the one read from the device
-        products = self._products(scale * scale * examples, gradient_norm2) if self._projections else [0.0, 0.0]
+        products = self._products(scale * scale * samples, gradient_norm2) if self._projections else [0.0, 0.0]
         read = sum(len(norms2) for _, norms2 in parts)
         pooled = self.gather_numbers([float(seen), float(read), *own, *products])
         armed, read_of_all, total, squares, excess, excess2 = (math.fsum(c) for c in zip(*pooled, strict=True))
-        if armed != examples:
-            raise UnsupportedError(f"{armed:.0f} of the batch's {examples} examples were armed; arm every micro-batch")
-        b, rows, scale2 = examples, int(read_of_all), scale * scale
-        unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one example's own gradient
+        if armed != samples:
+            raise UnsupportedError(f"{armed:.0f} of the batch's {samples} samples were armed; arm every micro-batch")
+        b, rows, scale2 = samples, int(read_of_all), scale * scale
+        unit = scale2 * b * b  # from ‖c_i‖² to the squared norm of one sample's own gradient
         variance = (unit * total - b * gradient_norm2) / (b - 1)
         total, squares = total * (rows / b), squares * (rows / b) ** 2
         spread = unit * math.sqrt(max(squares - total * total / rows, 0.0) / (rows - 1) / rows)
         return Measurement(
-            examples=b,
+            samples=b,
             gradient_norm2=gradient_norm2,
             variance=variance,
             signal=gradient_norm2 - variance / b,

@@ -21,7 +21,7 @@ class SuccessiveGradients(Estimator):
     | symbol | argument | meaning |
     |---|---|---|
     | g_t, g_(t-1) | parameters | mean gradients of this measured batch and of the one before |
-    | b_t, b_(t-1) | measurement(examples) | their examples |
+    | b_t, b_(t-1) | measurement(samples) | their samples |
 
     Both are unbiased for batches drawn apart at the same weights. Between them a step was taken, or several where not
     every batch is measured: whatever the gradient moved counts as noise and is missing in the signal, which steps along
@@ -40,33 +40,33 @@ class SuccessiveGradients(Estimator):
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self._parameters = [p for p in parameters if p.requires_grad]
         self._gradients: list[Tensor] = []  # of the batch before, empty where there is none
-        self._before = (0, 0.0)  # its examples, its ‖g‖²
-        self._seen: tuple[int, float, float] | None = None  # this batch: examples, ‖g‖², scale
+        self._before = (0, 0.0)  # its samples, its ‖g‖²
+        self._seen: tuple[int, float, float] | None = None  # this batch: samples, ‖g‖², scale
 
     @property
     def description(self) -> str:
         return "the gradients of batches one after the other"
 
-    def measurement(self, gradient_norm2: float, examples: int, scale: float = 1.0) -> Measurement:
+    def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """V̂ and ŝ from the gradients now in the parameters, against those kept.
 
         Returns:
             Variance and signal are nan for the first batch; the standard errors are nan.
 
         Raises:
-            InputError: no example.
+            InputError: no sample.
         """
-        if examples < 1:
-            raise InputError(f"a batch of {examples} examples was given; at least 1 is needed")
-        self._seen = (examples, gradient_norm2, scale)
+        if samples < 1:
+            raise InputError(f"a batch of {samples} samples was given; at least 1 is needed")
+        self._seen = (samples, gradient_norm2, scale)
         variance = signal = math.nan
         reason = "no gradient before this one"
         if self._gradients:
             before, norm2 = self._before
             signal = scale * self._product()
-            variance = (gradient_norm2 + norm2 - 2 * signal) / (1 / examples + 1 / before)
+            variance = (gradient_norm2 + norm2 - 2 * signal) / (1 / samples + 1 / before)
             reason = "against the batch measured before"
-        return Measurement(examples, gradient_norm2, variance, signal, method=self.name, reason=reason)
+        return Measurement(samples, gradient_norm2, variance, signal, method=self.name, reason=reason)
 
     def _product(self) -> float:
         """⟨Σ g, g_(t-1)⟩ with the gradients as accumulated."""
@@ -82,7 +82,7 @@ class SuccessiveGradients(Estimator):
         seen, self._seen = self._seen, None
         if seen is None or all(p.grad is None for p in self._parameters):
             return
-        examples, norm2, scale = seen
+        samples, norm2, scale = seen
         if not self._gradients:
             self._gradients = [_room_for(p) for p in self._parameters]
         for parameter, kept in zip(self._parameters, self._gradients, strict=True):
@@ -90,7 +90,7 @@ class SuccessiveGradients(Estimator):
                 kept.zero_()
             else:
                 kept.copy_(_dense(parameter.grad)).mul_(scale)
-        self._before = (examples, norm2)
+        self._before = (samples, norm2)
 
     def state_dict(self) -> dict[str, Any]:
         return {"gradients": [g.clone() for g in self._gradients], "before": list(self._before)}
@@ -101,8 +101,8 @@ class SuccessiveGradients(Estimator):
             self._gradients = [_room_for(p) for p in self._parameters]
             for kept, gradient in zip(self._gradients, state["gradients"], strict=True):
                 kept.copy_(gradient)
-        examples, norm2 = state["before"]
-        self._before = (examples, norm2)
+        samples, norm2 = state["before"]
+        self._before = (samples, norm2)
         self._seen = None
 
 

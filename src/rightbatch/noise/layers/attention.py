@@ -35,14 +35,14 @@ class Site(NamedTuple):
     bias_start: int
     a: Tensor
 
-    def use(self, examples: int, d: Tensor) -> LayerUse:
+    def use(self, samples: int, d: Tensor) -> LayerUse:
         """What the product contributed, from the gradient at its output."""
         p = d.shape[1]
-        a, d = (t.view(-1, examples, t.shape[1]).transpose(0, 1) for t in (self.a, d))
+        a, d = (t.view(-1, samples, t.shape[1]).transpose(0, 1) for t in (self.a, d))
         return projected(Projection(self.weight, self.bias, (self.start, self.start + p), self.bias_start), a, d)
 
 
-def sites(layer: nn.MultiheadAttention, inputs: Any, outputs: Any, examples: int) -> list[Site]:
+def sites(layer: nn.MultiheadAttention, inputs: Any, outputs: Any, samples: int) -> list[Site]:
     """Find the matrix products of one call, between its output and its inputs.
 
     The graph is walked because the module multiplies by its parameters itself; attention weights, dropout and masks are
@@ -52,19 +52,17 @@ def sites(layer: nn.MultiheadAttention, inputs: Any, outputs: Any, examples: int
         layer: the module.
         inputs: what it was called with.
         outputs: what it returned.
-        examples: b.
+        samples: b.
 
     Raises:
         UnsupportedError: the input is not three-dimensional, or a product was not found.
     """
     output: Tensor = outputs[0]
     if output.ndim != 3:
-        raise UnsupportedError(f"its output has shape {tuple(output.shape)}, without a dimension for the examples")
-    if output.shape[0 if layer.batch_first else 1] != examples:
-        order = "(examples, positions, features)" if layer.batch_first else "(positions, examples, features)"
-        raise UnsupportedError(
-            f"its output has shape {tuple(output.shape)}; with {examples} examples {order} is needed"
-        )
+        raise UnsupportedError(f"its output has shape {tuple(output.shape)}, without a dimension for the samples")
+    if output.shape[0 if layer.batch_first else 1] != samples:
+        order = "(samples, positions, features)" if layer.batch_first else "(positions, samples, features)"
+        raise UnsupportedError(f"its output has shape {tuple(output.shape)}; with {samples} samples {order} is needed")
     parents = between(nodes_of(output), nodes_of(inputs))
     out: nn.Linear = layer.out_proj
     leaves = {variable: node for node in parents if (variable := getattr(node, "variable", None)) is not None}
@@ -85,8 +83,8 @@ def sites(layer: nn.MultiheadAttention, inputs: Any, outputs: Any, examples: int
             raise UnsupportedError("the product with one of its weights was not found in the graph of its output")
         for node, chunk in products:
             a = getattr(node, INPUT_OF[node.name()]).detach()
-            if a.ndim != 2 or len(a) % examples:
-                raise UnsupportedError(f"its input has {len(a)} rows, which {examples} examples do not divide")
+            if a.ndim != 2 or len(a) % samples:
+                raise UnsupportedError(f"its input has {len(a)} rows, which {samples} samples do not divide")
             # rows come in chunks of the module's width, the last of which may be two together
             found.append(Site(node, weight, chunk * width, bias, bias_start + chunk * width, a))
     return found

@@ -1,7 +1,7 @@
-"""Tensors without a dimension for the examples that are broadcast against activations: tables, tokens, gains.
+"""Tensors without a dimension for the samples that are broadcast against activations: tables, tokens, gains.
 
-A parameter added to activations, or a table of positions looked up once for all examples, has no row for each example.
-The node that broadcasts it has: the gradient at its output, reduced over everything but the examples, is what each of
+A parameter added to activations, or a table of positions looked up once for all samples, has no row for each sample.
+The node that broadcasts it has: the gradient at its output, reduced over everything but the samples, is what each of
 them contributes. What was made of the parameter before, such as a slice or a sigmoid, is undone by its own nodes.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ...errors import UnsupportedError
-from ..graph import has_examples
+from ..graph import has_samples
 
 Shape = tuple[int, ...]
 MOST_ROUTES = 64
@@ -133,7 +133,7 @@ class Step(NamedTuple):
     shape: Shape
 
     def undone(self, rows: Tensor) -> Tensor:
-        """The gradients of each example at its input from those at its output."""
+        """The gradients of each sample at its input from those at its output."""
 
         def one(gradient: Tensor) -> Tensor:
             node: Any = self.node  # may be called, which torch does not declare
@@ -150,7 +150,7 @@ class Route(NamedTuple):
     """One way of a source into the activations.
 
     Args:
-        node: broadcasts it along the examples.
+        node: broadcasts it along the samples.
         slot: which of its inputs it is.
         shape: of that input.
         steps: from there down to the source.
@@ -162,7 +162,7 @@ class Route(NamedTuple):
     steps: tuple[Step, ...]
 
     def rows(self, d: Tensor) -> Tensor:
-        """What each example contributes to the gradient at that input, from the gradient at the node's output.
+        """What each sample contributes to the gradient at that input, from the gradient at the node's output.
 
         Returns:
             Shape (b, *shape).
@@ -176,22 +176,22 @@ class Route(NamedTuple):
 
 
 class Graph:
-    """The graph of one module with what is broadcast along the examples in it.
+    """The graph of one module with what is broadcast along the samples in it.
 
-    Whatever a broadcast node takes in has no dimension for the examples, nor has anything that this is made of: sizes
-    alone would not tell a table of as many positions as there are examples from activations.
+    Whatever a broadcast node takes in has no dimension for the samples, nor has anything that this is made of: sizes
+    alone would not tell a table of as many positions as there are samples from activations.
 
     Args:
         outputs: the nodes of its outputs.
         inputs: the nodes of its inputs, at which the walk ends.
-        examples: b; nothing can be told from one.
+        samples: b; nothing can be told from one.
 
     Raises:
-        UnsupportedError: something that was read with a row for each example is broadcast along the examples.
+        UnsupportedError: something that was read with a row for each sample is broadcast along the samples.
     """
 
-    def __init__(self, outputs: Collection[Node], inputs: Collection[Node], examples: int) -> None:
-        self._examples = examples
+    def __init__(self, outputs: Collection[Node], inputs: Collection[Node], samples: int) -> None:
+        self._samples = samples
         ends = set(inputs)
         self._last = set(outputs)
         self._opaque = False
@@ -202,8 +202,8 @@ class Graph:
         while waiting:
             node = waiting.pop()
             name = node.name()
-            if name in BROADCASTS and examples > 1:
-                broadcast += [(node, slot) for slot in self._along_examples(node)]
+            if name in BROADCASTS and samples > 1:
+                broadcast += [(node, slot) for slot in self._along_samples(node)]
             self._opaque |= name == "CheckpointFunctionBackward"
             for slot, (below, result) in enumerate(node.next_functions):
                 if below is not None:
@@ -224,17 +224,17 @@ class Graph:
         self._shared = shared
         self._broadcast = {(node, slot) for node, slot in broadcast if node not in shared}
         self._coupled = bool(shared & ends)
-        if any(map(has_examples, shared)):
+        if any(map(has_samples, shared)):
             raise UnsupportedError(
-                f"a layer's output is broadcast along the {examples} examples: it couples them, or has as many "
-                "positions as there are examples; another batch size tells which"
+                f"a layer's output is broadcast along the {samples} samples: it couples them, or has as many "
+                "positions as there are samples; another batch size tells which"
             )
 
     def routes(self, source: Node) -> list[Route]:
         """Every way of a source into the activations; none if one of them is of another kind.
 
         Args:
-            source: the node that made a tensor without a dimension for the examples, or of a parameter.
+            source: the node that made a tensor without a dimension for the samples, or of a parameter.
         """
         if self._coupled:
             return []
@@ -253,10 +253,10 @@ class Graph:
         found = {name: self.routes(nodes[p]) if p in nodes else [] for name, p in wanted.items()}
         return found if all(found.values()) else {}
 
-    def _along_examples(self, node: Node) -> Iterator[int]:
-        """The inputs that a node broadcasts along the examples."""
+    def _along_samples(self, node: Node) -> Iterator[int]:
+        """The inputs that a node broadcasts along the samples."""
         shape = _shape(node, 0)
-        if not shape or shape[0] != self._examples:
+        if not shape or shape[0] != self._samples:
             return
         for slot, (below, result) in enumerate(node.next_functions):
             if below is not None:
@@ -297,14 +297,14 @@ def _saved_names(kind: type[Node]) -> tuple[str, ...]:
 
 
 def undone(rows: Tensor, steps: Iterable[Step]) -> Tensor:
-    """Gradients of each example at the source, from those at the top of the steps that were made of it."""
+    """Gradients of each sample at the source, from those at the top of the steps that were made of it."""
     for step in steps:
         rows = step.undone(rows)
     return rows
 
 
 def _summed(rows: Tensor, shape: Shape) -> Tensor:
-    """Gradients of a broadcast tensor, a row for each example, at the tensor itself: shape (b, *shape)."""
+    """Gradients of a broadcast tensor, a row for each sample, at the tensor itself: shape (b, *shape)."""
     inner = (1,) * (rows.ndim - len(shape)) + tuple(shape)
     wide = [k for k in range(1, rows.ndim) if inner[k] == 1 and rows.shape[k] != 1]
     return (rows.sum(wide) if wide else rows).reshape(len(rows), *shape)

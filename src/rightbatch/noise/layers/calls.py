@@ -1,7 +1,7 @@
-"""Modules without a rule: their gradients for each example, from running the module once more on what it was given.
+"""Modules without a rule: their gradients for each sample, from running the module once more on what it was given.
 
-A vector-Jacobian product of the module for each example, several at a time under `torch.func.vmap`. The output of the
-second run is compared with that of the first, which finds randomness, coupled examples and changed parameters.
+A vector-Jacobian product of the module for each sample, several at a time under `torch.func.vmap`. The output of the
+second run is compared with that of the first, which finds randomness, coupled samples and changed parameters.
 """
 
 import threading
@@ -18,7 +18,7 @@ from ...errors import UnsupportedError
 from ..gradient_norm import sum_dtype
 from .rule import spans
 from .sharing import formed_norms2
-from .uses import Slot, Use, whole
+from .uses import ParamUse, Slot, whole
 
 _state = threading.local()
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -53,8 +53,8 @@ class CallUse:
         structure: of the leaves: positional and keyword arguments.
         outputs: the tensors it returned, None for anything else.
         d: the gradient at each of these, None where the loss does not depend on it; filled by the backward pass.
-        dimension: which dimension counts the examples.
-        examples: b.
+        dimension: which dimension counts the samples.
+        samples: b.
         versions: of all parameters and buffers at the time.
     """
 
@@ -66,21 +66,21 @@ class CallUse:
     outputs: list[Tensor | None]
     d: list[Tensor | None]
     dimension: int
-    examples: int
+    samples: int
     versions: list[int]
 
     @property
     def kind(self) -> str:
         return type(self.module).__name__
 
-    def at(self, rows: Tensor) -> Use:
+    def at(self, rows: Tensor) -> ParamUse:
         def chosen(leaf: Any) -> Any:
             return leaf.index_select(self.dimension, rows) if self._counts(leaf) else leaf
 
         leaves, outputs, d = ([chosen(leaf) for leaf in leaves] for leaves in (self.leaves, self.outputs, self.d))
-        return replace(self, leaves=leaves, outputs=outputs, d=d, examples=len(rows))
+        return replace(self, leaves=leaves, outputs=outputs, d=d, samples=len(rows))
 
-    def parts(self) -> Iterable[Use]:
+    def parts(self) -> Iterable[ParamUse]:
         if self.versions != versions(self.module):
             raise self._refusal("its parameters or buffers were changed before the measurement was read")
         return (self,)
@@ -93,8 +93,8 @@ class CallUse:
 
     def products(self, of: Mapping[Tensor, Tensor | None]) -> Tensor:
         first = next(d for d in self.d if d is not None)
-        inner = torch.zeros(self.examples, dtype=sum_dtype(first.device), device=first.device)
-        for span in spans(self.examples, sum(parameter.numel() for parameter in self.own.values())):
+        inner = torch.zeros(self.samples, dtype=sum_dtype(first.device), device=first.device)
+        for span in spans(self.samples, sum(parameter.numel() for parameter in self.own.values())):
             for slot, gradient in self.gradients(span).items():
                 total = of[slot.parameter]
                 if total is not None:
@@ -109,7 +109,7 @@ class CallUse:
         for k in wanted:
             output = self.outputs[k]
             if output is None or not self._counts(output):
-                raise self._refusal(f"its output has no dimension {self.dimension} of {self.examples} examples")
+                raise self._refusal(f"its output has no dimension {self.dimension} of {self.samples} samples")
 
         def pulled(values: list[Tensor], gradients: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
             waiting = iter(values)
@@ -136,11 +136,11 @@ class CallUse:
     def _apart(self, function: Callable[..., Any], *args: Any) -> Any:
         _state.running = True
         try:
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no form for many examples at once
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no form for many samples at once
                 return function(*args)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise self._refusal(f"cannot be run one example at a time ({reason})") from error
+            raise self._refusal(f"cannot be run one sample at a time ({reason})") from error
         finally:
             _state.running = False
 
@@ -150,7 +150,7 @@ class CallUse:
             if (again - output).abs().max().item() <= tolerance * (size + 1e-30):
                 return
         raise self._refusal(
-            "its output for one example alone is not what it was in the batch: randomness, coupled examples, inputs "
+            "its output for one sample alone is not what it was in the batch: randomness, coupled samples, inputs "
             "changed in place or kept elsewhere"
         )
 
@@ -158,10 +158,10 @@ class CallUse:
         return UnsupportedError(f"'{self.path}': {reason}")
 
     def _counts(self, leaf: Any) -> bool:
-        return isinstance(leaf, Tensor) and leaf.ndim > self.dimension and leaf.shape[self.dimension] == self.examples
+        return isinstance(leaf, Tensor) and leaf.ndim > self.dimension and leaf.shape[self.dimension] == self.samples
 
     def _rows(self, value: Any, span: slice) -> Tensor:
-        """The examples in `span`, first."""
+        """The samples in `span`, first."""
         moved: Tensor = value.movedim(self.dimension, 0)[span]
         return moved
 

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ...errors import UnsupportedError
 from ..gradient_norm import row_norms2
-from .rule import Kept, Rule, keep_input, spans, trains, widened
+from .rule import Rule, Snapshot, keep_input, spans, trains, widened
 
 # A Gram entry costs about 1.5 times an entry of the formed gradient, by timing at 64 to 256 channels and maps of 4²
 # to 14².
@@ -19,7 +19,7 @@ GRAM_COST = 1.5
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def convolution_norms2(layer: _ConvNd, kept: Kept, d: Tensor) -> Tensor:
+def convolution_norms2(layer: _ConvNd, kept: Snapshot, d: Tensor) -> Tensor:
     """Per-example squared gradient norms of a convolution, any stride, padding, dilation and groups.
 
     | symbol | argument | meaning |
@@ -41,7 +41,7 @@ def convolution_norms2(layer: _ConvNd, kept: Kept, d: Tensor) -> Tensor:
     return norms2.add_(row_norms2(d.flatten(2).sum(2))) if bias else norms2
 
 
-def transposed_norms2(layer: _ConvTransposeNd, kept: Kept, d: Tensor) -> Tensor:
+def transposed_norms2(layer: _ConvTransposeNd, kept: Snapshot, d: Tensor) -> Tensor:
     """Per-example squared gradient norms of a transposed convolution.
 
     A transposed convolution is the adjoint of the convolution with the same weight: its weight gradient is that of the
@@ -65,12 +65,12 @@ def transposed_norms2(layer: _ConvTransposeNd, kept: Kept, d: Tensor) -> Tensor:
     return norms2.add_(_formed_norms2(layer, d, a, padding))
 
 
-def checked(layer: _ConvNd, kept: Kept, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Input and output gradient in one precision; a single example without its dimension is refused."""
+def checked(layer: _ConvNd, kept: Snapshot, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output gradient in one precision; a single sample without its dimension is refused."""
     a, d = widened(kept[0], d)
     if a.ndim != layer.weight.ndim:
         sides = ", ".join(("depth", "height", "width")[5 - layer.weight.ndim :])
-        raise UnsupportedError(f"its input has shape {tuple(a.shape)}; (examples, channels, {sides}) is needed")
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}; (samples, channels, {sides}) is needed")
     return a, d
 
 
@@ -110,9 +110,9 @@ def _formed_norms2(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...
 
 
 def formed_weights(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...]) -> Iterator[Tensor]:
-    """The weight gradients of a few examples formed by the framework's own weight-gradient kernel.
+    """The weight gradients of a few samples formed by the framework's own weight-gradient kernel.
 
-    The examples are laid out as groups of one convolution: there is no unfolding and no sum over examples.
+    The samples are laid out as groups of one convolution: there is no unfolding and no sum over samples.
 
     Args:
         layer: the layer.
@@ -143,12 +143,12 @@ def formed_weights(layer: _ConvNd, a: Tensor, d: Tensor, padding: tuple[int, ...
         yield gradients.reshape(n, kernel[0], -1)
 
 
-def keep_with_size(layer: _ConvTransposeNd, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+def keep_with_size(layer: _ConvTransposeNd, inputs: tuple[Any, ...], output: Tensor) -> Snapshot:
     """The input, and the size of the output, which a call may choose."""
     return inputs[0].detach(), output.shape[2:]
 
 
-def _transposed(layer: _ConvTransposeNd, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _transposed(layer: _ConvTransposeNd, kept: Snapshot, weight: Tensor, bias: Tensor | None) -> Tensor:
     a, size = kept
     sides = zip(size, a.shape[2:], layer.weight.shape[2:], layer.stride, layer.padding, layer.dilation, strict=True)
     extra = [n - ((m - 1) * s - 2 * int(p) + t * (k - 1) + 1) for n, m, k, s, p, t in sides]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .convolution import checked, convolution_norms2, padded, transposed_norms2
-from .rule import Kept, spans, trains
+from .rule import Snapshot, spans, trains
 from .signs import Signs, sketch_norms2
 
 # In multiply-adds, by timing convolutions of 1 to 512 channels on maps of 4² to 32²: reading a float of a large tensor;
@@ -25,7 +25,7 @@ READ, COPY = 2, 20
 SLIDING = 3
 
 
-def convolution_sketch(layer: _ConvNd, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def convolution_sketch(layer: _ConvNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a convolution of one to three dimensions.
 
     Args:
@@ -44,7 +44,7 @@ def convolution_sketch(layer: _ConvNd, kept: Kept, d: Tensor, signs: Signs, prob
     return _sketch(layer, a, d, signs, probes, of_output=trains(layer.bias))
 
 
-def transposed_sketch(layer: _ConvTransposeNd, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def transposed_sketch(layer: _ConvTransposeNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a transposed convolution.
 
     Its weight gradient is that of the convolution with input and output exchanged (`transposed_norms2`). Arguments and
@@ -74,7 +74,7 @@ def _sketch(
         of_input: add ‖Σ x‖², from the bias of a transposed convolution.
     """
     b, groups = len(x), layer.groups
-    if groups > 1:  # a group sees nothing of the others: it is an example of its own
+    if groups > 1:  # a group sees nothing of the others: it is an sample of its own
         x, g = (value.reshape(b * groups, -1, *value.shape[2:]) for value in (x, g))
     kernel, dilation = layer.weight.shape[2:], layer.dilation
     if along_input(kernel, x.shape[1], prod(x.shape[2:]), g.shape[1], prod(g.shape[2:])):

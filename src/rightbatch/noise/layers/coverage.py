@@ -67,7 +67,7 @@ def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def positions_first(model: nn.Module) -> set[nn.Module]:
-    """The modules that see (positions, examples, features): those of stock transformers that are not `batch_first`."""
+    """The modules that see (positions, samples, features): those of stock transformers that are not `batch_first`."""
     found: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention) and not module.batch_first:
@@ -80,10 +80,10 @@ def positions_first(model: nn.Module) -> set[nn.Module]:
 
 
 def coupled(model: nn.Module) -> list[tuple[str, str]]:
-    """The modules that make one example's output depend on the others, as (module path, reason)."""
+    """The modules that make one sample's output depend on the others, as (module path, reason)."""
     return [
         (path or ROOT, f"{type(module).__name__} in training mode: no per-example gradient is defined, "
-         "because the batch statistics couple the examples")
+         "because the batch statistics couple the samples")
         for path, module in model.named_modules()
         if couples(module)
     ]  # fmt: skip
@@ -132,7 +132,7 @@ def _obstacles(module: nn.Module, own: dict[str, nn.Parameter]) -> Iterator[str]
     elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         yield "its gradients are sparse"
     elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
-        yield "scale_grad_by_freq divides gradients by counts over the batch, which couples the examples"
+        yield "scale_grad_by_freq divides gradients by counts over the batch, which couples the samples"
     elif projects(module) and isinstance(module, nn.MultiheadAttention) and frozen_apart(module):
         yield "a bias is trained whose weight is frozen"
     elif reason := inexact(module):

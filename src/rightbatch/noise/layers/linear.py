@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedError
 from ..gradient_norm import row_norms2
-from .rule import Kept, Rule, keep_both, keep_input, spans, trains, widened
+from .rule import Rule, Snapshot, keep_both, keep_input, spans, trains, widened
 
 
-def linear_norms2(layer: nn.Linear, kept: Kept, d: Tensor) -> Tensor:
+def linear_norms2(layer: nn.Linear, kept: Snapshot, d: Tensor) -> Tensor:
     """Per-example squared gradient norms of a linear layer.
 
     Without positions ‖c_i‖² = ‖d_i‖² (‖a_i‖² + 1), the 1 being the bias. With T positions the gradient is d_iᵀ a_i and
@@ -25,7 +25,7 @@ def linear_norms2(layer: nn.Linear, kept: Kept, d: Tensor) -> Tensor:
     """
     a, d = widened(kept[0], d)
     if a.ndim < 2:
-        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the examples")
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the samples")
     weight, bias = trains(layer.weight), trains(layer.bias)
     if a.ndim == 2:
         norms2 = row_norms2(d)
@@ -47,7 +47,7 @@ def linear_norms2(layer: nn.Linear, kept: Kept, d: Tensor) -> Tensor:
     return norms2.add_(row_norms2(d.sum(1))) if bias else norms2
 
 
-def bilinear_norms2(layer: nn.Bilinear, kept: Kept, d: Tensor) -> Tensor:
+def bilinear_norms2(layer: nn.Bilinear, kept: Snapshot, d: Tensor) -> Tensor:
     """Per-example squared gradient norms of a bilinear layer: Σ_ts (⟨a_t, a_s⟩ ⟨e_t, e_s⟩ + 1) ⟨d_t, d_s⟩.
 
     Args:
@@ -58,7 +58,7 @@ def bilinear_norms2(layer: nn.Bilinear, kept: Kept, d: Tensor) -> Tensor:
     a, d = widened(kept[0], d)
     e = kept[1].to(a.dtype)
     if a.ndim < 2:
-        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the examples")
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the samples")
     a, e, d = (t.reshape(len(t), -1, t.shape[-1]) for t in (a, e, d))
     parts = []
     for span in spans(len(a), a.shape[1] ** 2):
@@ -70,8 +70,8 @@ def bilinear_norms2(layer: nn.Bilinear, kept: Kept, d: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def prelu_norms2(layer: nn.PReLU, kept: Kept, d: Tensor) -> Tensor:
-    """‖Σ_t min(a_it, 0) d_it‖² for each example, summed within each channel that has a slope of its own.
+def prelu_norms2(layer: nn.PReLU, kept: Snapshot, d: Tensor) -> Tensor:
+    """‖Σ_t min(a_it, 0) d_it‖² for each sample, summed within each channel that has a slope of its own.
 
     Args:
         layer: the layer.
@@ -83,14 +83,14 @@ def prelu_norms2(layer: nn.PReLU, kept: Kept, d: Tensor) -> Tensor:
     return row_norms2(a.clamp(max=0).mul_(d).reshape(len(a), slopes, -1).sum(2))
 
 
-def _slopes(layer: nn.PReLU, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _slopes(layer: nn.PReLU, kept: Snapshot, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The part of the output that is linear in the slopes."""
     a: Tensor = kept[0].clamp(max=0)
     return a * (weight if layer.num_parameters == 1 else weight.view(-1, *(1,) * (a.ndim - 2)))
 
 
-def _bilinear(layer: nn.Bilinear, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # torch's own function has no form for many examples at once
+def _bilinear(layer: nn.Bilinear, kept: Snapshot, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # torch's own function has no form for many samples at once
     output = torch.einsum("...q,pqr,...r->...p", kept[0], weight, kept[1])
     return output if bias is None else output + bias
 

@@ -10,10 +10,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...errors import UnsupportedError
 from ..gradient_norm import row_norms2
-from .rule import Kept, Rule, keep_input, trains, widened
+from .rule import Rule, Snapshot, keep_input, trains, widened
 
 
-def keep_statistics(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+def keep_statistics(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Snapshot:
     """The input with the mean and 1/deviation that the forward pass saved, where the backend saves them."""
     value, node = inputs[0].detach(), output.grad_fn
     mean, rstd = getattr(node, "_saved_result1", None), getattr(node, "_saved_result2", None)
@@ -22,8 +22,8 @@ def keep_statistics(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -
     return value, mean.detach(), rstd.detach()  # detached, lest node and closure keep each other alive
 
 
-def layer_norm_norms2(layer: nn.LayerNorm, kept: Kept, d: Tensor) -> Tensor:
-    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each example, x̂ the normalised input and t the positions.
+def layer_norm_norms2(layer: nn.LayerNorm, kept: Snapshot, d: Tensor) -> Tensor:
+    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each sample, x̂ the normalised input and t the positions.
 
     Args:
         layer: the layer.
@@ -31,7 +31,7 @@ def layer_norm_norms2(layer: nn.LayerNorm, kept: Kept, d: Tensor) -> Tensor:
         d: gradient at the output, of the input's shape.
     """
     a, d = widened(kept[0], d)
-    _require_examples(layer, a)
+    _require_samples(layer, a)
     rows = (len(a), -1, layer.weight.numel())
     norms2 = a.new_zeros(len(a))
     if trains(layer.weight):
@@ -45,8 +45,8 @@ def layer_norm_norms2(layer: nn.LayerNorm, kept: Kept, d: Tensor) -> Tensor:
     return norms2
 
 
-def rms_norm_norms2(layer: nn.RMSNorm, kept: Kept, d: Tensor) -> Tensor:
-    """‖Σ_t x̂_it ⊙ d_it‖² for each example, x̂ the input over its root mean square and t the positions.
+def rms_norm_norms2(layer: nn.RMSNorm, kept: Snapshot, d: Tensor) -> Tensor:
+    """‖Σ_t x̂_it ⊙ d_it‖² for each sample, x̂ the input over its root mean square and t the positions.
 
     Args:
         layer: the layer.
@@ -55,20 +55,20 @@ def rms_norm_norms2(layer: nn.RMSNorm, kept: Kept, d: Tensor) -> Tensor:
     """
     eps = torch.finfo(kept[0].dtype).eps if layer.eps is None else layer.eps  # that of the precision it was run in
     a, d = widened(kept[0], d)
-    _require_examples(layer, a)
+    _require_samples(layer, a)
     normalised = F.rms_norm(a, layer.normalized_shape, None, eps)
     return row_norms2(normalised.mul_(d).reshape(len(a), -1, layer.weight.numel()).sum(1))
 
 
-def _require_examples(layer: nn.LayerNorm | nn.RMSNorm, a: Tensor) -> None:
+def _require_samples(layer: nn.LayerNorm | nn.RMSNorm, a: Tensor) -> None:
     if a.ndim <= len(layer.normalized_shape):
-        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the examples")
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the samples")
 
 
-def group_norm_norms2(layer: nn.GroupNorm, kept: Kept, d: Tensor) -> Tensor:
-    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each example, x̂ the normalised input and t the positions.
+def group_norm_norms2(layer: nn.GroupNorm, kept: Snapshot, d: Tensor) -> Tensor:
+    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each sample, x̂ the normalised input and t the positions.
 
-    The framework's own kernel sums over examples; with the channels of all examples laid out as channels of one, it has
+    The framework's own kernel sums over samples; with the channels of all samples laid out as channels of one, it has
     nothing to sum over and returns the gradient of each.
 
     Args:
@@ -103,11 +103,11 @@ def group_norm_norms2(layer: nn.GroupNorm, kept: Kept, d: Tensor) -> Tensor:
     return norms2
 
 
-def keep_normalised(layer: _NormBase, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+def keep_normalised(layer: _NormBase, inputs: tuple[Any, ...], output: Tensor) -> Snapshot:
     """The normalised input: of InstanceNorm, and of BatchNorm by fixed statistics."""
     a = inputs[0].detach()
     if isinstance(layer, _InstanceNorm) and a.ndim == layer._get_no_batch_dim():  # type: ignore[no-untyped-call]
-        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the examples")
+        raise UnsupportedError(f"its input has shape {tuple(a.shape)}, without a dimension for the samples")
     fixed = not layer.training and layer.running_mean is not None
     mean, variance = (layer.running_mean, layer.running_var) if fixed else (None, None)
     if isinstance(layer, _BatchNorm):
@@ -115,8 +115,8 @@ def keep_normalised(layer: _NormBase, inputs: tuple[Any, ...], output: Tensor) -
     return (F.instance_norm(a, mean, variance, use_input_stats=not fixed, eps=layer.eps),)
 
 
-def channel_norms2(layer: _NormBase, kept: Kept, d: Tensor) -> Tensor:
-    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each example, x̂ the normalised input and t the positions.
+def channel_norms2(layer: _NormBase, kept: Snapshot, d: Tensor) -> Tensor:
+    """‖Σ_t x̂_it ⊙ d_it‖² + ‖Σ_t d_it‖² for each sample, x̂ the normalised input and t the positions.
 
     Args:
         layer: the layer.
@@ -133,7 +133,7 @@ def channel_norms2(layer: _NormBase, kept: Kept, d: Tensor) -> Tensor:
     return norms2
 
 
-def _scale_and_shift(layer: _NormBase, kept: Kept, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _scale_and_shift(layer: _NormBase, kept: Snapshot, weight: Tensor, bias: Tensor | None) -> Tensor:
     along = (1, -1) + (1,) * (kept[0].ndim - 2)
     output: Tensor = kept[0] * weight.view(along)
     return output if bias is None else output + bias.view(along)

@@ -18,14 +18,14 @@ from .convolution import GRAM_COST, TRANSPOSED_CONVOLUTION, gram_is_cheaper
 from .convolution_sketches import COPY, READ, along_input
 from .embedding import EMBEDDING
 from .linear import LINEAR
-from .rule import Kept, Rule, trains
+from .rule import Rule, Snapshot, trains
 from .sketches import SKETCHES
 
-# A sketch of k probes is about sqrt(2/(k·r·b)) off for a layer and b equal examples. r, the effective rank of one
-# gradient, was 1.1 to 4.7 in most layers of two small networks on Fashion-MNIST. Unequal examples count for fewer,
+# A sketch of k probes is about sqrt(2/(k·r·b)) off for a layer and b equal samples. r, the effective rank of one
+# gradient, was 1.1 to 4.7 in most layers of two small networks on Fashion-MNIST. Unequal samples count for fewer,
 # later in training for 10 to 20 of 64: one probe was then 0.2 to 0.5 off in a layer, 0.03 to 0.08 over all of them.
 RANK = 2
-# Of a layer's norms, by that formula for equal examples. A tenth would be met by more probes; two take 1.4 to 1.6 times
+# Of a layer's norms, by that formula for equal samples. A tenth would be met by more probes; two take 1.4 to 1.6 times
 # as long as one in a linear layer, and a transformer's steps at b = 16 would not keep to 1.10 of a plain one.
 ERROR = 0.25
 MOST_PROBES = 4
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def cheapest(rule: Rule, layer: Any, kept: Kept, d: Tensor, probes: int = 1) -> Choice:
+def cheapest(rule: Rule, layer: Any, kept: Snapshot, d: Tensor, probes: int = 1) -> Choice:
     """The cheapest sufficient way to read a layer's use: exact where that is free or no dearer than a sketch.
 
     Args:
@@ -77,7 +77,7 @@ def cheapest(rule: Rule, layer: Any, kept: Kept, d: Tensor, probes: int = 1) -> 
     return Choice("sketch", probes, f"{share}, {sketches} less")
 
 
-Costs = tuple[float, float, float]  # for each example: exact norms, sketch, the layer's own forward and backward pass
+Costs = tuple[float, float, float]  # for each sample: exact norms, sketch, the layer's own forward and backward pass
 
 
 def _linear_costs(a: Tensor, d: Tensor, probes: int) -> Costs | None:
@@ -116,5 +116,5 @@ def _embedding_costs(layer: Any, d: Tensor, probes: int) -> Costs | None:
 
 
 def _passes(probes: int) -> float:
-    """Reading a float of both sides once, more of the work being the products as the probes grow."""
+    """NormReader a float of both sides once, more of the work being the products as the probes grow."""
     return READ * (1.4 + 0.6 * probes)

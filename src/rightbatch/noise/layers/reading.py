@@ -1,4 +1,4 @@
-"""How one layer's use in a pass becomes numbers of its examples: exactly, or of a few of them."""
+"""How one layer's use in a pass becomes numbers of its samples: exactly, or of a few of them."""
 
 import math
 import random
@@ -17,31 +17,33 @@ from .plan import Choice, cheapest
 from .sharing import joined, joint_norms2, merged, norms2_of
 from .signs import Signs
 from .sketches import SKETCHES
-from .uses import LayerUse, Use
+from .uses import LayerUse, ParamUse
 from .weighted import slot_norms2, weighted_norms2
 
 
-class Reading:
-    """Asks every use for the exact ‖c_i‖² of all its examples."""
+class NormReader:
+    """Asks every use for the exact ‖c_i‖² of all its samples."""
 
     name = "per-example"
     description = "exact per-example norms, taken during the backward pass"
     metric = ""  # whose preconditioner is applied
-    audited_rows: Tensor | None = None  # examples of the micro-batch whose estimates are held against exact norms
+    audited_rows: Tensor | None = None  # samples of the micro-batch whose estimates are held against exact norms
 
     def __init__(self) -> None:
         self._layers: dict[str, LayerReading] = {}
 
-    def begin(self, examples: int, device: torch.device) -> Tensor | None:
+    def begin(self, samples: int, device: torch.device) -> Tensor | None:
         """Get ready for a micro-batch; answers the rows that will be read of it, None for all."""
         return None
 
-    def norms2(self, path: str, use: Use) -> Tensor:
+    def norms2(self, path: str, use: ParamUse) -> Tensor:
         """‖c_i‖² of one use or an unbiased estimate of it, shape (b,), or (m,) where m rows are read."""
         self._note(path, use, "exact", "")
         return use.norms2()
 
-    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
+    def joint(
+        self, uses: Sequence[ParamUse], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None
+    ) -> list[Tensor]:
         """‖Σ c_i‖² over the uses kept of a micro-batch, in parts to be added up, or an unbiased estimate of it.
 
         Args:
@@ -63,8 +65,8 @@ class Reading:
     def clear(self) -> None:
         """Forget the batch before."""
 
-    def audit(self, examples: int) -> None:
-        """Hold the estimates of the next micro-batch against exact norms, on `examples` of its examples."""
+    def audit(self, samples: int) -> None:
+        """Hold the estimates of the next micro-batch against exact norms, on `samples` of its samples."""
 
     def audited(self) -> Audit | None:
         """What came of that; None where nothing was estimated."""
@@ -80,12 +82,12 @@ class Reading:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on choosing from `state`."""
 
-    def _note(self, path: str, use: Use, method: str, reason: str) -> None:
+    def _note(self, path: str, use: ParamUse, method: str, reason: str) -> None:
         if path not in self._layers or self._layers[path].method != method:
             self._layers[path] = LayerReading(path, use.kind, method, reason)
 
 
-class Weighted(Reading):
+class Weighted(NormReader):
     """Asks for the exact ‖P c_i‖², P the diagonal preconditioner of an optimizer as it stands before its next step.
 
     P is bounded (`Preconditioner`'s floor): early on, features not met yet would else outweigh all others.
@@ -104,7 +106,7 @@ class Weighted(Reading):
         with suppress(InputError):  # it has not stepped yet; of a kind that is not known it is refused
             Preconditioner(optimizer)
 
-    def begin(self, examples: int, device: torch.device) -> Tensor | None:
+    def begin(self, samples: int, device: torch.device) -> Tensor | None:
         if self._preconditioner is None:
             with suppress(InputError):
                 known = Preconditioner(self._optimizer, TRAINING_FLOOR)
@@ -115,11 +117,13 @@ class Weighted(Reading):
     def clear(self) -> None:
         self._preconditioner, self._squares = None, {}
 
-    def norms2(self, path: str, use: Use) -> Tensor:
+    def norms2(self, path: str, use: ParamUse) -> Tensor:
         self._note(path, use, "exact", "in the optimizer's metric")
         return weighted_norms2(use, self._squares)
 
-    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
+    def joint(
+        self, uses: Sequence[ParamUse], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None
+    ) -> list[Tensor]:
         return [part for group in joined(uses) for part in slot_norms2(group, self._squares).values()]
 
     def gradient_norm2(self, parameters: Iterable[Tensor]) -> float | None:
@@ -134,32 +138,32 @@ class Weighted(Reading):
         return type(self._optimizer).__name__
 
 
-class Subset(Reading):
-    """Asks for the exact ‖c_i‖² of a few examples of each micro-batch, drawn at random without replacement.
+class Subset(NormReader):
+    """Asks for the exact ‖c_i‖² of a few samples of each micro-batch, drawn at random without replacement.
 
     Args:
-        examples: how many, of each micro-batch; all of a smaller one.
+        samples: how many, of each micro-batch; all of a smaller one.
         seed: of a generator of its own.
     """
 
     name = "subset"
-    description = "exact norms of a few examples drawn at random, taken during the backward pass"
+    description = "exact norms of a few samples drawn at random, taken during the backward pass"
 
-    def __init__(self, examples: int = 32, seed: int = 0) -> None:
-        if examples < 2:
-            raise InputError(f"a subset of {examples} was asked for; its variance needs at least 2 examples")
+    def __init__(self, samples: int = 32, seed: int = 0) -> None:
+        if samples < 2:
+            raise InputError(f"a subset of {samples} was asked for; its variance needs at least 2 samples")
         super().__init__()
-        self._examples = examples
+        self._samples = samples
         self._random = random.Random(seed)
         self._rows = torch.empty(0)
 
-    def begin(self, examples: int, device: torch.device) -> Tensor | None:
-        count = min(self._examples, examples)
-        self._rows = torch.tensor(sorted(self._random.sample(range(examples), count)), device=device)
+    def begin(self, samples: int, device: torch.device) -> Tensor | None:
+        count = min(self._samples, samples)
+        self._rows = torch.tensor(sorted(self._random.sample(range(samples), count)), device=device)
         return self._rows
 
-    def norms2(self, path: str, use: Use) -> Tensor:
-        self._note(path, use, "exact, of some examples", f"{len(self._rows)} examples drawn at random")
+    def norms2(self, path: str, use: ParamUse) -> Tensor:
+        self._note(path, use, "exact, of some samples", f"{len(self._rows)} samples drawn at random")
         return use.at(self._rows).norms2()
 
     def reseed(self, seed: str) -> None:
@@ -173,15 +177,15 @@ class Subset(Reading):
         self._random.setstate((version, tuple(words), gauss))
 
 
-class Cheapest(Reading):
+class Cheapest(NormReader):
     """Exact where that is free or nearly so, else an unbiased estimate by random signs: layer by layer, see `plan`.
 
-    The signs of different examples are independent, so that the spread of the numbers over the examples holds the error
+    The signs of different samples are independent, so that the spread of the numbers over the samples holds the error
     of the estimates too.
 
     Args:
-        probes: sketches averaged for each example; more are taken where that is too few for a layer.
-        seed: of generators of its own, for the signs and for the examples audited.
+        probes: sketches averaged for each sample; more are taken where that is too few for a layer.
+        seed: of generators of its own, for the signs and for the samples audited.
     """
 
     def __init__(self, probes: int = 1, seed: int = 0) -> None:
@@ -199,20 +203,22 @@ class Cheapest(Reading):
     def name(self) -> str:  # type: ignore[override]
         return "sketch" if any(layer.method == "sketch" for layer in self._layers.values()) else "per-example"
 
-    def begin(self, examples: int, device: torch.device) -> Tensor | None:
+    def begin(self, samples: int, device: torch.device) -> Tensor | None:
         self.audited_rows = None
         if self._to_audit:
-            rows = sorted(self._random.sample(range(examples), min(self._to_audit, examples)))
+            rows = sorted(self._random.sample(range(samples), min(self._to_audit, samples)))
             self.audited_rows, self._to_audit = torch.tensor(rows, device=device), 0
         return None
 
-    def norms2(self, path: str, use: Use) -> Tensor:
+    def norms2(self, path: str, use: ParamUse) -> Tensor:
         if not isinstance(use, LayerUse):
             self._note(path, use, "exact", "its gradients are formed from a second run")
             return use.norms2()
         return self._cheapest((path,), use, self.audited_rows)
 
-    def joint(self, uses: Sequence[Use], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None) -> list[Tensor]:
+    def joint(
+        self, uses: Sequence[ParamUse], paths: Mapping[Tensor, Sequence[str]], audited: Tensor | None
+    ) -> list[Tensor]:
         found = []
         for group in map(merged, joined(uses)):
             match group:
@@ -240,8 +246,8 @@ class Cheapest(Reading):
     def clear(self) -> None:
         self._pairs = []
 
-    def audit(self, examples: int) -> None:
-        self._to_audit = examples
+    def audit(self, samples: int) -> None:
+        self._to_audit = samples
 
     def audited(self) -> Audit | None:
         if not self._pairs:

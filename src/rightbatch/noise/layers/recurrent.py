@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .calls import ROUGH, TOLERANCES, CallUse
 from .recurrences import Steps, recurrence
-from .uses import Projection, Use, projected
+from .uses import ParamUse, Projection, projected
 
 LAYERS = (nn.RNN, nn.GRU, nn.LSTM)
 CELLS = (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
@@ -60,13 +60,13 @@ class Call(NamedTuple):
 class RecurrentUse(CallUse):
     """One call of a recurrent layer or cell."""
 
-    def parts(self) -> Iterable[Use]:
+    def parts(self) -> Iterable[ParamUse]:
         CallUse.parts(self)
         call = self._call()
         with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
             return list(self._projections(call))
 
-    def _projections(self, call: Call) -> Iterator[Use]:
+    def _projections(self, call: Call) -> Iterator[ParamUse]:
         """Of the input and of the hidden state, in each direction of each level, from the last level down."""
         layer: Any = self.module
         parameters, equations, dtype = _parameters(layer), recurrence(layer), call.x.dtype
@@ -94,7 +94,7 @@ class RecurrentUse(CallUse):
                     d_below += (found.d_input @ weights[number][0]).flip(turned)
             d, above = d_below, x
 
-    def _used(self, weight: Tensor, bias: Tensor | None, a: Tensor, d: Tensor) -> Iterator[Use]:
+    def _used(self, weight: Tensor, bias: Tensor | None, a: Tensor, d: Tensor) -> Iterator[ParamUse]:
         projection = Projection(weight, bias, (0, len(weight)), 0)
         if projection.slots():
             yield projected(projection, a.transpose(0, 1), d.transpose(0, 1))
@@ -107,7 +107,7 @@ class RecurrentUse(CallUse):
             raise self._refusal("was called with a packed sequence: pass a padded tensor")
         x, *states = given
         if x.ndim != (2 if cell else 3):
-            raise self._refusal(f"its input has shape {tuple(x.shape)}, without a dimension for the examples")
+            raise self._refusal(f"its input has shape {tuple(x.shape)}, without a dimension for the samples")
         dtype = torch.promote_types(x.dtype, torch.float32)
 
         def steps_first(value: Tensor) -> Tensor:
@@ -120,10 +120,10 @@ class RecurrentUse(CallUse):
             return [*found, zeros, zeros][:2]
 
         x, output, d_output = steps_first(x), self.outputs[0], self.d[0]
-        if x.shape[1] != self.examples:
-            raise self._refusal(f"its input has {x.shape[1]} sequences, not {self.examples} examples")
+        if x.shape[1] != self.samples:
+            raise self._refusal(f"its input has {x.shape[1]} sequences, not {self.samples} samples")
         assert output is not None
-        zeros = x.new_zeros(len(_parameters(module)), self.examples, module.hidden_size)
+        zeros = x.new_zeros(len(_parameters(module)), self.samples, module.hidden_size)
         d_last = [None, *self.d[1:]] if cell else self.d[1:]
         d = torch.zeros_like(output) if d_output is None else d_output
         # cuDNN multiplies in TF32 unless told otherwise

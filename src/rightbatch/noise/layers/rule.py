@@ -1,7 +1,7 @@
-"""What a rule for a layer is: its examples' gradient norms, from its input and its output gradient alone.
+"""What a rule for a layer is: its samples' gradient norms, from its input and its output gradient alone.
 
-Every rule here is exact. A layer is linear in its parameters, so that the gradient of example i is a product of its
-input a_i and its output gradient d_i; the norm of the product is had without forming it, or with a few examples
+Every rule here is exact. A layer is linear in its parameters, so that the gradient of sample i is a product of its
+input a_i and its output gradient d_i; the norm of the product is had without forming it, or with a few samples
 formed at once.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-Kept = tuple[Any, ...]
+Snapshot = tuple[Any, ...]
 CHUNK_FLOATS = 1 << 20
 FULL_PRECISION = (torch.float32, torch.float64)
 
@@ -21,14 +21,14 @@ class Rule(NamedTuple):
 
     Args:
         keep: (layer, its inputs, output) -> what the backward pass needs, the input first, all tensors with one row for
-            each example; called in the forward pass.
+            each sample; called in the forward pass.
         norms2: (layer, kept, d) -> ‖c_i‖² over the layer's trainable parameters, shape (b,).
         apply: (layer, kept, weight, bias) -> the layer's output with those parameters in place of its own.
     """
 
-    keep: Callable[[Any, tuple[Any, ...], Tensor], Kept]
-    norms2: Callable[[Any, Kept, Tensor], Tensor]
-    apply: Callable[[Any, Kept, Tensor, Tensor | None], Tensor]
+    keep: Callable[[Any, tuple[Any, ...], Tensor], Snapshot]
+    norms2: Callable[[Any, Snapshot, Tensor], Tensor]
+    apply: Callable[[Any, Snapshot, Tensor, Tensor | None], Tensor]
 
 
 def trains(parameter: Tensor | None) -> bool:
@@ -36,12 +36,12 @@ def trains(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def keep_input(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+def keep_input(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Snapshot:
     """The input alone."""
     return (inputs[0].detach(),)
 
 
-def keep_both(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Kept:
+def keep_both(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Snapshot:
     """Both inputs."""
     return inputs[0].detach(), inputs[1].detach()
 
@@ -54,7 +54,7 @@ def widened(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return value.to(wide), gradient.to(wide)
 
 
-def spans(examples: int, floats_each: int) -> Iterator[slice]:
+def spans(samples: int, floats_each: int) -> Iterator[slice]:
     """Cut a batch so that `floats_each` intermediate numbers per example stay within the cache."""
     size = max(1, CHUNK_FLOATS // max(1, floats_each))
-    return (slice(start, start + size) for start in range(0, examples, size))
+    return (slice(start, start + size) for start in range(0, samples, size))

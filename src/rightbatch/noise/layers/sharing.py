@@ -11,10 +11,10 @@ from ..gradient_norm import row_norms2
 from .embedding import EMBEDDING
 from .linear import LINEAR
 from .rule import spans, widened
-from .uses import LayerUse, Slot, Use
+from .uses import LayerUse, ParamUse, Slot
 
 
-def norms2_of(uses: Iterable[Use]) -> list[Tensor]:
+def norms2_of(uses: Iterable[ParamUse]) -> list[Tensor]:
     """‖Σ c_i‖² over the uses of each parameter, in parts of shape (b,) to be added up.
 
     Args:
@@ -29,10 +29,10 @@ def norms2_of(uses: Iterable[Use]) -> list[Tensor]:
     ]
 
 
-def formed(uses: Sequence[Use]) -> Iterator[dict[Slot, Tensor]]:
-    """Σ c_i over uses of the same parameters, of a few examples at a time: shape (n, *rows of the parameter) each."""
+def formed(uses: Sequence[ParamUse]) -> Iterator[dict[Slot, Tensor]]:
+    """Σ c_i over uses of the same parameters, of a few samples at a time: shape (n, *rows of the parameter) each."""
     floats = sum(slot.parameter.numel() for slot in {slot for use in uses for slot in use.slots().values()})
-    for span in spans(uses[0].examples, floats):
+    for span in spans(uses[0].samples, floats):
         sums: dict[Slot, Tensor] = {}
         for use in uses:
             for slot, gradient in use.gradients(span).items():
@@ -40,16 +40,16 @@ def formed(uses: Sequence[Use]) -> Iterator[dict[Slot, Tensor]]:
         yield sums
 
 
-def formed_norms2(uses: Sequence[Use]) -> Tensor:
-    """‖Σ c_i‖² over uses of the same parameters, by forming the gradients of a few examples at a time."""
+def formed_norms2(uses: Sequence[ParamUse]) -> Tensor:
+    """‖Σ c_i‖² over uses of the same parameters, by forming the gradients of a few samples at a time."""
     return torch.cat([torch.stack([row_norms2(g) for g in sums.values()]).sum(0) for sums in formed(uses)])
 
 
-def joined(uses: Sequence[Use]) -> list[list[Use]]:
+def joined(uses: Sequence[ParamUse]) -> list[list[ParamUse]]:
     """Uses put together that have a parameter in common, over any number of steps."""
-    group_of: dict[Slot, list[Use]] = {}
+    group_of: dict[Slot, list[ParamUse]] = {}
     for use in uses:
-        together: list[Use] = []
+        together: list[ParamUse] = []
         slots = list(use.slots().values())
         for group in {id(group_of[slot]): group_of[slot] for slot in slots if slot in group_of}.values():
             together += group
@@ -64,7 +64,7 @@ def joined(uses: Sequence[Use]) -> list[list[Use]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def merged(uses: Sequence[Use]) -> list[Use]:
+def merged(uses: Sequence[ParamUse]) -> list[ParamUse]:
     """Uses of one linear layer, or of one embedding, as one: they are further positions of one another."""
     layers = [use for use in uses if isinstance(use, LayerUse)]
     linear = [use for use in layers if use.rule is LINEAR]
@@ -75,7 +75,7 @@ def merged(uses: Sequence[Use]) -> list[Use]:
     return [_stacked(kind) for kind in (linear, tables) if kind]
 
 
-def joint_norms2(uses: Sequence[Use]) -> Tensor:
+def joint_norms2(uses: Sequence[ParamUse]) -> Tensor:
     """‖Σ c_i‖² over uses of the same parameters, shape (b,)."""
     match merged(uses):
         case [use]:

@@ -69,7 +69,7 @@ class Signs:
 
 
 def sketch_norms2(sketches: Tensor, probes: int) -> Tensor:
-    """Squared norms of the sketches of each example, averaged over the probes.
+    """Squared norms of the sketches of each sample, averaged over the probes.
 
     Args:
         sketches: c_i e for every probe in turn, shape (b, ...).

@@ -1,21 +1,21 @@
 """Estimates of per-example gradient norms by random signs, where the exact norms of a layer are dear.
 
-The gradient of example i is a matrix c_i = Σ_t d_it a_itᵀ over positions t. For random signs e, ‖c_i e‖² has the mean
+The gradient of sample i is a matrix c_i = Σ_t d_it a_itᵀ over positions t. For random signs e, ‖c_i e‖² has the mean
 ‖c_i‖², and c_i e = Σ_t d_it (a_it·e) takes no more than one reading of the input and one of the output gradient. Every
-example has signs of its own, so that the errors of a batch average out.
+sample has signs of its own, so that the errors of a batch average out.
 
 | symbol | argument | meaning |
 |---|---|---|
 | a_it | kept[0] | input at position t, the bias's 1 appended |
 | d_it | d | gradient at the output |
-| e | signs | ±1, independent for every example and probe |
+| e | signs | ±1, independent for every sample and probe |
 | k | probes | sketches averaged |
 
-The relative standard deviation of one example's estimate is at most sqrt(2/k), and of the sum over b examples about
+The relative standard deviation of one sample's estimate is at most sqrt(2/k), and of the sum over b samples about
 sqrt(2/(k r b)), r = ‖c‖_F⁴/‖cᵀc‖_F² the effective rank of the gradients.
 
 Reference: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines"
-(1990), applied to tr(c_iᵀ c_i), one example at a time.
+(1990), applied to tr(c_iᵀ c_i), one sample at a time.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
 from .convolution_sketches import convolution_sketch, transposed_sketch
 from .embedding import EMBEDDING, embedding_norms2
 from .linear import LINEAR, linear_norms2
-from .rule import Kept, Rule, trains, widened
+from .rule import Rule, Snapshot, trains, widened
 from .signs import BLOCK_SIGNS, Signs, sketch_norms2
 
 # (layer, kept, d, signs, probes) -> unbiased estimates of ‖c_i‖² over the layer's trainable parameters, shape (b,)
-SketchFunction = Callable[[Any, Kept, Tensor, Signs, int], Tensor]
+SketchFunction = Callable[[Any, Snapshot, Tensor, Signs, int], Tensor]
 
 
-def linear_sketch(layer: nn.Linear, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def linear_sketch(layer: nn.Linear, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a linear layer over positions.
 
     The signs act along the shorter side of the weight; the bias is one more column of it. What is exact for the same
@@ -67,11 +67,11 @@ def linear_sketch(layer: nn.Linear, kept: Kept, d: Tensor, signs: Signs, probes:
     return norms2.add_(sketch_norms2(projected.sum(2), probes)) if bias else norms2
 
 
-def embedding_sketch(layer: nn.Embedding, kept: Kept, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def embedding_sketch(layer: nn.Embedding, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of an embedding table: ‖Σ_t e_i[id_it] d_it‖².
 
-    Every token has a sign, other ones in every example as far as the pool reaches: with a large vocabulary the signs of
-    one example are those of another, moved along.
+    Every token has a sign, other ones in every sample as far as the pool reaches: with a large vocabulary the signs of
+    one sample are those of another, moved along.
 
     Args:
         layer: the embedding.

@@ -1,4 +1,4 @@
-"""What a parameter or a layer without a dimension for the examples contributes, once it is known where they come in."""
+"""What a parameter or a layer without a dimension for the samples contributes, once it is known where they come in."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,10 +12,10 @@ from .broadcasts import REARRANGING, Route, Step, undone
 from .embedding import EMBEDDING
 from .linear import BILINEAR, LINEAR
 from .normalization import LAYER_NORM, RMS_NORM
-from .rule import Kept, Rule, spans
-from .uses import LayerUse, Slot, Use, whole
+from .rule import Rule, Snapshot, spans
+from .uses import LayerUse, ParamUse, Slot, whole
 
-# Layers to which all dimensions but the last are alike, so that the examples may come as one more.
+# Layers to which all dimensions but the last are alike, so that the samples may come as one more.
 ANY_DIMENSIONS = (LINEAR, BILINEAR, EMBEDDING, LAYER_NORM, RMS_NORM)
 
 
@@ -27,7 +27,7 @@ class ParameterUse:
         kind: the type of its module.
         name: of the parameter in it.
         parameter: the parameter.
-        rows: what each example contributes to what was made of it, shape (b, ...).
+        rows: what each sample contributes to what was made of it, shape (b, ...).
         steps: what was made of it, of the same norm.
     """
 
@@ -38,13 +38,13 @@ class ParameterUse:
     steps: tuple[Step, ...]
 
     @property
-    def examples(self) -> int:
+    def samples(self) -> int:
         return len(self.rows)
 
     def at(self, rows: Tensor) -> "ParameterUse":
         return replace(self, rows=self.rows[rows])
 
-    def parts(self) -> Iterable[Use]:
+    def parts(self) -> Iterable[ParamUse]:
         return (self,)
 
     def slots(self) -> dict[str, Slot]:
@@ -57,10 +57,10 @@ class ParameterUse:
         return {whole(self.parameter): undone(self.rows[span], self.steps)}
 
     def products(self, of: Mapping[Tensor, Tensor | None]) -> Tensor:
-        inner = torch.zeros(self.examples, dtype=sum_dtype(self.rows.device), device=self.rows.device)
+        inner = torch.zeros(self.samples, dtype=sum_dtype(self.rows.device), device=self.rows.device)
         total = of[self.parameter]
         if total is not None:
-            for span in spans(self.examples, self.parameter.numel()):
+            for span in spans(self.samples, self.parameter.numel()):
                 c = undone(self.rows[span], self.steps)
                 inner[span] = (c * total).reshape(len(c), -1).sum(1)
         return inner
@@ -75,7 +75,7 @@ def parameter_use(kind: str, name: str, parameter: Tensor, route: Route, d: Tens
 
 @dataclass(slots=True, eq=False)
 class UnbatchedCall:
-    """A call of a layer with one input for all examples, such as a table of positions.
+    """A call of a layer with one input for all samples, such as a table of positions.
 
     Args:
         layer: the layer.
@@ -87,7 +87,7 @@ class UnbatchedCall:
 
     layer: nn.Module
     rule: Rule
-    kept: Kept
+    kept: Snapshot
     shape: torch.Size
     routed: bool = False
 
@@ -96,15 +96,15 @@ class UnbatchedCall:
         return self.repeated(route.contributions(d))
 
     def repeated(self, d: Tensor) -> LayerUse:
-        """Its use with one input for each example, from what each contributes to the gradient at its output.
+        """Its use with one input for each sample, from what each contributes to the gradient at its output.
 
         Raises:
-            UnsupportedError: the layer gives its dimensions a meaning and lacks one for the examples.
+            UnsupportedError: the layer gives its dimensions a meaning and lacks one for the samples.
         """
         b = len(d)
         alone = bool(self.shape) and self.shape[0] == 1
         if not alone and self.rule not in ANY_DIMENSIONS:
-            raise UnsupportedError(f"has input of shape {tuple(self.kept[0].shape)}, the same for all examples")
+            raise UnsupportedError(f"has input of shape {tuple(self.kept[0].shape)}, the same for all samples")
         inner = self.shape[1:] if alone else self.shape
         kept = tuple(
             value.expand(b, *(value.shape[1:] if alone else value.shape)) if isinstance(value, Tensor) else value
@@ -113,7 +113,7 @@ class UnbatchedCall:
         return LayerUse(self.layer, self.rule, kept, d.reshape(b, *inner))
 
 
-def perhaps_unbatched(rule: Rule, kept: Kept, examples: int) -> bool:
-    """Whether a layer's input may be one for all examples: not as long, or a list of ids that may be either."""
+def perhaps_unbatched(rule: Rule, kept: Snapshot, samples: int) -> bool:
+    """Whether a layer's input may be one for all samples: not as long, or a list of ids that may be either."""
     rows = kept[0]
-    return rows.ndim == 0 or len(rows) != examples or (rule is EMBEDDING and rows.ndim == 1)
+    return rows.ndim == 0 or len(rows) != samples or (rule is EMBEDDING and rows.ndim == 1)

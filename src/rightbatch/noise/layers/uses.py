@@ -1,4 +1,4 @@
-"""One use of one layer in a pass: what it contributes to the gradient of each example."""
+"""One use of one layer in a pass: what it contributes to the gradient of each sample."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..gradient_norm import sum_dtype
 from .linear import LINEAR
-from .rule import Kept, Rule, trains
+from .rule import Rule, Snapshot, trains
 
 
 class Slot(NamedTuple):
@@ -29,21 +29,21 @@ def whole(parameter: Tensor) -> Slot:
     return Slot(parameter, 0, len(parameter) if parameter.ndim else 1)
 
 
-class Use(Protocol):
+class ParamUse(Protocol):
     """What every kind of use can tell, once the backward pass has gone through it."""
 
     @property
-    def examples(self) -> int:
+    def samples(self) -> int:
         """B."""
 
     @property
     def kind(self) -> str:
         """The type of the module."""
 
-    def at(self, rows: Tensor) -> "Use":
-        """The same use by some of the examples only."""
+    def at(self, rows: Tensor) -> "ParamUse":
+        """The same use by some of the samples only."""
 
-    def parts(self) -> Iterable["Use"]:
+    def parts(self) -> Iterable["ParamUse"]:
         """Itself, or the simpler uses it is made of."""
 
     def slots(self) -> Mapping[str, Slot]:
@@ -53,7 +53,7 @@ class Use(Protocol):
         """‖c_i‖², shape (b,)."""
 
     def gradients(self, span: slice) -> Mapping[Slot, Tensor]:
-        """c_i of the examples in `span`, shape (n, *rows of the parameter) each."""
+        """c_i of the samples in `span`, shape (n, *rows of the parameter) each."""
 
     def products(self, of: Mapping[Tensor, Tensor | None]) -> Tensor:
         """⟨c_i, G⟩, shape (b,), for the gradients G of the parameters."""
@@ -88,11 +88,11 @@ class LayerUse:
 
     layer: nn.Module | Projection
     rule: Rule
-    kept: Kept
+    kept: Snapshot
     d: Tensor
 
     @property
-    def examples(self) -> int:
+    def samples(self) -> int:
         return len(self.d)
 
     @property
@@ -103,7 +103,7 @@ class LayerUse:
         kept = tuple(value[rows] if isinstance(value, Tensor) else value for value in self.kept)
         return LayerUse(self.layer, self.rule, kept, self.d[rows])
 
-    def parts(self) -> Iterable[Use]:
+    def parts(self) -> Iterable[ParamUse]:
         return (self,)
 
     def slots(self) -> dict[str, Slot]:
@@ -142,7 +142,7 @@ class LayerUse:
         output = self.rule.apply(self.layer, self._as(dtype), weight, values.get("bias"))
         return (output * self.d).flatten(1).sum(1, dtype=sum_dtype(self.d.device))
 
-    def _as(self, dtype: torch.dtype) -> Kept:
+    def _as(self, dtype: torch.dtype) -> Snapshot:
         return tuple(v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in self.kept)
 
     def _zeros(self, name: str, dtype: torch.dtype) -> Tensor:

@@ -14,20 +14,20 @@ from .linear import LINEAR
 from .normalization import CHANNEL_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
 from .rule import Rule, spans, widened
 from .sharing import formed, merged
-from .uses import LayerUse, Slot, Use
+from .uses import LayerUse, ParamUse, Slot
 
 Squares = Mapping[Tensor, Tensor]
 
 
-def weighted_norms2(use: Use, squares: Squares) -> Tensor:
+def weighted_norms2(use: ParamUse, squares: Squares) -> Tensor:
     """‖P c_i‖² of one use, exactly.
 
     For a linear layer without positions it is Σ_k d_ik² Σ_l P²_kl a_il², one matrix product; the gradients of
-    embeddings stay the few rows they are; of other layers the gradients of a few examples are formed at a time.
+    embeddings stay the few rows they are; of other layers the gradients of a few samples are formed at a time.
 
     | symbol | argument | meaning |
     |---|---|---|
-    | c_i, a_i, d_i | use | contribution of example i, the layer's input and output gradient |
+    | c_i, a_i, d_i | use | contribution of sample i, the layer's input and output gradient |
     | P² | squares | of each parameter, of its shape; 1 for parameters not in it |
 
     Returns:
@@ -36,7 +36,7 @@ def weighted_norms2(use: Use, squares: Squares) -> Tensor:
     return torch.stack(list(slot_norms2([use], squares).values())).sum(0)
 
 
-def slot_norms2(uses: Sequence[Use], squares: Squares) -> dict[Slot, Tensor]:
+def slot_norms2(uses: Sequence[ParamUse], squares: Squares) -> dict[Slot, Tensor]:
     """‖P Σ c_i‖² over uses that share parameters, for each parameter on its own.
 
     Args:
@@ -122,7 +122,7 @@ def _normalization(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
 
 
 def _embedding(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
-    """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that an example has."""
+    """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that an sample has."""
     layer = use.layer
     assert isinstance(layer, nn.Embedding)
     (slot,) = use.slots().values()
@@ -132,7 +132,7 @@ def _embedding(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
 
 
 def _bag(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
-    """Σ_v w_iv² Σ_l P²_vl d_il², w_iv the summed weight of token v in the bag of example i."""
+    """Σ_v w_iv² Σ_l P²_vl d_il², w_iv the summed weight of token v in the bag of sample i."""
     ids, weights = use.kept
     (slot,) = use.slots().values()
     d = use.d.to(torch.promote_types(use.d.dtype, torch.float32))

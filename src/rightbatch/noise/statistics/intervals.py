@@ -34,7 +34,7 @@ def bound(
 
     s₋ = (s + N) exp(-t e/(s + N)) - N,  s₊ = (s⁺ + N) exp(t e'/(s⁺ + N)) - N,  s⁺ = max(s, 0),  e' = e sqrt(v₊/v)
 
-    e' is what e would be, at least, were the variance at its upper limit: where a few examples that are in no batch yet
+    e' is what e would be, at least, were the variance at its upper limit: where a few samples that are in no batch yet
     hold most of it, e says little of s, and v₊ knows.
 
     Returns:
@@ -67,7 +67,7 @@ def positive(estimate: float, error: float, t: float) -> Interval:
     return Interval(estimate + _shift(estimate, -t * error), estimate + _shift(estimate, t * error))
 
 
-def skewed_mean(mean: float, error: float, skewness: float, examples: int, t: float) -> Interval:
+def skewed_mean(mean: float, error: float, skewness: float, samples: int, t: float) -> Interval:
     """Limits of the positive mean of a skewed distribution, by Hall's cubic transformation of Student's statistic.
 
     T = (x̄ - μ)/e is skewed where the sample is; g(T) = T + aT²/3 + a²T³/27 + a/6, a = γ/√n, is so only to the order
@@ -76,12 +76,12 @@ def skewed_mean(mean: float, error: float, skewness: float, examples: int, t: fl
     | symbol | argument |
     |---|---|
     | x̄, e | mean, its standard error |
-    | γ, n | skewness, examples |
+    | γ, n | skewness, samples |
     | t | t |
 
     Reference: Hall, "On the removal of skewness by transformation" (1992).
     """
-    a = skewness / math.sqrt(examples)
+    a = skewness / math.sqrt(samples)
 
     def inverse(y: float) -> float:
         return y if abs(a) < 1e-6 else 3.0 / a * (math.cbrt(1.0 + a * (y - a / 6.0)) - 1.0)

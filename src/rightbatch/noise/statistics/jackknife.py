@@ -12,9 +12,9 @@ from .intervals import bound, skewed_mean, t_quantile
 
 
 def jackknife(norms2: Tensor, products: Tensor, gradient_norm2: float, reason: str = "") -> Measurement:
-    """V̂ and ŝ of a batch, with exact jackknife standard errors and 90 % intervals, no example left out in earnest.
+    """V̂ and ŝ of a batch, with exact jackknife standard errors and 90 % intervals, no sample left out in earnest.
 
-    Without example i, ‖Σ g - g_i‖² = b² ‖ḡ‖² - 2b p_i + n_i; with it every leave-one-out value follows, and the error
+    Without sample i, ‖Σ g - g_i‖² = b² ‖ḡ‖² - 2b p_i + n_i; with it every leave-one-out value follows, and the error
     of θ is sqrt((b-1)/b Σ_i (θ_(i) - θ_(·))²).
 
     | symbol | argument | meaning |
@@ -27,7 +27,7 @@ def jackknife(norms2: Tensor, products: Tensor, gradient_norm2: float, reason: s
     counts twice and which is all there is where the noise hides the signal. From n_i and p_i the two cannot be told
     apart: the standard error stays on the safe side, by up to √2, and the interval takes a share of N/(s⁺ + N), N =
     V̂/b, of the variance to be half of second order, so that its error is right to 15 % either way. Student's t has
-    2b/(κ - 1) degrees of freedom, κ the kurtosis over examples, b - 1 at most.
+    2b/(κ - 1) degrees of freedom, κ the kurtosis over samples, b - 1 at most.
 
     Returns:
         The errors are nan for b = 2 and the intervals say nothing; the error of the noise scale is infinite where V̂/ŝ
@@ -55,7 +55,7 @@ def jackknife(norms2: Tensor, products: Tensor, gradient_norm2: float, reason: s
 
 
 def jackknife_micro_batches(found: Measurement, sizes: Sequence[int], norms2: Tensor, products: Tensor) -> Measurement:
-    """What micro-batches have measured, with the jackknife over them: each is an example with m̄ times less noise.
+    """What micro-batches have measured, with the jackknife over them: each is an sample with m̄ times less noise.
 
     Micro-batches of uneven sizes m_j count as m_j/m̄ g_j, whose mean is ḡ and whose covariance is Σ/m̄ but for the square
     of the unevenness.
@@ -87,7 +87,7 @@ def jackknife_micro_batches(found: Measurement, sizes: Sequence[int], norms2: Te
 def _intervals(v: Tensor, s: Tensor, variance: float, signal: float, errors: StandardErrors) -> Intervals:
     """From the leave-one-out values."""
     b = len(v)
-    dv, ds = v.mean() - v, s.mean() - s  # in proportion to what each example adds
+    dv, ds = v.mean() - v, s.mean() - s  # in proportion to what each sample adds
     covariance = (dv @ ds).item() * (b - 1) / b
     noise = max(variance, 0.0) / b
     at_least = max(signal, 0.0)

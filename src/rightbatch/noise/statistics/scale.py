@@ -36,12 +36,12 @@ class NoiseScale:
         self._variance = ExponentialAverage[float](decay)
         self._signal = ExponentialAverage[float](decay)
         self._noise = ExponentialAverage[float](decay)  # of V̂/b
-        self._position = ExponentialAverage[float](decay)  # of the examples consumed when the measurements were made
+        self._position = ExponentialAverage[float](decay)  # of the samples consumed when the measurements were made
         self._scatter = (0.0, 0.0, 0.0)  # Σw(V-m_V)², Σw(s-m_s)², Σw(V-m_V)(s-m_s)
         self._first: tuple[StandardErrors, Intervals] = (UNKNOWN, NO_INTERVALS)  # of the only measurement
 
     def update(self, measurement: Measurement, samples: int) -> None:
-        """Take in one measurement, made when `samples` examples had been consumed.
+        """Take in one measurement, made when `samples` samples had been consumed.
 
         Raises:
             InputError: its numbers are not finite.
@@ -56,7 +56,7 @@ class NoiseScale:
         ds = 0.0 if alone else measurement.signal - self._signal.mean
         self._variance.update(measurement.variance)
         self._signal.update(measurement.signal)
-        self._noise.update(measurement.variance / measurement.examples)
+        self._noise.update(measurement.variance / measurement.samples)
         self._position.update(float(samples))
         self._weight2 = self.decay**2 * self._weight2 + 1.0
         # West's update: differences from the running mean lose no digits where squares minus a square would
@@ -71,7 +71,7 @@ class NoiseScale:
         self._first = (measurement.standard_error, measurement.intervals) if alone else (UNKNOWN, NO_INTERVALS)
 
     def estimate(self, samples: int) -> NoiseEstimate | None:
-        """What is known when `samples` examples have been consumed; None before the first measurement."""
+        """What is known when `samples` samples have been consumed; None before the first measurement."""
         if self._variance.updates == 0:
             return None
         v, s, weight = self._variance.mean, self._signal.mean, self._variance.weight
@@ -103,7 +103,7 @@ class NoiseScale:
         )
 
     def age_samples(self, samples: int) -> int | None:
-        """How many examples have been consumed since the last measurement; None before the first."""
+        """How many samples have been consumed since the last measurement; None before the first."""
         return samples - self._samples if self._variance.updates else None
 
     @property

@@ -1,21 +1,21 @@
 """Rules for the batch size, and the fit of the step times one of them rests on.
 
-A new rule is one file here and its class in `SIZE_RULES`.
+A new rule is one file here and its class in `BATCH_SIZE_RULES`.
 """
 
 import math
 from numbers import Real
 from typing import Any
 
-from ...decision import SizeRule
+from ...decision import BatchSizeRule
 from ...errors import InputError
 from ...rule_text import number_in, read_rule
 from ..wrappers.bounded import Bounded
 from ..wrappers.hysteresis import Hysteresis
 from ..wrappers.memory_cap import MemoryCap
-from ..wrappers.min_hold import Dwell
+from ..wrappers.min_hold import MinHold
 from ..wrappers.ramp import Ramp
-from ..wrappers.rounded import Snapped
+from ..wrappers.rounded import Rounded
 from ..wrappers.whole_if_small import WholeIfSmall
 from .ad_ada_grad import AdAdaGrad
 from .ada_batch import AdaBatch
@@ -36,7 +36,7 @@ from .inner_product_test import InnerProductTest
 from .interpolation import Interpolation
 from .norm_test import NormTest
 from .orr import Orr
-from .piecewise import Thresholds
+from .piecewise import Piecewise
 from .plateau import Plateau
 from .rada_damp import RadaDamp
 from .replay import Replay
@@ -45,8 +45,8 @@ from .simi_grad import SimiGrad
 from .sweet_spot import SweetSpot
 from .unbiased_norm_test import UnbiasedNormTest
 
-RULES: tuple[type[SizeRule], ...] = (Fixed, BigBatch, SweetSpot)
-MEASURED: tuple[type[SizeRule], ...] = (
+RULES: tuple[type[BatchSizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+MEASURED: tuple[type[BatchSizeRule], ...] = (
     NormTest,
     UnbiasedNormTest,
     InnerProductTest,
@@ -60,8 +60,8 @@ MEASURED: tuple[type[SizeRule], ...] = (
     SimiGrad,
     Interpolation,
 )
-SCHEDULES: tuple[type[SizeRule], ...] = (
-    Thresholds,
+SCHEDULES: tuple[type[BatchSizeRule], ...] = (
+    Piecewise,
     Growth,
     Cyclic,
     AdaBatch,
@@ -74,11 +74,11 @@ SCHEDULES: tuple[type[SizeRule], ...] = (
     Orr,
     Replay,
 )
-WRAPPERS: tuple[type[SizeRule], ...] = (Bounded, MemoryCap, Hysteresis, Dwell, Snapped, WholeIfSmall, Ramp)
-SIZE_RULES: dict[str, type[SizeRule]] = {rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS}
+WRAPPERS: tuple[type[BatchSizeRule], ...] = (Bounded, MemoryCap, Hysteresis, MinHold, Rounded, WholeIfSmall, Ramp)
+BATCH_SIZE_RULES: dict[str, type[BatchSizeRule]] = {rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS}
 
 
-def size_rule(spec: Any) -> SizeRule:
+def batch_size_rule(spec: Any) -> BatchSizeRule:
     """The rule that `spec` means.
 
     Args:
@@ -90,22 +90,22 @@ def size_rule(spec: Any) -> SizeRule:
     if isinstance(spec, str):
         number = number_in(spec)
         if number is None:
-            return read_rule(spec, SIZE_RULES, "batch")
+            return read_rule(spec, BATCH_SIZE_RULES, "batch_size")
         spec = number
     if isinstance(spec, Real):
         whole = not isinstance(spec, bool) and math.isfinite(spec) and float(spec).is_integer()
         return Fixed(round(float(spec)) if whole else spec)  # type: ignore[arg-type]  # Fixed refuses the others
-    if isinstance(spec, SizeRule) and not isinstance(spec, type):
+    if isinstance(spec, BatchSizeRule) and not isinstance(spec, type):
         return spec
-    names = ", ".join(map(repr, SIZE_RULES))
+    names = ", ".join(map(repr, BATCH_SIZE_RULES))
     raise InputError(
-        f"batch={spec!r} is no batch size and no rule for one: give a whole number, one of {names}, or a rule."
+        f"batch_size={spec!r} is no batch size and no rule for one: give a whole number, one of {names}, or a rule."
     )
 
 
 __all__ = [
+    "BATCH_SIZE_RULES",
     "CABS",
-    "SIZE_RULES",
     "AdAdaGrad",
     "AdaBatch",
     "AdaDamp",
@@ -116,7 +116,6 @@ __all__ = [
     "DDPNorm",
     "DiveBatch",
     "DontDecay",
-    "Dwell",
     "Fixed",
     "GeoDamp",
     "Goodput",
@@ -126,18 +125,19 @@ __all__ = [
     "InnerProductTest",
     "Interpolation",
     "MemoryCap",
+    "MinHold",
     "NormTest",
     "Orr",
+    "Piecewise",
     "Plateau",
     "RadaDamp",
     "Ramp",
     "Replay",
+    "Rounded",
     "Seesaw",
     "SimiGrad",
-    "Snapped",
     "SweetSpot",
-    "Thresholds",
     "UnbiasedNormTest",
     "WholeIfSmall",
-    "size_rule",
+    "batch_size_rule",
 ]

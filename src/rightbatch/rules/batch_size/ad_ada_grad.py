@@ -14,17 +14,17 @@ class AdAdaGrad(NormTest):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
     | η | theta | error allowed in the gradient, relative to its norm |
 
     At η = 0.1 a batch may hold no more than 1 % of noise, which takes 99 noise scales; the batch then soon reaches
-    `most`. In expectation η asks for b >= (1/η² - 1)·B_noise.
+    `max_size`. In expectation η asks for b >= (1/η² - 1)·B_noise.
 
     Args:
         theta: η; 0.1 is the paper's for MNIST and ImageNet, for CIFAR-10 it takes 0.5.
-        first: size of the first batch; the paper's for MNIST.
-        most: largest batch; None is all the data.
+        initial: size of the first batch; the paper's for MNIST.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -36,7 +36,7 @@ class AdAdaGrad(NormTest):
     """
 
     theta: float = 0.1
-    first: int = 16
+    initial: int = 16
 
     name: ClassVar[str] = "ad-ada-grad"
     finite_population: ClassVar[bool] = False

@@ -14,21 +14,21 @@ class AdaBatch(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0 | first | first batch |
+    | b0 | initial | first batch |
     | β | factor | growth per stage |
     | T | every_epochs, every_samples | length of a stage |
-    | s | samples | examples consumed before the batch |
+    | s | samples | samples consumed before the batch |
 
     A schedule that decayed the rate by δ per stage at a fixed batch decays it by δ·β here, which leaves the rate per
-    example, α/b, as it was: 0.25 becomes 0.5 with β = 2. That is the step rule "ada-batch". Once the batch is `most`,
+    sample, α/b, as it was: 0.25 becomes 0.5 with β = 2. That is the step rule "ada-batch". Once the batch is `max_size`,
     or all the data, that no longer holds.
 
     Args:
-        first: b0.
+        initial: b0.
         factor: β, above 1.
         every_epochs: T in passes over the data.
-        every_samples: T in examples; None leaves that to every_epochs.
-        most: largest batch; None is all the data.
+        every_samples: T in samples; None leaves that to every_epochs.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -38,26 +38,26 @@ class AdaBatch(Schedule):
     rate is not part of this rule.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 2.0
     every_epochs: float = 20.0
     every_samples: int | None = None
-    most: int | None = None
+    max_size: int | None = None
 
     name: ClassVar[str] = "ada-batch"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         who = type(self).__name__
-        require_whole(f"{who}.first", self.first, least=1)
+        require_whole(f"{who}.initial", self.initial, least=1)
         require_number(f"{who}.factor", self.factor, above=1)
         require_length(f"{who}.every", self.every_epochs, self.every_samples)
-        if self.most is not None:
-            require_whole(f"{who}.most", self.most, least=1)
+        if self.max_size is not None:
+            require_whole(f"{who}.max_size", self.max_size, least=1)
 
     def _size(self, course: Course) -> int:
         stages = periods_passed(
             course.samples, length_samples(self.every_epochs, self.every_samples, course.train_samples)
         )
-        most = course.train_samples if self.most is None else min(self.most, course.train_samples)
-        return grown(self.first, self.factor, stages, most)
+        most = course.train_samples if self.max_size is None else min(self.max_size, course.train_samples)
+        return grown(self.initial, self.factor, stages, most)

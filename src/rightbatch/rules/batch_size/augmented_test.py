@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from ...ranges import require_number
 from .inner_product_test import InnerProductTest
 from .sampling_test import Condition, SamplingTest
@@ -19,11 +19,11 @@ class AugmentedTest(InnerProductTest):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the examples along the gradient, 1/(b - 1) |
-    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the samples along the gradient, 1/(b - 1) |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | examples | examples in the current batch |
-    | N | train_samples | examples in the training set |
+    | b | samples | samples in the current batch |
+    | N | train_samples | samples in the training set |
     | θ | theta | noise allowed along the gradient, relative to its norm |
     | ν | nu | noise allowed across the gradient, relative to its norm |
 
@@ -32,8 +32,8 @@ class AugmentedTest(InnerProductTest):
 
     Args:
         theta: θ, above 0.
-        first: size of the first batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
         nu: ν, above 0.
 
     Raises:
@@ -53,7 +53,7 @@ class AugmentedTest(InnerProductTest):
         SamplingTest.__post_init__(self)
         require_number("AugmentedTest.nu", self.nu, above=0)
 
-    def _conditions(self, now: Situation) -> list[Condition]:
+    def _conditions(self, now: StepContext) -> list[Condition]:
         along = InnerProductTest._conditions(self, now)
         found = now.measurement
         if not along or found is None:

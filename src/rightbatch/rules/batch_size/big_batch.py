@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 
@@ -18,7 +18,7 @@ NOT_FINITE = Decision(reason="hold: the gradient is not finite")
 class BigBatchState:
     """The batch size carried on, the largest signal ‖g‖² met, and how many capped batches in a row showed none."""
 
-    examples: int
+    batch_size: int
     largest_signal: float = 0.0
     silent_batches: int = 0
 
@@ -29,30 +29,30 @@ class BigBatch:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b | examples | examples in the current batch |
+    | b | samples | samples in the current batch |
     | ‖g_B‖² | gradient_norm2 | squared norm of its mean gradient |
     | V̂ | measurement.variance | unbiased trace of the per-example covariance |
     | θ | theta | noise allowed in the gradient, relative to its norm |
     | κ | kappa | b/B_noise the test asks for in expectation; θ² = 1/(1 + κ) |
-    | N | train_samples | examples in the training set |
+    | N | train_samples | samples in the training set |
 
-    Each enlargement adds max(1, growth·b) examples; the size is carried on and never falls. θ = 1 is the paper's mode.
+    Each enlargement adds max(1, growth·b) samples; the size is carried on and never falls. θ = 1 is the paper's mode.
     It asks only that the estimated signal ‖g_B‖² - V̂/b be positive, which for models with many parameters nearly every
     batch fulfils far below the noise scale: there it tells a vanished gradient, and does not hold a signal-to-noise
     ratio. Use κ for that: `BigBatch(kappa=1)` asks for a batch of one noise scale.
 
-    The run stops by itself once the batch cannot grow any more, being all the data or `most`, and either
+    The run stops by itself once the batch cannot grow any more, being all the data or `max_size`, and either
     ‖g_B‖ <= tolerance·(the largest ‖g‖ met), the noise taken out of the latter, or `patience` batches in a row show no
     signal at all (‖g_B‖² <= V̂/b · (1 - b/N)).
 
     Args:
         theta: in (0, 1]; 1 unless kappa is given.
         kappa: 0 or more, in place of theta.
-        first: size of the first batch; the paper asks only for more than one example.
+        initial: size of the first batch; the paper asks only for more than one sample.
         growth: share of the batch added at a time.
-        most: largest batch; None is all the data.
+        max_size: largest batch; None is all the data.
         tolerance: of the automatic stop on the gradient norm; 0 turns it off.
-        patience: batches without signal, at `most`, before the run stops; 0 turns it off.
+        patience: batches without signal, at `max_size`, before the run stops; 0 turns it off.
 
     Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
     arXiv 1610.05792, "Big Batch SGD"), Algorithm 1. Ours are the finite-population factor (1 - b/N), without which a
@@ -66,9 +66,9 @@ class BigBatch:
 
     theta: float | None = None
     kappa: float | None = None
-    first: int = 32
+    initial: int = 32
     growth: float = 0.1
-    most: int | None = None
+    max_size: int | None = None
     tolerance: float = 1e-3
     patience: int = 8
 
@@ -86,10 +86,10 @@ class BigBatch:
             require_number("BigBatch.theta", self.theta, above=0, most=1)
         if self.kappa is not None:
             require_number("BigBatch.kappa", self.kappa, least=0)
-        require_whole("BigBatch.first", self.first, least=2)
+        require_whole("BigBatch.initial", self.initial, least=2)
         require_number("BigBatch.growth", self.growth, above=0)
-        if self.most is not None:
-            require_whole("BigBatch.most", self.most, least=2)
+        if self.max_size is not None:
+            require_whole("BigBatch.max_size", self.max_size, least=2)
         require_number("BigBatch.tolerance", self.tolerance, least=0, most=1)
         require_whole("BigBatch.patience", self.patience, least=0)
 
@@ -102,15 +102,15 @@ class BigBatch:
 
     def start(self, plan: Plan) -> tuple[Decision, BigBatchState]:
         """Decide the first batch."""
-        examples = min(int(self.first), self._cap(plan.train_samples))
+        batch_size = min(int(self.initial), self._cap(plan.train_samples))
         reason = (
-            f"start with {examples} examples and enlarge while the noise exceeds θ² = {self.theta2:g} of the gradient"
+            f"start with {batch_size} samples and enlarge while the noise exceeds θ² = {self.theta2:g} of the gradient"
         )
-        return Decision(examples=examples, reason=reason), BigBatchState(examples)
+        return Decision(batch_size=batch_size, reason=reason), BigBatchState(batch_size)
 
-    def decide(self, now: Situation, state: BigBatchState) -> tuple[Decision, BigBatchState]:
+    def decide(self, now: StepContext, state: BigBatchState) -> tuple[Decision, BigBatchState]:
         """Enlarge the current batch, let it pass, or stop the run."""
-        b, cap = now.examples, self._cap(now.train_samples)
+        b, cap = now.batch_size, self._cap(now.train_samples)
         if now.measurement is not None:  # which may be of some parameters, or preconditioned: noise and norm alike
             now = replace(now, gradient_norm2=now.measurement.gradient_norm2)
         if not math.isfinite(now.gradient_norm2):
@@ -133,25 +133,27 @@ class BigBatch:
         return stop or (PASSES if passes else CAPPED), state
 
     def _cap(self, train_samples: int) -> int:
-        return train_samples if self.most is None else min(int(self.most), train_samples)
+        return train_samples if self.max_size is None else min(int(self.max_size), train_samples)
 
-    def _enlarge(self, now: Situation, noise: float, state: BigBatchState, cap: int) -> tuple[Decision, BigBatchState]:
-        b = now.examples
+    def _enlarge(
+        self, now: StepContext, noise: float, state: BigBatchState, cap: int
+    ) -> tuple[Decision, BigBatchState]:
+        b = now.batch_size
         # A batch cut short by the end of the epoch is first filled up to the size carried on.
-        examples = state.examples if b < state.examples else min(cap, b + max(1, int(self.growth * b)))
+        batch_size = state.batch_size if b < state.batch_size else min(cap, b + max(1, int(self.growth * b)))
         reason = (
             f"noise {noise:.3g} in a gradient of squared norm {now.gradient_norm2:.3g} is above "
-            f"θ² = {self.theta2:.3g}: enlarge the batch from {b} to {examples}"
+            f"θ² = {self.theta2:.3g}: enlarge the batch from {b} to {batch_size}"
         )
         evidence = {"noise": noise, "gradient_norm2": now.gradient_norm2, "theta2": self.theta2}
-        return Decision(examples=examples, reason=reason, evidence=evidence), replace(state, examples=examples)
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), replace(state, batch_size=batch_size)
 
-    def _stop(self, now: Situation, signal: float, state: BigBatchState) -> tuple[Decision | None, BigBatchState]:
+    def _stop(self, now: StepContext, signal: float, state: BigBatchState) -> tuple[Decision | None, BigBatchState]:
         evidence = {"gradient_norm2": now.gradient_norm2, "signal": signal, "largest_signal": state.largest_signal}
         if self.tolerance > 0 and now.gradient_norm2 <= self.tolerance**2 * state.largest_signal:
             fallen = math.sqrt(now.gradient_norm2 / state.largest_signal) if state.largest_signal > 0 else 0.0
             reason = (
-                f"the gradient norm over {now.examples} examples has fallen to {fallen:.1g} of the largest met, "
+                f"the gradient norm over {now.batch_size} samples has fallen to {fallen:.1g} of the largest met, "
                 f"the tolerance is {self.tolerance:g}: converged"
             )
             return Decision(reason=reason, evidence=evidence, action="stop"), state
@@ -161,7 +163,7 @@ class BigBatch:
             state = replace(state, silent_batches=silent)
         if 0 < self.patience <= silent:
             reason = (
-                f"{silent} batches in a row of {now.examples} examples, the most allowed, showed no gradient "
+                f"{silent} batches in a row of {now.batch_size} samples, the most allowed, showed no gradient "
                 "beyond noise: nothing left to follow at this size"
             )
             return Decision(reason=reason, evidence=evidence, action="stop"), state

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number
 from .noise_follower import require_bounds, within
 
@@ -17,7 +17,7 @@ SETTLED = Decision(reason="hold: variance and loss ask for the same batch size")
 class CABSState:
     """The batch size decided and the averages of variance and loss, beginning at 0 and 1."""
 
-    examples: int
+    batch_size: int
     variance: float = 0.0
     loss: float = 1.0
 
@@ -29,7 +29,7 @@ class CABS:
     | symbol | argument | meaning |
     |---|---|---|
     | c | scale | constant of proportion |
-    | α | learning_rate | the step of the previous update |
+    | α | lr | the step of the previous update |
     | ξ | measurement.variance | trace of the batch's covariance, normalised by 1/b: V̂·(b - 1)/b |
     | F | loss | loss of the batch, its least value F* taken off |
     | F* | least_loss | the least loss there is |
@@ -39,9 +39,9 @@ class CABS:
     least leaves the formula without a value: the largest batch is taken.
 
     Args:
-        first: size of the first batch.
-        least: smallest batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        min_size: smallest batch.
+        max_size: largest batch; None is all the data.
         scale: c.
         decay: of the averages, in [0, 1).
         least_loss: F*.
@@ -54,9 +54,9 @@ class CABS:
     approximation; here it is what the measurement says. F* is ours, in the paper it is 0.
     """
 
-    first: int = 16
-    least: int = 16
-    most: int | None = 2048
+    initial: int = 16
+    min_size: int = 16
+    max_size: int | None = 2048
     scale: float = 1.0
     decay: float = 0.95
     least_loss: float = 0.0
@@ -67,33 +67,31 @@ class CABS:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_bounds("CABS", self.first, self.least, self.most)
+        require_bounds("CABS", self.initial, self.min_size, self.max_size)
         require_number("CABS.scale", self.scale, above=0)
         require_number("CABS.decay", self.decay, least=0, most=1 - 1e-12)
         require_number("CABS.least_loss", self.least_loss)
 
     def start(self, plan: Plan) -> tuple[Decision, CABSState]:
         """Decide the first batch."""
-        examples = within(self.first, self.least, self.most, plan.train_samples)
-        reason = f"start with {examples} examples until variance and loss are averaged"
-        return Decision(examples=examples, reason=reason), CABSState(examples)
+        batch_size = within(self.initial, self.min_size, self.max_size, plan.train_samples)
+        reason = f"start with {batch_size} samples until variance and loss are averaged"
+        return Decision(batch_size=batch_size, reason=reason), CABSState(batch_size)
 
-    def decide(self, now: Situation, state: CABSState) -> tuple[Decision, CABSState]:
+    def decide(self, now: StepContext, state: CABSState) -> tuple[Decision, CABSState]:
         """Average, and move to the size of the averages."""
         if not math.isfinite(now.loss):
             return NOT_FINITE, state
         if now.measurement is None or not math.isfinite(now.measurement.variance):
             return UNMEASURED, state
-        b, kept = now.measurement.examples, self.decay
+        b, kept = now.measurement.samples, self.decay
         variance = kept * state.variance + (1 - kept) * now.measurement.variance * (b - 1) / b
         loss = kept * state.loss + (1 - kept) * (now.loss - self.least_loss)
-        wanted = self.scale * now.learning_rate * variance / loss if loss > 0 else math.inf
-        examples = within(wanted, self.least, self.most, now.train_samples)
-        after = CABSState(examples, variance, loss)
-        if examples == state.examples:
+        wanted = self.scale * now.lr * variance / loss if loss > 0 else math.inf
+        batch_size = within(wanted, self.min_size, self.max_size, now.train_samples)
+        after = CABSState(batch_size, variance, loss)
+        if batch_size == state.batch_size:
             return SETTLED, after
-        reason = (
-            f"variance {variance:.3g} at step size {now.learning_rate:.3g} and loss {loss:.3g}: {examples} examples"
-        )
-        evidence = {"variance": variance, "loss": loss, "learning_rate": now.learning_rate, "wanted": wanted}
-        return Decision(examples=examples, reason=reason, evidence=evidence), after
+        reason = f"variance {variance:.3g} at step size {now.lr:.3g} and loss {loss:.3g}: {batch_size} samples"
+        evidence = {"variance": variance, "loss": loss, "lr": now.lr, "wanted": wanted}
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), after

@@ -17,7 +17,7 @@ class DDPNorm(NormTest):
     | V̂ | measurement.variance | (b/J)·Σ_j ‖g_j - g_B‖²/(J - 1) over J micro-batches |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
     | η | theta | error allowed in the gradient, relative to its norm |
-    | | multiple_of | examples of a micro-batch times the micro-batches taken at a time |
+    | | multiple_of | samples of a micro-batch times the micro-batches taken at a time |
 
     V̂ is unbiased for the same number whichever way it is had, so any `noise` will do; the paper's is
     noise="micro-batch(groups=J)". The test looks at the raw gradient although Adam moves along another one: with
@@ -25,9 +25,9 @@ class DDPNorm(NormTest):
 
     Args:
         theta: η.
-        first: size of the first batch.
-        most: largest batch; None is all the data.
-        multiple_of: sizes grown to are multiples of this, save `most` and all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
+        multiple_of: sizes grown to are multiples of this, save `max_size` and all the data.
 
     Raises:
         InputError: a setting out of its range.

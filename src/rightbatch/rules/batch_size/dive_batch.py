@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number
 from .noise_follower import require_bounds, within
 
@@ -17,7 +17,7 @@ SETTLED = Decision(reason="hold: the gradient diversity asks for the same batch 
 class DiveBatchState:
     """The size decided, and the sums over the measurements of this epoch: variance, signal and how many."""
 
-    examples: int
+    batch_size: int
     variance: float = 0.0
     signal: float = 0.0
     measurements: int = 0
@@ -29,9 +29,9 @@ class DiveBatch:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | n | train_samples | examples in the training set |
+    | n | train_samples | samples in the training set |
     | δ | delta | share of n·Δ taken |
-    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ŝ | measurement.signal | unbiased squared norm of the true gradient |
 
     n·Δ = (V̂ + ŝ)/(ŝ + V̂/n), V̂ and ŝ averaged over the epoch's measurements: for n far above the noise scale it is
@@ -39,9 +39,9 @@ class DiveBatch:
     batch is taken.
 
     Args:
-        first: size of the first batch.
-        least: smallest batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        min_size: smallest batch.
+        max_size: largest batch; None is all the data.
         delta: δ, above 0.
 
     Raises:
@@ -53,9 +53,9 @@ class DiveBatch:
     paper scaled with the batch, is left to a step rule. The defaults are ours.
     """
 
-    first: int = 128
-    least: int = 1
-    most: int | None = None
+    initial: int = 128
+    min_size: int = 1
+    max_size: int | None = None
     delta: float = 1.0
 
     name: ClassVar[str] = "dive-batch"
@@ -64,30 +64,30 @@ class DiveBatch:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_bounds("DiveBatch", self.first, self.least, self.most)
+        require_bounds("DiveBatch", self.initial, self.min_size, self.max_size)
         require_number("DiveBatch.delta", self.delta, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, DiveBatchState]:
         """Decide the first batch."""
-        examples = within(self.first, self.least, self.most, plan.train_samples)
-        reason = f"start with {examples} examples for one epoch"
-        return Decision(examples=examples, reason=reason), DiveBatchState(examples)
+        batch_size = within(self.initial, self.min_size, self.max_size, plan.train_samples)
+        reason = f"start with {batch_size} samples for one epoch"
+        return Decision(batch_size=batch_size, reason=reason), DiveBatchState(batch_size)
 
-    def decide(self, now: Situation, state: DiveBatchState) -> tuple[Decision, DiveBatchState]:
+    def decide(self, now: StepContext, state: DiveBatchState) -> tuple[Decision, DiveBatchState]:
         """Average until the epoch ends, then move to the size of the averages."""
         variance, signal, count = state.variance, state.signal, state.measurements
         found, n = now.measurement, now.train_samples
         if found is not None and math.isfinite(found.variance) and math.isfinite(found.signal):
             variance, signal, count = variance + found.variance, signal + found.signal, count + 1
-        if (now.samples + now.examples) // n == now.samples // n:
-            return GATHERING, DiveBatchState(state.examples, variance, signal, count)
+        if (now.samples + now.batch_size) // n == now.samples // n:
+            return GATHERING, DiveBatchState(state.batch_size, variance, signal, count)
         if not count or not variance > 0:
-            return UNMEASURED, DiveBatchState(state.examples)
+            return UNMEASURED, DiveBatchState(state.batch_size)
         mean_square = signal + variance / n
         diversity = max(variance + signal, 0.0) / mean_square if mean_square > 0 else math.inf
-        examples = within(self.delta * diversity, self.least, self.most, n)
-        if examples == state.examples:
-            return SETTLED, DiveBatchState(examples)
-        reason = f"gradient diversity {diversity:.4g} over the epoch, from {count} measurements: {examples} examples"
+        batch_size = within(self.delta * diversity, self.min_size, self.max_size, n)
+        if batch_size == state.batch_size:
+            return SETTLED, DiveBatchState(batch_size)
+        reason = f"gradient diversity {diversity:.4g} over the epoch, from {count} measurements: {batch_size} samples"
         evidence = {"diversity": diversity, "variance": variance / count, "signal": signal / count}
-        return Decision(examples=examples, reason=reason, evidence=evidence), DiveBatchState(examples)
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), DiveBatchState(batch_size)

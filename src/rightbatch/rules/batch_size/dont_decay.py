@@ -16,19 +16,19 @@ class DontDecay(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0 | first | first batch |
+    | b0 | initial | first batch |
     | f | factor | what the schedule would divide the rate by |
-    | N | train_samples | examples in the training set |
+    | N | train_samples | samples in the training set |
 
     The noise of SGD is governed by ε·N/b, ε the learning rate (divided by 1 - momentum): each milestone lowers it by f,
     through b while b may grow, through ε from there on. The latter is the step rule "dont-decay", which must be given
     the same settings; together they lower ε·N/b by f at every milestone.
 
     Args:
-        first: b0.
+        initial: b0.
         factor: f, above 1.
         milestones: the epochs at which the schedule would divide the rate, ascending.
-        most_share: largest batch as a share of the training set; a larger `first` stays.
+        max_fraction: largest batch as a share of the training set; a larger `initial` stays.
 
     Raises:
         InputError: a setting out of its range.
@@ -38,21 +38,21 @@ class DontDecay(Schedule):
     milestone at which the cap is reached is split here exactly: the batch grows up to it, the rate takes the rest.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 5.0
     milestones: tuple[float, ...] = (60.0, 120.0, 160.0)
-    most_share: float = 0.1
+    max_fraction: float = 0.1
 
     name: ClassVar[str] = "dont-decay"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("DontDecay.first", self.first, least=1)
+        require_whole("DontDecay.initial", self.initial, least=1)
         require_number("DontDecay.factor", self.factor, above=1)
-        require_number("DontDecay.most_share", self.most_share, above=0, most=1)
+        require_number("DontDecay.max_fraction", self.max_fraction, above=0, most=1)
         object.__setattr__(self, "milestones", require_milestones("DontDecay.milestones", self.milestones))
 
     def _size(self, course: Course) -> int:
         stages = milestones_passed(course.samples / course.train_samples, self.milestones)
-        most = max(self.first, int(self.most_share * course.train_samples))
-        return grown(self.first, self.factor, stages, most)
+        most = max(self.initial, int(self.max_fraction * course.train_samples))
+        return grown(self.initial, self.factor, stages, most)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation, Stateless
+from ...decision import Decision, Needs, Plan, Stateless, StepContext
 from ...errors import InputError
 from ...ranges import require_whole
 
@@ -12,16 +12,16 @@ KEEP = Decision(reason="the batch size is fixed")
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same number of examples in every batch.
+    """The same number of samples in every batch.
 
     Args:
-        examples: b.
+        samples: b.
 
     Raises:
-        InputError: no whole number of at least 1, or, when a run starts, more examples than the training set has.
+        InputError: no whole number of at least 1, or, when a run starts, more samples than the training set has.
     """
 
-    examples: int
+    batch_size: int
 
     name: ClassVar[str] = "fixed"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -29,17 +29,17 @@ class Fixed:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("The batch size", self.examples, least=1)
+        require_whole("The batch size", self.batch_size, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Decide the first batch; refuse a batch larger than the data."""
-        if self.examples > plan.train_samples:
+        if self.batch_size > plan.train_samples:
             raise InputError(
-                f"The batch size is {self.examples} but the training set has only {plan.train_samples} examples: "
+                f"The batch size is {self.batch_size} but the training set has only {plan.train_samples} samples: "
                 f"give at most {plan.train_samples}."
             )
-        return Decision(examples=int(self.examples), reason=KEEP.reason), Stateless()
+        return Decision(batch_size=int(self.batch_size), reason=KEEP.reason), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> tuple[Decision, Stateless]:
+    def decide(self, now: StepContext, state: Stateless) -> tuple[Decision, Stateless]:
         """Keep the batch size."""
         return KEEP, state

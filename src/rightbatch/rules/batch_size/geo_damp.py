@@ -14,11 +14,11 @@ class GeoDamp(AdaBatch):
     step rule of the same name decays it by most/(b0 · β^⌊s/T⌋).
 
     Args:
-        first: b0.
+        initial: b0.
         factor: β, above 1.
         every_epochs: T in passes over the data.
-        every_samples: T in examples; None leaves that to every_epochs.
-        most: largest batch; None is all the data.
+        every_samples: T in samples; None leaves that to every_epochs.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.

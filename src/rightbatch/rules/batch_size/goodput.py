@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Needs, Situation
+from ...decision import Needs, StepContext
 from ...measurements import StepTime
 from ...ranges import require_number, require_whole
 from .noise_follower import NoiseFollower
@@ -17,10 +17,10 @@ class Goodput(NoiseFollower):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | φ | noise.noise_scale | noise scale in examples |
-    | b0 | first | the batch the user began with, whose examples count fully |
+    | φ | noise.noise_scale | noise scale in samples |
+    | b0 | initial | the batch the user began with, whose samples count fully |
     | t(b) | step_time | seconds of a step, t0 + t1·b |
-    | b/t(b) | | throughput, examples per second |
+    | b/t(b) | | throughput, samples per second |
     | (φ + b0)/(φ + b) | | efficiency, progress per example relative to b0 |
 
     Without the grid and the lower bound the maximum is at sqrt(φ·t0/t1), the sweet spot. With Adam the noise that
@@ -31,9 +31,9 @@ class Goodput(NoiseFollower):
     may enlarge the batch but never shrinks it.
 
     Args:
-        first: b0, also the smallest batch.
-        least: smallest batch where that is larger.
-        most: largest batch; None is all the data.
+        initial: b0, also the smallest batch.
+        min_size: smallest batch where that is larger.
+        max_size: largest batch; None is all the data.
         sizes: how many batch sizes are compared.
         gain: the goodput a move must promise, relative to the present.
 
@@ -58,22 +58,22 @@ class Goodput(NoiseFollower):
         require_whole("Goodput.sizes", self.sizes, least=2)
         require_number("Goodput.gain", self.gain, least=1)
 
-    def _size(self, scale: float, now: Situation, examples: int) -> tuple[float, str] | None:
+    def _size(self, scale: float, now: StepContext, batch_size: int) -> tuple[float, str] | None:
         line = now.step_time
         if line is None:
             return None
-        least = max(int(self.first), int(self.least))
-        most = now.train_samples if self.most is None else int(self.most)
+        least = max(int(self.initial), int(self.min_size))
+        most = now.train_samples if self.max_size is None else int(self.max_size)
         most = max(least, min(most, now.train_samples, int(BEYOND_TIMED * line.largest)))
         ratio = (most / least) ** (1 / (self.sizes - 1))
         grid = [round(least * ratio**place) for place in range(self.sizes)]
         best = max(grid, key=lambda b: self._goodput(b, scale, line))
-        gained = self._goodput(best, scale, line) / self._goodput(examples, scale, line)
-        if not gained >= self.gain and least <= examples <= most:
-            best = examples
+        gained = self._goodput(best, scale, line) / self._goodput(batch_size, scale, line)
+        if not gained >= self.gain and least <= batch_size <= most:
+            best = batch_size
         seconds = line.seconds(best)
         return best, f" and {seconds:.3g} s a step give {gained:.2f} times the goodput"
 
     def _goodput(self, b: float, scale: float, line: StepTime) -> float:
         seconds = line.seconds(b)
-        return b / seconds * (scale + self.first) / (scale + b) if seconds > 0 else math.nan
+        return b / seconds * (scale + self.initial) / (scale + b) if seconds > 0 else math.nan

@@ -4,23 +4,23 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from ...ranges import require_number
 from .noise_follower import NoiseFollower
 
 
 @dataclass(frozen=True, slots=True)
 class GradientNoiseScale(NoiseFollower):
-    """b = B_noise, which costs twice the fewest steps and twice the fewest examples; or b = sqrt(r · B_noise).
+    """b = B_noise, which costs twice the fewest steps and twice the fewest samples; or b = sqrt(r · B_noise).
 
     | symbol | argument | meaning |
     |---|---|---|
-    | B_noise | noise.noise_scale | noise scale tr Σ/‖g‖² in examples |
-    | r | exchange | how many examples a step saved is worth |
+    | B_noise | noise.noise_scale | noise scale tr Σ/‖g‖² in samples |
+    | r | exchange | how many samples a step saved is worth |
 
-    A target takes S_min·(1 + B_noise/b) steps and E_min·(1 + b/B_noise) examples, with E_min = B_noise·S_min. Of steps
-    priced at r examples each the cheapest are r·S + E, least at b = sqrt(r·B_noise); with r = B_noise that is B_noise.
-    Where r is not known, "sweet-spot" measures it: it is n½, the examples that take as long as the fixed part of a
+    A target takes S_min·(1 + B_noise/b) steps and E_min·(1 + b/B_noise) samples, with E_min = B_noise·S_min. Of steps
+    priced at r samples each the cheapest are r·S + E, least at b = sqrt(r·B_noise); with r = B_noise that is B_noise.
+    Where r is not known, "sweet-spot" measures it: it is n½, the samples that take as long as the fixed part of a
     step.
 
     While its signal is not told from zero the noise scale is only known to be at least `noise.low`, which may enlarge
@@ -28,9 +28,9 @@ class GradientNoiseScale(NoiseFollower):
     moves less often.
 
     Args:
-        first: size of the first batch.
-        least: smallest batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        min_size: smallest batch.
+        max_size: largest batch; None is all the data.
         exchange: r; None takes b = B_noise.
 
     Raises:
@@ -51,7 +51,7 @@ class GradientNoiseScale(NoiseFollower):
         if self.exchange is not None:
             require_number("GradientNoiseScale.exchange", self.exchange, above=0)
 
-    def _size(self, scale: float, now: Situation, examples: int) -> tuple[float, str]:
+    def _size(self, scale: float, now: StepContext, batch_size: int) -> tuple[float, str]:
         if self.exchange is None:
             return scale, ""
-        return math.sqrt(self.exchange * scale), f", a step worth {self.exchange:g} examples"
+        return math.sqrt(self.exchange * scale), f", a step worth {self.exchange:g} samples"

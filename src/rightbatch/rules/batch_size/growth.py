@@ -14,28 +14,28 @@ Shape = Literal["linear", "geometric"]
 
 @dataclass(frozen=True, slots=True)
 class Growth(Schedule):
-    """Grow from b0 to b1 over S examples: linear, b0 + (b1 - b0)·u, or geometric, b0·(b1/b0)^u; u = min(1, s/S).
+    """Grow from b0 to b1 over S samples: linear, b0 + (b1 - b0)·u, or geometric, b0·(b1/b0)^u; u = min(1, s/S).
 
     | symbol | argument | meaning |
     |---|---|---|
     | b0, b1 | first, last | first and last batch; a batch may also shrink |
-    | s | samples | examples consumed before the batch |
+    | s | samples | samples consumed before the batch |
     | S | over_epochs, over_samples | how long it takes; the whole run where neither is given |
 
-    The size changes at nearly every step; wrap it in "snapped" or "hysteresis" where that costs time.
+    The size changes at nearly every step; wrap it in "rounded" or "hysteresis" where that costs time.
 
     Args:
-        first: b0.
+        initial: b0.
         last: b1.
         shape: "linear" or "geometric".
         over_epochs: S in passes over the data.
-        over_samples: S in examples, with precedence.
+        over_samples: S in samples, with precedence.
 
     Raises:
         InputError: a setting out of its range, or, when a run starts, its length neither given nor known.
     """
 
-    first: int = 32
+    initial: int = 32
     last: int = 512
     shape: Shape = "linear"
     over_epochs: float | None = None
@@ -45,7 +45,7 @@ class Growth(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("Growth.first", self.first, least=1)
+        require_whole("Growth.initial", self.initial, least=1)
         require_whole("Growth.last", self.last, least=1)
         require_choice("Growth.shape", self.shape, get_args(Shape))
         if self.over_epochs is not None:
@@ -68,5 +68,5 @@ class Growth(Schedule):
     def _size(self, course: Course) -> int:
         share = min(1.0, course.samples / self._length(course))
         if self.shape == "linear":
-            return round(self.first + (self.last - self.first) * share)
-        return round(self.first * math.pow(self.last / self.first, share))
+            return round(self.initial + (self.last - self.initial) * share)
+        return round(self.initial * math.pow(self.last / self.initial, share))

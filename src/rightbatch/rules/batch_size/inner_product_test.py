@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Needs, Situation
+from ...decision import Needs, StepContext
 from .sampling_test import Condition, SamplingTest, measured
 
 
@@ -14,10 +14,10 @@ class InnerProductTest(SamplingTest):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the examples along the gradient, 1/(b - 1) |
+    | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the samples along the gradient, 1/(b - 1) |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | examples | examples in the current batch |
-    | N | train_samples | examples in the training set |
+    | b | samples | samples in the current batch |
+    | N | train_samples | samples in the training set |
     | θ | theta | noise allowed along the gradient, relative to its norm |
 
     Only the noise along the gradient counts, one direction out of many, so that batches are far smaller than the norm
@@ -25,8 +25,8 @@ class InnerProductTest(SamplingTest):
 
     Args:
         theta: θ, above 0.
-        first: size of the first batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -39,7 +39,7 @@ class InnerProductTest(SamplingTest):
     name: ClassVar[str] = "inner-product-test"
     needs: ClassVar[Needs] = Needs.EVERY_BATCH | Needs.PROJECTIONS
 
-    def _conditions(self, now: Situation) -> list[Condition]:
+    def _conditions(self, now: StepContext) -> list[Condition]:
         found = measured(now)
         if found is None or not math.isfinite(found.projection_variance):
             return []

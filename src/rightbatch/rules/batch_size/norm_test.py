@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from ...ranges import require_number
 from .sampling_test import Condition, SamplingTest, measured
 
@@ -14,10 +14,10 @@ class NormTest(SamplingTest):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | examples | examples in the current batch |
-    | N | train_samples | examples in the training set |
+    | b | samples | samples in the current batch |
+    | N | train_samples | samples in the training set |
     | θ | theta | error allowed in the gradient, relative to its norm |
 
     That batch is ⌈V̂·N/(V̂ + θ²·‖g_B‖²·(N - 1))⌉, for large N ⌈V̂/(θ²·‖g_B‖²)⌉. The size never falls. ‖g_B‖² contains
@@ -26,8 +26,8 @@ class NormTest(SamplingTest):
 
     Args:
         theta: θ, in (0, 1].
-        first: size of the first batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -45,6 +45,6 @@ class NormTest(SamplingTest):
         SamplingTest.__post_init__(self)
         require_number(f"{type(self).__name__}.theta", self.theta, above=0, most=1)
 
-    def _conditions(self, now: Situation) -> list[Condition]:
+    def _conditions(self, now: StepContext) -> list[Condition]:
         found = measured(now)
         return [] if found is None else [Condition(found.variance, self.theta**2 * found.gradient_norm2)]

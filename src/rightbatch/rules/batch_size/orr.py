@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..stages import grown
@@ -13,7 +13,7 @@ from ..stages import grown
 class OrrState:
     """The size decided, and the factor by which it grows at every step."""
 
-    examples: int
+    batch_size: int
     growth: float
 
 
@@ -23,10 +23,10 @@ class Orr:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0 | first | first batch |
-    | μ | learning_rate | step size |
+    | b0 | initial | first batch |
+    | μ | lr | step size |
     | R | curvature | curvature of the loss, E x² of one input; the smallest that matters where there are several |
-    | τ | samples | examples consumed |
+    | τ | samples | samples consumed |
 
     With y = ω*x + ε, Var ε = σ², v = ω - ω*, S = E x⁴ and batches of b,
 
@@ -34,13 +34,13 @@ class Orr:
 
     so that a fixed batch ends at a floor in proportion to 1/b. Let the late error fall by ρ at each step and b grow by
     1/ρ: then τ·E v² tends to μ²Rσ²·ρ/((ρ - (1 - μR)²)(1 - ρ)), least at ρ = 1 - μR, where it is σ²/R, the least any
-    unbiased estimate from τ examples can have. Growth beyond 1/(1 - μR)² wastes examples, no error falls faster. This
+    unbiased estimate from τ samples can have. Growth beyond 1/(1 - μR)² wastes samples, no error falls faster. This
     is reckoned for late errors, v² small against σ²/R.
 
     Args:
-        first: b0.
+        initial: b0.
         curvature: R, in the units of one over the learning rate.
-        learning_rate: μ; None takes the optimizer's own at the start.
+        lr: μ; None takes the optimizer's own at the start.
 
     Raises:
         InputError: a setting out of its range, or, when a run starts, μR not between 0 and 1.
@@ -49,9 +49,9 @@ class Orr:
     which shows that the best schedule is exponential and as good as annealing; the growth per step is derived here.
     """
 
-    first: int = 1
+    initial: int = 1
     curvature: float = 1.0
-    learning_rate: float | None = None
+    lr: float | None = None
 
     name: ClassVar[str] = "orr"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -59,28 +59,28 @@ class Orr:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("Orr.first", self.first, least=1)
+        require_whole("Orr.initial", self.initial, least=1)
         require_number("Orr.curvature", self.curvature, above=0)
-        if self.learning_rate is not None:
-            require_number("Orr.learning_rate", self.learning_rate, above=0)
+        if self.lr is not None:
+            require_number("Orr.lr", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, OrrState]:
         """Decide the first batch and the growth."""
-        rate = plan.learning_rate if self.learning_rate is None else self.learning_rate
+        rate = plan.lr if self.lr is None else self.lr
         fall = rate * self.curvature
         if not 0 < fall < 1:
             raise InputError(
                 f"Orr's growth needs a learning rate times curvature between 0 and 1, but {rate:g} · "
                 f"{self.curvature:g} is {fall:g}: give the curvature of your loss, or another learning rate."
             )
-        examples = min(int(self.first), plan.train_samples)
-        reason = f"start with {examples} examples and grow by {1 / (1 - fall):.4g} at every step"
-        return Decision(examples=examples, reason=reason), OrrState(examples, 1 / (1 - fall))
+        batch_size = min(int(self.initial), plan.train_samples)
+        reason = f"start with {batch_size} samples and grow by {1 / (1 - fall):.4g} at every step"
+        return Decision(batch_size=batch_size, reason=reason), OrrState(batch_size, 1 / (1 - fall))
 
-    def decide(self, now: Situation, state: OrrState) -> tuple[Decision, OrrState]:
+    def decide(self, now: StepContext, state: OrrState) -> tuple[Decision, OrrState]:
         """Grow with the steps."""
-        examples = grown(self.first, state.growth, now.step + 1, now.train_samples)
-        if examples == state.examples:
-            return Decision(reason=f"hold: the growth has not passed {examples} examples"), state
-        reason = f"{now.step + 1} steps at a growth of {state.growth:.4g} make {examples} examples"
-        return Decision(examples=examples, reason=reason), OrrState(examples, state.growth)
+        batch_size = grown(self.initial, state.growth, now.step + 1, now.train_samples)
+        if batch_size == state.batch_size:
+            return Decision(reason=f"hold: the growth has not passed {batch_size} samples"), state
+        reason = f"{now.step + 1} steps at a growth of {state.growth:.4g} make {batch_size} samples"
+        return Decision(batch_size=batch_size, reason=reason), OrrState(batch_size, state.growth)

@@ -1,4 +1,4 @@
-"""A list of batch sizes, each from a number of examples or epochs on."""
+"""A list of batch sizes, each from a number of samples or epochs on."""
 
 import re
 from bisect import bisect_right
@@ -16,13 +16,13 @@ SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
-class Thresholds(Schedule):
+class Piecewise(Schedule):
     """Take the batch sizes of a list, each from its threshold on.
 
     Args:
-        sizes: (threshold, examples) pairs, the thresholds ascending from 0; or as text, "0:768 250M:1536", where K, M,
+        sizes: (threshold, samples) pairs, the thresholds ascending from 0; or as text, "0:768 250M:1536", where K, M,
             B and T stand for a thousand, a million and so on.
-        unit: of the thresholds: "samples", the examples consumed before the batch, or "epochs".
+        unit: of the thresholds: "samples", the samples consumed before the batch, or "epochs".
 
     Raises:
         InputError: unreadable pairs, thresholds that do not ascend from 0, or no batch size.
@@ -33,19 +33,19 @@ class Thresholds(Schedule):
     sizes: Pairs | str = ((0, 32),)
     unit: Unit = "samples"
 
-    name: ClassVar[str] = "thresholds"
+    name: ClassVar[str] = "piecewise"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         who = f"{type(self).__name__}.sizes"
         pairs = _read(who, self.sizes) if isinstance(self.sizes, str) else self.sizes
         try:
-            pairs = tuple((threshold, examples) for threshold, examples in pairs)
+            pairs = tuple((threshold, batch_size) for threshold, batch_size in pairs)
         except (TypeError, ValueError):
-            raise InputError(f"{who} is {self.sizes!r}: give (threshold, examples) pairs.") from None
-        for threshold, examples in pairs:
+            raise InputError(f"{who} is {self.sizes!r}: give (threshold, samples) pairs.") from None
+        for threshold, batch_size in pairs:
             require_number(f"A threshold of {who}", threshold, least=0)
-            require_whole(f"A batch size of {who}", examples, least=1)
+            require_whole(f"A batch size of {who}", batch_size, least=1)
         thresholds = [threshold for threshold, _ in pairs]
         if not pairs or thresholds[0] != 0 or thresholds != sorted(set(thresholds)):
             raise InputError(f"{who} has the thresholds {thresholds}: let them ascend from 0.")
@@ -63,7 +63,7 @@ def _read(who: str, text: str) -> Pairs:
     for word in text.split():
         form = PAIR.fullmatch(word)
         if form is None:
-            raise InputError(f"{who} has {word!r}: write threshold:examples, such as 250M:1536.")
+            raise InputError(f"{who} has {word!r}: write threshold:samples, such as 250M:1536.")
         threshold = float(form[1]) * SUFFIXES[form[2].upper()]
         pairs.append((int(threshold) if threshold.is_integer() else threshold, int(form[3])))
     return tuple(pairs)

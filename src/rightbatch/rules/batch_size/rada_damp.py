@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number, require_whole
 
 WAITING = Decision(reason="hold: the first losses and gradients are being averaged")
@@ -18,7 +18,7 @@ FLAT = Decision(reason="hold: the first losses or gradients were not above 0, no
 class RadaDampState:
     """The size decided, the steps seen, rolling averages of loss and ‖g_B‖², and what they were after the wait."""
 
-    examples: int
+    batch_size: int
     steps: int = 0
     loss: float = 0.0
     gradient_norm2: float = 0.0
@@ -32,7 +32,7 @@ class RadaDamp:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0 | first | first batch |
+    | b0 | initial | first batch |
     | F̄ | loss | rolling average of the batches' losses |
     | ḡ | gradient_norm2 | rolling average of ‖g_B‖² |
     | ρ | rho | an average keeps ρ of itself at each step |
@@ -41,11 +41,11 @@ class RadaDamp:
     ‖g_B‖² holds V̂/b of noise, which falls as the batch grows: where noise dominates, the second share feeds on itself.
 
     Args:
-        first: b0.
+        initial: b0.
         rho: ρ, below 1.
         wait_steps: steps before the batch may grow.
         dwell_steps: steps between looks from then on.
-        most: largest batch; None is all the data.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -55,11 +55,11 @@ class RadaDamp:
     ours.
     """
 
-    first: int = 32
+    initial: int = 32
     rho: float = 0.999
     wait_steps: int = 100
     dwell_steps: int = 20
-    most: int | None = None
+    max_size: int | None = None
 
     name: ClassVar[str] = "rada-damp"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -67,20 +67,20 @@ class RadaDamp:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("RadaDamp.first", self.first, least=1)
+        require_whole("RadaDamp.initial", self.initial, least=1)
         require_number("RadaDamp.rho", self.rho, least=0, most=1 - 1e-9)
         require_whole("RadaDamp.wait_steps", self.wait_steps, least=1)
         require_whole("RadaDamp.dwell_steps", self.dwell_steps, least=1)
-        if self.most is not None:
-            require_whole("RadaDamp.most", self.most, least=1)
+        if self.max_size is not None:
+            require_whole("RadaDamp.max_size", self.max_size, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, RadaDampState]:
         """Decide the first batch."""
-        examples = min(int(self.first), self._cap(plan.train_samples))
-        reason = f"start with {examples} examples and grow as loss and gradient fall"
-        return Decision(examples=examples, reason=reason), RadaDampState(examples)
+        batch_size = min(int(self.initial), self._cap(plan.train_samples))
+        reason = f"start with {batch_size} samples and grow as loss and gradient fall"
+        return Decision(batch_size=batch_size, reason=reason), RadaDampState(batch_size)
 
-    def decide(self, now: Situation, state: RadaDampState) -> tuple[Decision, RadaDampState]:
+    def decide(self, now: StepContext, state: RadaDampState) -> tuple[Decision, RadaDampState]:
         """Average loss and gradient, or look at them."""
         if not math.isfinite(now.loss) or not math.isfinite(now.gradient_norm2):
             return NOT_FINITE, state
@@ -97,13 +97,13 @@ class RadaDamp:
             return FLAT, state
         share = 0.5 * loss / state.first_loss + 0.5 * norm2 / state.first_gradient_norm2
         cap = self._cap(now.train_samples)
-        wanted = self.first / share if share > 0 else math.inf
-        examples = min(cap, max(int(self.first), math.ceil(wanted))) if wanted < cap else cap
-        if examples == state.examples:
+        wanted = self.initial / share if share > 0 else math.inf
+        batch_size = min(cap, max(int(self.initial), math.ceil(wanted))) if wanted < cap else cap
+        if batch_size == state.batch_size:
             return UNCHANGED, state
-        reason = f"loss and gradient have fallen to {share:.3g} of what they were: {examples} examples"
+        reason = f"loss and gradient have fallen to {share:.3g} of what they were: {batch_size} samples"
         evidence = {"loss": loss, "gradient_norm2": norm2, "share": share}
-        return Decision(examples=examples, reason=reason, evidence=evidence), replace(state, examples=examples)
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), replace(state, batch_size=batch_size)
 
     def _cap(self, train_samples: int) -> int:
-        return train_samples if self.most is None else min(int(self.most), train_samples)
+        return train_samples if self.max_size is None else min(int(self.max_size), train_samples)

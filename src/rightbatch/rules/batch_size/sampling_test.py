@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...measurements import Measurement
 from ...ranges import require_number, require_whole
 
@@ -19,16 +19,16 @@ CAPPED = Decision(reason="hold: the gradient is noisy, but the batch may not gro
 class SamplingState:
     """The batch size carried on."""
 
-    examples: int
+    batch_size: int
 
 
 class Condition(NamedTuple):
-    """One inequality of a test: `noise` of one example, divided by the batch size, may be at most `allowed`."""
+    """One inequality of a test: `noise` of one sample, divided by the batch size, may be at most `allowed`."""
 
     noise: float
     allowed: float
 
-    def least_examples(self, population: int | None) -> float:
+    def least_samples(self, population: int | None) -> float:
         """The least b with noise/b · (N - b)/(N - 1) <= allowed; without a population N that factor is 1.
 
         Solved for b: noise·N/(noise + allowed·(N - 1)), which is at most N.
@@ -48,59 +48,59 @@ class SamplingTest(ABC):
 
     Args:
         theta: the noise allowed, relative to the signal; what exactly, the subclass says.
-        first: size of the first batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
     """
 
     theta: float = 0.9
-    first: int = 32
-    most: int | None = None
+    initial: int = 32
+    max_size: int | None = None
 
     needs: ClassVar[Needs] = Needs.EVERY_BATCH
     enlarges_current: ClassVar[bool] = False
-    finite_population: ClassVar[bool] = True  # examples drawn without replacement from N are noisier by (N-b)/(N-1)
+    finite_population: ClassVar[bool] = True  # samples drawn without replacement from N are noisier by (N-b)/(N-1)
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         who = type(self).__name__
         require_number(f"{who}.theta", self.theta, above=0)
-        require_whole(f"{who}.first", self.first, least=2)
-        if self.most is not None:
-            require_whole(f"{who}.most", self.most, least=2)
+        require_whole(f"{who}.initial", self.initial, least=2)
+        if self.max_size is not None:
+            require_whole(f"{who}.max_size", self.max_size, least=2)
 
     def start(self, plan: Plan) -> tuple[Decision, SamplingState]:
         """Decide the first batch."""
-        examples = min(int(self.first), self._cap(plan.train_samples))
-        reason = f"start with {examples} examples and grow where the gradient is lost in noise"
-        return Decision(examples=examples, reason=reason), SamplingState(examples)
+        batch_size = min(int(self.initial), self._cap(plan.train_samples))
+        reason = f"start with {batch_size} samples and grow where the gradient is lost in noise"
+        return Decision(batch_size=batch_size, reason=reason), SamplingState(batch_size)
 
-    def decide(self, now: Situation, state: SamplingState) -> tuple[Decision, SamplingState]:
+    def decide(self, now: StepContext, state: SamplingState) -> tuple[Decision, SamplingState]:
         """Hold, or grow to the size at which the test would have passed."""
-        if now.examples >= now.train_samples:
+        if now.batch_size >= now.train_samples:
             return WHOLE, state
         population = now.train_samples if self.finite_population else None
-        conditions = [(test.least_examples(population), test) for test in self._conditions(now)]
+        conditions = [(test.least_samples(population), test) for test in self._conditions(now)]
         if not conditions:
             return UNMEASURED, state
         needed, (noise, allowed) = max(conditions)
-        if needed <= state.examples:
+        if needed <= state.batch_size:
             return PASSES, state
         cap = self._cap(now.train_samples)
-        examples = min(cap, self._rounded(needed)) if needed < cap else cap
-        if examples <= state.examples:
+        batch_size = min(cap, self._rounded(needed)) if needed < cap else cap
+        if batch_size <= state.batch_size:
             return CAPPED, state
         reason = (
-            f"{now.examples} examples leave a noise of {noise / now.examples:.3g} where {allowed:.3g} is allowed: "
-            f"{examples} examples"
+            f"{now.batch_size} samples leave a noise of {noise / now.batch_size:.3g} where {allowed:.3g} is allowed: "
+            f"{batch_size} samples"
         )
         evidence = {"noise": noise, "allowed": allowed, "needed": needed}
-        return Decision(examples=examples, reason=reason, evidence=evidence), SamplingState(examples)
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), SamplingState(batch_size)
 
     @abstractmethod
-    def _conditions(self, now: Situation) -> list[Condition]:
+    def _conditions(self, now: StepContext) -> list[Condition]:
         """The inequalities asked of the batch; none where it was not measured."""
 
     def _rounded(self, needed: float) -> int:
@@ -108,10 +108,10 @@ class SamplingTest(ABC):
         return math.ceil(needed)
 
     def _cap(self, train_samples: int) -> int:
-        return train_samples if self.most is None else min(int(self.most), train_samples)
+        return train_samples if self.max_size is None else min(int(self.max_size), train_samples)
 
 
-def measured(now: Situation) -> Measurement | None:
+def measured(now: StepContext) -> Measurement | None:
     """The measurement of the current batch, if its gradient and its noise are finite and the gradient is not zero."""
     found = now.measurement
     usable = found is not None and math.isfinite(found.variance) and 0 < found.gradient_norm2 < math.inf

@@ -4,19 +4,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """The size decided, and the examples the whole run will consume where that was known at its start."""
+    """The size decided, and the samples the whole run will consume where that was known at its start."""
 
-    examples: int
+    batch_size: int
     total_samples: int | None
 
 
 class Course(NamedTuple):
-    """Where a run stands before a batch: the examples consumed, the training set's and the whole run's."""
+    """Where a run stands before a batch: the samples consumed, the training set's and the whole run's."""
 
     samples: int
     train_samples: int
@@ -25,9 +25,9 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule(ABC):
-    """A schedule b(s): every batch has the size that belongs to the examples consumed before it.
+    """A schedule b(s): every batch has the size that belongs to the samples consumed before it.
 
-    Counting examples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
+    Counting samples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
     than at first is as long as it is then. A subclass gives b in `_size`; sizes are
     kept within 1 and the data.
     """
@@ -37,21 +37,21 @@ class Schedule(ABC):
 
     def start(self, plan: Plan) -> tuple[Decision, ScheduleState]:
         """Decide the first batch."""
-        examples = self._at(Course(0, plan.train_samples, plan.total_samples))
-        return Decision(examples=examples, reason=f"the schedule begins with {examples} examples"), ScheduleState(
-            examples, plan.total_samples
+        batch_size = self._at(Course(0, plan.train_samples, plan.total_samples))
+        return Decision(batch_size=batch_size, reason=f"the schedule begins with {batch_size} samples"), ScheduleState(
+            batch_size, plan.total_samples
         )
 
-    def decide(self, now: Situation, state: ScheduleState) -> tuple[Decision, ScheduleState]:
+    def decide(self, now: StepContext, state: ScheduleState) -> tuple[Decision, ScheduleState]:
         """Move to the size of the next batch."""
         total = now.total_samples or state.total_samples
-        course = Course(now.samples + now.examples, now.train_samples, total)
-        examples = self._at(course)
-        if examples == state.examples:
-            return Decision(reason=f"hold: the schedule stays at {examples} examples"), state
+        course = Course(now.samples + now.batch_size, now.train_samples, total)
+        batch_size = self._at(course)
+        if batch_size == state.batch_size:
+            return Decision(reason=f"hold: the schedule stays at {batch_size} samples"), state
         epochs = course.samples / course.train_samples
-        reason = f"after {course.samples} examples, {epochs:.2f} epochs, the schedule says {examples}"
-        return Decision(examples=examples, reason=reason), ScheduleState(examples, state.total_samples)
+        reason = f"after {course.samples} samples, {epochs:.2f} epochs, the schedule says {batch_size}"
+        return Decision(batch_size=batch_size, reason=reason), ScheduleState(batch_size, state.total_samples)
 
     @abstractmethod
     def _size(self, course: Course) -> int:

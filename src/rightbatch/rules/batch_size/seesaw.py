@@ -17,10 +17,10 @@ class Seesaw(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0 | first | first batch; the critical batch size, in the paper |
+    | b0 | initial | first batch; the critical batch size, in the paper |
     | α | factor | the cut |
-    | s | samples | examples consumed before the batch |
-    | S | total_samples | examples the whole run will consume |
+    | s | samples | samples consumed before the batch |
+    | S | total_samples | samples the whole run will consume |
 
     The step rule "seesaw", given the same settings, takes sqrt(α) off the rate at each cut, so that η·sqrt(b)
     stays and η/sqrt(b) falls by α as it would have by the rate alone: what counts for Adam and other normalised steps
@@ -28,10 +28,10 @@ class Seesaw(Schedule):
     where the batch may not grow any more, the rate takes the whole cut.
 
     Args:
-        first: b0.
+        initial: b0.
         factor: α, above 1.
         total_samples: S; None takes it from the run.
-        most: largest batch; None is all the data.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range, or, when a run starts, S not known.
@@ -41,18 +41,18 @@ class Seesaw(Schedule):
     decay is not part of this rule.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 2.0
     total_samples: int | None = None
-    most: int | None = None
+    max_size: int | None = None
 
     name: ClassVar[str] = "seesaw"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("Seesaw.first", self.first, least=1)
+        require_whole("Seesaw.initial", self.initial, least=1)
         require_number("Seesaw.factor", self.factor, above=1)
-        for name, value in (("total_samples", self.total_samples), ("most", self.most)):
+        for name, value in (("total_samples", self.total_samples), ("max_size", self.max_size)):
             if value is not None:
                 require_whole(f"Seesaw.{name}", value, least=1)
 
@@ -63,5 +63,5 @@ class Seesaw(Schedule):
 
     def _size(self, course: Course) -> int:
         total = require_total("Seesaw", self.total_samples, course.total_samples)
-        most = course.train_samples if self.most is None else min(self.most, course.train_samples)
-        return grown(self.first, self.factor, cosine_cuts(course.samples / total, self.factor), most)
+        most = course.train_samples if self.max_size is None else min(self.max_size, course.train_samples)
+        return grown(self.initial, self.factor, cosine_cuts(course.samples / total, self.factor), most)

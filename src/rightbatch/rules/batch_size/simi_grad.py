@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number
 from .noise_follower import FollowerState, require_bounds, within
 from .sampling_test import measured
@@ -20,8 +20,8 @@ class SimiGrad:
     | symbol | argument | meaning |
     |---|---|---|
     | g_1, g_2 | | mean gradients of the two halves of a batch |
-    | b | examples | examples in the current batch |
-    | V̂ | measurement.variance | unbiased trace of the covariance of one example's gradient |
+    | b | samples | samples in the current batch |
+    | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ŝ | measurement.signal | ‖g_B‖² - V̂/b |
 
     Over all ways to halve the batch the mean of ⟨g_1, g_2⟩ is ŝ and that of ‖g_1‖² is ŝ + 2V̂/b, exactly; so their
@@ -29,9 +29,9 @@ class SimiGrad:
     b = 2·B_noise·target/(1 - target).
 
     Args:
-        first: size of the first batch.
-        least: smallest batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        min_size: smallest batch.
+        max_size: largest batch; None is all the data.
         target: the cosine wanted, in (-1, 1).
         growth: share by which the batch grows, and by 1 + which it is divided to shrink.
 
@@ -44,9 +44,9 @@ class SimiGrad:
     schedule for the learning rate is left to a step rule.
     """
 
-    first: int = 32
-    least: int = 2
-    most: int | None = 4096
+    initial: int = 32
+    min_size: int = 2
+    max_size: int | None = 4096
     target: float = 0.2
     growth: float = 0.1
 
@@ -56,37 +56,37 @@ class SimiGrad:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_bounds("SimiGrad", self.first, self.least, self.most)
+        require_bounds("SimiGrad", self.initial, self.min_size, self.max_size)
         require_number("SimiGrad.target", self.target, above=-1, most=1 - 1e-12)
         require_number("SimiGrad.growth", self.growth, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, FollowerState]:
         """Decide the first batch."""
-        examples = within(self.first, self.least, self.most, plan.train_samples)
-        reason = f"start with {examples} examples and hold the similarity of their halves at {self.target:g}"
-        return Decision(examples=examples, reason=reason), FollowerState(examples)
+        batch_size = within(self.initial, self.min_size, self.max_size, plan.train_samples)
+        reason = f"start with {batch_size} samples and hold the similarity of their halves at {self.target:g}"
+        return Decision(batch_size=batch_size, reason=reason), FollowerState(batch_size)
 
-    def decide(self, now: Situation, state: FollowerState) -> tuple[Decision, FollowerState]:
+    def decide(self, now: StepContext, state: FollowerState) -> tuple[Decision, FollowerState]:
         """Grow or shrink by one step."""
         found = measured(now)
         if found is None:
             return UNMEASURED, state
-        signal = found.gradient_norm2 - found.variance / found.examples
-        square = signal + 2 * found.variance / found.examples
+        signal = found.gradient_norm2 - found.variance / found.samples
+        square = signal + 2 * found.variance / found.samples
         if not (math.isfinite(square) and square > 0):
             return UNMEASURED, state
-        cosine, b = signal / square, state.examples
+        cosine, b = signal / square, state.batch_size
         if cosine < self.target:
             size = max(b + 1, round(b * (1 + self.growth)))
         elif cosine > self.target:
             size = min(b - 1, round(b / (1 + self.growth)))
         else:
             size = b
-        examples = within(size, self.least, self.most, now.train_samples)
-        if examples == b:
+        batch_size = within(size, self.min_size, self.max_size, now.train_samples)
+        if batch_size == b:
             return SETTLED, state
         reason = (
-            f"the halves of {now.examples} examples have cosine {cosine:.3f}, wanted is {self.target:g}: {examples}"
+            f"the halves of {now.batch_size} samples have cosine {cosine:.3f}, wanted is {self.target:g}: {batch_size}"
         )
         evidence = {"cosine": cosine, "target": float(self.target)}
-        return Decision(examples=examples, reason=reason, evidence=evidence), FollowerState(examples)
+        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), FollowerState(batch_size)

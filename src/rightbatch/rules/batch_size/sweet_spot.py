@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Situation
+from ...decision import Decision, Needs, Plan, StepContext
 from ...errors import InputError
 from ...measurements import NoiseEstimate
 from ...ranges import require_number, require_whole
@@ -22,7 +22,7 @@ LIMITED = Decision(reason="hold: the batch size is at its limit")
 class SweetSpotState:
     """The batch size decided, the step before which it stays, and whether it has left the first guess."""
 
-    examples: int
+    batch_size: int
     settled_until_step: int = 0
     moved: bool = False
 
@@ -36,11 +36,11 @@ class SweetSpot:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | B_noise | noise.noise_scale | noise scale tr Σ/‖g‖² in examples |
+    | B_noise | noise.noise_scale | noise scale tr Σ/‖g‖² in samples |
     | n½ | step_time.half_performance | t0/t1: the batch at which half of the hardware's peak speed is reached |
 
     B* is held within floor·n½ and ceiling·n½, the range in which a wrong noise estimate costs little, and then, with
-    precedence, within `least` and `most` examples and `most_share` of the data; nor does it exceed twice the largest
+    precedence, within `min_size` and `max_size` samples and `max_fraction` of the data; nor does it exceed twice the largest
     size timed, the line being known no further. Where a run is told its epochs they bound the steps, which the formula
     does not know: the batch leaves it `least_steps`. The size moves only when B* leaves
     (b/change, b·change), then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
@@ -50,12 +50,12 @@ class SweetSpot:
     noise scale is only known to be at least `noise.low`, which may enlarge the batch but never shrinks it.
 
     Args:
-        first: the guess for the first batch.
-        least: smallest batch; 8 is the least in any case unless the data or `most` are smaller.
-        most: largest batch; None leaves that to most_share.
+        initial: the guess for the first batch.
+        min_size: smallest batch; 8 is the least in any case unless the data or `max_size` are smaller.
+        max_size: largest batch; None leaves that to most_share.
         floor: smallest batch in n½.
         ceiling: largest batch in n½.
-        most_share: largest batch as a share of the training set.
+        max_fraction: largest batch as a share of the training set.
         least_steps: that a run of so many epochs would take at the largest batch.
         change: factor by which B* must differ before the size moves.
         dwell_steps: steps a new size stays.
@@ -68,12 +68,12 @@ class SweetSpot:
     the treatment of thin evidence are ours.
     """
 
-    first: int = 32
-    least: int = 1
-    most: int | None = None
+    initial: int = 32
+    min_size: int = 1
+    max_size: int | None = None
     floor: float = 0.25
     ceiling: float = 4.0
-    most_share: float = 0.25
+    max_fraction: float = 0.25
     least_steps: int = 200
     change: float = 1.25
     dwell_steps: int = 8
@@ -84,32 +84,34 @@ class SweetSpot:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("SweetSpot.first", self.first, least=1)
-        require_whole("SweetSpot.least", self.least, least=1)
-        if self.most is not None:
-            require_whole("SweetSpot.most", self.most, least=1)
-            if self.most < self.least:
-                raise InputError(f"SweetSpot.most is {self.most}, less than its least, {self.least}: exchange them.")
+        require_whole("SweetSpot.initial", self.initial, least=1)
+        require_whole("SweetSpot.min_size", self.min_size, least=1)
+        if self.max_size is not None:
+            require_whole("SweetSpot.max_size", self.max_size, least=1)
+            if self.max_size < self.min_size:
+                raise InputError(
+                    f"SweetSpot.max_size is {self.max_size}, less than min_size, {self.min_size}: swap them."
+                )
         require_number("SweetSpot.floor", self.floor, above=0)
         require_number("SweetSpot.ceiling", self.ceiling, least=self.floor)
-        require_number("SweetSpot.most_share", self.most_share, above=0, most=1)
+        require_number("SweetSpot.max_fraction", self.max_fraction, above=0, most=1)
         require_whole("SweetSpot.least_steps", self.least_steps, least=1)
         require_number("SweetSpot.change", self.change, least=1)
         require_whole("SweetSpot.dwell_steps", self.dwell_steps, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, SweetSpotState]:
         """Decide the first batch."""
-        examples = self._within(int(self.first), plan.train_samples, plan.total_samples)
-        reason = f"start with {examples} examples until noise and time are measured"
-        return Decision(examples=examples, reason=reason), SweetSpotState(examples)
+        batch_size = self._within(int(self.initial), plan.train_samples, plan.total_samples)
+        reason = f"start with {batch_size} samples until noise and time are measured"
+        return Decision(batch_size=batch_size, reason=reason), SweetSpotState(batch_size)
 
-    def decide(self, now: Situation, state: SweetSpotState) -> tuple[Decision, SweetSpotState]:
+    def decide(self, now: StepContext, state: SweetSpotState) -> tuple[Decision, SweetSpotState]:
         """Move to the sweet spot or hold."""
         if now.step < state.settled_until_step:
             return DWELLING, state
         if now.step_time is None:
             return UNTIMED, state
-        b, half, noise = state.examples, now.step_time.half_performance, now.noise
+        b, half, noise = state.batch_size, now.step_time.half_performance, now.noise
         scale = now.known_noise_scale
         if scale > 0:
             spot = math.sqrt(scale * half)
@@ -124,28 +126,28 @@ class SweetSpot:
             return SETTLED, state
         if state.moved:
             target = min(target, 2.0 * b)
-        examples = self._within(round(target), now.train_samples, now.total_samples)
-        if examples == b:
+        batch_size = self._within(round(target), now.train_samples, now.total_samples)
+        if batch_size == b:
             return LIMITED, state
-        reason, evidence = _account(noise, scale, half, examples)
-        decision = Decision(examples=examples, reason=reason, evidence=evidence)
-        return decision, SweetSpotState(examples, now.step + int(self.dwell_steps), True)
+        reason, evidence = _account(noise, scale, half, batch_size)
+        decision = Decision(batch_size=batch_size, reason=reason, evidence=evidence)
+        return decision, SweetSpotState(batch_size, now.step + int(self.dwell_steps), True)
 
-    def _within(self, examples: int, train_samples: int, total_samples: int | None) -> int:
-        least = max(LEAST_SENSIBLE, int(self.least))
-        most = int(self.most_share * train_samples)
+    def _within(self, batch_size: int, train_samples: int, total_samples: int | None) -> int:
+        least = max(LEAST_SENSIBLE, int(self.min_size))
+        most = int(self.max_fraction * train_samples)
         if total_samples is not None:
             most = min(most, total_samples // int(self.least_steps))
         most = min(max(least, most), train_samples)
-        if self.most is not None:
-            most = min(most, int(self.most))
-        return min(max(examples, least), most)
+        if self.max_size is not None:
+            most = min(most, int(self.max_size))
+        return min(max(batch_size, least), most)
 
 
-def _account(noise: NoiseEstimate | None, scale: float, half: float, examples: int) -> tuple[str, dict[str, float]]:
+def _account(noise: NoiseEstimate | None, scale: float, half: float, batch_size: int) -> tuple[str, dict[str, float]]:
     if noise is None or not scale > 0:
         known = "no noise estimate yet" if noise is None else "a noise scale not yet told from zero"
-        reason = f"half-performance batch {half:.0f} and {known}: {examples} examples are worth their time"
+        reason = f"half-performance batch {half:.0f} and {known}: {batch_size} samples are worth their time"
         return reason, {"half_performance": half}
     spot = math.sqrt(scale * half)
     evidence = {
@@ -161,4 +163,4 @@ def _account(noise: NoiseEstimate | None, scale: float, half: float, examples: i
     else:
         reason = f"noise scale at least {scale:.0f} and half-performance batch {half:.0f}"
         reason += f" put the sweet spot at {spot:.0f} or more"
-    return reason if abs(examples - spot) <= 0.5 else f"{reason}; within the limits, {examples}", evidence
+    return reason if abs(batch_size - spot) <= 0.5 else f"{reason}; within the limits, {batch_size}", evidence

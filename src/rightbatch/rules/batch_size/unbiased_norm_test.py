@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Needs, Situation
+from ...decision import Needs, StepContext
 from .sampling_test import Condition, SamplingTest
 
 
@@ -15,8 +15,8 @@ class UnbiasedNormTest(SamplingTest):
     | symbol | argument | meaning |
     |---|---|---|
     | V̂/ŝ | noise.noise_scale | B_noise, averages of variance and signal taken apart and then divided |
-    | b | examples | examples in the current batch |
-    | N | train_samples | examples in the training set |
+    | b | samples | samples in the current batch |
+    | N | train_samples | samples in the training set |
     | θ | theta | noise allowed, relative to the signal |
 
     For large N the size is B_noise/θ². The norm test compares with ‖g_B‖² = ŝ + V̂/b and so asks for
@@ -27,8 +27,8 @@ class UnbiasedNormTest(SamplingTest):
 
     Args:
         theta: θ, above 0; at 1 the batch is one noise scale.
-        first: size of the first batch.
-        most: largest batch; None is all the data.
+        initial: size of the first batch.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -43,6 +43,6 @@ class UnbiasedNormTest(SamplingTest):
     name: ClassVar[str] = "unbiased-norm-test"
     needs: ClassVar[Needs] = Needs.NOISE
 
-    def _conditions(self, now: Situation) -> list[Condition]:
+    def _conditions(self, now: StepContext) -> list[Condition]:
         scale = now.known_noise_scale
         return [Condition(scale, self.theta**2)] if 0 < scale < math.inf else []

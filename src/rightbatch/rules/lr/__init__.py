@@ -1,12 +1,12 @@
 """Rules for the step size.
 
-A new rule is one file here and its class in `STEP_RULES`.
+A new rule is one file here and its class in `LR_RULES`.
 """
 
 from numbers import Real
 from typing import Any
 
-from ...decision import StepRule
+from ...decision import LRRule
 from ...errors import InputError
 from ...rule_text import number_in, read_rule
 from ..wrappers.ada_scale import AdaScale
@@ -42,11 +42,11 @@ from .schedule_free import ScheduleFree
 from .seesaw import Seesaw
 from .step_decay import StepDecay
 
-RULES: tuple[type[StepRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
-FOUND: tuple[type[StepRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
-SCHEDULES: tuple[type[StepRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
-PAIRED: tuple[type[StepRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
-SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
+RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
+FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
+SCHEDULES: tuple[type[LRRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
+PAIRED: tuple[type[LRRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
+SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     LinearScaling,
     SquareRootScaling,
     LEGW,
@@ -55,13 +55,11 @@ SCALED: tuple[type[StepRule], ...] = (  # with the batch, around a rule
     Surge,
     Beta2HalfLife,
 )
-AROUND: tuple[type[StepRule], ...] = (WarmUp, MomentumSchedule)  # a rule
-STEP_RULES: dict[str, type[StepRule]] = {
-    rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND
-}
+AROUND: tuple[type[LRRule], ...] = (WarmUp, MomentumSchedule)  # a rule
+LR_RULES: dict[str, type[LRRule]] = {rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND}
 
 
-def step_rule(spec: Any) -> StepRule:
+def lr_rule(spec: Any) -> LRRule:
     """The rule that `spec` means.
 
     Args:
@@ -76,20 +74,20 @@ def step_rule(spec: Any) -> StepRule:
     if isinstance(spec, str):
         number = number_in(spec)
         if number is None:
-            return read_rule(spec, STEP_RULES, "step")
+            return read_rule(spec, LR_RULES, "lr")
         spec = number
     if isinstance(spec, Real):
         return Constant(spec if isinstance(spec, bool) else float(spec))  # Constant refuses a bool
-    if isinstance(spec, StepRule) and not isinstance(spec, type):
+    if isinstance(spec, LRRule) and not isinstance(spec, type):
         return spec
-    names = ", ".join(map(repr, STEP_RULES))
-    raise InputError(f"step={spec!r} is no step size and no rule for one: give a number, one of {names}, or a rule.")
+    names = ", ".join(map(repr, LR_RULES))
+    raise InputError(f"lr={spec!r} is no learning rate and no rule for one: give a number, one of {names}, or a rule.")
 
 
 __all__ = [
     "LEGW",
+    "LR_RULES",
     "SDE",
-    "STEP_RULES",
     "AdaBatch",
     "AdaScale",
     "Armijo",
@@ -120,5 +118,5 @@ __all__ = [
     "StepDecay",
     "Surge",
     "WarmUp",
-    "step_rule",
+    "lr_rule",
 ]

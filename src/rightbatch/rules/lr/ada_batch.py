@@ -14,16 +14,16 @@ class AdaBatch(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
+    | η0 | lr | first rate |
     | δ | decay | decay per stage: that of a fixed batch times the growth of the batch |
     | T | every_epochs, every_samples | length of a stage, as in the batch rule |
-    | s | samples | examples consumed before the batch |
+    | s | samples | samples consumed before the batch |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         decay: δ; 0.5 with a batch that doubles is 0.25 with one that does not.
         every_epochs: T in passes over the data.
-        every_samples: T in examples; None leaves that to every_epochs.
+        every_samples: T in samples; None leaves that to every_epochs.
 
     Raises:
         InputError: a setting out of its range.

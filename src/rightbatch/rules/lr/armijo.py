@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from ...decision import Decision, Search, Situation
+from ...decision import Decision, Search, StepContext
 from ...ranges import require_choice, require_number
 from .backtracking import Backtracking, CarriedStep, Reset
 
@@ -22,14 +22,14 @@ class Armijo(Backtracking):
     step kept.
 
     Args:
-        first: the first step size tried in a run; also that of every search with reset="always".
+        initial: the first step size tried in a run; also that of every search with reset="always".
         c: share of the decrease promised by the slope that must be had.
         factor: shortening per failed trial.
         most_trials: after so many failures the search gives up.
         rounding: relative rounding error granted to a loss, see `Backtracking`.
         growth_on_enlarge: lengthening where the current batch was enlarged.
         reset: "never" (De et al.), "gradual" (times 2^(b/N) before each search, so at most doubled in a pass over the
-            data) or "always" (from `first`).
+            data) or "always" (from `initial`).
 
     Raises:
         InputError: a setting out of its range.
@@ -51,10 +51,10 @@ class Armijo(Backtracking):
         require_number("Armijo.growth_on_enlarge", self.growth_on_enlarge, least=1)
         require_choice("Armijo.reset", self.reset, get_args(Reset))
 
-    def decide(self, now: Situation, state: CarriedStep) -> Search:
+    def decide(self, now: StepContext, state: CarriedStep) -> Search:
         """Search along the current gradient."""
         if not self.searchable(now):
-            return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
+            return Decision(lr=state.step, reason="keep: no slope to search along"), state
         step = self.first_tried(now, state.step, self.reset)
         if now.grew:
             step *= self.growth_on_enlarge
@@ -62,8 +62,8 @@ class Armijo(Backtracking):
         if found is None:
             shortest = step * self.factor ** (self.most_trials - 1)
             reason = f"none of {self.most_trials} steps from {step:.3g} to {shortest:.3g} lowered the batch's loss"
-            return Decision(learning_rate=shortest, reason=reason), CarriedStep(state.step * self.factor)
+            return Decision(lr=shortest, reason=reason), CarriedStep(state.step * self.factor)
         reason = "the first step tried lowers the loss enough"
         if found.trials > 1:
             reason = f"step shortened from {step:.3g} to {found.step:.3g}, where the loss falls enough"
-        return Decision(learning_rate=found.step, reason=reason), CarriedStep(found.step)
+        return Decision(lr=found.step, reason=reason), CarriedStep(found.step)

@@ -26,7 +26,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from ...decision import Action, Decision, Needs, Plan, Search, Situation
+from ...decision import Action, Decision, Needs, Plan, Search, StepContext
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from .range_test import RangeState, RangeTest
@@ -54,7 +54,7 @@ class AveragedDistance:
     Args:
         scale: κ.
         power: p.
-        first: η_0 as a fraction of η_r.
+        initial: η_0 as a fraction of η_r.
         start_size: the tiny step size of the range test, per rms parameter.
         keep_every: steps between two kept iterates to return to.
         test: the range test.
@@ -65,7 +65,7 @@ class AveragedDistance:
 
     scale: float = 2.2
     power: float = 0.85
-    first: float = 0.3
+    initial: float = 0.3
     start_size: float = 1e-4
     keep_every: int = 100
     test: RangeTest = field(default_factory=RangeTest)
@@ -78,7 +78,7 @@ class AveragedDistance:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        for name in ("scale", "power", "first", "start_size"):
+        for name in ("scale", "power", "initial", "start_size"):
             require_number(f"AveragedDistance.{name}", getattr(self, name), above=0)
         require_whole("AveragedDistance.keep_every", self.keep_every, least=1)
         if not isinstance(self.test, RangeTest):
@@ -89,24 +89,24 @@ class AveragedDistance:
         count = max(1, plan.parameter_count)
         tiny = self.start_size * (0.01 + plan.parameter_norm) / math.sqrt(count)
         reason = f"range test: begin at a tiny step size of {tiny:.2g} and raise it until the loss refuses"
-        return Decision(learning_rate=tiny, reason=reason), AveragedDistanceState(self.test.start(tiny), tiny)
+        return Decision(lr=tiny, reason=reason), AveragedDistanceState(self.test.start(tiny), tiny)
 
-    def decide(self, now: Situation, state: AveragedDistanceState) -> Search:
+    def decide(self, now: StepContext, state: AveragedDistanceState) -> Search:
         """Range test first, then the averaged distance; never searches, so it never yields."""
         yield from ()
         return self._test(now, state) if math.isnan(state.ceiling) else self._average(now, state)
 
-    def _test(self, now: Situation, state: AveragedDistanceState) -> tuple[Decision, AveragedDistanceState]:
+    def _test(self, now: StepContext, state: AveragedDistanceState) -> tuple[Decision, AveragedDistanceState]:
         test = self.test.observe(state.test, now.loss)
         if not test.finished:
             action: Action | None = "keep" if test.improved or test.seen == 1 else None
-            decision = Decision(learning_rate=test.step_size, reason=RAISE, action=action)
+            decision = Decision(lr=test.step_size, reason=RAISE, action=action)
             return decision, replace(state, test=test, step_size=test.step_size)
         ceiling, good = self.test.diverged_at(test), self.test.progress_at(test)
         after = replace(
             state,
             test=replace(test, trace=()),
-            step_size=self.first * 2 * good,
+            step_size=self.initial * 2 * good,
             prior=2 * good,
             ceiling=2 * ceiling,
             base_loss=self.test.base(test),
@@ -122,9 +122,9 @@ class AveragedDistance:
             "base_loss": after.base_loss,
             "lowest_loss": test.lowest,
         }
-        return Decision(learning_rate=after.step_size, reason=reason, evidence=evidence, action="return"), after
+        return Decision(lr=after.step_size, reason=reason, evidence=evidence, action="return"), after
 
-    def _average(self, now: Situation, state: AveragedDistanceState) -> tuple[Decision, AveragedDistanceState]:
+    def _average(self, now: StepContext, state: AveragedDistanceState) -> tuple[Decision, AveragedDistanceState]:
         before = now.loss if math.isnan(state.average_loss) else state.average_loss
         average_loss = 0.9 * before + 0.1 * now.loss
         if not math.isfinite(now.loss) or average_loss > 2 * abs(state.base_loss) + 0.1:
@@ -133,12 +133,12 @@ class AveragedDistance:
                 state,
                 prior=prior,
                 ceiling=0.5 * state.ceiling,
-                step_size=self.first * prior,
+                step_size=self.initial * prior,
                 average_loss=math.nan,
                 taken=0,
             )
             reason = f"the loss ran away ({now.loss:.3g}): back to the last kept average with half the step size"
-            return Decision(learning_rate=after.step_size, reason=reason, action="return"), after
+            return Decision(lr=after.step_size, reason=reason, action="return"), after
         step_size, reason = state.step_size, ""
         movement = now.movement
         if movement is not None and movement.distance_rms > 0 and movement.squared_directions > 0:
@@ -147,4 +147,4 @@ class AveragedDistance:
             reason = f"the average has come {movement.distance_rms:.2g} (rms) from its start: step size {step_size:.2g}"
         action: Action | None = "keep" if state.taken % self.keep_every == self.keep_every - 1 else None
         after = replace(state, step_size=step_size, average_loss=average_loss, taken=state.taken + 1)
-        return Decision(learning_rate=step_size, reason=reason, action=action), after
+        return Decision(lr=step_size, reason=reason, action=action), after

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from ...decision import Decision, Needs, Outcome, Plan, Situation, Trial
+from ...decision import Decision, Needs, Outcome, Plan, StepContext, Trial
 from ...ranges import require_number, require_whole
 
 Reset = Literal["never", "gradual", "always"]
@@ -40,7 +40,7 @@ class Backtracking:
     | F, g_B | loss, gradient_norm2 | loss of the current batch and its mean gradient |
 
     Args:
-        first: the first step size tried in a run.
+        initial: the first step size tried in a run.
         c: in (0, 1).
         factor: in (0, 1).
         most_trials: after so many failures the search gives up.
@@ -52,7 +52,7 @@ class Backtracking:
         InputError: a setting out of its range.
     """
 
-    first: float = 1.0
+    initial: float = 1.0
     c: float = 0.1
     factor: float = 0.5
     most_trials: int = 30
@@ -65,7 +65,7 @@ class Backtracking:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_number("The first step size", self.first, above=0)
+        require_number("The first step size", self.initial, above=0)
         require_number("The sufficient decrease c", self.c, above=0, most=1)
         require_number("The backtracking factor", self.factor, above=0, most=0.99)
         require_whole("most_trials", self.most_trials, least=1)
@@ -73,20 +73,20 @@ class Backtracking:
 
     def start(self, plan: Plan) -> tuple[Decision, CarriedStep]:
         """Begin at the first step size."""
-        reason = f"search for the step size from {self.first:g}"
-        return Decision(learning_rate=float(self.first), reason=reason), CarriedStep(float(self.first))
+        reason = f"search for the step size from {self.initial:g}"
+        return Decision(lr=float(self.initial), reason=reason), CarriedStep(float(self.initial))
 
-    def searchable(self, now: Situation) -> bool:
+    def searchable(self, now: StepContext) -> bool:
         """Whether loss and gradient are finite and the gradient long enough (1e-8) for a slope."""
         return math.isfinite(now.loss) and LEAST_GRADIENT_NORM2 < now.gradient_norm2 < math.inf
 
-    def first_tried(self, now: Situation, step: float, reset: Reset) -> float:
-        """Where a search begins that carries `step` on: there, at 2^(b/N) times as much, or at `first`."""
+    def first_tried(self, now: StepContext, step: float, reset: Reset) -> float:
+        """Where a search begins that carries `step` on: there, at 2^(b/N) times as much, or at `initial`."""
         if reset == "always":
-            return float(self.first)
-        return step * PASS_GROWTH ** (now.examples / now.train_samples) if reset == "gradual" else step
+            return float(self.initial)
+        return step * PASS_GROWTH ** (now.batch_size / now.train_samples) if reset == "gradual" else step
 
-    def search(self, now: Situation, step: float, gradient: bool = False) -> Generator[Trial, Outcome, Found | None]:
+    def search(self, now: StepContext, step: float, gradient: bool = False) -> Generator[Trial, Outcome, Found | None]:
         """Try `step`, then shorter ones; with `gradient`, ask for the curvature too. None if every trial failed."""
         allowed = now.loss + self.rounding * abs(now.loss)
         for trials in range(1, self.most_trials + 1):

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from ...decision import Decision, Needs, Plan, Search, Situation
+from ...decision import Decision, Needs, Plan, Search, StepContext
 from ...ranges import require_choice
 from .backtracking import Backtracking, CarriedStep
 
@@ -32,7 +32,7 @@ class BarzilaiBorwein(Backtracking):
     searches and missing slopes are treated as in `Armijo`.
 
     Args:
-        first: the first step size tried in a run.
+        initial: the first step size tried in a run.
         c: share of the decrease promised by the slope that must be had.
         factor: shortening per failed trial.
         most_trials: after so many failures the search gives up.
@@ -61,44 +61,44 @@ class BarzilaiBorwein(Backtracking):
 
     def start(self, plan: Plan) -> tuple[Decision, CarriedStep]:
         """Begin at the first step size."""
-        reason = f"search for the step size from {self.first:g}, then follow the curvature"
-        return Decision(learning_rate=float(self.first), reason=reason), CarriedStep(float(self.first))
+        reason = f"search for the step size from {self.initial:g}, then follow the curvature"
+        return Decision(lr=float(self.initial), reason=reason), CarriedStep(float(self.initial))
 
-    def decide(self, now: Situation, state: CarriedStep) -> Search:
+    def decide(self, now: StepContext, state: CarriedStep) -> Search:
         """Backtrack to the step to take; its curvature, smoothed, proposes the one to try next."""
         if not self.searchable(now):
-            return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
+            return Decision(lr=state.step, reason="keep: no slope to search along"), state
         found = yield from self.search(now, state.step, gradient=True)
         if found is None:
             shortest = state.step * self.factor ** (self.most_trials - 1)
             reason = (
                 f"none of {self.most_trials} steps from {state.step:.3g} to {shortest:.3g} lowered the batch's loss"
             )
-            return Decision(learning_rate=shortest, reason=reason), CarriedStep(state.step * self.factor)
+            return Decision(lr=shortest, reason=reason), CarriedStep(state.step * self.factor)
         step, curvature = found.step, found.outcome.curvature
         proposal, weight = self._proposal(now, curvature), self._weight(now)
         if not 0 < proposal < math.inf or weight <= 0:
             reason = "keep: the curvature of this batch proposes no step"
-            return Decision(learning_rate=step, reason=reason), CarriedStep(step)
+            return Decision(lr=step, reason=reason), CarriedStep(step)
         smoothed = (1 - weight) * step + weight * proposal
         evidence = {"curvature": curvature, "proposal": proposal, "weight": weight, "next": smoothed}
         reason = (
             f"step of {step:.3g}; the curvature there, {curvature:.3g}, proposes {proposal:.3g}, which counts "
             f"{weight:.2g} in the next"
         )
-        return Decision(learning_rate=step, reason=reason, evidence=evidence), CarriedStep(smoothed)
+        return Decision(lr=step, reason=reason, evidence=evidence), CarriedStep(smoothed)
 
-    def _proposal(self, now: Situation, curvature: float) -> float:
+    def _proposal(self, now: StepContext, curvature: float) -> float:
         if not 0 < curvature < math.inf:
             return math.nan
-        if now.examples >= now.train_samples:
+        if now.batch_size >= now.train_samples:
             return 1 / curvature
         if now.measurement is None:
             return math.nan
-        noise = now.measurement.variance / now.examples * (1 - now.examples / now.train_samples)
+        noise = now.measurement.variance / now.batch_size * (1 - now.batch_size / now.train_samples)
         return (1 - noise / now.measurement.gradient_norm2) / curvature
 
-    def _weight(self, now: Situation) -> float:
+    def _weight(self, now: StepContext) -> float:
         if self.weight == "data":
-            return min(1.0, now.examples / now.train_samples)
-        return 0.0 if now.noise is None else now.examples / (now.examples + now.noise.noise_scale)
+            return min(1.0, now.batch_size / now.train_samples)
+        return 0.0 if now.noise is None else now.batch_size / (now.batch_size + now.noise.noise_scale)

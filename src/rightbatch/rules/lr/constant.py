@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation, Stateless
+from ...decision import Decision, Needs, Plan, Search, Stateless, StepContext
 from ...ranges import require_number
 
 KEEP = Decision(reason="the step size is constant")
@@ -14,13 +14,13 @@ class Constant:
     """The same step size throughout.
 
     Args:
-        learning_rate: None leaves the optimizer's own, with any schedule set on it.
+        lr: None leaves the optimizer's own, with any schedule set on it.
 
     Raises:
         InputError: not a finite number above 0.
     """
 
-    learning_rate: float | None = None
+    lr: float | None = None
 
     name: ClassVar[str] = "constant"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -30,16 +30,16 @@ class Constant:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        if self.learning_rate is not None:
-            require_number("The step size", self.learning_rate, above=0)
+        if self.lr is not None:
+            require_number("The step size", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Set the step size, once."""
-        if self.learning_rate is None:
+        if self.lr is None:
             return KEEP, Stateless()
-        return Decision(learning_rate=float(self.learning_rate), reason=KEEP.reason), Stateless()
+        return Decision(lr=float(self.lr), reason=KEEP.reason), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         """Leave the step size as it is."""
         yield from ()
         return KEEP, state

@@ -14,15 +14,15 @@ class Cosine(Fall):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0, f | learning_rate, final | first rate, and the last as a share of it |
+    | η0, f | lr, final | first rate, and the last as a share of it |
     | S | total_epochs, total_samples | length of the run |
     | | cycles, growth | the run is cut into cycles, each `growth` times as long as the one before |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         final: f.
         total_epochs: S in passes over the data; None leaves that to total_samples.
-        total_samples: S in examples; None takes the run's own length.
+        total_samples: S in samples; None takes the run's own length.
         cycles: 1 is without restarts.
         growth: of the cycles; 1 makes them equal, 2 doubles each.
 

@@ -13,10 +13,10 @@ class Course(Schedule):
     """η(s) of the part p = s/S of the run that is over, and η0 · f from its end on.
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         final: f, the last rate as a share of η0.
         total_epochs: S in passes over the data; None leaves that to total_samples.
-        total_samples: S in examples; None takes the run's own length, where `epochs` is given to it.
+        total_samples: S in samples; None takes the run's own length, where `epochs` is given to it.
     """
 
     final: float = 0.0

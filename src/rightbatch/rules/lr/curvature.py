@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation, Trial
+from ...decision import Decision, Needs, Plan, Search, StepContext, Trial
 from ...ranges import require_number, require_whole
 from .backtracking import LEAST_GRADIENT_NORM2
 
@@ -28,7 +28,7 @@ class CurvatureStep:
     | ν | outcome.curvature | ⟨Δx, Δg⟩/‖Δx‖² between x and x - η·g_B, both gradients on the current batch |
     | a | boldness | 1 is the best single step on a parabola with noise; 2 looks ahead |
     | B_noise | noise.noise_scale | gradient noise scale; its lower end while its upper end is infinite |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
 
     Every `every` steps the batch is differentiated a second time, at the point to which a step of the present size
     leads. On well and badly conditioned convex problems it needs no tuning; on neural networks it is short-sighted and
@@ -36,7 +36,7 @@ class CurvatureStep:
     kept.
 
     Args:
-        first: the step until the first curvature and noise are known.
+        initial: the step until the first curvature and noise are known.
         boldness: a.
         every: steps from one curvature to the next.
         growth: from one curvature to the next a step becomes at most so many times as long: where the ground is flat
@@ -52,7 +52,7 @@ class CurvatureStep:
     measured now and then only.
     """
 
-    first: float = 0.01
+    initial: float = 0.01
     boldness: float = 2.0
     every: int = 10
     growth: float = 2.0
@@ -65,18 +65,18 @@ class CurvatureStep:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_number("CurvatureStep.first", self.first, above=0)
+        require_number("CurvatureStep.initial", self.initial, above=0)
         require_number("CurvatureStep.boldness", self.boldness, above=0)
         require_whole("CurvatureStep.every", self.every, least=1)
         require_number("CurvatureStep.growth", self.growth, above=1)
 
     def start(self, plan: Plan) -> tuple[Decision, CurvatureState]:
         """Begin at the first step size."""
-        first = float(self.first)
+        first = float(self.initial)
         reason = f"start at {first:g} until curvature and noise are measured"
-        return Decision(learning_rate=first, reason=reason), CurvatureState(first, math.nan, self.every, first)
+        return Decision(lr=first, reason=reason), CurvatureState(first, math.nan, self.every, first)
 
-    def decide(self, now: Situation, state: CurvatureState) -> Search:
+    def decide(self, now: StepContext, state: CurvatureState) -> Search:
         """Measure the curvature where it is due, and step by it."""
         curvature, age, most = state.curvature, state.age_steps + 1, state.most
         sloping = math.isfinite(now.loss) and LEAST_GRADIENT_NORM2 < now.gradient_norm2 < math.inf
@@ -88,10 +88,8 @@ class CurvatureStep:
         scale = now.known_noise_scale
         if not (curvature > 0 and 0 <= scale < math.inf):
             kept = CurvatureState(state.step, curvature, age, most)
-            return Decision(learning_rate=state.step, reason="keep: curvature or noise not known"), kept
-        step = min(most, self.boldness / curvature / (1 + scale / now.examples))
-        reason = f"curvature {curvature:.3g}, noise scale {scale:.0f} against {now.examples} examples: step {step:.3g}"
+            return Decision(lr=state.step, reason="keep: curvature or noise not known"), kept
+        step = min(most, self.boldness / curvature / (1 + scale / now.batch_size))
+        reason = f"curvature {curvature:.3g}, noise scale {scale:.0f} against {now.batch_size} samples: step {step:.3g}"
         evidence = {"curvature": curvature, "noise_scale": scale}
-        return Decision(learning_rate=step, reason=reason, evidence=evidence), CurvatureState(
-            step, curvature, age, most
-        )
+        return Decision(lr=step, reason=reason, evidence=evidence), CurvatureState(step, curvature, age, most)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation
+from ...decision import Decision, Needs, Plan, Search, StepContext
 from ...ranges import require_number
 from .gradient_steps import require_gradient_steps
 
@@ -64,9 +64,9 @@ class DoG:
         require_gradient_steps(self.name, plan)
         first = self.relative_start * (1 + plan.parameter_norm)
         reason = f"the first step moves the parameters by {self.scale * first:.2g}"
-        return Decision(learning_rate=self.scale * first, reason=reason), DistanceState(first, 0.0)
+        return Decision(lr=self.scale * first, reason=reason), DistanceState(first, 0.0)
 
-    def decide(self, now: Situation, state: DistanceState) -> Search:
+    def decide(self, now: StepContext, state: DistanceState) -> Search:
         """The step after one more distance and one more gradient."""
         yield from ()
         distance = 0.0 if now.distance is None or not math.isfinite(now.distance) else now.distance
@@ -77,7 +77,7 @@ class DoG:
         step = self.scale * self._step(farthest, squares)
         reason = f"came as far as {farthest:.3g}: step of {step:.3g}"
         evidence = {"farthest": farthest, "squares": squares}
-        return Decision(learning_rate=step, reason=reason, evidence=evidence), DistanceState(farthest, squares)
+        return Decision(lr=step, reason=reason, evidence=evidence), DistanceState(farthest, squares)
 
     def _weight(self, farthest: float) -> float:
         """What a squared gradient counts in the sum."""

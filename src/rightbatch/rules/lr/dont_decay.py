@@ -18,17 +18,17 @@ class DontDecay(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | ε_0 | learning_rate | first rate |
-    | b0 | first | first batch |
+    | ε_0 | lr | first rate |
+    | b0 | initial | first batch |
     | f | factor | fall of the noise at a milestone |
-    | N | train_samples | examples in the training set |
+    | N | train_samples | samples in the training set |
 
     Args:
-        learning_rate: ε_0; None takes the optimizer's own at the start.
-        first: as in the batch rule, like all that follow.
+        lr: ε_0; None takes the optimizer's own at the start.
+        initial: as in the batch rule, like all that follow.
         factor: f, above 1.
         milestones: in epochs, ascending.
-        most_share: largest batch as a share of the training set.
+        max_fraction: largest batch as a share of the training set.
 
     Raises:
         InputError: a setting out of its range.
@@ -37,21 +37,21 @@ class DontDecay(Schedule):
     Size" (ICLR 2018, arXiv 1711.00489). The milestone at which the largest batch is reached is split exactly.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 5.0
     milestones: tuple[float, ...] = (60.0, 120.0, 160.0)
-    most_share: float = 0.1
+    max_fraction: float = 0.1
 
     name: ClassVar[str] = "dont-decay"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         Schedule.__post_init__(self)
-        require_whole("DontDecay.first", self.first, least=1)
+        require_whole("DontDecay.initial", self.initial, least=1)
         require_number("DontDecay.factor", self.factor, above=1)
-        require_number("DontDecay.most_share", self.most_share, above=0, most=1)
+        require_number("DontDecay.max_fraction", self.max_fraction, above=0, most=1)
         object.__setattr__(self, "milestones", require_milestones("DontDecay.milestones", self.milestones))
 
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
         stages = milestones_passed(samples / train_samples, self.milestones)
-        return undergrown(self.first, self.factor, stages, max(self.first, int(self.most_share * train_samples)))
+        return undergrown(self.initial, self.factor, stages, max(self.initial, int(self.max_fraction * train_samples)))

@@ -1,4 +1,4 @@
-"""The learning rate multiplied by a factor per stretch of examples."""
+"""The learning rate multiplied by a factor per stretch of samples."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,16 +14,16 @@ class Exponential(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
+    | η0 | lr | first rate |
     | γ | factor | decay over T |
     | T | every_epochs, every_samples | the stretch |
-    | s | | examples consumed before the batch |
+    | s | | samples consumed before the batch |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         factor: γ.
         every_epochs: T in passes over the data.
-        every_samples: T in examples; None leaves that to every_epochs.
+        every_samples: T in samples; None leaves that to every_epochs.
         staircase: hold the rate through each stretch.
 
     Raises:

@@ -14,16 +14,16 @@ class GeoDamp(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
+    | η0 | lr | first rate |
     | b | first, factor, every_epochs, every_samples | batch without the cap, first · factor^⌊s/T⌋ |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
-        first: as in the batch rule, like all that follow.
+        lr: η0; None takes the optimizer's own at the start.
+        initial: as in the batch rule, like all that follow.
         factor: growth per stage.
         every_epochs: length of a stage in passes over the data.
-        every_samples: the same in examples; None leaves that to every_epochs.
-        most: largest batch; None is all the data.
+        every_samples: the same in samples; None leaves that to every_epochs.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -32,24 +32,24 @@ class GeoDamp(Schedule):
     2021), GeoDamp and its decay above the largest batch.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 2.0
     every_epochs: float = 5.0
     every_samples: int | None = None
-    most: int | None = None
+    max_size: int | None = None
 
     name: ClassVar[str] = "geo-damp"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         Schedule.__post_init__(self)
-        require_whole("GeoDamp.first", self.first, least=1)
+        require_whole("GeoDamp.initial", self.initial, least=1)
         require_number("GeoDamp.factor", self.factor, above=1)
         require_length("GeoDamp.every", self.every_epochs, self.every_samples)
-        if self.most is not None:
-            require_whole("GeoDamp.most", self.most, least=1)
+        if self.max_size is not None:
+            require_whole("GeoDamp.max_size", self.max_size, least=1)
 
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
         stages = periods_passed(samples, length_samples(self.every_epochs, self.every_samples, train_samples))
-        most = train_samples if self.most is None else min(self.most, train_samples)
-        return undergrown(self.first, self.factor, stages, most)
+        most = train_samples if self.max_size is None else min(self.max_size, train_samples)
+        return undergrown(self.initial, self.factor, stages, most)

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from ...decision import Decision, Outcome, Search, Situation, Trial
+from ...decision import Decision, Outcome, Search, StepContext, Trial
 from ...errors import InputError
 from ...ranges import require_choice, require_number
 from .backtracking import Backtracking, CarriedStep, Reset
@@ -29,7 +29,7 @@ class Goldstein(Backtracking):
     step that lowered the loss enough is taken; else, and where there is no slope, it goes as in `Armijo`.
 
     Args:
-        first: the first step size tried in a run; also that of every search with reset="always".
+        initial: the first step size tried in a run; also that of every search with reset="always".
         c: above 0, below 0.5.
         factor: shortening per step that is too long.
         most_trials: after so many the search gives up.
@@ -56,24 +56,24 @@ class Goldstein(Backtracking):
         """Refuse impossible settings."""
         Backtracking.__post_init__(self)
         require_number("Goldstein.growth", self.growth, above=1)
-        require_number("Goldstein.most", self.most, least=self.first)
+        require_number("Goldstein.most", self.most, least=self.initial)
         require_choice("Goldstein.reset", self.reset, get_args(Reset))
         if not self.c < 0.5:
             raise InputError(f"Goldstein.c is {self.c!r}: give a number below 0.5, or no step can pass.")
 
-    def decide(self, now: Situation, state: CarriedStep) -> Search:
+    def decide(self, now: StepContext, state: CarriedStep) -> Search:
         """Search along the current gradient."""
         if not self.searchable(now):
-            return Decision(learning_rate=state.step, reason="keep: no slope to search along"), state
+            return Decision(lr=state.step, reason="keep: no slope to search along"), state
         first = min(self.most, self.first_tried(now, state.step, self.reset))
         found, last, trials = yield from self._between(now, first)
         if found is None:
             reason = f"none of {trials} steps from {first:.3g} to {last:.3g} lowered the batch's loss"
-            return Decision(learning_rate=last, reason=reason), CarriedStep(state.step * self.factor)
+            return Decision(lr=last, reason=reason), CarriedStep(state.step * self.factor)
         reason = f"the loss falls enough and not too little further at {found:.3g}, after {trials} trials"
-        return Decision(learning_rate=found, reason=reason), CarriedStep(found)
+        return Decision(lr=found, reason=reason), CarriedStep(found)
 
-    def _between(self, now: Situation, step: float) -> Generator[Trial, Outcome, tuple[float | None, float, int]]:
+    def _between(self, now: StepContext, step: float) -> Generator[Trial, Outcome, tuple[float | None, float, int]]:
         """(the step that passes or the longest that falls enough, the last tried, how many were)."""
         granted = self.rounding * abs(now.loss)
         short, long = 0.0, math.inf

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation, Stateless
+from ...decision import Decision, Needs, Plan, Search, Stateless, StepContext
 from ..interpolation import Spectrum
 
 
@@ -13,8 +13,8 @@ class Interpolation:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | m | examples | examples in the current batch |
-    | β | beta | greatest curvature of a single example: max_i ‖x_i‖² for least squares |
+    | m | samples | samples in the current batch |
+    | β | beta | greatest curvature of a single sample: max_i ‖x_i‖² for least squares |
     | λ₁ | lambda_1 | greatest eigenvalue of the mean Hessian |
     | λ_k | lambda_k | its smallest eigenvalue above zero; None takes η*(m) = m/(β + (m - 1)·λ₁) |
     | m* | | β/(λ₁ - λ_k) + 1, the size of the batch rule of this name |
@@ -50,12 +50,12 @@ class Interpolation:
         Spectrum(self.beta, self.lambda_1, self.lambda_k)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
-        """Begin at the step for one example."""
+        """Begin at the step for one sample."""
         rate = Spectrum(self.beta, self.lambda_1, self.lambda_k).step(1)
-        return Decision(learning_rate=rate, reason=f"{rate:.4g} is the best step for one example"), Stateless()
+        return Decision(lr=rate, reason=f"{rate:.4g} is the best step for one sample"), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         """Take the best step for the current batch."""
         yield from ()
-        rate = Spectrum(self.beta, self.lambda_1, self.lambda_k).step(now.examples)
-        return Decision(learning_rate=rate, reason=f"{rate:.4g} is the best step for {now.examples} examples"), state
+        rate = Spectrum(self.beta, self.lambda_1, self.lambda_k).step(now.batch_size)
+        return Decision(lr=rate, reason=f"{rate:.4g} is the best step for {now.batch_size} samples"), state

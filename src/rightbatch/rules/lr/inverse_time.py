@@ -14,14 +14,14 @@ class InverseTime(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
+    | η0 | lr | first rate |
     | k | decay | decay per pass over the data |
     | e | | passes over the data before the batch; whole ones with `staircase` |
 
     From 0.2 with decay 1: 0.1 after one pass, 0.067 after two, 0.05 after three.
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         decay: k.
         staircase: hold the rate through each pass.
 

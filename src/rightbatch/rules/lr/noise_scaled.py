@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation
+from ...decision import Decision, Needs, Plan, Search, StepContext
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 
@@ -17,7 +17,7 @@ DEAD_BAND = 0.01
 class NoiseScaledState:
     """The learning rate that is scaled: the rule's, or the optimizer's own at the start."""
 
-    learning_rate: float
+    lr: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,17 @@ class NoiseScaled:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η_max, η | learning_rate | the step for a gradient without noise; with `at`, the step for batches of `at` |
-    | B_noise | noise.noise_scale | noise scale in examples |
-    | b | examples | examples in the current batch |
+    | η_max, η | lr | the step for a gradient without noise; with `at`, the step for batches of `at` |
+    | B_noise | noise.noise_scale | noise scale in samples |
+    | b | samples | samples in the current batch |
 
     The ratio with `at` is linear in b while the noise dominates and flat once it does not. While the signal is not told
     from zero the noise scale is taken as what it is at least, `noise.low`; the step changes when it would by more than
     1 %.
 
     Args:
-        learning_rate: None takes the optimizer's own at the start.
-        at: the batch size that learning_rate was found for; None where it is η_max.
+        lr: None takes the optimizer's own at the start.
+        at: the batch size that lr was found for; None where it is η_max.
 
     Raises:
         InputError: a setting out of its range, or no learning rate from anywhere when a run starts.
@@ -46,7 +46,7 @@ class NoiseScaled:
     any b and not only multiples of the base batch. For SGD; adaptive optimizers need less.
     """
 
-    learning_rate: float | None = None
+    lr: float | None = None
     at: int | None = None
 
     name: ClassVar[str] = "noise-scaled"
@@ -57,33 +57,33 @@ class NoiseScaled:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        if self.learning_rate is not None:
-            require_number("NoiseScaled.learning_rate", self.learning_rate, above=0)
+        if self.lr is not None:
+            require_number("NoiseScaled.lr", self.lr, above=0)
         if self.at is not None:
             require_whole("NoiseScaled.at", self.at, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, NoiseScaledState]:
         """Begin at the learning rate given, until the noise is known."""
-        learning_rate = float(plan.learning_rate if self.learning_rate is None else self.learning_rate)
-        if not learning_rate > 0:
+        lr = float(plan.lr if self.lr is None else self.lr)
+        if not lr > 0:
             raise InputError(
-                f"The noise-scaled step has a learning rate of {learning_rate:g} to scale: give NoiseScaled a "
-                "learning_rate or the optimizer one above 0."
+                f"The noise-scaled step has a learning rate of {lr:g} to scale: give NoiseScaled a "
+                "lr or the optimizer one above 0."
             )
-        reason = f"start at {learning_rate:g} until the noise is measured"
-        return Decision(learning_rate=learning_rate, reason=reason), NoiseScaledState(learning_rate)
+        reason = f"start at {lr:g} until the noise is measured"
+        return Decision(lr=lr, reason=reason), NoiseScaledState(lr)
 
-    def decide(self, now: Situation, state: NoiseScaledState) -> Search:
+    def decide(self, now: StepContext, state: NoiseScaledState) -> Search:
         """Scale to the current batch and noise."""
         yield from ()
         scale = now.known_noise_scale
         if not 0 < scale < math.inf:
             return UNMEASURED, state
-        learning_rate = state.learning_rate / (1 + scale / now.examples)
+        lr = state.lr / (1 + scale / now.batch_size)
         if self.at is not None:
-            learning_rate *= 1 + scale / self.at
-        if abs(learning_rate - now.learning_rate) <= DEAD_BAND * now.learning_rate:
+            lr *= 1 + scale / self.at
+        if abs(lr - now.lr) <= DEAD_BAND * now.lr:
             return SETTLED, state
-        reason = f"noise scale {scale:.0f} against {now.examples} examples: step size {learning_rate:.3g}"
-        evidence = {"noise_scale": scale, "examples": float(now.examples)}
-        return Decision(learning_rate=learning_rate, reason=reason, evidence=evidence), state
+        reason = f"noise scale {scale:.0f} against {now.batch_size} samples: step size {lr:.3g}"
+        evidence = {"noise_scale": scale, "samples": float(now.batch_size)}
+        return Decision(lr=lr, reason=reason, evidence=evidence), state

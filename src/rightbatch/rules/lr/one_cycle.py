@@ -15,17 +15,17 @@ class OneCycle(Course):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | the largest rate |
+    | η0 | lr | the largest rate |
     | a | divide | the first rate is η0/a |
     | f | final | the last rate as a share of η0 |
     | | rise | the part of the run that goes up |
     | | momentum_high, momentum_low | momentum, or Adam's beta1, at the ends and at the largest rate |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         final: f.
         total_epochs: length of the run in passes over the data; None leaves that to total_samples.
-        total_samples: the same in examples; None takes the run's own length.
+        total_samples: the same in samples; None takes the run's own length.
         divide: a.
         rise: from 0 to 1.
         momentum_high: see there; None leaves the momentum alone.
@@ -36,7 +36,7 @@ class OneCycle(Course):
 
     Reference: L. N. Smith, N. Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
     Rates" (arXiv 1708.07120, 2018). Half cosines in place of straight lines, and the defaults, are those of torch's
-    OneCycleLR, which counts steps where this counts examples.
+    OneCycleLR, which counts steps where this counts samples.
     """
 
     final: float = 4e-6

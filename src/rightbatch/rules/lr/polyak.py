@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation
+from ...decision import Decision, Needs, Plan, Search, StepContext
 from ...ranges import require_number
 from .backtracking import LEAST_GRADIENT_NORM2, PASS_GROWTH
 from .gradient_steps import require_gradient_steps
@@ -66,20 +66,20 @@ class Polyak:
         """Nothing is known before the first loss."""
         require_gradient_steps(self.name, plan)
         reason = f"steps as far as the loss is from {self.least_loss:g}, at most {self.most:g}"
-        return Decision(learning_rate=float(self.most), reason=reason), PolyakState(float(self.most))
+        return Decision(lr=float(self.most), reason=reason), PolyakState(float(self.most))
 
-    def decide(self, now: Situation, state: PolyakState) -> Search:
+    def decide(self, now: StepContext, state: PolyakState) -> Search:
         """The step for the current batch."""
         yield from ()
         gap = now.loss - self.least_loss
         if not (0 < gap < float("inf") and LEAST_GRADIENT_NORM2 < now.gradient_norm2 < float("inf")):
-            return Decision(learning_rate=state.step, reason="keep: no gap in the loss or no slope"), state
+            return Decision(lr=state.step, reason="keep: no gap in the loss or no slope"), state
         step = gap / (self.c * now.gradient_norm2)
         most = float(self.most)
         if self.gradual and now.step > 0:
-            most = min(most, state.step * PASS_GROWTH ** (now.examples / now.train_samples))
+            most = min(most, state.step * PASS_GROWTH ** (now.batch_size / now.train_samples))
         taken = min(step, most)
         reason = f"the loss is {gap:.3g} above its least: step of {step:.3g}"
         if taken < step:
             reason += f", at most {taken:.3g}"
-        return Decision(learning_rate=taken, reason=reason, evidence={"uncapped": step}), PolyakState(taken)
+        return Decision(lr=taken, reason=reason, evidence={"uncapped": step}), PolyakState(taken)

@@ -13,15 +13,15 @@ class Polynomial(Fall):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0, f | learning_rate, final | first rate, and the last as a share of it |
+    | η0, f | lr, final | first rate, and the last as a share of it |
     | q | power | 1 is linear decay |
-    | s, S | total_epochs, total_samples | examples consumed before the batch, and by the whole run |
+    | s, S | total_epochs, total_samples | samples consumed before the batch, and by the whole run |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         final: f.
         total_epochs: S in passes over the data; None leaves that to total_samples.
-        total_samples: S in examples; None takes the run's own length.
+        total_samples: S in samples; None takes the run's own length.
         power: q.
 
     Raises:

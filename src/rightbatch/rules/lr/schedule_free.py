@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Decision, Needs, Plan, Search, Situation, Stateless
+from ...decision import Decision, Needs, Plan, Search, Stateless, StepContext
 from ...ranges import require_number
 
 FIRST = 0.0025
@@ -17,7 +17,7 @@ class ScheduleFree:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η | learning_rate | the rate; larger than the best constant one without averaging |
+    | η | lr | the rate; larger than the best constant one without averaging |
     | z | | what the optimizer steps, d being its direction |
     | x | | the average: evaluated and shipped |
     | y | | where gradients are taken; β = 0.9 |
@@ -26,17 +26,17 @@ class ScheduleFree:
     rule around this one.
 
     Args:
-        learning_rate: η; None takes the optimizer's own, or 0.0025, the authors' for Adam, where that is 0.
+        lr: η; None takes the optimizer's own, or 0.0025, the authors' for Adam, where that is 0.
 
     Raises:
         InputError: not a finite number above 0.
 
     Reference: A. Defazio, X. Yang, H. Mehta, K. Mishchenko, A. Khaled, A. Cutkosky, "The Road Less Scheduled" (NeurIPS
-    2024; arXiv 2405.15682), eqs. (3)-(5). Differs: the weights count the examples, since the batch may change, and use
+    2024; arXiv 2405.15682), eqs. (3)-(5). Differs: the weights count the samples, since the batch may change, and use
     the present rate instead of the largest so far.
     """
 
-    learning_rate: float | None = None
+    lr: float | None = None
 
     name: ClassVar[str] = "schedule-free"
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -46,15 +46,15 @@ class ScheduleFree:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        if self.learning_rate is not None:
-            require_number("ScheduleFree.learning_rate", self.learning_rate, above=0)
+        if self.lr is not None:
+            require_number("ScheduleFree.lr", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Set the rate, once."""
-        rate = (plan.learning_rate or FIRST) if self.learning_rate is None else self.learning_rate
-        return Decision(learning_rate=float(rate), reason="the rate is constant, the iterates averaged"), Stateless()
+        rate = (plan.lr or FIRST) if self.lr is None else self.lr
+        return Decision(lr=float(rate), reason="the rate is constant, the iterates averaged"), Stateless()
 
-    def decide(self, now: Situation, state: Stateless) -> Search:
+    def decide(self, now: StepContext, state: Stateless) -> Search:
         """Leave the rate as it is."""
         yield from ()
         return Decision(reason="the rate is constant, the iterates averaged"), state

@@ -19,18 +19,18 @@ class Seesaw(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
-    | b0 | first | first batch |
+    | η0 | lr | first rate |
+    | b0 | initial | first batch |
     | α | factor | the cut |
-    | s | samples | examples consumed before the batch |
-    | S | total_samples | examples the whole run will consume |
+    | s | samples | samples consumed before the batch |
+    | S | total_samples | samples the whole run will consume |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
-        first: as in the batch rule, like all that follow.
+        lr: η0; None takes the optimizer's own at the start.
+        initial: as in the batch rule, like all that follow.
         factor: α, above 1.
         total_samples: S; None takes it from the run.
-        most: largest batch; None is all the data.
+        max_size: largest batch; None is all the data.
 
     Raises:
         InputError: a setting out of its range, or, when a run starts, S not known.
@@ -39,10 +39,10 @@ class Seesaw(Schedule):
     Balancing Learning Rate and Batch Size Scheduling" (arXiv 2510.14717, 2025). The cap is ours.
     """
 
-    first: int = 128
+    initial: int = 128
     factor: float = 2.0
     total_samples: int | None = None
-    most: int | None = None
+    max_size: int | None = None
 
     name: ClassVar[str] = "seesaw"
     needs_total: ClassVar[bool] = True
@@ -50,9 +50,9 @@ class Seesaw(Schedule):
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         Schedule.__post_init__(self)
-        require_whole("Seesaw.first", self.first, least=1)
+        require_whole("Seesaw.initial", self.initial, least=1)
         require_number("Seesaw.factor", self.factor, above=1)
-        for name, value in (("total_samples", self.total_samples), ("most", self.most)):
+        for name, value in (("total_samples", self.total_samples), ("max_size", self.max_size)):
             if value is not None:
                 require_whole(f"Seesaw.{name}", value, least=1)
 
@@ -62,6 +62,6 @@ class Seesaw(Schedule):
     def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
         assert total_samples is not None
         cuts = cosine_cuts(samples / total_samples, self.factor)
-        most = train_samples if self.most is None else min(self.most, train_samples)
-        growth = grown(self.first, self.factor, cuts, most) / min(self.first, most)
+        most = train_samples if self.max_size is None else min(self.max_size, train_samples)
+        growth = grown(self.initial, self.factor, cuts, most) / min(self.initial, most)
         return math.sqrt(growth) * math.exp(-cuts * math.log(self.factor))

@@ -14,12 +14,12 @@ class StepDecay(Schedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | η0 | learning_rate | first rate |
+    | η0 | lr | first rate |
     | γ | factor | decay at each milestone |
     | | milestones | in passes over the data |
 
     Args:
-        learning_rate: η0; None takes the optimizer's own at the start.
+        lr: η0; None takes the optimizer's own at the start.
         factor: γ.
         milestones: ascending, in epochs, fractions allowed.
 

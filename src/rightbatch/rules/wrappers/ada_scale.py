@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ...decision import Needs, Plan, Situation
+from ...decision import Needs, Plan, StepContext
 from ...measurements import NoiseEstimate
 from ...ranges import require_whole
 from .batch_scaled import ForOneBatch
@@ -27,15 +27,15 @@ class AdaScale(ForOneBatch):
 
         r = (σ² + μ²)/(σ²·b0/b + μ²),    η = r·η0(⌊τ⌋),    τ <- τ + r
 
-    The rule within is shown the base run: step ⌊τ⌋, ⌊τ⌋·b0 examples, batches of b0. As r is at most b/b0, τ·b0 falls
-    behind the examples consumed: a schedule within ends with the base run, not with this one, so give `base_steps` and
+    The rule within is shown the base run: step ⌊τ⌋, ⌊τ⌋·b0 samples, batches of b0. As r is at most b/b0, τ·b0 falls
+    behind the samples consumed: a schedule within ends with the base run, not with this one, so give `base_steps` and
     the run epochs enough. Warm-up comes by itself, for r is small while the noise is.
 
     | symbol | argument | meaning |
     |---|---|---|
     | η0 | rule | rate, or schedule, of the base batch |
     | b0 | at | base batch |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
     | σ² | noise.variance/b0 | variance of the gradient of a base batch, V̂/b0 |
     | μ² | noise.signal | squared norm of the true gradient |
     | τ | state.scaled_steps | time in steps of the base run |
@@ -79,25 +79,25 @@ class AdaScale(ForOneBatch):
     def _begin(self, rate: float, plan: Plan) -> Altered:
         return Altered(rate, own=AdaScaleState(self.at or 0, 0.0))
 
-    def _shown(self, now: Situation, own: Any) -> Situation:
-        at, step = own.at or now.examples, math.floor(own.scaled_steps)
+    def _shown(self, now: StepContext, own: Any) -> StepContext:
+        at, step = own.at or now.batch_size, math.floor(own.scaled_steps)
         total = now.total_samples if self.base_steps is None else self.base_steps * at
-        return replace(now, step=step, samples=step * at, examples=at, total_samples=total)
+        return replace(now, step=step, samples=step * at, batch_size=at, total_samples=total)
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
-        at = own.at or now.examples
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
+        at = own.at or now.batch_size
         if self.base_steps is not None and own.scaled_steps >= self.base_steps:
             why = f"the steps so far are worth the {self.base_steps} of the base run"
             return Altered(rate, why, own=AdaScaleState(at, own.scaled_steps), action="stop")
-        gain = _gain(now.noise, now.examples, at)
+        gain = _gain(now.noise, now.batch_size, at)
         scaled_steps = own.scaled_steps + gain
-        why = f"a step with {now.examples} examples is worth {gain:.3g} with {at}"
+        why = f"a step with {now.batch_size} samples is worth {gain:.3g} with {at}"
         evidence = {"gain": gain, "scaled_steps": scaled_steps}
         return Altered(rate * gain, why, evidence=evidence, own=AdaScaleState(at, scaled_steps))
 
 
-def _gain(noise: NoiseEstimate | None, examples: int, at: int) -> float:
+def _gain(noise: NoiseEstimate | None, samples: int, at: int) -> float:
     if noise is None or not (math.isfinite(noise.variance) and math.isfinite(noise.signal)):
         return 1.0
     variance, signal = max(noise.variance / at, LEAST_VARIANCE), max(noise.signal, 0.0)
-    return (variance + signal) / (variance * at / examples + signal)
+    return (variance + signal) / (variance * at / samples + signal)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from ...decision import Plan, Situation
+from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_whole
 from .lr_wrapper import Altered, Wrapper
@@ -57,15 +57,15 @@ class BatchScaled(ForOneBatch):
     def _begin(self, rate: float, plan: Plan) -> Altered:
         return Altered(rate, own=ScaledState(self.at or 0, 1.0))
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
-        at = own.at or now.examples
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
+        at = own.at or now.batch_size
         factor = self._factor(now, at)
         if not 0 < factor < math.inf:
             why = f"no evidence for a factor: {own.factor:.3g} times the rate for a batch of {at}"
             return Altered(rate * own.factor, why, own=ScaledState(at, own.factor))
-        why = f"{factor:.3g} times the rate for a batch of {at}, as {now.examples} examples allow"
+        why = f"{factor:.3g} times the rate for a batch of {at}, as {now.batch_size} samples allow"
         return Altered(rate * factor, "" if factor == 1 else why, own=ScaledState(at, factor))
 
     @abstractmethod
-    def _factor(self, now: Situation, at: int) -> float:
-        """f(b), b being the examples of the current batch."""
+    def _factor(self, now: StepContext, at: int) -> float:
+        """f(b), b being the samples of the current batch."""

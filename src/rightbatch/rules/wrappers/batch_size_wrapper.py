@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
-from ...decision import Decision, Needs, Plan, Situation, SizeRule
+from ...decision import BatchSizeRule, Decision, Needs, Plan, StepContext
 from ...errors import InputError
 from ..batch_size.sweet_spot import SweetSpot
 
@@ -18,14 +18,14 @@ class WrapperState:
     Args:
         inner: the state of the rule within.
         wanted: the size that rule last wanted.
-        examples: the size decided instead.
-        decided_step: the step at which `examples` was decided; before the first, -1 or, if that may be enlarged, 0.
-        decided_samples: the examples consumed before the first batch of that size.
+        samples: the size decided instead.
+        decided_step: the step at which `samples` was decided; before the first, -1 or, if that may be enlarged, 0.
+        decided_samples: the samples consumed before the first batch of that size.
     """
 
     inner: Any
     wanted: int
-    examples: int
+    batch_size: int
     decided_step: int
     decided_samples: int = 0
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     Args:
         train_samples: N.
-        samples: examples consumed before the first batch that the decision is about.
+        samples: samples consumed before the first batch that the decision is about.
         step: steps taken so far.
         held: the wrapper's state so far; None when the run starts.
     """
@@ -64,24 +64,24 @@ class Wrapper(ABC):
         InputError: `rule` is no rule, or the limits of two wrappers exclude each other.
     """
 
-    rule: SizeRule | str | int = UNWRAPPED
+    rule: BatchSizeRule | str | int = UNWRAPPED
 
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..batch_size import size_rule  # the registry there imports this module
+        from ..batch_size import batch_size_rule  # the registry there imports this module
 
-        object.__setattr__(self, "rule", size_rule(self.rule))
+        object.__setattr__(self, "rule", batch_size_rule(self.rule))
         least, most = self._limits()
         if most is not None and most < least:
             raise InputError(
-                f"{type(self).__name__} and the rules within it allow at least {least} and at most {most} examples, "
+                f"{type(self).__name__} and the rules within it allow at least {least} and at most {most} samples, "
                 "which no batch size is: widen one of the limits."
             )
 
     @property
-    def within(self) -> SizeRule:
+    def within(self) -> BatchSizeRule:
         """The rule within, resolved."""
-        return cast(SizeRule, self.rule)  # isinstance would take tens of microseconds, at every step
+        return cast(BatchSizeRule, self.rule)  # isinstance would take tens of microseconds, at every step
 
     @property
     def needs(self) -> Needs:
@@ -96,25 +96,27 @@ class Wrapper(ABC):
     def start(self, plan: Plan) -> tuple[Decision, WrapperState]:
         """Alter the first batch of the rule within."""
         inner, inner_state = self.within.start(plan)
-        wanted = inner.examples or 1
-        examples, why = self._alter(wanted, Place(plan.train_samples))
-        examples = self._within_limits(examples, plan.train_samples)
+        wanted = inner.batch_size or 1
+        batch_size, why = self._alter(wanted, Place(plan.train_samples))
+        batch_size = self._within_limits(batch_size, plan.train_samples)
         # The first size holds from step 0 on; what a rule decides at a step that it may not enlarge, from the next.
         decided_step = 0 if self.enlarges_current else -1
-        return _account(inner, wanted, examples, why), WrapperState(inner_state, wanted, examples, decided_step)
+        return _account(inner, wanted, batch_size, why), WrapperState(inner_state, wanted, batch_size, decided_step)
 
-    def decide(self, now: Situation, state: WrapperState) -> tuple[Decision, WrapperState]:
+    def decide(self, now: StepContext, state: WrapperState) -> tuple[Decision, WrapperState]:
         """Alter what the rule within decides."""
         inner, inner_state = self.within.decide(replace(now, wanted=state.wanted), state.inner)
-        wanted = state.wanted if inner.examples is None else inner.examples
+        wanted = state.wanted if inner.batch_size is None else inner.batch_size
         # The first batch that the decision is about: the current one where it can still be enlarged.
-        samples = now.samples if self.enlarges_current else now.samples + now.examples
-        examples, why = self._alter(wanted, Place(now.train_samples, samples, now.step, state))
-        examples = self._within_limits(examples, now.train_samples)
-        if examples == state.examples:
-            decision = inner if inner.examples is None else _account(inner, wanted, examples, why)
+        samples = now.samples if self.enlarges_current else now.samples + now.batch_size
+        batch_size, why = self._alter(wanted, Place(now.train_samples, samples, now.step, state))
+        batch_size = self._within_limits(batch_size, now.train_samples)
+        if batch_size == state.batch_size:
+            decision = inner if inner.batch_size is None else _account(inner, wanted, batch_size, why)
             return decision, replace(state, inner=inner_state, wanted=wanted)
-        return _account(inner, wanted, examples, why), WrapperState(inner_state, wanted, examples, now.step, samples)
+        return _account(inner, wanted, batch_size, why), WrapperState(
+            inner_state, wanted, batch_size, now.step, samples
+        )
 
     @abstractmethod
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
@@ -137,19 +139,19 @@ class Wrapper(ABC):
         most = train_samples if most is None else min(most, train_samples)
         return min(least, most), most
 
-    def _within_limits(self, examples: int, train_samples: int) -> int:
+    def _within_limits(self, batch_size: int, train_samples: int) -> int:
         least, most = self._range(train_samples)
-        return min(max(examples, least), most)
+        return min(max(batch_size, least), most)
 
 
-def _account(inner: Decision, wanted: int, examples: int, why: str) -> Decision:
+def _account(inner: Decision, wanted: int, batch_size: int, why: str) -> Decision:
     """The decision of the rule within with another size, saying so."""
     if inner.action is not None:
-        return replace(inner, examples=examples)
-    if examples == wanted:
-        reason = inner.reason if inner.examples is not None else f"{wanted} examples, wanted since earlier"
-        return replace(inner, examples=examples, reason=reason)
-    reason = f"{examples} examples where {wanted} are wanted: {why or 'within the limits'}"
-    if inner.examples is not None:
+        return replace(inner, batch_size=batch_size)
+    if batch_size == wanted:
+        reason = inner.reason if inner.batch_size is not None else f"{wanted} samples, wanted since earlier"
+        return replace(inner, batch_size=batch_size, reason=reason)
+    reason = f"{batch_size} samples where {wanted} are wanted: {why or 'within the limits'}"
+    if inner.batch_size is not None:
         reason += f" ({inner.reason})"
-    return replace(inner, examples=examples, reason=reason, evidence={**inner.evidence, "wanted": float(wanted)})
+    return replace(inner, batch_size=batch_size, reason=reason, evidence={**inner.evidence, "wanted": float(wanted)})

@@ -1,10 +1,10 @@
-"""Adam's second moment with a half-life in examples."""
+"""Adam's second moment with a half-life in samples."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...decision import Plan, Situation
+from ...decision import Plan, StepContext
 from ...errors import UnsupportedError
 from .batch_scaled import ForOneBatch
 from .lr_wrapper import Altered
@@ -20,7 +20,7 @@ class HalfLifeState:
 
 @dataclass(frozen=True, slots=True)
 class Beta2HalfLife(ForOneBatch):
-    """Keep the half-life of Adam's second moment constant in examples, or tokens, β2(b) = β2^(b/b0).
+    """Keep the half-life of Adam's second moment constant in samples, or tokens, β2(b) = β2^(b/b0).
 
     The rate is left to the rule within, so that this goes around a rule that scales it. All b down to 1.
 
@@ -28,7 +28,7 @@ class Beta2HalfLife(ForOneBatch):
     |---|---|---|
     | β2 | settings | the optimizer's own at the start, found for b0; RMSprop's alpha |
     | b0 | at | that batch |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
@@ -53,9 +53,9 @@ class Beta2HalfLife(ForOneBatch):
             )
         return Altered(rate, own=HalfLifeState(self.at or 0, float(plan.settings["beta2"])))
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
-        at = own.at or now.examples
-        beta2 = own.beta2 ** (now.examples / at)
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
+        at = own.at or now.batch_size
+        beta2 = own.beta2 ** (now.batch_size / at)
         half_life = at * math.log(0.5) / math.log(own.beta2) if 0 < own.beta2 < 1 else math.nan
-        why = "" if now.examples == at else f"beta2 {beta2:.6g}: its half-life stays {half_life:.3g} examples"
+        why = "" if now.batch_size == at else f"beta2 {beta2:.6g}: its half-life stays {half_life:.3g} samples"
         return Altered(rate, why, {"beta2": beta2}, own=HalfLifeState(at, own.beta2))

@@ -38,7 +38,7 @@ class Hysteresis(Wrapper):
         Wrapper.__post_init__(self)
 
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
-        held = wanted if place.held is None else place.held.examples
+        held = wanted if place.held is None else place.held.batch_size
         if held == wanted or wanted >= held * self.factor or wanted * self.factor <= held:
             return wanted, ""
         if self.enlarges_current and wanted > held:

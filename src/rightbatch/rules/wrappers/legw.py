@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from ...ranges import require_number
 from .batch_scaled import BatchScaled
 
@@ -21,7 +21,7 @@ class LEGW(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
     | w | warmup_epochs | epochs of warm-up at b0 |
     | e | epoch | passes over the data, the current batch included |
 
@@ -48,7 +48,7 @@ class LEGW(BatchScaled):
         BatchScaled.__post_init__(self)
         require_number("LEGW.warmup_epochs", self.warmup_epochs, above=0)
 
-    def _factor(self, now: Situation, at: int) -> float:
-        ratio = now.examples / at
-        seen = (now.samples + now.examples) / now.train_samples
+    def _factor(self, now: StepContext, at: int) -> float:
+        ratio = now.batch_size / at
+        seen = (now.samples + now.batch_size) / now.train_samples
         return math.sqrt(ratio) * min(1.0, seen / (self.warmup_epochs * ratio))

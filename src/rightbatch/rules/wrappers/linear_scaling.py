@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from .batch_scaled import BatchScaled
 
 
@@ -18,7 +18,7 @@ class LinearScaling(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
@@ -33,5 +33,5 @@ class LinearScaling(BatchScaled):
 
     name: ClassVar[str] = "linear-scaling"
 
-    def _factor(self, now: Situation, at: int) -> float:
-        return now.examples / at
+    def _factor(self, now: StepContext, at: int) -> float:
+        return now.batch_size / at

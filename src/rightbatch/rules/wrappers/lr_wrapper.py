@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from ...decision import NO_EVIDENCE, Action, Decision, Needs, Plan, Search, Situation, Stateless, StepRule
+from ...decision import NO_EVIDENCE, Action, Decision, LRRule, Needs, Plan, Search, Stateless, StepContext
 from ...errors import InputError
 from ..lr.constant import Constant
 
@@ -18,12 +18,12 @@ class WrapperState:
 
     Args:
         inner: the state of the rule within.
-        learning_rate: the rate that rule last wanted; before it wanted one, the optimizer's own.
+        lr: the rate that rule last wanted; before it wanted one, the optimizer's own.
         own: the state of the wrapper itself, a dataclass of the same class from the start on.
     """
 
     inner: Any
-    learning_rate: float
+    lr: float
     own: Any
 
 
@@ -32,7 +32,7 @@ class Altered:
     """What a wrapper makes of a rate.
 
     Args:
-        learning_rate: the rate to be used.
+        lr: the rate to be used.
         why: what was done to it, "" if nothing; a clause, to stand before the reason of the rule within.
         settings: settings of the optimizer, over those of the rule within.
         evidence: numbers, beside those of the rule within.
@@ -40,7 +40,7 @@ class Altered:
         action: in place of that of the rule within.
     """
 
-    learning_rate: float
+    lr: float
     why: str = ""
     settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
@@ -66,18 +66,18 @@ class Wrapper(ABC):
         InputError: `rule` is no rule; or, when a run starts, there is no rate from anywhere.
     """
 
-    rule: StepRule | str | float | None = UNWRAPPED
+    rule: LRRule | str | float | None = UNWRAPPED
 
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..lr import step_rule  # the registry there imports this module
+        from ..lr import lr_rule  # the registry there imports this module
 
-        object.__setattr__(self, "rule", step_rule(self.rule))
+        object.__setattr__(self, "rule", lr_rule(self.rule))
 
     @property
-    def within(self) -> StepRule:
+    def within(self) -> LRRule:
         """The rule within, resolved."""
-        return cast(StepRule, self.rule)  # isinstance would take tens of microseconds, at every step
+        return cast(LRRule, self.rule)  # isinstance would take tens of microseconds, at every step
 
     @property
     def needs(self) -> Needs:
@@ -102,7 +102,7 @@ class Wrapper(ABC):
     def start(self, plan: Plan) -> tuple[Decision, WrapperState]:
         """Alter the first rate of the rule within."""
         inner, inner_state = self.within.start(self._planned(plan))
-        rate = float(plan.learning_rate if inner.learning_rate is None else inner.learning_rate)
+        rate = float(plan.lr if inner.lr is None else inner.lr)
         if not rate > 0:
             who = type(self).__name__
             raise InputError(
@@ -112,11 +112,11 @@ class Wrapper(ABC):
         altered = self._begin(rate, plan)
         return _account(inner, altered), WrapperState(inner_state, rate, altered.own)
 
-    def decide(self, now: Situation, state: WrapperState) -> Search:
+    def decide(self, now: StepContext, state: WrapperState) -> Search:
         """Alter what the rule within decides."""
-        shown = replace(self._shown(now, state.own), learning_rate=state.learning_rate)
+        shown = replace(self._shown(now, state.own), lr=state.lr)
         inner, inner_state = yield from self.within.decide(shown, state.inner)
-        rate = state.learning_rate if inner.learning_rate is None else inner.learning_rate
+        rate = state.lr if inner.lr is None else inner.lr
         altered = self._alter(rate, now, state.own)
         return _account(inner, altered), WrapperState(inner_state, rate, altered.own)
 
@@ -125,14 +125,14 @@ class Wrapper(ABC):
         return Altered(rate)
 
     @abstractmethod
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
         """What becomes of the rate for the current batch."""
 
     def _planned(self, plan: Plan) -> Plan:
         """The plan as the rule within is to see it."""
         return plan
 
-    def _shown(self, now: Situation, own: Any) -> Situation:
+    def _shown(self, now: StepContext, own: Any) -> StepContext:
         """The situation as the rule within is to see it, its own rate aside."""
         return now
 
@@ -144,7 +144,7 @@ def _account(inner: Decision, altered: Altered) -> Decision:
         reason = f"{altered.why} ({inner.reason})" if inner.reason else altered.why
     return replace(
         inner,
-        learning_rate=altered.learning_rate,
+        lr=altered.lr,
         reason=reason,
         evidence={**inner.evidence, **altered.evidence},
         action=altered.action or inner.action,

@@ -21,23 +21,23 @@ class MemoryCap(Wrapper):
 
     Args:
         rule: the rule within.
-        most: largest batch that fits, such as `max_batch` of `rightbatch.probe`.
+        max_size: largest batch that fits, such as `max_batch` of `rightbatch.probe`.
 
     Raises:
-        InputError: `most` is no whole number of at least 1, or below what a rule within allows at least.
+        InputError: `max_size` is no whole number of at least 1, or below what a rule within allows at least.
     """
 
-    most: int = 1024
+    max_size: int = 1024
 
     name: ClassVar[str] = "memory-cap"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("MemoryCap.most", self.most, least=1)
+        require_whole("MemoryCap.max_size", self.max_size, least=1)
         Wrapper.__post_init__(self)
 
     def _own_limits(self) -> tuple[int, int | None]:
-        return 1, int(self.most)
+        return 1, int(self.max_size)
 
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
         return wanted, "no more fit into memory"

@@ -8,8 +8,8 @@ from .batch_size_wrapper import Place, Wrapper
 
 
 @dataclass(frozen=True, slots=True)
-class Dwell(Wrapper):
-    """Keep every batch size for at least `steps` steps and `samples` examples; then move to what is wanted by then.
+class MinHold(Wrapper):
+    """Keep every batch size for at least `steps` steps and `samples` samples; then move to what is wanted by then.
 
     While a rule enlarges the current batch, the size grows within one step as often as it wants: it dwells once the
     step is taken.
@@ -17,7 +17,7 @@ class Dwell(Wrapper):
     Args:
         rule: the rule within.
         steps: steps that a new size stays.
-        samples: examples that a new size stays, in addition.
+        samples: samples that a new size stays, in addition.
 
     Raises:
         InputError: a setting that is no whole number of at least 0.
@@ -29,12 +29,12 @@ class Dwell(Wrapper):
     steps: int = 20
     samples: int = 0
 
-    name: ClassVar[str] = "dwell"
+    name: ClassVar[str] = "min-hold"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("Dwell.steps", self.steps, least=0)
-        require_whole("Dwell.samples", self.samples, least=0)
+        require_whole("MinHold.steps", self.steps, least=0)
+        require_whole("MinHold.samples", self.samples, least=0)
         Wrapper.__post_init__(self)
 
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
@@ -42,5 +42,5 @@ class Dwell(Wrapper):
         if held is None or place.step == held.decided_step:
             return wanted, ""
         if place.step < held.decided_step + self.steps or place.samples < held.decided_samples + self.samples:
-            return held.examples, "the batch size has just changed"
+            return held.batch_size, "the batch size has just changed"
         return wanted, ""

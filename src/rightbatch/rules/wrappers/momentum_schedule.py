@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from ...decision import Plan, Situation
+from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_choice, require_number
 from .lr_wrapper import Altered, Wrapper
@@ -64,7 +64,7 @@ class MomentumSchedule(Wrapper):
             )
         return self._altered(rate, 0.0, name)
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
         place = {"steps": now.step, "samples": now.samples, "epochs": now.epoch}[self.unit]
         return self._altered(rate, place, own)
 

@@ -9,29 +9,29 @@ from .batch_size_wrapper import Place, Wrapper
 
 @dataclass(frozen=True, slots=True)
 class Ramp(Wrapper):
-    """Begin at `first` examples and approach what any rule wants linearly in the examples seen: a warm-up.
+    """Begin at `initial` samples and approach what any rule wants linearly in the samples seen: a warm-up.
 
         b(s) = first + (b_wanted - first) · min(1, s/S)
 
     | symbol | argument | meaning |
     |---|---|---|
-    | s | samples | examples consumed before the batch |
-    | S | over_samples, over_epochs | length of the ramp in examples, or in passes over the data |
+    | s | samples | samples consumed before the batch |
+    | S | over_samples, over_epochs | length of the ramp in samples, or in passes over the data |
     | b_wanted | | what the rule within wants by then |
 
-    The size changes at nearly every step of the ramp; wrap it in "snapped" or "hysteresis" where that costs time.
+    The size changes at nearly every step of the ramp; wrap it in "rounded" or "hysteresis" where that costs time.
 
     Args:
         rule: the rule within.
-        first: size of the first batch.
+        initial: size of the first batch.
         over_epochs: S in passes over the data.
-        over_samples: S in examples; None leaves that to over_epochs.
+        over_samples: S in samples; None leaves that to over_epochs.
 
     Raises:
         InputError: a setting out of its range.
     """
 
-    first: int = 16
+    initial: int = 16
     over_epochs: float = 1.0
     over_samples: int | None = None
 
@@ -39,7 +39,7 @@ class Ramp(Wrapper):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        require_whole("Ramp.first", self.first, least=1)
+        require_whole("Ramp.initial", self.initial, least=1)
         require_number("Ramp.over_epochs", self.over_epochs, above=0)
         if self.over_samples is not None:
             require_whole("Ramp.over_samples", self.over_samples, least=1)
@@ -50,4 +50,6 @@ class Ramp(Wrapper):
         if place.samples >= length:
             return wanted, ""
         share = place.samples / length
-        return round(self.first + (wanted - self.first) * share), f"{share:.0%} of the ramp from {self.first} are done"
+        return round(
+            self.initial + (wanted - self.initial) * share
+        ), f"{share:.0%} of the ramp from {self.initial} are done"

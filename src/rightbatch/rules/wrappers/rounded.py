@@ -14,7 +14,7 @@ POWERS_OF_TWO = "powers-of-two"
 
 
 @dataclass(frozen=True, slots=True)
-class Snapped(Wrapper):
+class Rounded(Wrapper):
     """Snap the sizes of any rule to a grid: powers of two, multiples of a number, or a few sizes.
 
     The nearest size is the nearest by ratio: from 45 it is down to 32 and from 46 up to 64. Where the data or the
@@ -34,21 +34,21 @@ class Snapped(Wrapper):
     grid: str | int | tuple[int, ...] = POWERS_OF_TWO
     direction: Direction = "nearest"
 
-    name: ClassVar[str] = "snapped"
+    name: ClassVar[str] = "rounded"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if isinstance(self.grid, list | tuple):
             if not self.grid:
-                raise InputError("Snapped.grid is empty: give sizes, a number or 'powers-of-two'.")
+                raise InputError("Rounded.grid is empty: give sizes, a number or 'powers-of-two'.")
             for size in self.grid:
-                require_whole("A size of Snapped.grid", size, least=1)
+                require_whole("A size of Rounded.grid", size, least=1)
             object.__setattr__(self, "grid", tuple(sorted({int(size) for size in self.grid})))
         elif isinstance(self.grid, str):
-            require_choice("Snapped.grid", self.grid, (POWERS_OF_TWO,))
+            require_choice("Rounded.grid", self.grid, (POWERS_OF_TWO,))
         else:
-            require_whole("Snapped.grid", self.grid, least=1)
-        require_choice("Snapped.direction", self.direction, get_args(Direction))
+            require_whole("Rounded.grid", self.grid, least=1)
+        require_choice("Rounded.direction", self.direction, get_args(Direction))
         Wrapper.__post_init__(self)
 
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
@@ -58,16 +58,16 @@ class Snapped(Wrapper):
         if below < least and above > most:
             return wanted, f"no size of the grid {self.grid!r} is within the limits"
         if below < least:
-            examples = above
+            batch_size = above
         elif above > most:
-            examples = below
+            batch_size = below
         elif self.direction == "up" or self.enlarges_current:
-            examples = above
+            batch_size = above
         elif self.direction == "down":
-            examples = below
+            batch_size = below
         else:
-            examples = above if wanted * wanted > below * above else below
-        return examples, f"snapped to the grid {self.grid!r}"
+            batch_size = above if wanted * wanted > below * above else below
+        return batch_size, f"snapped to the grid {self.grid!r}"
 
     def _below(self, wanted: int) -> int:
         """The largest size of the grid up to `wanted`; 0 if there is none."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...decision import Plan, Situation
+from ...decision import Plan, StepContext
 from ...errors import InputError, UnsupportedError
 from ...ranges import require_whole
 from .batch_scaled import ForOneBatch
@@ -36,22 +36,22 @@ class SDE(ForOneBatch):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch that rate, betas and epsilon were found for |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
     | β1, β2, ε | settings | the optimizer's own at the start; RMSprop's alpha is β2; β1 = 0, no momentum, stays 0 |
 
-    There is no such optimizer where κ(1 - β) >= 1. With `most` that is refused when the run starts; without it a batch
+    There is no such optimizer where κ(1 - β) >= 1. With `max_size` that is refused when the run starts; without it a batch
     that large leaves rate and settings at those of the last κ that had one, and the reason says so.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: b0; None is the first batch of the run.
-        most: the largest batch of the run, for the check at its start, where `at` is given.
+        max_size: the largest batch of the run, for the check at its start, where `at` is given.
         weight_decay: also scale a decoupled weight decay, λ -> sqrt(κ)·λ, so that η·λ grows by κ. Only AdamW and others
             that decouple it. That of the first parameter group counts, the others keep their ratios to it.
 
     Raises:
         InputError: a setting out of its range, or a rule within that finds the step for each batch itself; when a run
-            starts, κ(1 - β) >= 1 at `most`.
+            starts, κ(1 - β) >= 1 at `max_size`.
         UnsupportedError: when a run starts, an optimizer without beta2 and eps; for SGD use linear-scaling.
 
     Reference: S. Malladi, K. Lyu, A. Panigrahi, S. Arora, "On the SDEs and Scaling Rules for Adaptive Gradient
@@ -60,7 +60,7 @@ class SDE(ForOneBatch):
     changes during the run: the moments gathered so far are kept.
     """
 
-    most: int | None = None
+    max_size: int | None = None
     weight_decay: bool = False
 
     name: ClassVar[str] = "sde"
@@ -68,10 +68,10 @@ class SDE(ForOneBatch):
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
         ForOneBatch.__post_init__(self)
-        if self.most is not None:
-            require_whole("SDE.most", self.most, least=1)
+        if self.max_size is not None:
+            require_whole("SDE.most", self.max_size, least=1)
             if self.at is None:
-                raise InputError(f"SDE.most is {self.most}, but at is not given: give the batch of the rate, too.")
+                raise InputError(f"SDE.most is {self.max_size}, but at is not given: give the batch of the rate, too.")
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
         names = (*DECAYS, "eps", *(["weight_decay"] if self.weight_decay else []))
@@ -81,23 +81,23 @@ class SDE(ForOneBatch):
                 f"The step rule 'sde' scales Adam's settings, which {plan.optimizer or 'the optimizer'} lacks or uses "
                 "otherwise: use Adam, AdamW or RMSprop, or for SGD the step rule 'linear-scaling'."
             )
-        if self.most is not None and self.at is not None and not _valid(settings, self.most / self.at):
+        if self.max_size is not None and self.at is not None and not _valid(settings, self.max_size / self.at):
             raise InputError(
-                f"SDE cannot scale from {self.at} to {self.most} examples: {_limit(settings)}. Give a smaller `most`, "
+                f"SDE cannot scale from {self.at} to {self.max_size} samples: {_limit(settings)}. Give a smaller `max_size`, "
                 "or an optimizer with larger betas."
             )
         return Altered(rate, own=SDEState(self.at or 0, 1.0, settings))
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
-        at = own.at or now.examples
-        wanted = now.examples / at
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
+        at = own.at or now.batch_size
+        wanted = now.batch_size / at
         valid = _valid(own.settings, wanted)
         factor = wanted if valid else own.factor
         root = math.sqrt(factor)
-        why = "" if factor == 1 else f"rate times {root:.3g}, betas and epsilon as {factor:.3g} times {at} examples ask"
+        why = "" if factor == 1 else f"rate times {root:.3g}, betas and epsilon as {factor:.3g} times {at} samples ask"
         if not valid:
             why = (
-                f"{now.examples} examples are {wanted:.3g} times {at}, which no betas can follow "
+                f"{now.batch_size} samples are {wanted:.3g} times {at}, which no betas can follow "
                 f"({_limit(own.settings)}): rate, betas and epsilon stay those of {factor:.3g} times"
             )
         settings = _scaled(own.settings, factor)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Situation
+from ...decision import StepContext
 from .batch_scaled import BatchScaled
 
 
@@ -19,7 +19,7 @@ class SquareRootScaling(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
@@ -34,5 +34,5 @@ class SquareRootScaling(BatchScaled):
 
     name: ClassVar[str] = "square-root-scaling"
 
-    def _factor(self, now: Situation, at: int) -> float:
-        return math.sqrt(now.examples / at)
+    def _factor(self, now: StepContext, at: int) -> float:
+        return math.sqrt(now.batch_size / at)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...decision import Needs, Situation
+from ...decision import Needs, StepContext
 from .batch_scaled import BatchScaled
 
 
@@ -19,7 +19,7 @@ class Surge(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | examples | the current batch |
+    | b | samples | the current batch |
     | B | noise.noise_scale | gradient noise scale |
 
     The noise scale is the smoothed one; while its upper end is infinite, its lower end counts. Until there is one, the
@@ -44,13 +44,13 @@ class Surge(BatchScaled):
         """The smoothed noise, and what the rule within needs."""
         return self.within.needs | Needs.NOISE
 
-    def _factor(self, now: Situation, at: int) -> float:
-        if now.examples == at:
+    def _factor(self, now: StepContext, at: int) -> float:
+        if now.batch_size == at:
             return 1.0
         scale = now.known_noise_scale
         if not 0 < scale < math.inf:
             return math.nan
-        return _shape(now.examples / scale) / _shape(at / scale)
+        return _shape(now.batch_size / scale) / _shape(at / scale)
 
 
 def _shape(x: float) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...decision import Plan, Situation
+from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_number
 from ..stages import length_samples, require_length
@@ -16,7 +16,7 @@ class WarmUp(Wrapper):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | s | | examples consumed, the current batch included |
+    | s | | samples consumed, the current batch included |
     | w | over_epochs, over_samples | length of the warm-up |
     | a | start_share | the share of the rate it starts from |
 
@@ -25,7 +25,7 @@ class WarmUp(Wrapper):
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         over_epochs: w in passes over the data.
-        over_samples: w in examples; None leaves that to over_epochs.
+        over_samples: w in samples; None leaves that to over_epochs.
         start_share: a.
 
     Raises:
@@ -55,8 +55,8 @@ class WarmUp(Wrapper):
     def _begin(self, rate: float, plan: Plan) -> Altered:
         return self._altered(rate, 1, plan.train_samples)
 
-    def _alter(self, rate: float, now: Situation, own: Any) -> Altered:
-        return self._altered(rate, now.samples + now.examples, now.train_samples)
+    def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
+        return self._altered(rate, now.samples + now.batch_size, now.train_samples)
 
     def _altered(self, rate: float, samples: int, train_samples: int) -> Altered:
         part = samples / length_samples(self.over_epochs, self.over_samples, train_samples)

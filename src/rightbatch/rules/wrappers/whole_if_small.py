@@ -9,9 +9,9 @@ from .batch_size_wrapper import Place, Wrapper
 
 @dataclass(frozen=True, slots=True)
 class WholeIfSmall(Wrapper):
-    """Take all the data as the batch where there are at most `threshold` examples; else leave any rule as it is.
+    """Take all the data as the batch where there are at most `threshold` samples; else leave any rule as it is.
 
-    A batch of all the data has a gradient free of noise, and a few hundred examples seldom take longer than a few
+    A batch of all the data has a gradient free of noise, and a few hundred samples seldom take longer than a few
     dozen. The rule within is asked all the same: it may stop the run.
 
     Args:
@@ -34,4 +34,4 @@ class WholeIfSmall(Wrapper):
     def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
         if place.train_samples > self.threshold:
             return wanted, ""
-        return place.train_samples, f"all of the data are at most {self.threshold} examples"
+        return place.train_samples, f"all of the data are at most {self.threshold} samples"

@@ -19,7 +19,7 @@ PUBLISHED = {
     (1, 0.001): (0.816, 0.824),
     (32, 0.01): (0.832, 0.812),
 }
-AUTOMATIC = {"automatic": "auto", "automatic from batch 1": "sweet-spot(first=1)"}
+AUTOMATIC = {"automatic": "auto", "automatic from batch 1": "sweet-spot(initial=1)"}
 AIM, AIM_UPDATES = 0.82, 12_500  # what batch 1 reaches by its 25th epoch, when its slower rate suits it
 EARLY_SHARE = 20  # of the epochs, one in so many
 
@@ -54,7 +54,7 @@ def findings(
 
     Args:
         forms: runs.
-        sizes: between a single example and all of them, by which small and large are judged.
+        sizes: between a single sample and all of them, by which small and large are judged.
         rate: at which they were run.
         low_rate: which batch 1 was given as well.
         published: accuracies by the name of the form, where this is the published design.

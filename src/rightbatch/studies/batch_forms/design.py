@@ -50,9 +50,9 @@ def relu_50(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
 
 @dataclass(frozen=True)
 class BatchForms(Experiment):
-    """Train by SGD with momentum on one example, some, or all of them a step; look at both accuracies at every epoch.
+    """Train by SGD with momentum on one sample, some, or all of them a step; look at both accuracies at every epoch.
 
-    The forms differ in the size alone, the last batch of an epoch being what is left. `batch="auto", step="auto"`
+    The forms differ in the size alone, the last batch of an epoch being what is left. `batch_size="auto", lr="auto"`
     stands beside them, from its own first batch and from a batch of 1.
 
     Args:
@@ -76,7 +76,7 @@ class BatchForms(Experiment):
     name: ClassVar[str] = "forms"
     title: ClassVar[str] = "Stochastic, mini-batch, batch"
     question: ClassVar[str] = (
-        "One example a step, some, or all of them, for equally many epochs: which form learns fast, which is steady, "
+        "One sample a step, some, or all of them, for equally many epochs: which form learns fast, which is steady, "
         "and does one have to choose?"
     )
     source: ClassVar[str] = BROWNLEE
@@ -156,8 +156,8 @@ class BatchForms(Experiment):
         return self.epochs * -(-n // b)
 
     def _automatic(self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: "Curves") -> int:
-        from ...loop import AutoBatch
         from ...fitting.losses import default_loss
+        from ...loop import AutoBatch
 
         loss, seed = default_loss(train), int(trial.settings["seed"])
         auto = AutoBatch(model, None, train, str(trial.settings["batch"]), "auto", seed=seed, epochs=self.epochs)
@@ -194,13 +194,13 @@ class BatchForms(Experiment):
         ]
         head = ("form", "runs", "updates", "training accuracy", "test accuracy", "early", "volatility")
         paragraphs = [
-            f"SGD with a momentum of {self.momentum:g} on {len(subject.sources()[0]):,} examples for {self.epochs:,} "
+            f"SGD with a momentum of {self.momentum:g} on {len(subject.sources()[0]):,} samples for {self.epochs:,} "
             "epochs; accuracies are those of the model at the end of an epoch. Seeds differ in initial parameters and "
             "order; data and division are the same in all. Early: mean training accuracy of the first "
             f"{max(1, self.epochs // EARLY_SHARE):,} epochs. Volatility: mean change of the test accuracy from one "
-            "epoch to the next, over the second half. The last batch of an epoch is what is left: of 500 examples 450 "
+            "epoch to the next, over the second half. The last batch of an epoch is what is left: of 500 samples 450 "
             "leave 50, a small batch at full weight. Intervals hold 90 % by Student's t over the seeds.",
-            "Automatic is step='auto', batch='auto' and nothing else, and the same with a first batch of 1; it has no "
+            "Automatic is lr='auto', batch_size='auto' and nothing else, and the same with a first batch of 1; it has no "
             "learning rate to start badly from. It answers with averaged parameters, which is why its curves are "
             "smooth. Its batch depends on the seconds a step takes, so that another machine sees other curves.",
         ]

@@ -1,4 +1,4 @@
-"""One hidden layer by hand: 100,000 steps of a single example are ten times as fast without a graph for each."""
+"""One hidden layer by hand: 100,000 steps of a single sample are ten times as fast without a graph for each."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class OneHiddenLayer:
                 theirs.copy_(torch.from_numpy(ours.T))
 
     def step(self, x: Array, y: Array, rate: float, momentum: float) -> None:
-        """One step on the examples x, shape (b, features), of the classes y, shape (b,)."""
+        """One step on the samples x, shape (b, features), of the classes y, shape (b,)."""
         w1, c1, w2, c2 = self.parameters
         g1, d1, g2, d2 = self._gradients
         h = x @ w1

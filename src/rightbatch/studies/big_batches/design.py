@@ -26,8 +26,8 @@ SERIES = ("passes", "steps", "sizes", "rates", "excess", "norms", "batch_norms",
 class BigBatches(Experiment):
     """Train to one budget of passes, every tuned method at the best of its rates; follow the whole objective.
 
-    A pass is N gradients of one example. A trial step of a line search, a loss without a gradient, counts as a third of
-    its examples, so that a search is not had for nothing.
+    A pass is N gradients of one sample. A trial step of a line search, a loss without a gradient, counts as a third of
+    its samples, so that a search is not had for nothing.
 
     Args:
         passes: over the training data, of each run.
@@ -39,7 +39,7 @@ class BigBatches(Experiment):
         decays: k of the rates η/(1 + k·passes), the better one taken.
         tries: runs at most to tune a rate, from 1/L where the model is linear and from 0.1 where not.
         looks: how often the whole objective is computed, one half of them evenly over the passes, one earlier.
-        most_examples: to train and to test on; None takes all.
+        most_samples: to train and to test on; None takes all.
         against_rest: the class to tell from all others; None takes the classes as they are.
 
     Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
@@ -55,7 +55,7 @@ class BigBatches(Experiment):
     decays: tuple[float, ...] = (0.3, 3.0)
     tries: int = 8
     looks: int = 40
-    most_examples: int | None = None
+    most_samples: int | None = None
     against_rest: int | None = None
 
     name: ClassVar[str] = "big-batch"
@@ -95,18 +95,18 @@ class BigBatches(Experiment):
             require_number("BigBatches.decays", decay, above=0)
         if not self.thetas or not self.decays:
             raise InputError("BigBatches.thetas and BigBatches.decays need one number each, or more.")
-        if self.most_examples is not None:
-            require_whole("BigBatches.most_examples", self.most_examples, least=2)
-        objective = Objective.of(subject, self.penalty, self.most_examples, self.against_rest)
+        if self.most_samples is not None:
+            require_whole("BigBatches.most_samples", self.most_samples, least=2)
+        objective = Objective.of(subject, self.penalty, self.most_samples, self.against_rest)
         if self.size > len(objective):
-            raise InputError(f"BigBatches.size is {self.size}, but there are only {len(objective)} examples.")
+            raise InputError(f"BigBatches.size is {self.size}, but there are only {len(objective)} samples.")
         return [
             Trial(f"{arm}, seed {seed}", {"arm": arm, "seed": seed}) for seed in range(self.seeds) for arm in self.arms
         ]
 
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Tune the rate where the method has one, train, and follow the whole objective."""
-        objective, least = known_objective(subject, self.penalty, self.most_examples, self.against_rest)
+        objective, least = known_objective(subject, self.penalty, self.most_samples, self.against_rest)
         arm, seed = str(trial.settings["arm"]), int(trial.settings["seed"])
         decay, rate, tuned = 0.0, self.untuned, None
         if arm in ("SGD, tuned", "SGD, decayed") or arm.startswith("fixed"):
@@ -122,20 +122,20 @@ class BigBatches(Experiment):
         if arm.startswith("fixed"):  # what plain SGD makes of the same rate
             plain = self._follow(objective, least, "SGD, same rate", seed, rate, 0.0)
             about["plain"] = {name: plain[name] for name in ("whole", "passes", "excess")}
-        return {**trial.settings, **about, "linear": objective.linear, "examples": len(objective), **curves}
+        return {**trial.settings, **about, "linear": objective.linear, "samples": len(objective), **curves}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """How far each method came, and what that says of the claims."""
         cells: Cells = {(r["arm"], r["seed"]): r for r in results.values()}
         linear = any(r["linear"] for r in results.values())
-        examples = max(r["examples"] for r in results.values())
+        samples = max(r["samples"] for r in results.values())
         arms = [arm for arm in self.arms if any(arm == known for known, _ in cells)]
         rows = [self._row(arm, [r for (known, _), r in sorted(cells.items()) if known == arm]) for arm in arms]
         drawing = Drawing(
             "big_batch",
-            draw_passes(arms, cells, linear, examples),
+            draw_passes(arms, cells, linear, samples),
             f"{'Excess objective and gradient' if linear else 'Objective and gradient'} norm over all training "
-            "examples, batch size and step size against passes, of the first seed. Dotted: Big Batch with θ below 1",
+            "samples, batch size and step size against passes, of the first seed. Dotted: Big Batch with θ below 1",
         )
         measure = "log₁₀ (ℓ - ℓ*)" if linear else "log₁₀ ℓ"
         head = (
@@ -149,15 +149,15 @@ class BigBatches(Experiment):
             "steps",
             "last batch",
         )
-        paragraphs = [*self._paragraphs(examples, linear), *self._seen(cells, examples)]
+        paragraphs = [*self._paragraphs(samples, linear), *self._seen(cells, samples)]
         return Section(paragraphs, [drawing], head, rows, findings(self, cells, linear))
 
-    def _paragraphs(self, examples: int, linear: bool) -> list[str]:
+    def _paragraphs(self, samples: int, linear: bool) -> list[str]:
         kind = f"a penalty of λ = {self.penalty:g}, in double precision" if linear else "no penalty"
         start = "1/L, L a bound on the curvature" if linear else "0.1"
         return [
-            f"{examples:,} training examples, {kind}; plain SGD steps throughout, but for Adadelta. Every run has "
-            f"{self.passes:g} passes: gradients of as many examples as that, a trial loss of a line search counting as "
+            f"{samples:,} training samples, {kind}; plain SGD steps throughout, but for Adadelta. Every run has "
+            f"{self.passes:g} passes: gradients of as many samples as that, a trial loss of a line search counting as "
             f"a third of a gradient. SGD and Adadelta take batches of {self.size}, with which Big Batch begins.",
             f"Tuned are the constant rate of SGD, the first of the rates η/(1 + k·passes) for k of "
             f"{', '.join(f'{k:g}' for k in self.decays)}, and the fixed step of Big Batch: for each seed by a walk "
@@ -167,7 +167,7 @@ class BigBatches(Experiment):
             "seed by seed.",
         ]
 
-    def _seen(self, cells: Cells, examples: int) -> list[str]:
+    def _seen(self, cells: Cells, samples: int) -> list[str]:
         """How far the batch grew, and what that saves."""
         whole = {cell: r for cell, r in cells.items() if r["whole"]}
         ends = [(r["sizes"][-1], r["steps"][-1]) for (arm, _), r in whole.items() if "θ" in arm]
@@ -176,10 +176,10 @@ class BigBatches(Experiment):
             return []
         sizes, steps = ([round(values[i]) for values in ends] for i in (0, 1))
         return [
-            f"From batches of {self.size} Big Batch came to {_span(sizes)} of {examples:,} examples, and made "
+            f"From batches of {self.size} Big Batch came to {_span(sizes)} of {samples:,} samples, and made "
             f"{_span(steps)} steps where fixed batches made {_span([round(s) for s in plain])}. The noise of one "
-            "example being what it is, the batch has to grow like 1/‖∇ℓ‖²: what it saves are steps, which parallel "
-            "hardware can use, not passes. Where all examples are in the batch, what is left is gradient descent."
+            "sample being what it is, the batch has to grow like 1/‖∇ℓ‖²: what it saves are steps, which parallel "
+            "hardware can use, not passes. Where all samples are in the batch, what is left is gradient descent."
         ]
 
     def _row(self, arm: str, runs: list[Result]) -> list[str]:

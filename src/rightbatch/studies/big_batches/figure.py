@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, examples: int) -> "Figure":
+def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, samples: int) -> "Figure":
     """A panel a quantity, the runs of the first seed; of classes and models that are not linear also accuracies."""
     from ...report.drawing import finish, linear_axis, log_axis, styled
 
@@ -45,12 +45,12 @@ def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, examples: int) 
                 linear_axis(axes, "y")
             elif values := [v for run in runs.values() for v in run[name] if v > 0]:
                 low, high = max(min(values), LEAST), max(values)
-                log_axis(axes, "y", low / 1.5, max(high, examples if name == "sizes" else 0) * 1.5, ticks=6)
+                log_axis(axes, "y", low / 1.5, max(high, samples if name == "sizes" else 0) * 1.5, ticks=6)
             if name == "sizes":
-                axes.axhline(examples, color="0.6", linewidth=0.8)
+                axes.axhline(samples, color="0.6", linewidth=0.8)
                 axes.annotate(
                     "all",
-                    (0, examples),
+                    (0, samples),
                     (3, -11),
                     xycoords=("axes fraction", "data"),
                     textcoords="offset points",

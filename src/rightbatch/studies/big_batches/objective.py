@@ -21,7 +21,7 @@ MOST_SEARCHES = 2000  # iterations of L-BFGS
 
 
 class Look(NamedTuple):
-    """ℓ, ‖∇ℓ‖ and, of classes, the share told rightly, over all training examples."""
+    """ℓ, ‖∇ℓ‖ and, of classes, the share told rightly, over all training samples."""
 
     value: float
     norm: float
@@ -30,13 +30,13 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """ℓ(w) = mean loss over the training examples + λ/2·‖w‖², the penalty for models linear in their parameters.
+    """ℓ(w) = mean loss over the training samples + λ/2·‖w‖², the penalty for models linear in their parameters.
 
     A linear model, which has one minimum, is taken in double precision.
 
     Args:
-        x, y: training examples.
-        test_x, test_y: test examples.
+        x, y: training samples.
+        test_x, test_y: test samples.
         loss: mean over a batch, without the penalty.
         model: a name for `build_model`.
         outputs: of the model.
@@ -55,13 +55,13 @@ class Objective:
     linear: bool
 
     @classmethod
-    def of(cls, subject: Subject, penalty: float, most_examples: int | None, against_rest: int | None) -> "Objective":
+    def of(cls, subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None) -> "Objective":
         """Of a subject; columns of a table that leave [-1, 1], and quantities to predict, are centred and scaled.
 
         Args:
             subject: data and model.
             penalty: λ, where the model is linear.
-            most_examples: at most, to train on and to test on, drawn at random; None takes all.
+            most_samples: at most, to train on and to test on, drawn at random; None takes all.
             against_rest: the class to tell from all others; None takes the classes as they are.
 
         Raises:
@@ -74,14 +74,14 @@ class Objective:
 
         train, test = subject.sources()
         (x, y), (test_x, test_y) = everything(train), everything(test)
-        if most_examples is not None:
+        if most_samples is not None:
             some, few = (
-                torch.from_numpy(Order(len(t), 0).indices(0, 0, min(most_examples, len(t)))) for t in (x, test_x)
+                torch.from_numpy(Order(len(t), 0).indices(0, 0, min(most_samples, len(t)))) for t in (x, test_x)
             )
             x, y, test_x, test_y = x[some], y[some], test_x[few], test_y[few]
         if not y.is_floating_point() and y.dim() > 1:
             raise InputError(
-                f"The targets of {subject.data} have shape {train.y_shape}: one class an example is needed."
+                f"The targets of {subject.data} have shape {train.y_shape}: one class an sample is needed."
             )
         if against_rest is not None:
             if y.is_floating_point() or not (y == against_rest).any():
@@ -162,7 +162,7 @@ class Objective:
         return Look(total, norm, right / len(self.x))
 
     def test_accuracy(self, model: "nn.Module") -> float:
-        """Share of the test examples told rightly."""
+        """Share of the test samples told rightly."""
         import torch
 
         model.eval()
@@ -220,10 +220,10 @@ class Objective:
 
 @cache
 def known_objective(
-    subject: Subject, penalty: float, most_examples: int | None, against_rest: int | None
+    subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None
 ) -> tuple[Objective, float]:
     """The objective and its ℓ*, worked out once in a process."""
-    objective = Objective.of(subject, penalty, most_examples, against_rest)
+    objective = Objective.of(subject, penalty, most_samples, against_rest)
     return objective, objective.least()
 
 

@@ -11,14 +11,14 @@ from .objective import Objective
 if TYPE_CHECKING:
     from torch import nn
 
-    from ...decision import StepRule
+    from ...decision import LRRule
 
 FORWARD = 1 / 3  # of a gradient: what a trial of the line search costs, which is a loss and nothing else
 NOISE_GROUPS = 16  # a penalty hides from exact per-example norms: the noise is then that between so many micro-batches
 
 
 class Step(NamedTuple):
-    """A step just made: work so far in examples, the size carried on, rate, and its gradient's norm where known."""
+    """A step just made: work so far in samples, the size carried on, rate, and its gradient's norm where known."""
 
     work: float
     size: int
@@ -36,7 +36,7 @@ def steps_of(
         model: trained in place.
         arm: "Armijo, θ = ...", "BB, θ = ...", "fixed step, θ = ...", "Adadelta", or anything that begins with "SGD".
         size: of the batches, of Big Batch the first.
-        seed: of the order of the examples.
+        seed: of the order of the samples.
         rate: of SGD and of the fixed step.
         decay: k of the rate η/(1 + k·passes) of SGD.
     """
@@ -71,13 +71,13 @@ def _big_batch(
 ) -> Iterator[Step]:
     import torch
 
+    from ...loop.auto_batch import ENDLESS, AutoBatch
     from ...noise import Noise
     from ...rules.batch_size import BigBatch
     from ...rules.lr import Armijo, BarzilaiBorwein, Constant
-    from ...loop.auto_batch import ENDLESS, AutoBatch
 
-    rule: StepRule = Armijo() if form == "Armijo" else BarzilaiBorwein() if form == "BB" else Constant(rate)
-    batch = BigBatch(theta=theta, first=size, tolerance=0, patience=0)
+    rule: LRRule = Armijo() if form == "Armijo" else BarzilaiBorwein() if form == "BB" else Constant(rate)
+    batch = BigBatch(theta=theta, initial=size, tolerance=0, patience=0)
     noise = Noise("micro-batch", groups=NOISE_GROUPS) if objective.penalty else None
     data = (objective.x, objective.y)
     auto = AutoBatch(model, None, data, batch, rule, seed=seed, epochs=ENDLESS, noise=noise)
@@ -89,6 +89,6 @@ def _big_batch(
                 value = loss(model(x), y)
             auto.backward(value)
             if auto.step():
-                yield Step(work, auto.batch_size, auto.learning_rate, auto.last["gradient_norm"])
+                yield Step(work, auto.batch_size, auto.lr, auto.last["gradient_norm"])
     except DivergedError:
         return

@@ -1,4 +1,4 @@
-"""How well small and large batches generalise, in equal examples, seconds and steps, however the rate is set."""
+"""How well small and large batches generalise, in equal samples, seconds and steps, however the rate is set."""
 
 from .design import Generalisation
 

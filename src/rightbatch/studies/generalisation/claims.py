@@ -27,16 +27,16 @@ def findings(cells: Cells) -> list[Finding]:
         ),
         *_sharper(cells, run),
         _worse(
-            f"at one rate, in equal examples, a larger batch has lower test accuracy {run}",
+            f"at one rate, in equal samples, a larger batch has lower test accuracy {run}",
             SHEN,
             "lower the larger the batch",
-            cells.large_less_small("fixed", "examples", "test_accuracy"),
+            cells.large_less_small("fixed", "samples", "test_accuracy"),
         ),
         _as_well(
-            f"in equal examples, a larger rate recovers the test accuracy of the large batch {run}",
+            f"in equal samples, a larger rate recovers the test accuracy of the large batch {run}",
             SHEN,
             "recovered",
-            {SPELLED[way]: cells.large_less_small(way, "examples", "test_accuracy", than="fixed") for way in WAYS[1:]},
+            {SPELLED[way]: cells.large_less_small(way, "samples", "test_accuracy", than="fixed") for way in WAYS[1:]},
             any_of=True,
         ),
         *_switch_findings(cells, run),
@@ -129,7 +129,7 @@ def _sharper(cells: Cells, run: str) -> list[Finding]:
 
 def _switch_findings(cells: Cells, run: str) -> list[Finding]:
     def differences(switch: str) -> list[float]:
-        alone = cells.by_seed(("plain", cells.sizes[0], "fixed", "examples"), "test_accuracy")
+        alone = cells.by_seed(("plain", cells.sizes[0], "fixed", "samples"), "test_accuracy")
         return [
             result["end"]["test_accuracy"] - alone[seed]
             for (kind, seed), result in cells.switches.items()
@@ -142,19 +142,19 @@ def _switch_findings(cells: Cells, run: str) -> list[Finding]:
             (
                 "large, then small",
                 "a large-batch start does not trap the model: small batches then come to what they come to from the "
-                f"beginning in as many examples {run}",
+                f"beginning in as many samples {run}",
             ),
             (
                 "large, then a larger rate",
                 "a large-batch start does not trap the model: at a linearly scaled rate it then comes to what small "
-                f"batches come to from the beginning in as many examples {run}",
+                f"batches come to from the beginning in as many samples {run}",
             ),
         )
     ]
 
 
 def _masters_and_luschi(cells: Cells) -> Finding:
-    spots = sweet_spot(cells, "examples")
+    spots = sweet_spot(cells, "samples")
     interval = mean_interval(spots)
     verdict: Verdict = "cannot tell"
     if interval and (interval[0] > 5 or interval[1] < 1):
@@ -162,7 +162,7 @@ def _masters_and_luschi(cells: Cells) -> Finding:
     elif interval and interval[0] >= 1 and interval[1] <= 5:
         verdict = "agrees"
     return Finding(
-        "of the sizes tested, one between 2 and 32 tests best in equal examples with re-tuned rates, by test "
+        "of the sizes tested, one between 2 and 32 tests best in equal samples with re-tuned rates, by test "
         f"{cells.tuned_by} ({cells.optimizer}; from {cells.sizes[0]:,} to {cells.sizes[-1]:,})",
         "Masters and Luschi (2018), by accuracy",
         "best between 2 and 32",

@@ -1,4 +1,4 @@
-"""How well small and large batches generalise, in equal examples, seconds and steps, however the rate is set."""
+"""How well small and large batches generalise, in equal samples, seconds and steps, however the rate is set."""
 
 import math
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ VARIANTS = ("dropout", "batch norm")
 
 @dataclass(frozen=True)
 class Generalisation(Experiment):
-    """Train at several batch sizes, the rate fixed, scaled and re-tuned; test in equal examples, seconds and steps.
+    """Train at several batch sizes, the rate fixed, scaled and re-tuned; test in equal samples, seconds and steps.
 
     One run is read at three ends: after so many epochs; after as many seconds as the smallest batch takes for them, by
     the median time of a step; and after as many steps as it takes. Each way to set the rate has its runs, and each end
@@ -49,14 +49,14 @@ class Generalisation(Experiment):
 
     Args:
         sizes: batch sizes; those not below the large one are left out.
-        large: the largest batch, as a share of the examples trained on.
-        seeds: of the examples drawn, their division, initial parameters and order.
-        epochs: that equal examples are.
+        large: the largest batch, as a share of the samples trained on.
+        seeds: of the samples drawn, their division, initial parameters and order.
+        epochs: that equal samples are.
         rate: learning rate that suits the smallest batch (with Adam rather 0.001); kept at the others, or scaled by
             batch size over smallest size or its root.
         optimizer: "SGD", with momentum, or "Adam", with torch's settings.
         momentum: of SGD.
-        most_examples: drawn from the training data, the held-out part among them, and from the test data.
+        most_samples: drawn from the training data, the held-out part among them, and from the test data.
         validation: share of those drawn from the training data that is held out to choose by.
         label_noise: share of the labels of training and validation data replaced by another class.
         variants: of the built-in model "mlp", for the smallest and the largest batch: "dropout", "batch norm".
@@ -76,7 +76,7 @@ class Generalisation(Experiment):
     rate: float = 0.02
     optimizer: Literal["SGD", "Adam"] = "SGD"
     momentum: float = 0.9
-    most_examples: int = 3000
+    most_samples: int = 3000
     validation: float = 0.2
     label_noise: float = 0.0
     variants: tuple[str, ...] = VARIANTS
@@ -106,10 +106,10 @@ class Generalisation(Experiment):
         """For each seed every batch size, then the switches of size, then the variants of the network at one rate.
 
         Raises:
-            InputError: a setting is out of its range, too few examples, or targets that are not classes.
+            InputError: a setting is out of its range, too few samples, or targets that are not classes.
             MissingExtraError: scipy is not installed.
         """
-        for name, least in (("seeds", 1), ("epochs", 1), ("most_examples", 10), ("looks", 2), ("tries", 3)):
+        for name, least in (("seeds", 1), ("epochs", 1), ("most_samples", 10), ("looks", 2), ("tries", 3)):
             require_whole(f"Generalisation.{name}", getattr(self, name), least=least)
         require_number("Generalisation.rate", self.rate, above=0)
         for name in ("large", "validation"):
@@ -125,14 +125,14 @@ class Generalisation(Experiment):
         train, _ = subject.sources()
         if train.y_dtype.is_floating_point or train.y_shape:
             raise InputError(
-                f"The targets of {subject.data} are not one class for each example; accuracy, which the claims are "
+                f"The targets of {subject.data} are not one class for each sample; accuracy, which the claims are "
                 "about, needs that."
             )
         sizes = self.batches(subject)
         if len(sizes) < 2 or sizes != sorted(set(sizes)):
             raise InputError(
                 f"Generalisation.sizes are {self.sizes} and the large batch is {sizes[-1]}, {self.large:g} of the "
-                f"{self._trained_on(subject):,} examples trained on: give rising sizes, one at least below it."
+                f"{self._trained_on(subject):,} samples trained on: give rising sizes, one at least below it."
             )
         require_scipy()
         variants = self.variants if subject.model == "mlp" else ()
@@ -147,15 +147,15 @@ class Generalisation(Experiment):
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Train with each way to set the rate, as far as an end needs it; or switch the batch size on the way."""
         settings, seed = trial.settings, int(trial.settings["seed"])
-        parts = divide(subject, seed, self.most_examples, self.validation, self.label_noise)
+        parts = divide(subject, seed, self.most_samples, self.validation, self.label_noise)
         if settings["kind"] == "switch":
             return {**settings, **self._switched(subject, parts, settings["switch"], seed)}
         small, size, kind = self.batches(subject)[0], int(settings["size"]), settings["kind"]
         models = [network(subject, seed, kind) for _ in range(2)]
         seconds = step_seconds(parts, models, [self._optimizer(model) for model in models], (small, size))
         samples = self.epochs * len(parts.train[0])
-        ends = {"examples": samples // size, "steps": samples // small}
-        ends["seconds"] = min(max(round(ends["steps"] * seconds[0] / seconds[1]), ends["examples"]), ends["steps"])
+        ends = {"samples": samples // size, "steps": samples // small}
+        ends["seconds"] = min(max(round(ends["steps"] * seconds[0] / seconds[1]), ends["samples"]), ends["steps"])
         runs: dict[float, Run] = {}
 
         def run_at(rate: float) -> Run:
@@ -225,18 +225,18 @@ class Generalisation(Experiment):
             else "Dropout and batch norm are variants of the built-in mlp, and left out here. "
         )
         return (
-            f"{self.described} on {n:,} examples, drawn, like the validation data, anew for each seed; {noise}. "
-            f"Batches of {', '.join(f'{b:,}' for b in sizes)}, the last {self.large:.0%} of the examples. The rate is "
+            f"{self.described} on {n:,} samples, drawn, like the validation data, anew for each seed; {noise}. "
+            f"Batches of {', '.join(f'{b:,}' for b in sizes)}, the last {self.large:.0%} of the samples. The rate is "
             f"{self.rate:g} at every size (fixed), scaled by the batch size over {sizes[0]} (linear) or its root, or "
             f"re-tuned: for each size, seed and end, a walk over factors of 2 to the best validation {self.tuned_by}. "
-            f"Ends are {self.epochs} epochs (equal examples), the time that batch {sizes[0]} takes for them, by the "
+            f"Ends are {self.epochs} epochs (equal samples), the time that batch {sizes[0]} takes for them, by the "
             f"median time of a step (equal seconds), and its number of steps (equal steps). {variants}Intervals hold "
-            "90 %, over seeds; differences are taken within a seed. They do not hold the choice of the test examples, "
+            "90 %, over seeds; differences are taken within a seed. They do not hold the choice of the test samples, "
             "which are the same for all."
         )
 
     def _trained_on(self, subject: Subject) -> int:
-        return trained_on(len(subject.sources()[0]), self.most_examples, self.validation)
+        return trained_on(len(subject.sources()[0]), self.most_samples, self.validation)
 
     def _optimizer(self, model: "nn.Module") -> "Optimizer":
         import torch
@@ -260,13 +260,13 @@ class Generalisation(Experiment):
 
     @staticmethod
     def _sharpness(model: "nn.Module", parts: Parts, run: Run, end: int) -> dict[str, float]:
-        """Of the loss over all examples trained on, in a network beside that of the run, which may go on."""
+        """Of the loss over all samples trained on, in a network beside that of the run, which may go on."""
         model.load_state_dict(run.kept[end])
         about = model, parts.loss, *parts.train
         return {"sharpness": keskar_sharpness(*about), "eigenvalue": largest_eigenvalue(*about)}
 
     def _switched(self, subject: Subject, parts: Parts, switch: str, seed: int) -> Result:
-        """As many examples before the switch as after it, at the fixed rate, or at the scaled one after it."""
+        """As many samples before the switch as after it, at the fixed rate, or at the scaled one after it."""
         sizes, samples = self.batches(subject), self.epochs * len(parts.train[0])
         small, large = sizes[0], sizes[-1]
         plans: dict[str, list[tuple[int, float]]] = {

@@ -30,7 +30,7 @@ def drawings(cells: Cells) -> list[Drawing]:
                 "generalisation_sharpness",
                 draw_sharpness(cells),
                 "Keskar's sharpness and the largest eigenvalue of the Hessian of the training loss against batch size, "
-                "geometric means and 90 % intervals over seeds, at the end of equal examples and of equal steps",
+                "geometric means and 90 % intervals over seeds, at the end of equal samples and of equal steps",
             ),
         ]
     if cells.switches:
@@ -38,8 +38,8 @@ def drawings(cells: Cells) -> list[Drawing]:
             Drawing(
                 "generalisation_switch",
                 draw_switches(cells),
-                "Test loss and accuracy against examples consumed, means over seeds: one batch size alone, and a "
-                "switch after the epochs that equal examples are (grey line)",
+                "Test loss and accuracy against samples consumed, means over seeds: one batch size alone, and a "
+                "switch after the epochs that equal samples are (grey line)",
             )
         )
     return drawn
@@ -127,7 +127,7 @@ def _sizes(axes: "Axes", cells: Cells) -> None:
 
 
 def draw_sharpness(cells: Cells) -> "Figure":
-    """Keskar's measure and the largest eigenvalue, with the rate fixed and re-tuned, after equal examples and steps."""
+    """Keskar's measure and the largest eigenvalue, with the rate fixed and re-tuned, after equal samples and steps."""
     from ...report.drawing import finish, log_axis, styled
 
     @styled
@@ -139,7 +139,7 @@ def draw_sharpness(cells: Cells) -> "Figure":
         for axes, (name, words), budget in zip(
             panels,
             [("sharpness", "Keskar's sharpness")] * 2 + [("eigenvalue", "largest eigenvalue")] * 2,
-            ("examples", "steps") * 2,
+            ("samples", "steps") * 2,
             strict=True,
         ):
             drawn: list[float] = []
@@ -222,7 +222,7 @@ def draw_switches(cells: Cells) -> "Figure":
             else:
                 axes.set_ylim(float(np.quantile(seen, 0.1)) - 0.02, min(max(seen) + 0.01, 1))
                 linear_axis(axes, "y")
-            finish(axes, "examples consumed", words, legend=False)
+            finish(axes, "samples consumed", words, legend=False)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=3)
         return figure

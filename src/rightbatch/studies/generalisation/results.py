@@ -8,7 +8,7 @@ from statistics import mean
 from ..experiment import Result
 from ..over_seeds import mean_interval, told
 
-BUDGETS = ("examples", "seconds", "steps")
+BUDGETS = ("samples", "seconds", "steps")
 WAYS = ("fixed", "root", "linear", "tuned")
 SPELLED = {"fixed": "fixed", "root": "scaled by the root", "linear": "scaled linearly", "tuned": "re-tuned"}
 
@@ -126,7 +126,7 @@ def seen(cells: Cells) -> list[str]:
         )
     gaps = {
         (way, budget): [100 * gap for gap in cells.large_less_small(way, budget, "gap") if math.isfinite(gap)]
-        for budget in ("examples", "steps")
+        for budget in ("samples", "steps")
         for way in ("fixed", "tuned")
     }
     if told_gaps := [f"{told(found, 2)} {SPELLED[at[0]]} in equal {at[1]}" for at, found in gaps.items() if found]:
@@ -134,7 +134,7 @@ def seen(cells: Cells) -> list[str]:
             f"The generalisation gap, train less test accuracy, of batch {cells.sizes[-1]:,} less that of batch "
             f"{cells.sizes[0]:,}, in points: {'; '.join(told_gaps)}. A run that has not yet learnt has no gap either."
         )
-    alone = cells.by_seed(("plain", cells.sizes[0], "fixed", "examples"), "test_loss")
+    alone = cells.by_seed(("plain", cells.sizes[0], "fixed", "samples"), "test_loss")
     grown = [
         result["end"]["test_loss"] - alone[seed]
         for (switch, seed), result in cells.switches.items()
@@ -142,7 +142,7 @@ def seen(cells: Cells) -> list[str]:
     ]
     if grown:
         said.append(
-            f"After batch {cells.sizes[0]:,}, as many examples again in batches of {cells.sizes[-1]:,} change the test "
+            f"After batch {cells.sizes[0]:,}, as many samples again in batches of {cells.sizes[-1]:,} change the test "
             f"loss by {told(grown)}."
         )
     searches = [found for (kind, _, _), r in cells.grid.items() if kind == "plain" for found in r["enclosed"].values()]

@@ -28,7 +28,7 @@ DROPOUT = 0.5
 
 @dataclass(frozen=True)
 class Parts:
-    """Examples to train on, to choose by, and to test on, each as inputs and targets."""
+    """Samples to train on, to choose by, and to test on, each as inputs and targets."""
 
     train: "Part"
     validation: "Part"
@@ -55,12 +55,12 @@ class Look:
 
 
 def divide(subject: Subject, seed: int, most: int, share: float, label_noise: float) -> Parts:
-    """Draw the examples of one seed; what is held out to choose by comes from the training data.
+    """Draw the samples of one seed; what is held out to choose by comes from the training data.
 
     Args:
         subject: what is given.
         seed: of the draw, the division and the noise.
-        most: training examples drawn, those held out among them; and test examples, the same for every seed.
+        most: training samples drawn, those held out among them; and test samples, the same for every seed.
         share: held out.
         label_noise: share of the drawn labels, of both parts, replaced by another class.
     """
@@ -80,9 +80,9 @@ def divide(subject: Subject, seed: int, most: int, share: float, label_noise: fl
     return Parts((x[:rest], y[:rest]), (x[rest:], y[rest:]), tested, default_loss(train))
 
 
-def trained_on(examples: int, most: int, share: float) -> int:
-    """Examples trained on, of so many that there are."""
-    drawn = min(examples, most)
+def trained_on(samples: int, most: int, share: float) -> int:
+    """Samples trained on, of so many that there are."""
+    drawn = min(samples, most)
     return drawn - max(1, round(drawn * share))
 
 
@@ -110,10 +110,10 @@ class Run:
     """Training that goes on when asked to.
 
     Args:
-        parts: the examples.
+        parts: the samples.
         model: trained in place.
         steps: that train it.
-        size: examples in each of the first steps.
+        size: samples in each of the first steps.
         looks: after which steps it is looked at.
         keep: after which of them the parameters are kept.
     """
@@ -164,7 +164,7 @@ def phases(
     plan: Sequence[Phase],
     seed: int,
 ) -> Iterator[int]:
-    """Train by a plan; yields the examples consumed after each step, -1 once the loss is not finite.
+    """Train by a plan; yields the samples consumed after each step, -1 once the loss is not finite.
 
     The optimizer goes on with the momentum that it has.
     """

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ...noise.objective import Objective
     from ...fitting.losses import Loss
+    from ...noise.objective import Objective
 
 Vector = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def keskar_sharpness(
 
     Args:
         model: left as it was.
-        loss: mean over the examples.
+        loss: mean over the samples.
         x: inputs, shape (N, ...).
         y: targets, shape (N, ...).
         epsilon: above 0.
@@ -103,7 +103,7 @@ def largest_eigenvalue(
 
     Args:
         model: left as it was.
-        loss: mean over the examples.
+        loss: mean over the samples.
         x: inputs, shape (N, ...).
         y: targets, shape (N, ...).
         tolerance: relative.

@@ -1,4 +1,4 @@
-"""How long the gradient of a mini-batch is at each batch size, as a sum over its examples and as their mean."""
+"""How long the gradient of a mini-batch is at each batch size, as a sum over its samples and as their mean."""
 
 import math
 from collections.abc import Mapping
@@ -29,19 +29,19 @@ CHUNK_SAMPLES = 1024  # whose gradients are read in one backward pass
 class GradientNorms(Experiment):
     """Train to an early and to a late moment; there, at fixed parameters, draw many batches of each size.
 
-    Examples of a batch are drawn with replacement, so that theory is exact at every size:
+    Samples of a batch are drawn with replacement, so that theory is exact at every size:
 
         E‖g_b‖² = s + V/b  for the mean over the batch,  E‖b g_b‖² = bV + b²s  for the sum
 
-    with s = ‖ḡ‖² of the mean ḡ of the gradients g_i of all N examples and V = Σ ‖g_i - ḡ‖² / N, from the gradient of
-    every example. Dropout and BatchNorm are as at test when gradients are looked at.
+    with s = ‖ḡ‖² of the mean ḡ of the gradients g_i of all N samples and V = Σ ‖g_i - ḡ‖² / N, from the gradient of
+    every sample. Dropout and BatchNorm are as at test when gradients are looked at.
 
     Args:
         sizes: batch sizes whose gradients are looked at.
         epochs: of training until the early and the late moment.
         seeds: of initial parameters, order and draws.
         draws: batches of each size at each moment.
-        batch: examples in a step of training.
+        batch: samples in a step of training.
         rate: learning rate of plain SGD.
 
     Reference: Kevin Shen, "Effect of batch size on training dynamics" (2018), gradient norms over 1,000 trials after 2
@@ -73,7 +73,7 @@ class GradientNorms(Experiment):
 
         Raises:
             InputError: a setting is out of its range.
-            UnsupportedError: the model has no gradient of one example.
+            UnsupportedError: the model has no gradient of one sample.
         """
         for name in ("seeds", "batch"):
             require_whole(f"GradientNorms.{name}", getattr(self, name), least=1)
@@ -127,19 +127,19 @@ class GradientNorms(Experiment):
         scales = []
         for moment in dict.fromkeys(row[0] for row in rows):
             v, s = (average(cells, moment, name) for name in ("variance", "signal"))
-            scale = f"{v / s:,.0f} examples" if s > 0 else "∞"
+            scale = f"{v / s:,.0f} samples" if s > 0 else "∞"
             scales.append(f"{moment} V = {v:.3g}, s = {s:.2g}, V/s = {scale}")
         paragraphs = [
             f"Plain SGD with a learning rate of {self.rate:g} and batches of {self.batch}; early is after "
             f"{self.epochs[0]} epochs, late after {self.epochs[1]}. There training stands still, and {self.draws:,} "
-            "batches of each size are drawn with replacement. From the gradient of every example, on average over "
+            "batches of each size are drawn with replacement. From the gradient of every sample, on average over "
             f"seeds: {'; '.join(scales)}.",
             "A loop that averages the loss over the batch has shorter gradients the larger the batch, down to the "
             "gradient of all data: E‖g‖² = s + V/b. One that sums it has the same gradients b times as long: bV + b²s, "
-            "linear in b up to about V/s examples and quadratic beyond. Whether the norm grows with the batch size is "
-            "decided by the reduction, not by the examples. A step is the gradient times the learning rate: for the "
+            "linear in b up to about V/s samples and quadratic beyond. Whether the norm grows with the batch size is "
+            "decided by the reduction, not by the samples. A step is the gradient times the learning rate: for the "
             "same steps a sum wants a rate b times smaller.",
-            "Where a few examples hold most of V, as late in training, the draws of small batches tell its mean badly, "
+            "Where a few samples hold most of V, as late in training, the draws of small batches tell its mean badly, "
             "and the error of their ratio to theory is itself known badly.",
         ]
         drawing = Drawing(
@@ -147,7 +147,7 @@ class GradientNorms(Experiment):
             draw_norms(cells),
             "Norm of the gradient against batch size, early and late in training, of the sum over the batch and of the "
             "mean. Points: root mean square; thick bars hold half of the batches, thin ones 90 %, of all "
-            "seeds together; lines: theory, from the gradients of single examples",
+            "seeds together; lines: theory, from the gradients of single samples",
         )
         head = ("moment", "batch size", "runs", "norm of the mean ± sd", "norm of the sum ± sd", "E‖·‖²/theory, 90 %")
         return Section(paragraphs, [drawing], head, rows, findings(cells, ratios))
@@ -178,9 +178,9 @@ def _trained(design: GradientNorms, subject: Subject, seed: int, epochs: int) ->
 
 
 def _moments(model: "nn.Module", loss: "Loss", x: "Tensor", y: "Tensor") -> tuple[float, float]:
-    """V = Σ ‖g_i - ḡ‖² / N and s = ‖ḡ‖² over these N examples, exactly.
+    """V = Σ ‖g_i - ḡ‖² / N and s = ‖ḡ‖² over these N samples, exactly.
 
-    Within a part of n examples Σ ‖g_i‖² = (n - 1) V̂ + n ‖g_n‖²: parts add up, and so do their gradients.
+    Within a part of n samples Σ ‖g_i‖² = (n - 1) V̂ + n ‖g_n‖²: parts add up, and so do their gradients.
     """
     import torch
 

@@ -79,7 +79,7 @@ def findings(regimes: Regimes) -> list[Finding]:
         for m in regimes.sizes(problem)
         if 1 < m <= mean(regimes.predicted(problem)) and regimes.pairs(problem, 1, m)
     ]
-    found.append(_computation("up to m* no batch needs fewer examples than batch 1", cheaper))
+    found.append(_computation("up to m* no batch needs fewer samples than batch 1", cheaper))
     found += _sizes_of_data(regimes)
     return found + _network(regimes)
 
@@ -92,7 +92,7 @@ def _sizes_of_data(regimes: Regimes) -> list[Finding]:
     ):
         by_size = [dict(enumerate(what(problem))) for problem in kernels]
         seeds = set.intersection(*(set(values) for values in by_size)) if len(by_size) > 1 else set()
-        n = np.log([examples for _, examples in kernels])
+        n = np.log([samples for _, samples in kernels])
         slopes = [float(np.polyfit(n, np.log([values[seed] for values in by_size]), 1)[0]) for seed in sorted(seeds)]
         found.append(_exponent(claim, published, slopes, at, "n, for the kernel"))
     return found
@@ -118,7 +118,7 @@ def _network(regimes: Regimes) -> list[Finding]:
             _exponent(f"a network's steps no longer fall with the batch: {large}", "exponent 0", rests, 0),
         ]
         dear = [math.log(m * b / a) for m in sizes[1:2] for a, b in regimes.pairs(problem, sizes[0], m)]
-        found.append(_computation(f"a network: batch {sizes[1]} needs no fewer examples than batch {sizes[0]}", dear))
+        found.append(_computation(f"a network: batch {sizes[1]} needs no fewer samples than batch {sizes[0]}", dear))
     return found
 
 
@@ -130,7 +130,7 @@ def _saturated(regimes: Regimes, problems: Sequence[Problem], times: int, where:
             logs.setdefault(seed, []).append(math.log(a / b))
     values = [mean(each) for each in logs.values()]
     return Finding(
-        f"a step with {where} examples, or the next size above, is worth nearly one of gradient descent",
+        f"a step with {where} samples, or the next size above, is worth nearly one of gradient descent",
         INTERPOLATION,
         "nearly equal; the bound on one step, 4 times at m* where λ_k is small",
         f"{told_factor([math.exp(each) for each in values])} times the steps of gradient descent"
@@ -141,7 +141,7 @@ def _saturated(regimes: Regimes, problems: Sequence[Problem], times: int, where:
 
 
 def _computation(claim: str, logs: Sequence[float]) -> Finding:
-    ours = f"{told_factor([math.exp(each) for each in logs])} times the examples" if logs else "not run"
+    ours = f"{told_factor([math.exp(each) for each in logs])} times the samples" if logs else "not run"
     return Finding(claim, INTERPOLATION, "batch 1 is optimal", ours, within(logs, (-CLOSE, math.inf)))
 
 

@@ -14,7 +14,7 @@ from ..retuning import retune
 from ..subject import Subject
 from .claims import INTERPOLATION, findings, rows
 from .figure import draw_regimes
-from .network import fit_network, is_linear, some_examples
+from .network import fit_network, is_linear, some_samples
 from .problems import (
     FULL,
     Features,
@@ -33,40 +33,40 @@ from .results import Regimes
 class InterpolationRegimes(Experiment):
     """Steps to a fixed accuracy against the batch size, of least squares, of a kernel and of a network.
 
-    The linear problems have a solution that fits every example, and are followed by their distance from it; batches
+    The linear problems have a solution that fits every sample, and are followed by their distance from it; batches
     are drawn independently, as the theory has them. At every size the rate is walked downhill from η*(m), by factors
     of √2. The network is trained by plain SGD in epochs, its rate walked by factors of 2.
 
     Args:
         sizes: batch sizes of the linear problems; 0 is gradient descent on all data.
         spectra: (dimensions, decay) of least squares on made-up features, whose j-th variance is j^-decay.
-        examples: of least squares.
-        kernel_examples: the sizes of data on which the kernel is studied, rising.
-        width: of the Laplace kernel, in median distances between examples.
+        samples: of least squares.
+        kernel_samples: the sizes of data on which the kernel is studied, rising.
+        width: of the Laplace kernel, in median distances between samples.
         accuracy: the share of ‖w - w*‖² at which a run of a linear problem has arrived.
         replicas: runs simulated at once, whose mean is followed.
         draws: batches over which the effect of one step is averaged.
         most_steps: after which a run is given up.
         network_sizes: batch sizes of the network.
-        network_examples: that it is to fit.
+        network_samples: that it is to fit.
         network_accuracy: the share of its first loss at which it has arrived.
         rate: at which the walk begins for batch 1 of the network; for others it grows with the root of the size.
-        seeds: of features, batches, examples and initial parameters.
+        seeds: of features, batches, samples and initial parameters.
 
     Reference: S. Ma, R. Bassily, M. Belkin, "The Power of Interpolation" (ICML 2018; arXiv 1712.06559).
     """
 
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, FULL)
     spectra: tuple[tuple[int, float], ...] = ((100, 0.5), (30, 1.0))
-    examples: int = 1000
-    kernel_examples: tuple[int, ...] = (50, 100, 200, 400)
+    samples: int = 1000
+    kernel_samples: tuple[int, ...] = (50, 100, 200, 400)
     width: float = 0.5
     accuracy: float = 1e-3
     replicas: int = 32
     draws: int = 2000
     most_steps: int = 50_000
     network_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, FULL)
-    network_examples: int = 1000
+    network_samples: int = 1000
     network_accuracy: float = 0.05
     rate: float = 0.05
     seeds: int = 5
@@ -74,7 +74,7 @@ class InterpolationRegimes(Experiment):
     name: ClassVar[str] = "interpolation"
     title: ClassVar[str] = "Interpolation: where a larger batch stops being worth it"
     question: ClassVar[str] = (
-        "If a model can fit its data exactly, a step with m examples is said to be worth m steps up to a critical "
+        "If a model can fit its data exactly, a step with m samples is said to be worth m steps up to a critical "
         "size, and hardly more beyond. Is the critical size where theory puts it, and has a network one?"
     )
     source: ClassVar[str] = INTERPOLATION
@@ -92,27 +92,27 @@ class InterpolationRegimes(Experiment):
         """
         self._require()
         train, _ = subject.sources()
-        problems: list[tuple[str, int]] = [(_spread(*each), self.examples) for each in self.spectra]
-        if self.kernel_examples and train.x_dtype.is_floating_point:
-            if max(self.kernel_examples) > len(train):
+        problems: list[tuple[str, int]] = [(_spread(*each), self.samples) for each in self.spectra]
+        if self.kernel_samples and train.x_dtype.is_floating_point:
+            if max(self.kernel_samples) > len(train):
                 raise InputError(
-                    f"InterpolationRegimes.kernel_examples go up to {max(self.kernel_examples):,}, but there are "
-                    f"{len(train):,} examples: give fewer."
+                    f"InterpolationRegimes.kernel_samples go up to {max(self.kernel_samples):,}, but there are "
+                    f"{len(train):,} samples: give fewer."
                 )
-            problems += [("kernel", n) for n in self.kernel_examples]
+            problems += [("kernel", n) for n in self.kernel_samples]
         linear = is_linear(subject.network(0))
         if linear and train.x_dtype.is_floating_point:
-            problems.append(("features", min(self.examples, len(train))))
+            problems.append(("features", min(self.samples, len(train))))
         for name, n in {name: n for name, n in reversed(problems)}.items():
             self._features(subject, name, n, 0)  # refuses data with nothing to fit
         cells = [(name, n, size) for name, n in problems for size in self.sizes]
         if not linear:
-            n = min(self.network_examples, len(train))
+            n = min(self.network_samples, len(train))
             cells += [("network", n, size) for size in self.network_sizes if size < n]
         return [
             Trial(
-                f"{name}, {n} examples, batch {size or 'all'}, seed {seed}",
-                {"problem": name, "examples": n, "size": size, "seed": seed},
+                f"{name}, {n} samples, batch {size or 'all'}, seed {seed}",
+                {"problem": name, "samples": n, "size": size, "seed": seed},
             )
             for seed in range(self.seeds)
             for name, n, size in cells
@@ -120,7 +120,7 @@ class InterpolationRegimes(Experiment):
 
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Walk the rate, and count steps."""
-        name, n, size, seed = (trial.settings[key] for key in ("problem", "examples", "size", "seed"))
+        name, n, size, seed = (trial.settings[key] for key in ("problem", "samples", "size", "seed"))
         if name == "network":
             begin = {"rate": self.rate * math.sqrt(size or n), "accuracy": self.network_accuracy}
             found = fit_network(subject, n, size or n, seed, **begin, most_steps=self.most_steps)
@@ -133,9 +133,9 @@ class InterpolationRegimes(Experiment):
         regimes = Regimes(results.values())
         names = {name for name, _ in regimes.problems()}
         paragraphs = [
-            f"Least squares on {self.examples:,} made-up features of norm 1 whose variances fall as j^-decay, and a "
-            f"Laplace kernel of width {self.width:g} median distances on examples of {subject.data}: weights that fit "
-            "every example exist in both. Batches are drawn independently; "
+            f"Least squares on {self.samples:,} made-up features of norm 1 whose variances fall as j^-decay, and a "
+            f"Laplace kernel of width {self.width:g} median distances on samples of {subject.data}: weights that fit "
+            "every sample exist in both. Batches are drawn independently; "
             f"{self.replicas} runs go side by side until their mean ‖w - w*‖² has fallen to {self.accuracy:g} of its "
             "start. The rate was walked by factors of √2 from η*(m) until both neighbours took longer. Intervals hold "
             "90 %, over seeds.",
@@ -147,20 +147,20 @@ class InterpolationRegimes(Experiment):
         if "features" in names:
             paragraphs.append(
                 f"The features of {subject.data} are cut to the principal directions with at least a hundredth of the "
-                "greatest curvature, every example scaled to norm 1, and the targets such as fit."
+                "greatest curvature, every sample scaled to norm 1, and the targets such as fit."
             )
         if "network" in names:
             paragraphs.append(
-                f"The network is {subject.model} on {self.network_examples:,} examples of {subject.data}, plain SGD in "
+                f"The network is {subject.model} on {self.network_samples:,} samples of {subject.data}, plain SGD in "
                 f"epochs until the training loss is {self.network_accuracy:g} of its first, the rate walked by factors "
                 "of 2 for each size and seed."
             )
             if not regimes.network_arrives():
                 paragraphs.append(
-                    "It did not arrive at every size within the steps allowed: where it cannot fit its examples it "
+                    "It did not arrive at every size within the steps allowed: where it cannot fit its samples it "
                     "shows nothing of interpolation."
                 )
-        head = ("problem", "examples", "runs", "m* predicted", "m* of one step", "m* of whole runs")
+        head = ("problem", "samples", "runs", "m* predicted", "m* of one step", "m* of whole runs")
         drawing = Drawing(
             "interpolation",
             draw_regimes(regimes),
@@ -170,24 +170,24 @@ class InterpolationRegimes(Experiment):
         return Section(
             paragraphs,
             [drawing],
-            (*head, "steps at η* over best", "examples of GD over those of batch 1"),
+            (*head, "steps at η* over best", "samples of GD over those of batch 1"),
             rows(regimes),
             findings(regimes),
         )
 
     def _require(self) -> None:
-        for name in ("examples", "replicas", "most_steps", "seeds"):
+        for name in ("samples", "replicas", "most_steps", "seeds"):
             require_whole(f"InterpolationRegimes.{name}", getattr(self, name), least=1)
         require_whole("InterpolationRegimes.draws", self.draws, least=2)
-        require_whole("InterpolationRegimes.network_examples", self.network_examples, least=2)
+        require_whole("InterpolationRegimes.network_samples", self.network_samples, least=2)
         for name in ("width", "rate"):
             require_number(f"InterpolationRegimes.{name}", getattr(self, name), above=0)
         for name in ("accuracy", "network_accuracy"):
             require_number(f"InterpolationRegimes.{name}", getattr(self, name), above=0, most=0.5)
         for size in (*self.sizes, *self.network_sizes):
             require_whole("A batch size of InterpolationRegimes", size, least=0)
-        for n in self.kernel_examples:
-            require_whole("InterpolationRegimes.kernel_examples", n, least=3)
+        for n in self.kernel_samples:
+            require_whole("InterpolationRegimes.kernel_samples", n, least=3)
         for dimensions, decay in self.spectra:
             require_whole("The dimensions of InterpolationRegimes.spectra", dimensions, least=2)
             require_number("The decay of InterpolationRegimes.spectra", decay, least=0)
@@ -196,7 +196,7 @@ class InterpolationRegimes(Experiment):
         spreads = {_spread(*each): each for each in self.spectra}
         if name in spreads:
             return spread_features(n, *spreads[name], seed)
-        x = some_examples(subject, n, seed)[0].flatten(1).double().numpy()
+        x = some_samples(subject, n, seed)[0].flatten(1).double().numpy()
         return kernel_features(x, self.width) if name == "kernel" else principal_features(x)
 
     def _linear(self, subject: Subject, name: str, n: int, size: int, seed: int) -> Result:
@@ -212,7 +212,7 @@ class InterpolationRegimes(Experiment):
 
         walked = retune(cost, rate, factor=math.sqrt(2))
         return {
-            "critical": spectrum.critical_examples,
+            "critical": spectrum.critical_samples,
             "rate": rate,
             "bound": gone_at_least(spectrum, size, rate),
             "gone": gone,

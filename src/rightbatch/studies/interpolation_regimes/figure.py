@@ -93,13 +93,13 @@ def _critical(axes: "Axes", regimes: Regimes) -> None:
 def _data(axes: "Axes", regimes: Regimes) -> None:
     """Over the size of the data: m*, and what batch 1 saves."""
     kernels, ends = regimes.problems("kernel"), []
-    n = [examples for _, examples in kernels]
+    n = [samples for _, samples in kernels]
     for colour, marker, label, what in (
         (BLUE, "o", "m* predicted", regimes.predicted),
         (ORANGE, "s", "m* of whole runs", regimes.of_whole_runs),
-        (GREEN, "^", "examples of GD over\nthose of batch 1", regimes.savings),
+        (GREEN, "^", "samples of GD over\nthose of batch 1", regimes.savings),
     ):
-        points = [(examples, mean(what(p))) for p, examples in zip(kernels, n, strict=True) if what(p)]
+        points = [(samples, mean(what(p))) for p, samples in zip(kernels, n, strict=True) if what(p)]
         if points:
             axes.plot(*zip(*points, strict=True), f"-{marker}", color=colour, markersize=4.5)
             axes.annotate(label, points[-1], (6, 0), textcoords="offset points", va="center", fontsize=9)
@@ -107,7 +107,7 @@ def _data(axes: "Axes", regimes: Regimes) -> None:
     log_axis(axes, "x", n[0] / 1.2, n[-1] * (n[-1] / n[0]) ** 0.8, ticks=6)
     log_axis(axes, "y", min(ends, default=1.0) / 1.5, max(ends, default=1.0) * 1.8, ticks=6)
     axes.set_title("the kernel, over the size of the data", fontsize=10)
-    finish(axes, "examples in the data", "", legend=False)
+    finish(axes, "samples in the data", "", legend=False)
 
 
 _PANELS = (_speed_up, _critical, _data)
@@ -135,5 +135,5 @@ def _network(axes: "Axes", regimes: Regimes, problem: Problem) -> None:
 
 
 def _label(problem: Problem) -> str:
-    name, examples = problem
-    return f"kernel, {examples} examples" if name == "kernel" else name
+    name, samples = problem
+    return f"kernel, {samples} samples" if name == "kernel" else name

@@ -1,4 +1,4 @@
-"""The steps a network takes to fit its examples, at its best learning rate."""
+"""The steps a network takes to fit its samples, at its best learning rate."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from ...fitting.losses import Loss
 
-LOOK = 1.05  # the loss over all examples is taken at steps this far apart
-PASSES = 500  # over its examples, after which a run is given up
+LOOK = 1.05  # the loss over all samples is taken at steps this far apart
+PASSES = 500  # over its samples, after which a run is given up
 
 
 def fit_network(
     subject: Subject, n: int, size: int, seed: int, *, accuracy: float, rate: float, most_steps: int
 ) -> Result:
-    """Train by plain SGD until the loss over its n examples is `accuracy` of what it was, the rate walked from `rate`.
+    """Train by plain SGD until the loss over its n samples is `accuracy` of what it was, the rate walked from `rate`.
 
     Returns:
         The best rate, the steps there, inf where no rate arrived, and whether both neighbours took longer.
@@ -29,7 +29,7 @@ def fit_network(
 
     from ...fitting.losses import default_loss
 
-    (x, y), loss = some_examples(subject, n, seed), default_loss(subject.sources()[0])
+    (x, y), loss = some_samples(subject, n, seed), default_loss(subject.sources()[0])
 
     def cost(at: float, limit: float) -> float:
         model, look = subject.network(seed), 1.0
@@ -53,8 +53,8 @@ def fit_network(
     return {"best_rate": walked.rate, "steps": walked.cost, "enclosed": walked.enclosed}
 
 
-def some_examples(subject: Subject, n: int, seed: int) -> "tuple[Tensor, Tensor]":
-    """Training examples drawn by the seed."""
+def some_samples(subject: Subject, n: int, seed: int) -> "tuple[Tensor, Tensor]":
+    """Training samples drawn by the seed."""
     import torch
 
     from ...data import Order

@@ -15,10 +15,10 @@ CONDITION = 100.0  # of the mean Hessian of real features; what lies below is le
 LOST = 1e3  # an error grown so far does not come back
 
 
-def spread_features(examples: int, dimensions: int, decay: float, seed: int) -> Features:
+def spread_features(samples: int, dimensions: int, decay: float, seed: int) -> Features:
     """Normal features whose j-th variance is j^-decay, scaled to norm one each, so that the theory's bound is exact."""
     random = np.random.default_rng(seed)
-    return _unit(random.standard_normal((examples, dimensions)) * np.arange(1, dimensions + 1) ** (-decay / 2))
+    return _unit(random.standard_normal((samples, dimensions)) * np.arange(1, dimensions + 1) ** (-decay / 2))
 
 
 def kernel_features(x: Features, width: float) -> Features:
@@ -28,20 +28,20 @@ def kernel_features(x: Features, width: float) -> Features:
     and the distance of weights is the distance of functions there.
 
     Raises:
-        InputError: the examples are all the same.
+        InputError: the samples are all the same.
     """
     squares = (x * x).sum(axis=1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0))
     np.fill_diagonal(distances, 0)
     median = float(np.median(distances[np.triu_indices(len(x), 1)]))
     if not median > 0:
-        raise InputError("The median distance of two examples is 0: there is no width for a kernel on these data.")
+        raise InputError("The median distance of two samples is 0: there is no width for a kernel on these data.")
     values, vectors = np.linalg.eigh(np.exp(-distances / (width * median)))
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T)
 
 
 def principal_features(x: Features) -> Features:
-    """The principal directions with at least a hundredth of the greatest curvature, examples scaled to norm one.
+    """The principal directions with at least a hundredth of the greatest curvature, samples scaled to norm one.
 
     Raises:
         InputError: there is only one such direction.
@@ -49,7 +49,7 @@ def principal_features(x: Features) -> Features:
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     kept = vectors[:, values >= values[-1] / CONDITION]
     if not values[-1] > 0 or kept.shape[1] < 2:
-        raise InputError("The examples lie along one direction: there is no spectrum to speak of.")
+        raise InputError("The samples lie along one direction: there is no spectrum to speak of.")
     return _unit(x @ kept)
 
 
@@ -88,7 +88,7 @@ def steps_until(x: Features, size: int, rate: float, accuracy: float, limit: flo
     """Steps until the mean over replicas of ‖w - w*‖² has fallen to `accuracy` of what it was, between two steps
     interpolated in the logarithm; inf where that takes `limit` steps or more.
 
-    Examples are drawn independently. Every replica starts equally far off along all directions of curvature.
+    Samples are drawn independently. Every replica starts equally far off along all directions of curvature.
     """
     random, n = np.random.default_rng([seed, size]), len(x)
     directions = _curved(x)

@@ -8,7 +8,7 @@ import numpy as np
 from ..experiment import Result
 from .problems import FULL
 
-Problem = tuple[str, int]  # name, examples
+Problem = tuple[str, int]  # name, samples
 BySize = Mapping[int, Result]
 
 
@@ -18,8 +18,8 @@ class Regimes:
     def __init__(self, results: Iterable[Result]) -> None:
         self._cells: dict[Problem, dict[int, dict[int, Result]]] = {}
         for result in results:
-            seeds = self._cells.setdefault((result["problem"], result["examples"]), {})
-            every = result["examples"] if result["problem"] == "network" else FULL  # a network has batches up to all
+            seeds = self._cells.setdefault((result["problem"], result["samples"]), {})
+            every = result["samples"] if result["problem"] == "network" else FULL  # a network has batches up to all
             seeds.setdefault(result["seed"], {})[result["size"] or every] = result
 
     def problems(self, kind: str = "") -> list[Problem]:
@@ -55,7 +55,7 @@ class Regimes:
         return _known(fitted({m: r["steps"] for m, r in run.items() if r["steps"]}) for run in self.runs(problem))
 
     def savings(self, problem: Problem) -> list[float]:
-        """Examples that gradient descent looks at, over those of batch 1, of every seed."""
+        """Samples that gradient descent looks at, over those of batch 1, of every seed."""
         return [problem[1] * b / a for a, b in self.pairs(problem, 1, FULL)]
 
     def pairs(self, problem: Problem, first: int, second: int) -> list[tuple[float, float]]:
@@ -67,7 +67,7 @@ class Regimes:
         ]
 
     def network_arrives(self) -> bool:
-        """Whether the network fitted its examples in every trial."""
+        """Whether the network fitted its samples in every trial."""
         return all(
             r["steps"] for problem in self.problems("network") for run in self.runs(problem) for r in run.values()
         )

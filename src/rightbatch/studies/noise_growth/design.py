@@ -19,8 +19,8 @@ from .figure import draw_growth
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...measurements import NoiseEstimate
     from ...fitting.losses import Loss
+    from ...measurements import NoiseEstimate
 
 LOOK_SAMPLES, LOOK_BATCHES, LEAST_LOOK_BATCHES = 512, 16, 8
 FIRST_LOOK_STEPS = 10  # the look after that at the start
@@ -32,16 +32,16 @@ SHOWN = 60  # of the run's own estimates
 class NoiseGrowth(Experiment):
     """Train by plain SGD with the noise measured; at chosen steps hold the parameters and measure fresh batches.
 
-    At a look V̂ and ŝ are averaged over batches drawn from the training examples without replacement, by the exact
-    gradients of single examples where the model has them; the noise scale is the ratio of the averages,
+    At a look V̂ and ŝ are averaged over batches drawn from the training samples without replacement, by the exact
+    gradients of single samples where the model has them; the noise scale is the ratio of the averages,
 
-        B = V̂/ŝ,   V̂ unbiased for the variance of one example's gradient, ŝ for the square of their mean.
+        B = V̂/ŝ,   V̂ unbiased for the variance of one sample's gradient, ŝ for the square of their mean.
 
     The run's own estimate is smoothed over about 19 measurements. The one compared with a look is the first whose
     measurements lie, on average, at the look or after it.
 
     Args:
-        batch: examples in a step.
+        batch: samples in a step.
         rate: learning rate.
         epochs: of each run.
         looks: at the start, then evenly on the logarithm of the steps.
@@ -75,7 +75,7 @@ class NoiseGrowth(Experiment):
         """One run for each seed.
 
         Raises:
-            InputError: a setting is out of its range, or too few examples for the looks.
+            InputError: a setting is out of its range, or too few samples for the looks.
         """
         for name in ("epochs", "every", "seeds"):
             require_whole(f"NoiseGrowth.{name}", getattr(self, name), least=1)
@@ -83,18 +83,18 @@ class NoiseGrowth(Experiment):
         require_number("NoiseGrowth.rate", self.rate, above=0)
         n = len(subject.sources()[0])
         if n < 4 * LEAST_LOOK_BATCHES:
-            raise InputError(f"{subject.data} has {n} examples to train on: give {4 * LEAST_LOOK_BATCHES} or more.")
+            raise InputError(f"{subject.data} has {n} samples to train on: give {4 * LEAST_LOOK_BATCHES} or more.")
         require_whole("NoiseGrowth.batch", self.batch, least=2)
         if self.batch > n:
-            raise InputError(f"NoiseGrowth.batch is {self.batch}, but there are {n} examples: give at most {n}.")
+            raise InputError(f"NoiseGrowth.batch is {self.batch}, but there are {n} samples: give at most {n}.")
         return [Trial(f"seed {seed}", {"seed": seed}) for seed in range(self.seeds)]
 
     def run(self, subject: Subject, trial: Trial) -> Result:
         """Train; the looks, and the run's own estimates by the steps that they are of."""
         import torch
 
-        from ...loop import AutoBatch
         from ...fitting.losses import default_loss
+        from ...loop import AutoBatch
 
         train, _ = subject.sources()
         (x, y), loss, seed = everything(train), default_loss(train), int(trial.settings["seed"])
@@ -139,12 +139,12 @@ class NoiseGrowth(Experiment):
         n = len(subject.sources()[0])
         size, count = _fresh(n)
         paragraphs = [
-            f"Plain SGD with a learning rate of {self.rate:g} on batches of {self.batch} of {n:,} examples, "
+            f"Plain SGD with a learning rate of {self.rate:g} on batches of {self.batch} of {n:,} samples, "
             f"{self.epochs} epochs. Exact: the parameters are held, and V̂ and ŝ averaged over {count} fresh batches "
-            f"of {size} training examples; the loss is that of the same examples. The run's own: smoothed over the "
+            f"of {size} training samples; the loss is that of the same samples. The run's own: smoothed over the "
             f"measurements of every {self.every} steps (19 of them in the long run). Nothing is tuned; seeds differ in "
             "initial parameters and order. Ranges in the table are over seeds; intervals hold 90 %.",
-            "ŝ is what the gradients of the examples have in common, V̂ what sets them apart: the noise scale grows "
+            "ŝ is what the gradients of the samples have in common, V̂ what sets them apart: the noise scale grows "
             "where ŝ falls faster. One iterate differs from the next, so that a noise scale without a moment, or a "
             "loss, says little.",
         ]
@@ -159,18 +159,18 @@ class NoiseGrowth(Experiment):
 
 
 def _fresh(n: int) -> tuple[int, int]:
-    """Examples in a batch of a look, and batches."""
+    """Samples in a batch of a look, and batches."""
     size = min(LOOK_SAMPLES, n // LEAST_LOOK_BATCHES)
     return size, min(LOOK_BATCHES, n // size)
 
 
 def _look(model: "nn.Module", loss: "Loss", x: "Tensor", y: "Tensor", step: int, seed: int) -> Result:
-    """V̂, ŝ and their ratio at these parameters, and the loss of the same examples."""
+    """V̂, ŝ and their ratio at these parameters, and the loss of the same samples."""
     import torch
 
+    from ...fitting.evaluation import evaluating
     from ...noise import NoiseScale
     from ...noise.measuring import measure
-    from ...fitting.evaluation import evaluating
 
     size, count = _fresh(len(x))
     rows = torch.from_numpy(

@@ -65,7 +65,7 @@ def _course(axes: "Axes", run: Result, low: float, high: float) -> None:
     for text, colour, height in (("the run's own, smoothed", BLUE, 0.12), ("exact, 90 %", ORANGE, 0.04)):
         axes.text(0.97, height, text, color=colour, transform=axes.transAxes, ha="right", fontsize=9.5)
     axes.set_title(f"one run, seed {run['seed']}", fontsize=10)
-    finish(axes, "steps", "noise scale, examples", legend=False)
+    finish(axes, "steps", "noise scale, samples", legend=False)
 
 
 def _against_loss(axes: "Axes", runs: Sequence[Result]) -> None:
@@ -93,7 +93,7 @@ def _parts(axes: "Axes", runs: Sequence[Result]) -> None:
             losses, found = [loss for loss, _ in known], [value for _, value in known]
             axes.plot(losses, found, marker, color=colour, markerfacecolor=face or colour, markersize=4.5, alpha=0.75)
     for text, colour, place in (
-        ("V̂, of one example", BLUE, (0.97, 0.93)),
+        ("V̂, of one sample", BLUE, (0.97, 0.93)),
         ("ŝ, in common (open)", VIOLET, (0.03, 0.04)),
     ):
         side = "left" if colour == VIOLET else "right"

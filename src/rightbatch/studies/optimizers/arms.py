@@ -33,7 +33,7 @@ PACKAGED = {
 RULED = {"DoG": "dog", "DoWG": "dowg", "automatic step": "auto"}
 AUTOMATIC = "automatic"  # step and batch
 LOOKS = 12
-MEASURED = 5000  # training examples at most whose loss is taken
+MEASURED = 5000  # training samples at most whose loss is taken
 SAME_STEPS = 200  # over which the two notations of momentum are compared
 
 
@@ -72,7 +72,7 @@ class Problem:
     """A subject ready to be trained on.
 
     Args:
-        x, y: training examples.
+        x, y: training samples.
         loss: mean over a batch.
         train: those of them whose loss is taken.
         test: test data.
@@ -92,7 +92,7 @@ class Problem:
         return _problem(subject)
 
     def train_loss(self, model: "nn.Module") -> float:
-        """Mean loss over training examples."""
+        """Mean loss over training samples."""
         return self._evaluated(model, self.train)["loss"]
 
     def tested(self, model: "nn.Module") -> dict[str, float | None]:
@@ -152,10 +152,10 @@ def packaged_run(name: str, problem: Problem, model: "nn.Module", size: int, ste
     return plain_run(problem, model, optimizer, size, steps, seed)
 
 
-def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, examples: int, seed: int) -> dict[str, Any]:
+def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int) -> dict[str, Any]:
     """A rule of this library, with whatever optimizer suits it."""
-    from ...loop.auto_batch import ENDLESS, AutoBatch
     from ...fitting.evaluation import refresh_batch_norm
+    from ...loop.auto_batch import ENDLESS, AutoBatch
 
     auto = AutoBatch(model, None, problem.source, batch, step, seed=seed, epochs=ENDLESS)
     seen, losses, sizes = [], [], []
@@ -167,14 +167,14 @@ def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, examp
             if not auto.step():
                 continue
             sizes.append(auto.last["batch_size"])
-            if auto.samples * LOOKS >= examples * (looks + 1):
-                looks = auto.samples * LOOKS // examples
+            if auto.samples * LOOKS >= samples * (looks + 1):
+                looks = auto.samples * LOOKS // samples
                 with auto.averaged():
                     refresh_batch_norm(model, problem.source, problem.x.device)
                     seen.append(auto.samples)
                     losses.append(problem.train_loss(model))
                     result = problem.tested(model)
-            if auto.samples >= examples:
+            if auto.samples >= samples:
                 break
     except DivergedError:
         losses, result = [math.inf], {"test_loss": None, "accuracy": None}

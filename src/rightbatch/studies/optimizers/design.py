@@ -37,7 +37,7 @@ FURTHER = 1000  # added to the seed of the order in which rates are tuned
 
 @dataclass(frozen=True)
 class Optimizers(Experiment):
-    """Train with each optimizer at each batch size for equally many examples, at its best rate, from the same start.
+    """Train with each optimizer at each batch size for equally many samples, at its best rate, from the same start.
 
     A rate is best that has the least training loss at the end, of rates a factor of 2 apart; the run that counts is a
     further one at that rate, in another order. Between the rates tried, the best lies where the parabola through the
@@ -47,13 +47,13 @@ class Optimizers(Experiment):
     Args:
         sizes: batch sizes, rising.
         seeds: of initial parameters and order.
-        examples: that each run consumes, up to part of a batch.
+        samples: that each run consumes, up to part of a batch.
         tries: rates at most for one optimizer, size and seed.
     """
 
     sizes: tuple[int, ...] = (8, 32, 128, 512)
     seeds: int = 3
-    examples: int = 15_000
+    samples: int = 15_000
     tries: int = 9
 
     name: ClassVar[str] = "optimizers"
@@ -84,9 +84,9 @@ class Optimizers(Experiment):
         n = len(subject.sources()[0])
         if self.sizes[-1] > n:
             raise InputError(
-                f"Optimizers.sizes go up to {self.sizes[-1]}, but there are {n} examples: give at most {n}."
+                f"Optimizers.sizes go up to {self.sizes[-1]}, but there are {n} samples: give at most {n}."
             )
-        require_whole("Optimizers.examples", self.examples, least=2 * self.sizes[-1])
+        require_whole("Optimizers.samples", self.samples, least=2 * self.sizes[-1])
         subject.network(0)
         names = [*STARTS, *(name for name in FREE if installed(name))]
         return [
@@ -107,10 +107,10 @@ class Optimizers(Experiment):
     def _run(self, subject: Subject, name: str, size: int, seed: int) -> Result:
         problem, model, order = Problem.of(subject), subject.network(seed), seed + FURTHER
         if name == AUTOMATIC:
-            return ruled_run(problem, model, "auto", "auto", self.examples, order)
+            return ruled_run(problem, model, "auto", "auto", self.samples, order)
         if name in RULED:
-            return ruled_run(problem, model, size, RULED[name], self.examples, order)
-        steps = self.examples // size
+            return ruled_run(problem, model, size, RULED[name], self.samples, order)
+        steps = self.samples // size
         if name in PACKAGED:
             return packaged_run(name, problem, model, size, steps, order)
 
@@ -154,7 +154,7 @@ class Optimizers(Experiment):
             )
         drawings = []
         if any(run["loss"] for cell in runs.cells.values() for run in cell.values()):
-            about = "Training loss at the end of equal examples against batch size: left at tuned rates, right without"
+            about = "Training loss at the end of equal samples against batch size: left at tuned rates, right without"
             drawings.append(Drawing("optimizer_losses", loss_figure(runs, self.sizes), about))
         if runs.rates:
             about = "Tuned rate against batch size, a line for each optimizer; dotted, exponents 1 and 1/2"
@@ -166,11 +166,11 @@ class Optimizers(Experiment):
         n = len(subject.sources()[0])
         missing = [name for name in PACKAGED if not installed(name)]
         texts = [
-            f"{n:,} examples, {self.examples:,} of them presented in every run ({self.examples / n:.3g} epochs), "
+            f"{n:,} samples, {self.samples:,} of them presented in every run ({self.samples / n:.3g} epochs), "
             "without decay of the rate. Each optimizer has its rate tuned for each batch size and seed: powers of two "
             "apart, downhill in the training loss at the end until the neighbours of the best are worse, at most "
             f"{self.tries} of them, from the same rate at all sizes. What is shown is a further run at that rate in "
-            f"another order. The training loss is taken over {min(n, MEASURED):,} of the examples. Momentum is "
+            f"another order. The training loss is taken over {min(n, MEASURED):,} of the samples. Momentum is "
             f"{BETA:g}; all else is as torch has it.",
             f"Momentum stands here twice: the sum v ← βv + g, and, as {AVERAGED}, torch's dampening of β, "
             "v ← βv + (1 - β)g after a first step with the whole gradient. Begun at zero the average takes exactly the "

@@ -40,7 +40,7 @@ class ProbeRegret(Experiment):
 
     Args:
         pairs: data and model of each problem, when run on the classic subject; another subject is the only pair.
-        sizes: batch sizes, ascending; those above the number of examples are left out.
+        sizes: batch sizes, ascending; those above the number of samples are left out.
         seeds: of initial parameters and order.
         optimizer: of the brute force: "SGD", "momentum" or "Adam".
         slack: the share of the way to the reference run's held-out loss that is let off; less is harder.
@@ -87,7 +87,7 @@ class ProbeRegret(Experiment):
         """For every pair the probe and one brute-force trial a size; all pairs with the first seed first.
 
         Raises:
-            InputError: a setting is out of its range, or a pair has too few examples.
+            InputError: a setting is out of its range, or a pair has too few samples.
         """
         for name in ("seeds", "tries"):
             require_whole(f"ProbeRegret.{name}", getattr(self, name), least=1)
@@ -200,7 +200,7 @@ class ProbeRegret(Experiment):
         sizes = [size for size in self.sizes if size <= n]
         if len(sizes) < 3:
             raise InputError(
-                f"{pair} has {n} examples, so that of ProbeRegret.sizes {self.sizes} only {sizes} can be tried: give "
+                f"{pair} has {n} samples, so that of ProbeRegret.sizes {self.sizes} only {sizes} can be tried: give "
                 "three or more that are not larger."
             )
         return sizes
@@ -221,7 +221,7 @@ def quadratic_model() -> "nn.Module":
 
 
 def wide_model(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
-    """One hidden layer of 1,024 ReLU units: on small data, many more parameters than examples."""
+    """One hidden layer of 1,024 ReLU units: on small data, many more parameters than samples."""
     from torch import nn
 
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(x_shape), WIDE_UNITS), nn.ReLU(), nn.Linear(WIDE_UNITS, outputs))

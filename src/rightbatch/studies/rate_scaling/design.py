@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from ...decision import Decision, StepRule
+from ...decision import Decision, LRRule
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ...rules.lr import AdaScale, LinearScaling, SquareRootScaling, StepDecay, WarmUp
@@ -56,7 +56,7 @@ class RateScaling(Experiment):
     name: ClassVar[str] = "rate-scaling"
     title: ClassVar[str] = "The learning rate of a larger batch"
     question: ClassVar[str] = (
-        "A rate has been tuned for a small batch. With 4, 16 or 64 times as many examples in a step, is it to be left "
+        "A rate has been tuned for a small batch. With 4, 16 or 64 times as many samples in a step, is it to be left "
         "alone, multiplied by their number or by its root, or by the gain that AdaScale measures?"
     )
     source: ClassVar[str] = f"{ADA_SCALE}; and P. Goyal et al., Accurate, Large Minibatch SGD (2017)"
@@ -85,7 +85,7 @@ class RateScaling(Experiment):
         if most > n:
             raise InputError(
                 f"RateScaling goes up to batches of {most:,}, {max(self.scales)} times {self.base}, but there are "
-                f"{n:,} training examples: give smaller scales, or a smaller base."
+                f"{n:,} training samples: give smaller scales, or a smaller base."
             )
         return [
             Trial(f"{scale} times, {rule}, seed {seed}", {"scale": scale, "rule": rule, "seed": seed})
@@ -115,7 +115,7 @@ class RateScaling(Experiment):
             f"Larger batches have the same {self.epochs} epochs, and so fewer steps; only AdaScale runs on until its "
             f"steps are worth those of the base run. Scaled rates are reached over a warm-up of {self.warm_up:.1%} of "
             "the run. Differences are taken between runs of one seed, which share initial parameters and order of the "
-            "examples; intervals hold 90 %, over seeds.",
+            "samples; intervals hold 90 %, over seeds.",
             "A run diverged if the guard of the training loop had to step in: the loss was not finite, ran away, or "
             "lost nearly all that was gained. It is ended there and counts with the error of a constant guess.",
         ]
@@ -134,7 +134,7 @@ class RateScaling(Experiment):
             findings(runs, classifies),
         )
 
-    def _step(self, rule: str, scale: int, rate: float, train: "Source") -> StepRule:
+    def _step(self, rule: str, scale: int, rate: float, train: "Source") -> LRRule:
         decayed = StepDecay(rate, milestones=(self.epochs / 2, 3 * self.epochs / 4))
         if rule == "AdaScale":
             base_steps = self.epochs * math.ceil(len(train) / self.base)
@@ -171,17 +171,17 @@ def _train(
     subject: Subject,
     train: "Source",
     test: "Source",
-    step: StepRule,
+    step: LRRule,
     scale: int,
     epochs: int,
     seed: int,
 ) -> Result:
     import torch
 
-    from ...noise import Noise
-    from ...loop import AutoBatch
     from ...fitting.evaluation import evaluate
     from ...fitting.losses import default_loss
+    from ...loop import AutoBatch
+    from ...noise import Noise
 
     model, loss, here = subject.network(seed), default_loss(train), torch.device("cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=design.rate, momentum=design.momentum)
@@ -196,7 +196,7 @@ def _train(
             auto.step()
             if watch.failed:
                 break
-        auto.ship()
+        auto.finalize()
     on_test, on_train = evaluate(model, loss, test, here), evaluate(model, loss, train, here)
     if watch.failed or not math.isfinite(on_test["loss"] + on_train["loss"]):
         lost = {"steps": None, "test_loss": None, "train_loss": None}
@@ -211,7 +211,7 @@ class _Failures:
 
     failed = False
 
-    def failure(self, step: int, samples: int, reason: str, learning_rate: float, restored_step: int) -> None:
+    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None:
         """It had."""
         self.failed = True
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...data import Source
-    from ...decision import SizeRule, StepRule
+    from ...decision import BatchSizeRule, LRRule
 
 FAMILIES = ("AdaBatch", "increase", "Seesaw")
 ADA_BATCH_STAGES = 5  # of 20 epochs, of 100
@@ -37,8 +37,8 @@ class Arm:
     """
 
     name: str
-    size: "SizeRule"
-    step: "Callable[[float], StepRule]"
+    size: "BatchSizeRule"
+    step: "Callable[[float], LRRule]"
     momentum: float | None
 
     def optimizer(self, model: "nn.Module", rate: float) -> "Optimizer":
@@ -50,7 +50,7 @@ class Arm:
         return torch.optim.SGD(model.parameters(), lr=rate, momentum=self.momentum)
 
 
-def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, examples: int) -> list[Arm]:
+def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, samples: int) -> list[Arm]:
     """The fixed batch of a family, then those that grow, but for such as would begin above a tenth of the data.
 
     Args:
@@ -59,7 +59,7 @@ def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, ex
         epochs: of the run.
         momentum: of SGD.
         cut: Seesaw's.
-        examples: to train on.
+        samples: to train on.
     """
     from ...rules.batch_size import AdaBatch, DontDecay, Fixed, Seesaw
     from ...rules.lr import AdaBatch as AdaBatchRate
@@ -97,11 +97,11 @@ def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, ex
         wanted += [("more momentum", more, MORE_MOMENTUM)] if momentum < MORE_MOMENTUM else []
         return [
             Arm("fixed, rate ÷ 5", Fixed(size), lambda r: StepDecay(r, 1 / INCREASE, milestones), momentum),
-            *(grown(*each) for each in wanted if 10 * size * each[1] <= examples or each[1] == 1),
+            *(grown(*each) for each in wanted if 10 * size * each[1] <= samples or each[1] == 1),
         ]
     return [
         # With no room to grow Seesaw takes the whole cut off the rate: a quarter of a cosine, in small steps.
-        Arm("fixed, cosine", Fixed(size), lambda r: SeesawRate(r, size, cut, most=size), None),
+        Arm("fixed, cosine", Fixed(size), lambda r: SeesawRate(r, size, cut, max_size=size), None),
         Arm("Seesaw", Seesaw(size, cut), lambda r: SeesawRate(r, size, cut), None),
     ]
 
@@ -165,14 +165,14 @@ def train(
     """
     import torch
 
-    from ...loop.auto_batch import AutoBatch
     from ...fitting.evaluation import evaluate
     from ...fitting.losses import default_loss
+    from ...loop.auto_batch import AutoBatch
 
     loss, run, device = default_loss(data), ScheduledRun(), torch.device("cpu")
     auto = AutoBatch(model, arm.optimizer(model, rate), data, arm.size, arm.step(rate), seed=seed, epochs=epochs)
     due, place = epochs / looks, 0.0
-    run.keep_place(0.0, auto.batch_size, auto.learning_rate)
+    run.keep_place(0.0, auto.batch_size, auto.lr)
     model.train()
     try:
         for x, y in auto:
@@ -182,7 +182,7 @@ def train(
             size, now = auto.last["batch_size"], auto.epoch
             run.steps_by_size[size] = run.steps_by_size.get(size, 0) + 1
             if place <= now < epochs:
-                run.keep_place(now, auto.batch_size, auto.learning_rate)
+                run.keep_place(now, auto.batch_size, auto.lr)
                 place += epochs / PLACES
             if now >= due - 1e-9:
                 found = evaluate(model, loss, other, device)

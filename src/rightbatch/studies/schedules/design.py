@@ -37,7 +37,7 @@ class Schedules(Experiment):
         tries: runs at most to tune a rate.
         looks: how often the test data are evaluated.
         time_s: seconds on the wall to measure the times of a step, in each trial.
-        most_examples: to train on; None takes all.
+        most_samples: to train on; None takes all.
 
     Reference: A. Devarakonda, M. Naumov, M. Garland, "AdaBatch" (2017); S. L. Smith et al., "Don't Decay the Learning
     Rate, Increase the Batch Size" (2018); A. Meterez et al., "Seesaw" (2025). Stages stand at the same shares of the
@@ -53,7 +53,7 @@ class Schedules(Experiment):
     tries: int = 6
     looks: int = 20
     time_s: float = 1.0
-    most_examples: int | None = None
+    most_samples: int | None = None
 
     name: ClassVar[str] = "schedules"
     title: ClassVar[str] = "Schedules"
@@ -87,14 +87,14 @@ class Schedules(Experiment):
             raise InputError(f"Schedules.rates are {self.rates}: give two, SGD's and Adam's.")
         for rate in self.rates:
             require_number("Schedules.rates", rate, above=0)
-        if self.most_examples is not None:
-            require_whole("Schedules.most_examples", self.most_examples, least=2)
+        if self.most_samples is not None:
+            require_whole("Schedules.most_samples", self.most_samples, least=2)
         data = self._train(subject)
         if data.y_dtype.is_floating_point or data.y_shape:
-            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class an example.")
+            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class an sample.")
         if 10 * self.size > len(data):
             raise InputError(
-                f"Schedules.size is {self.size}, too large to grow to a tenth of {len(data):,} examples: give at most "
+                f"Schedules.size is {self.size}, too large to grow to a tenth of {len(data):,} samples: give at most "
                 f"{len(data) // 10}."
             )
         require_fitting(subject.network(seed=0), default_loss(data), data)
@@ -119,7 +119,7 @@ class Schedules(Experiment):
             return run.losses[-1] if run.whole else math.inf
 
         tuned = retune(cost, self.rates[family == "Seesaw"], tries=self.tries)
-        facts = {"rate": tuned.rate, "enclosed": tuned.enclosed, "examples": len(data)}
+        facts = {"rate": tuned.rate, "enclosed": tuned.enclosed, "samples": len(data)}
         if not math.isfinite(tuned.rate):
             return {**trial.settings, **facts, "arms": {}}
         runs = {
@@ -146,9 +146,9 @@ class Schedules(Experiment):
                 rows.append(_row(name, found, [] if name == names[0] else pairs))
         first = min(r["seed"] for r in results.values())
         tuned = [f"{r['rate']:.3g} ({r['family']})" for r in results.values() if r["seed"] == first]
-        examples = max(r["examples"] for r in results.values())
+        samples = max(r["samples"] for r in results.values())
         paragraphs = [
-            f"{examples:,} examples, {self.epochs} epochs a run. AdaBatch and increase-not-decay over SGD with "
+            f"{samples:,} samples, {self.epochs} epochs a run. AdaBatch and increase-not-decay over SGD with "
             f"momentum {self.momentum:g}, Seesaw over Adam. The rate is tuned once a seed, for the fixed batch of "
             f"{self.size} whose rate decays, by a walk with factor 2 to the least loss on {100 * HELD_OUT:g} % of the "
             "training data, and used for every schedule of the family; of the first seed it is "
@@ -171,9 +171,9 @@ class Schedules(Experiment):
         from ...data import hold_out
 
         data = subject.sources()[0]
-        if self.most_examples is None or self.most_examples >= len(data):
+        if self.most_samples is None or self.most_samples >= len(data):
             return data
-        return hold_out(data, self.most_examples / len(data), seed=0)[1]
+        return hold_out(data, self.most_samples / len(data), seed=0)[1]
 
     def _seconds(self, subject: Subject, arm: Arm, largest: int) -> "_StepSeconds":
         from ..step_times import step_times

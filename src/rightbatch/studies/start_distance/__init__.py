@@ -1,4 +1,4 @@
-"""How far parameters come from where they started, in equal examples and in equal steps."""
+"""How far parameters come from where they started, in equal samples and in equal steps."""
 
 from .design import StartDistance
 

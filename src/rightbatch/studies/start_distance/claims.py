@@ -39,15 +39,15 @@ def after(result: Result, step: int) -> float:
 def findings(design: "StartDistance", subject: Subject, cells: Mapping[Cell, Result]) -> list[Finding]:
     """Every claim and its verdict, of the runs that have not diverged."""
     fixed = {rate: [rate] * len(design.sizes) for rate in design.rates}
-    examples = {rate: _exponents(design, cells, rates, None) for rate, rates in fixed.items()}
+    samples = {rate: _exponents(design, cells, rates, None) for rate, rates in fixed.items()}
     steps = {rate: _exponents(design, cells, rates, design.steps) for rate, rates in fixed.items()}
     scaled = _exponents(design, cells, [design.scaled(size) for size in design.sizes], None)
     low, high, large = design.rates[0], design.rates[-1], design.sizes[-1]
     return [
-        _exponent("in equal examples large batches stay closer", SHEN, "they do", examples, FALLING),
+        _exponent("in equal samples large batches stay closer", SHEN, "they do", samples, FALLING),
         _exponent("in equal steps the distance hardly depends on the batch", SHEN, "nearly independent", steps, NEARLY),
         _exponent(
-            "in equal examples with linear scaling the distance hardly depends on the batch",
+            "in equal samples with linear scaling the distance hardly depends on the batch",
             "the gradient flow that small steps follow",
             "exponent 0",
             {low: scaled},
@@ -117,7 +117,7 @@ def _way(
     ways = [math.log(run["distances"][-1] / best(beside)[0]) for run, beside in _pairs(design, cells, rate)]
     return Finding(
         f"batch {design.sizes[-1]:,} at a rate of {rate:g} {does} as far as the best solution of batch "
-        f"{design.sizes[0]:,} at {design.rates[0]:g}, within {design.examples:,} examples",
+        f"{design.sizes[0]:,} at {design.rates[0]:g}, within {design.samples:,} samples",
         SHEN,
         f"it {does} there: 1,024 on MNIST, the best about 6 away",
         f"logarithm of the ratio of distances {told(ways, 2)}" if ways else "not run",
@@ -130,7 +130,7 @@ def _loss(
 ) -> Finding:
     values = [math.log(best(run)[1] / best(beside)[1]) for run, beside in _pairs(design, cells, rate)]
     return Finding(
-        f"in equal examples {claim} batch {design.sizes[0]:,} at {design.rates[0]:g}",
+        f"in equal samples {claim} batch {design.sizes[0]:,} at {design.rates[0]:g}",
         SHEN,
         "it does",
         f"logarithm of the ratio of least test losses {told(values, 2)}" if values else "not run",

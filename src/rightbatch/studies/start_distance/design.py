@@ -1,4 +1,4 @@
-"""How far parameters come from where they started, in equal examples and in equal steps."""
+"""How far parameters come from where they started, in equal samples and in equal steps."""
 
 import math
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from .figure import draw_distances
 
 @dataclass(frozen=True)
 class StartDistance(Experiment):
-    """Train at several batch sizes and rates, plain SGD on the mean loss; follow ‖w - w₀‖ by examples and steps.
+    """Train at several batch sizes and rates, plain SGD on the mean loss; follow ‖w - w₀‖ by samples and steps.
 
     Args:
         sizes: batch sizes, the smallest first.
         rates: learning rates, the same at every size; the first is also scaled linearly, by size over smallest size.
         seeds: of initial parameters and order.
-        examples: that each run consumes.
+        samples: that each run consumes.
         looks: how often distance and test loss are taken, evenly on the logarithm of the steps.
 
     Reference: Kevin Shen, "Effect of batch size on training dynamics" (2018), distances on MNIST, where the best
@@ -37,7 +37,7 @@ class StartDistance(Experiment):
     sizes: tuple[int, ...] = (64, 256, 1024)
     rates: tuple[float, ...] = (0.01, 0.1)
     seeds: int = 3
-    examples: int = 600_000
+    samples: int = 600_000
     looks: int = 40
 
     name: ClassVar[str] = "start-distance"
@@ -55,7 +55,7 @@ class StartDistance(Experiment):
     @property
     def steps(self) -> int:
         """That the largest batch takes; all are compared after so many as well."""
-        return self.examples // max(self.sizes)
+        return self.samples // max(self.sizes)
 
     def scaled(self, size: int) -> float:
         """The first rate, scaled linearly."""
@@ -75,7 +75,7 @@ class StartDistance(Experiment):
             require_number("StartDistance.rates", rate, above=0)
         if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
             raise InputError(f"StartDistance.sizes are {self.sizes}: give two or more, rising.")
-        require_whole("StartDistance.examples", self.examples, least=2 * max(self.sizes))
+        require_whole("StartDistance.samples", self.samples, least=2 * max(self.sizes))
         runs = {
             f"batch {size}, rate {rate:g}, seed {seed}": {"size": size, "rate": rate, "seed": seed}
             for seed in range(self.seeds)
@@ -88,8 +88,8 @@ class StartDistance(Experiment):
         """Train; distance and test loss at the looks, the last step and the one all sizes reach."""
         import torch
 
-        from ...loop.distance import Distance
         from ...fitting.losses import default_loss
+        from ...loop.distance import Distance
 
         train, test = subject.sources()
         (x, y), (test_x, test_y), loss = everything(train), everything(test), default_loss(train)
@@ -97,7 +97,7 @@ class StartDistance(Experiment):
         model = subject.network(seed)
         parameters = [p for p in model.parameters() if p.requires_grad]
         distance, optimizer = Distance(parameters), torch.optim.SGD(parameters, lr=rate)
-        last = self.examples // size
+        last = self.samples // size
         looks = {self.steps, last, *np.geomspace(1, last, self.looks).round().astype(int).tolist()}
         steps, distances, losses = [], [], []
         for step in plain_steps(model, loss, x, y, size, optimizer, seed):
@@ -112,7 +112,7 @@ class StartDistance(Experiment):
         return {**trial.settings, "steps": steps, "distances": rounded(distances), "losses": rounded(losses)}
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
-        """Distances at equal examples and equal steps, and what they say of the claims."""
+        """Distances at equal samples and equal steps, and what they say of the claims."""
         cells: dict[Cell, Result] = {(r["size"], r["rate"], r["seed"]): r for r in results.values()}
         whole = {cell: r for cell, r in cells.items() if self._is_whole(r)}
         rows: list[list[str]] = []
@@ -126,15 +126,15 @@ class StartDistance(Experiment):
             rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(told(values) for values in numbers)])
         paragraphs = [
             f"Plain SGD on the mean loss at learning rates {', '.join(f'{rate:g}' for rate in self.rates)}, and the "
-            f"first of them scaled linearly with the batch size. Each run consumes {self.examples:,} examples; after "
+            f"first of them scaled linearly with the batch size. Each run consumes {self.samples:,} samples; after "
             f"{self.steps:,} steps, all that the largest batch takes, all are compared as well. Runs of one seed share "
             "initial parameters. Intervals hold 90 %, over seeds.",
-            "At a fixed learning rate the way is paid for in steps: in equal examples a larger batch takes fewer.",
+            "At a fixed learning rate the way is paid for in steps: in equal samples a larger batch takes fewer.",
         ]
         drawing = Drawing(
             "start_distance",
             draw_distances(self, cells),
-            "Distance from the initial parameters, of the first seed, against examples (left) and steps (right), a row "
+            "Distance from the initial parameters, of the first seed, against samples (left) and steps (right), a row "
             "for each learning rate; numbers are batch sizes. Dotted: where the smallest batch has its least test loss",
         )
         head = ("rate", "batch size", "runs", f"‖w - w₀‖ after {self.steps:,} steps", "at the end")
@@ -147,4 +147,4 @@ class StartDistance(Experiment):
         )
 
     def _is_whole(self, result: Result) -> bool:
-        return result["steps"][-1] == self.examples // result["size"] and math.isfinite(result["losses"][-1])
+        return result["steps"][-1] == self.samples // result["size"] and math.isfinite(result["losses"][-1])

@@ -1,4 +1,4 @@
-"""The distance from the start, in equal examples and in equal steps."""
+"""The distance from the start, in equal samples and in equal steps."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def draw_distances(design: "StartDistance", cells: Mapping[Cell, Result]) -> "Fi
         for panels, rate in zip(figure.subplots(len(design.rates), 2, squeeze=False), design.rates, strict=True):
             runs = {b: cells[b, rate, first] for b in design.sizes if (b, rate, first) in cells}
             ways = [way for run in runs.values() for way in run["distances"] if 0 < way < math.inf]
-            for axes, unit in zip(panels, ("examples", "steps"), strict=True):
+            for axes, unit in zip(panels, ("samples", "steps"), strict=True):
                 per_step = unit == "steps"
                 for number, (b, run) in enumerate(runs.items()):
                     across, line = np.array(run["steps"]) * (1 if per_step else b), LINES[number % len(LINES)]
@@ -49,7 +49,7 @@ def draw_distances(design: "StartDistance", cells: Mapping[Cell, Result]) -> "Fi
                     )  # fmt: skip
                 axes.set_title(f"learning rate {rate:g}, equal {unit}", fontsize=10)
                 if ways:
-                    left, top = (1, design.examples / small) if per_step else (small, design.examples)
+                    left, top = (1, design.samples / small) if per_step else (small, design.samples)
                     log_axis(axes, "x", left, top * 3, ticks=5)
                     log_axis(axes, "y", min(ways) / 1.3, max(*ways, *aims) * 1.6, ticks=5)
                 if aims:

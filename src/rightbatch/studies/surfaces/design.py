@@ -35,7 +35,7 @@ SWINGS = 30  # steps it is watched for
 class Surfaces(Experiment):
     """Descend on three surfaces of two parameters with the exact gradient and with the noise of a batch.
 
-    The gradient of one example is the exact one plus noise of covariance σ²·I, normal and independent, so that the
+    The gradient of one sample is the exact one plus noise of covariance σ²·I, normal and independent, so that the
     mean over a batch of b, drawn with repetition, has the covariance σ²/b·I; all the data have none. The optimizers
     are torch's own. Near the saddle, of curvature -λ, gradient descent at a rate η is y ← (1 + ηλ)·y + ησ/√b·z: noise
     from where it began grows by 1 + ηλ a step, so that leaving takes ln(b)/(2·ln(1 + ηλ)) steps more at b than at 1.
@@ -231,7 +231,7 @@ class Surfaces(Experiment):
             f"Two parameters, no data: a ravine (x²/{Ravine().condition:g} + y²)/2, a saddle of curvatures 1 and "
             f"-{saddle.curvature:g} with minima {saddle.half_width:g} away, and a plateau around a bowl of radius "
             f"{Plateau().scale:g}, entered from five radii away. The largest curvature at a minimum is 1 on all three. "
-            f"The gradient of one example scatters about the exact one by σ = {self.sigma:g} in each component, that "
+            f"The gradient of one sample scatters about the exact one by σ = {self.sigma:g} in each component, that "
             "of a batch of b by σ/√b; 'all' is the exact gradient. The optimizers are torch's: momentum of "
             f"{MOMENTUM:g}, RMSProp with an average of squares of {SQUARES:g} as in its authors' lecture, Adam at its "
             f"defaults. Rates: the power of two with which batches of {TUNED_AT} take the fewest steps to the floor "

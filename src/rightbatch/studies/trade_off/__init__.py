@@ -1,4 +1,4 @@
-"""The trade-off between steps and examples, the critical batch, and the batch that takes the least time."""
+"""The trade-off between steps and samples, the critical batch, and the batch that takes the least time."""
 
 from .design import TradeOff
 

@@ -1,4 +1,4 @@
-"""What was seen of the trade-off between steps and examples, in words, and held against what has been published."""
+"""What was seen of the trade-off between steps and samples, in words, and held against what has been published."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def in_words(seen: Seen) -> list[str]:
     if seen.curve:
         words.append(
             f"Critical batch {told_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
-            f"{2 * seen.curve.least_samples:,.0f} examples are twice their least. Noise scale "
+            f"{2 * seen.curve.least_samples:,.0f} samples are twice their least. Noise scale "
             f"{told_factor(seen.noises)}."
             if seen.noises
             else f"Critical batch {told_factor(seen.criticals)}; the noise scale is not known."
@@ -62,7 +62,7 @@ def in_words(seen: Seen) -> list[str]:
 
 
 def row(seen: Seen, size: int) -> tuple[str, ...]:
-    """A line of the table: size, runs, rate, steps, those of the curve, examples, seconds."""
+    """A line of the table: size, runs, rate, steps, those of the curve, samples, seconds."""
     known = [steps for (b, _), steps in seen.steps_of.items() if b == size and steps is not None]
     return (
         f"{size:,}",
@@ -90,12 +90,12 @@ def _curve(seen: Seen) -> Finding:
             than = "more" if ratio > most else "no more"
             scatter = _rms(residuals - means) * math.sqrt(len(residuals) / (len(residuals) - 1))
             ours += f"; {than} than the scatter over seeds of {scatter:.3f} explains (F {ratio:.1f}, 95 % {most:.1f})"
-    claim = "steps and examples to a target follow (S/S_min - 1)(E/E_min - 1) = 1, within 25 % at every batch size"
+    claim = "steps and samples to a target follow (S/S_min - 1)(E/E_min - 1) = 1, within 25 % at every batch size"
     return Finding(claim, f"{MCCANDLISH}, eq. 2.11", "fits well", ours, _all(verdicts))
 
 
 def _twice(seen: Seen) -> Finding:
-    """Steps at B_crit over those of the largest batch, examples over those of the smallest; by the curve a bit less."""
+    """Steps at B_crit over those of the largest batch, samples over those of the smallest; by the curve a bit less."""
     steps, samples, off = [], [], []
     for seed, curve in seen.curves.items():
         sizes, needed = seen.reached(seed)
@@ -118,10 +118,10 @@ def _twice(seen: Seen) -> Finding:
             2 * seen.curve.least_samples / (seen.curve.steps(seen.sizes[0]) * seen.sizes[0]),
         )
         ours = (
-            f"steps {told(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), examples "
+            f"steps {told(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), samples "
             f"{told(samples, 2)} times those of batch {seen.sizes[0]:,} (curve: {finite[1]:.2f})"
         )
-    return Finding("at b = B_crit steps and examples are both twice their least", MCCANDLISH, "2 and 2", ours, verdict)
+    return Finding("at b = B_crit steps and samples are both twice their least", MCCANDLISH, "2 and 2", ours, verdict)
 
 
 def _noise(seen: Seen) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The trade between steps and examples: its curve fitted, and what the gradient noise says it should be."""
+"""The trade between steps and samples: its curve fitted, and what the gradient noise says it should be."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Curve(NamedTuple):
 
     Attributes:
         least_steps: S_min, the steps of an infinite batch.
-        critical: B_crit, the batch at which steps and examples are twice their least.
+        critical: B_crit, the batch at which steps and samples are twice their least.
     """
 
     least_steps: float
@@ -25,7 +25,7 @@ class Curve(NamedTuple):
 
     @property
     def least_samples(self) -> float:
-        """E_min = S_min B_crit, the examples of an infinitely small batch."""
+        """E_min = S_min B_crit, the samples of an infinitely small batch."""
         return self.least_steps * self.critical
 
     def steps(self, size: float) -> float:

@@ -1,4 +1,4 @@
-"""The trade-off between steps and examples, the critical batch, and the batch that takes the least time."""
+"""The trade-off between steps and samples, the critical batch, and the batch that takes the least time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class TradeOff(Experiment):
 
     Args:
         sizes: batch sizes, rising; empty for powers of 2, or of 4, from 1 (4 where BatchNorm or the like couples the
-            examples of a batch) up to half of the training data.
+            samples of a batch) up to half of the training data.
         seeds: of initial parameters and order; each tunes its own rates.
         optimizer: "SGD", "momentum" or "Adam".
         factor: between the learning rates tried.
-        reference: examples of the run that sets the target; more of them ask for a lower loss, and time in proportion.
+        reference: samples of the run that sets the target; more of them ask for a lower loss, and time in proportion.
         slack: the share of the way from the initial loss to that run's last one that is let off; less is harder.
         noise_looks: how often the gradient noise is measured on the way to the target.
 
@@ -49,9 +49,9 @@ class TradeOff(Experiment):
     noise_looks: int = 16
 
     name: ClassVar[str] = "tradeoff"
-    title: ClassVar[str] = "The trade-off between steps and examples"
+    title: ClassVar[str] = "The trade-off between steps and samples"
     question: ClassVar[str] = (
-        "What does a larger batch save in steps and cost in examples, where does it stop to pay, and which batch size "
+        "What does a larger batch save in steps and cost in samples, where does it stop to pay, and which batch size "
         "reaches the target first on this machine?"
     )
     source: ClassVar[str] = f"{MCCANDLISH}; Shallue et al. 2019"
@@ -93,8 +93,8 @@ class TradeOff(Experiment):
         sizes = self.sizes_on(subject)
         if len(sizes) < 3 or list(sizes) != sorted(set(sizes)) or sizes[-1] > len(train):
             raise InputError(
-                f"TradeOff.sizes are {sizes} with {len(train):,} examples: give three or more, rising, at most as many "
-                "as there are examples."
+                f"TradeOff.sizes are {sizes} with {len(train):,} samples: give three or more, rising, at most as many "
+                "as there are samples."
             )
         require_fitting(subject.network(0), default_loss(train), train)
         if sizes[0] == 1 and (why := _coupled(subject)):
@@ -131,8 +131,8 @@ class TradeOff(Experiment):
         """V and s at looks that grow apart from the start to the target, of the gradient over the training data."""
         import torch
 
-        from ...noise import measure
         from ...fitting.losses import default_loss
+        from ...noise import measure
 
         train, _ = subject.sources()
         n = len(train)
@@ -167,15 +167,15 @@ class TradeOff(Experiment):
         tuned = "doubling and halving it" if self.factor == 2 else f"by factors of {self.factor:g}"
         name = {"SGD": "plain SGD", "momentum": "SGD with momentum 0.9", "Adam": "Adam"}[self.optimizer]
         paragraphs = [
-            f"{subject}: {len(train):,} examples to train on, the loss taken on {min(len(test), LOOK_EXAMPLES):,} held "
+            f"{subject}: {len(train):,} samples to train on, the loss taken on {min(len(test), LOOK_EXAMPLES):,} held "
             f"out. Each run trains with {name} at a constant learning rate until the held-out loss is at most "
             f"{seen.target:g} at two successive looks, 3.5 % of the steps apart. That target is what a run of "
-            f"{self.reference:,} examples in batches of {REFERENCE_SIZE} attains, {self.slack:.3g} of the way from the "
+            f"{self.reference:,} samples in batches of {REFERENCE_SIZE} attains, {self.slack:.3g} of the way from the "
             f"start let off. At every batch size and for every seed the learning rate is tuned by {tuned} until both "
             "neighbours of the best need more steps. Intervals are over seeds, 90 %.",
             "The curve S = S_min (1 + B_crit/b) is fitted to the logarithms of the steps of each seed on its own, so "
             "that single points that are far off count little. The noise scale tr Σ/‖g‖² is measured on the way to the "
-            f"target with batches of {seen.noise_size or REFERENCE_SIZE}, on up to {NOISE_EXAMPLES:,} examples, and "
+            f"target with batches of {seen.noise_size or REFERENCE_SIZE}, on up to {NOISE_EXAMPLES:,} samples, and "
             "averaged over the way as the theory of the curve asks. Seconds are steps times the median time of a step, "
             "the looks not counted; trials that run side by side share the machine.",
             *in_words(seen),
@@ -186,8 +186,8 @@ class TradeOff(Experiment):
                 Drawing(
                     "tradeoff",
                     draw_costs(seen),
-                    "Steps and examples to the target against batch size with the fitted curve, the critical batch and "
-                    "the noise scale; and steps against examples with the hyperbola, points labelled by batch size",
+                    "Steps and samples to the target against batch size with the fitted curve, the critical batch and "
+                    "the noise scale; and steps against samples with the hyperbola, points labelled by batch size",
                 ),
                 Drawing(
                     "tradeoff-time",
@@ -196,12 +196,12 @@ class TradeOff(Experiment):
                     "with linear and square-root scaling for orientation",
                 ),
             ]
-        head = ("batch size", "runs", "best rate", "steps", "by the curve", "examples", "seconds")
+        head = ("batch size", "runs", "best rate", "steps", "by the curve", "samples", "seconds")
         return Section(paragraphs, drawings, head, rows, findings(seen))
 
 
 def _coupled(subject: Subject) -> list[str]:
-    """Why the examples of a batch depend on each other in this model, if they do."""
+    """Why the samples of a batch depend on each other in this model, if they do."""
     from ...noise.layers.coverage import coupled
 
     return [f"{path}: {reason}" for path, reason in coupled(subject.network(0).train())]

@@ -1,4 +1,4 @@
-"""Steps, examples and seconds to the target, and the best learning rate, against batch size."""
+"""Steps, samples and seconds to the target, and the best learning rate, against batch size."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FINE = 100
 
 
 def draw_costs(seen: Seen) -> "Figure":
-    """Steps and examples against batch size, and against each other."""
+    """Steps and samples against batch size, and against each other."""
     from ...report.drawing import BLUE, INK, ORANGE, PAPER, finish, log_axis, styled
 
     @styled
@@ -30,7 +30,7 @@ def draw_costs(seen: Seen) -> "Figure":
         grid = np.geomspace(seen.sizes[0], seen.sizes[-1], FINE)
         costs = [seen.steps(b) for b in seen.sizes] + [seen.steps(b) * b for b in seen.sizes]
         low, high = min(costs) / 1.5, max(costs) * 2.2
-        for name, face, style, power in (("steps", BLUE, "-", 0), ("examples", PAPER, (0, (5, 2)), 1)):
+        for name, face, style, power in (("steps", BLUE, "-", 0), ("samples", PAPER, (0, (5, 2)), 1)):
             _points(axes, seen, {b: float(b**power) for b in seen.sizes}, color=BLUE, markerfacecolor=face)
             if seen.curve:
                 axes.plot(grid, [seen.curve.steps(b) * b**power for b in grid], color=BLUE, linestyle=style)
@@ -43,7 +43,7 @@ def draw_costs(seen: Seen) -> "Figure":
         if seen.noises:
             _mark(axes, seen.noises, ORANGE, ":", "noise scale", 0.92, left=not (seen.curve and _less(seen)))
         axes.set_title("to the target", fontsize=10)
-        finish(axes, "batch size", "steps, examples", legend=False)
+        finish(axes, "batch size", "steps, samples", legend=False)
 
         for seed in {seed for _, seed in seen.steps_of}:
             sizes, steps = seen.reached(seed)
@@ -62,11 +62,11 @@ def draw_costs(seen: Seen) -> "Figure":
             plane.annotate(
                 f"{b:,}", (seen.steps(b), seen.steps(b) * b), (5, 4), textcoords="offset points", fontsize=8.5
             )
-        steps, examples = [seen.steps(b) for b in seen.sizes], [seen.steps(b) * b for b in seen.sizes]
+        steps, samples = [seen.steps(b) for b in seen.sizes], [seen.steps(b) * b for b in seen.sizes]
         log_axis(plane, "x", min(steps) / 1.8, max(steps) * 2, ticks=5)
-        log_axis(plane, "y", min(examples) / 1.8, max(examples) * 2, ticks=5)
+        log_axis(plane, "y", min(samples) / 1.8, max(samples) * 2, ticks=5)
         plane.set_title("points are batch sizes", fontsize=10)
-        finish(plane, "steps", "examples", legend=False)
+        finish(plane, "steps", "samples", legend=False)
         return figure
 
     return draw()

@@ -7,8 +7,8 @@ from statistics import geometric_mean, mean, median
 
 import numpy as np
 
-from ...measurements import StepTime
 from ...loop.timing.step_time_model import StepTimeModel
+from ...measurements import StepTime
 from ..experiment import Result
 from .curve import Curve, fit_curve, noise_along
 
