@@ -57,7 +57,7 @@ def test_training_leaves_the_probe_where_it_was() -> None:
     ticks = iter(range(10**6))
     budget = Budget(1e9, lambda: float(next(ticks)))
     curve = Curve(steps, budget, 0)
-    curve.climb(0.4)
+    curve.sweep(0.4)
     curve.repeat(curve.warmed_up, 0.4, 1)
     steps.begin_epoch(3)
     before = steps.averaging.average()
@@ -76,7 +76,7 @@ def test_the_advice_lies_between_start_and_way(bench: Make) -> None:
     assert advice.training_noise_scale is not None and advice.training_noise_scale > advice.noise_scale
     spots = [(scale * 100) ** 0.5 for scale in (advice.noise_scale, advice.training_noise_scale)]
     assert spots[0] < advice.batch_size < spots[1]
-    assert "along the way" in str(advice) and "throw-away steps" in str(advice)
+    assert "during training" in str(advice) and "trial steps" in str(advice)
     text = str(advice)
     places = [text.index(words) for words in ("noise scale", "along the way", "half performance", "sweet spot")]
     assert all(a < b for a, b in pairwise(places))
@@ -85,4 +85,4 @@ def test_the_advice_lies_between_start_and_way(bench: Make) -> None:
 def test_few_samples_are_not_divided() -> None:
     x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
     advice = rightbatch.probe(torch.nn.Linear(3, 2), (x, y), seconds=60)
-    assert advice.training_noise_scale is None and "parameters given" in str(advice.notes)
+    assert advice.training_noise_scale is None and "initial parameters" in str(advice.notes)

@@ -28,7 +28,7 @@ def write_run(
 ) -> RunFolder:
     """A classifier's run: the loss falls, the noise scale grows, the batch follows, and now and then a step fails."""
     rng = random.Random(0)
-    folder = RunFolder.create(path, {"batch": "auto", "step": "auto", "epochs": None, "seconds": 120.0, "seed": 0})
+    folder = RunFolder.create(path, {"batch_size": "auto", "lr": "auto", "epochs": None, "seconds": 120.0, "seed": 0})
     samples, seconds, batch, rate = 0, 0.0, 32, 2e-5
     best, next_evaluation = math.inf, TRAIN_SAMPLES / 2
     half = FIXED_S / PER_EXAMPLE_S
@@ -50,7 +50,7 @@ def write_run(
             parameters=535_818,
             train_samples=TRAIN_SAMPLES,
             valid_samples=10_000 if valid else None,
-            batch="auto: sqrt(noise scale · n½) within 3 to 8 n½",
+            batch_size="auto: sqrt(noise scale · n½) within 3 to 8 n½",
             lr_rule="auto: averaged distance over gradients",
             optimizer="Adam, schedule-free average",
             seed=0,
@@ -78,7 +78,7 @@ def write_run(
                     "decision",
                     step=step,
                     samples=samples,
-                    what="batch",
+                    what="batch_size",
                     old=batch,
                     new=wanted,
                     reason=f"the noise scale is {scale:.0f} and n½ is {half:.0f}, so the sweet spot is {wanted}",
@@ -92,7 +92,7 @@ def write_run(
                 )  # fmt: skip
             if step == max(2, steps // 75):
                 log.append(
-                    "decision", step=step, samples=samples, what="step", old=rate, new=rate * 0.4,
+                    "decision", step=step, samples=samples, what="lr", old=rate, new=rate * 0.4,
                     reason="the loss no longer fell at 0.16: four fifths of its drop were reached at 0.033",
                     evidence={"learning_rate_diverged": 0.16, "loss": 1.42},
                 )  # fmt: skip
