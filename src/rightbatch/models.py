@@ -108,7 +108,8 @@ def _image_shape(x_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < SMALLEST_SIDE_PIXELS:
         raise InputError(
             f"cnn expects images of shape (height, width), (1, height, width) or (3, height, width), at least "
-            f"{SMALLEST_SIDE_PIXELS} x {SMALLEST_SIDE_PIXELS} pixels; these samples have shape {tuple(x_shape)}. Use mlp or linear instead."
+            f"{SMALLEST_SIDE_PIXELS} x {SMALLEST_SIDE_PIXELS} pixels; these samples have shape {tuple(x_shape)}. "
+            "Use mlp or linear instead."
         )
     return shape[0], shape[1], shape[2]
 

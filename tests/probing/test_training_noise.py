@@ -78,7 +78,7 @@ def test_the_advice_lies_between_start_and_way(bench: Make) -> None:
     assert spots[0] < advice.batch_size < spots[1]
     assert "during training" in str(advice) and "trial steps" in str(advice)
     text = str(advice)
-    places = [text.index(words) for words in ("noise scale", "along the way", "half performance", "sweet spot")]
+    places = [text.index(words) for words in ("noise scale", "during training", "half performance", "sweet spot")]
     assert all(a < b for a, b in pairwise(places))
 
 

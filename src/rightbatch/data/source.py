@@ -1,4 +1,4 @@
-"""What the training loop asks of data."""
+"""The interface between the training loop and data."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from ..errors import DataError
 from .order import Indices
 
-NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # of every source
+NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source
 
 
 class Source(ABC):
-    """Samples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
+    """Base class of data sources: samples that can be fetched by index, in any order.
 
     Args:
         x_shape: shape of one sample's input.
-        x_dtype: type of the fetched inputs.
+        x_dtype: dtype of the fetched inputs.
         y_shape: shape of one sample's target.
-        y_dtype: type of the fetched targets; integers mean classes.
-        y_range: smallest and largest integer target; None for floats, or where finding out would read everything.
-        notes: what was done to the data on the way in, in words.
-        loss: used where none is given; None goes by the type of the targets.
-        block_ends: where each block ends that slow storage is read in; None where any sample is as near as any other.
-        window: blocks that are kept in memory, and so mixed; see `BatchStream`.
+        y_dtype: dtype of the fetched targets; integers are classes.
+        y_range: smallest and largest integer target; None for floats, or if unknown without reading everything.
+        notes: conversions that were applied to the data, as text.
+        loss: the default loss; None selects it by the type of the targets.
+        block_ends: ends of the blocks in which slow storage is read; None for random access.
+        window: number of blocks cached in memory and shuffled together; see `BatchStream`.
     """
 
     x_shape: tuple[int, ...]
@@ -44,33 +44,33 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` (int64, on the CPU), in that sequence."""
+        """Return x and y of the samples at `indices` (int64, on the CPU), in that order."""
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return x and y as one epoch of an order has them: a source that draws at random keys its draws by these.
+        """Return x and y for one epoch; a source with random draws derives them from seed and epoch.
 
         Args:
-            indices: as for `fetch`.
-            seed: of the order.
-            epoch: of the order.
+            indices: see `fetch`.
+            seed: seed of the order.
+            epoch: epoch of the order.
         """
         return self.fetch(indices)
 
-    def expect(self, indices: Tensor) -> None:
-        """Be told that samples on slow storage are about to be fetched, which may be read ahead.
+    def prefetch(self, indices: Tensor) -> None:
+        """Announce that samples on slow storage are needed soon, so that they can be read ahead.
 
         Args:
-            indices: one sample of each block of those that `block_ends` tells of, first those needed first.
+            indices: one sample of each block, in the order in which the blocks are needed.
         """
         return None
 
     @property
     def classes(self) -> int | None:
-        """One more than the largest target, where targets are whole numbers from 0 and the largest is known."""
+        """Number of classes, if targets are whole numbers from 0 and the largest is known."""
         return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
 
     def describe(self) -> str:
-        """One line for people: how many samples, their shapes and types, what was done to them."""
+        """One line of text: number of samples, shapes, types and conversions."""
         x, y = (str(dtype).removeprefix("torch.") for dtype in (self.x_dtype, self.y_dtype))
         parts = [f"{len(self):,} samples", f"x {list(self.x_shape)} {x}", f"y {list(self.y_shape)} {y}"]
         if self.classes is not None:
@@ -78,12 +78,12 @@ class Source(ABC):
         return "; ".join([", ".join(parts), *self.notes])
 
 
-class Wrapper(Source):
-    """A source that has its samples from another one.
+class SourceWrapper(Source):
+    """A source that wraps another source.
 
     Args:
-        source: the other one.
-        note: what this one is, in words.
+        source: the wrapped source.
+        note: a description of this source.
     """
 
     def __init__(self, source: Source, note: str) -> None:
@@ -98,11 +98,11 @@ class Wrapper(Source):
 
 
 def require_trainable(source: Source) -> None:
-    """Refuse a source that nothing can be learnt or measured from.
+    """Raise if a source is too small for training or measuring.
 
     Raises:
         DataError: fewer than two samples.
     """
     if len(source) < 2:
         given = "no samples" if len(source) == 0 else "a single sample"
-        raise DataError(f"the data have {given}: training needs at least 2, as noise is a difference between samples")
+        raise DataError(f"the data have {given}: provide at least 2, since noise is measured between samples")

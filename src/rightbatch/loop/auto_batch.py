@@ -534,7 +534,7 @@ class AutoBatch:
         """The batch's samples are used up, whether or not they led to a step."""
         self.steps += 1
         self.samples += gathering.samples
-        self._stream.let_go()
+        self._stream.discard_before()
         self._teller.consumed(self.steps, gathering.intervals)
 
     # State.

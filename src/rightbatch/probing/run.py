@@ -158,8 +158,8 @@ class _Probe:
             return time
         if curve.limited_by == "data":
             raise DataError(
-                f"There are only {self._steps.train_samples} samples; measuring n½ requires 3 batch sizes, the largest at "
-                "least 4 times the smallest."
+                f"There are only {self._steps.train_samples} samples; measuring n½ requires 3 batch sizes, the largest "
+                "at least 4 times the smallest."
             )
         if curve.limited_by == "memory":
             raise InputError(

@@ -77,7 +77,7 @@ class Steps:
             self._stream, self._epoch = before
 
     def step(self, samples: int, lr: float = 0.0) -> float:
-        """Take one step on exactly `samples` samples and synchronize; return the loss. No update if it is not finite."""
+        """Take one step on exactly `samples` samples, synchronize, return the loss; no update if it is not finite."""
         loss = self.gradient(samples)
         if math.isfinite(loss):
             self.update(samples, lr)
