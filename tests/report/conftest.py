@@ -51,7 +51,7 @@ def write_run(
             train_samples=TRAIN_SAMPLES,
             valid_samples=10_000 if valid else None,
             batch_size="auto: sqrt(noise scale · n½) within 3 to 8 n½",
-            lr_rule="auto: averaged distance over gradients",
+            lr="auto: averaged distance over gradients",
             optimizer="Adam, schedule-free average",
             seed=0,
             budget={"seconds": 120.0, "epochs": None},
@@ -94,7 +94,7 @@ def write_run(
                 log.append(
                     "decision", step=step, samples=samples, what="lr", old=rate, new=rate * 0.4,
                     reason="the loss no longer fell at 0.16: four fifths of its drop were reached at 0.033",
-                    evidence={"learning_rate_diverged": 0.16, "loss": 1.42},
+                    evidence={"lr_diverged": 0.16, "loss": 1.42},
                 )  # fmt: skip
                 rate *= 0.4
             if step > steps // 75:

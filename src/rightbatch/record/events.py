@@ -13,7 +13,7 @@ without evaluation, `step` counts the steps taken, this one included):
 | failure | step, samples, reason, lr (after the cut), restored_step |
 | measuring | step, samples, method (as text): how the noise is measured from here on |
 | memory | step, samples, old, new, rank (of several processes) or null, device: a forward pass of `old` samples ran out of memory there, and later passes have at most `new` samples; if `new` is larger, passes of up to `new` samples are tried again |
-| audit | step, samples, method, samples, estimate, exact, standard_error, discrepancy: an approximate estimate of the noise compared with the exact one |
+| audit | step, samples, method, audited_samples, estimate, exact, standard_error, discrepancy: an approximate estimate of the noise compared with the exact one |
 | resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why the latest checkpoint was not used) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, if it may have changed |
 
