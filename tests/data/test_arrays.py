@@ -139,7 +139,7 @@ def test_the_search_for_nan_spans_its_pieces(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_training_needs_two_samples() -> None:
     require_trainable(as_source((X[:2], Y[:2])))
-    with pytest.raises(DataError, match="a single sample: training needs at least 2"):
+    with pytest.raises(DataError, match="a single sample: provide at least 2"):
         require_trainable(as_source((X[:1], Y[:1])))
 
 
@@ -162,5 +162,5 @@ def test_impossible_divisions_are_refused() -> None:
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
             hold_out(source, fraction)
-    with pytest.raises(DataError, match="1 samples cannot be divided"):
+    with pytest.raises(DataError, match="1 samples cannot be split"):
         hold_out(as_source((X[:1], Y[:1])), 0.5)

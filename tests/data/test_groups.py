@@ -123,7 +123,7 @@ def test_floating_targets_are_padded_with_nan_and_foreground_can_be_told() -> No
     assert (source.x_shape, source.y_shape) == ((6,), (6, 2))
     _, y_drawn = source.fetch(torch.arange(8))
     assert y_drawn[:, :, 0].isnan().sum(1).tolist() == [1, 5, 0, 3, 0, 3, 0, 3]
-    with pytest.raises(InputError, match="give is_foreground"):
+    with pytest.raises(InputError, match="pass is_foreground"):
         as_groups((x, y, GROUP), 6, foreground=0.5)
 
 

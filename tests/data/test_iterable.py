@@ -199,11 +199,11 @@ def test_the_sample_is_the_first_samples_also_after_coming_back(monkeypatch: pyt
         assert isinstance(again.source, IterableSource)
         assert torch.equal(again.source.sample().y, stream.source.sample().y)
         assert stream.source.fetch(torch.tensor([3, 1]))[1].tolist() == [3, 1]
-        with pytest.raises(InputError, match="sample 32 of a stream was wanted"):
+        with pytest.raises(InputError, match="sample 32 by index"):
             stream.source.fetch(torch.tensor([32]))
 
 
-def test_the_sample_grows_on_where_a_run_is_begun_anew() -> None:
+def test_the_sample_grows_on_where_a_run_is_restarted() -> None:
     stream = batches(Counted)
     stream.fetch(stream.take(10))
     stream.discard_before()
@@ -329,9 +329,9 @@ def test_a_stream_that_keeps_a_loaded_state_gives_each_sample_once(monkeypatch: 
         again.fetch(taken)
     assert again.fetch(taken)[1].tolist() == list(range(20, 60))
     for _ in range(2):
-        begun_anew = BatchStream(again.source)
-        assert begun_anew.fetch(begun_anew.take(25))[1].tolist() == list(range(25))
-        begun_anew.discard_before()
+        restarted = BatchStream(again.source)
+        assert restarted.fetch(restarted.take(25))[1].tolist() == list(range(25))
+        restarted.discard_before()
 
 
 class Shuffled(Stateful):
@@ -368,7 +368,7 @@ def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -
     again.load_state_dict(state)
     assert [again.fetch(again.take(10))[1].tolist() for _ in range(4)] == expected[1:]
     again.discard_before()
-    with pytest.raises(InputError, match="does not tell the one before its first item: give it anew"):
+    with pytest.raises(InputError, match="initial state is unknown: pass a fresh"):
         BatchStream(again.source)
 
 
@@ -440,10 +440,10 @@ def test_an_error_of_the_stream_loses_nothing() -> None:
 def test_an_iterator_ends_with_its_samples() -> None:
     stream = BatchStream(as_stream(((float(i), i) for i in range(25)), 20))
     stream.fetch(stream.take(20))
-    with pytest.raises(DataError, match="generator has ended after 25 items and cannot be begun anew"):
+    with pytest.raises(DataError, match="generator ended after 25 items and cannot restart"):
         stream.fetch(stream.take(20))
     stream.discard_before()
-    with pytest.raises(InputError, match="is past item 0 and cannot go back: give it anew"):
+    with pytest.raises(InputError, match="is past item 0 and cannot go back"):
         BatchStream(stream.source)
 
 
@@ -460,11 +460,11 @@ def test_an_iterator_given_anew_comes_back() -> None:
     assert again.fetch(again.take(2))[1].tolist() == first.fetch(first.take(2))[1].tolist()
 
 
-def test_what_was_let_go_of_is_gone_until_the_stream_is_begun_anew() -> None:
+def test_what_was_discarded_is_gone_until_the_stream_is_restarted() -> None:
     stream = batches(Counted)
     taken = stream.take(10)
     stream.discard_before()
-    with pytest.raises(InputError, match="sample 0 of a stream was wanted, which stands at 10 already"):
+    with pytest.raises(InputError, match="sample 0 has been discarded, the stream is at 10"):
         stream.fetch(taken)
     assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
 
@@ -555,7 +555,7 @@ def test_refused(samples: Any, settings: dict[str, Any], error: type[Exception],
 
 def test_differing_samples_in_one_reading_are_refused() -> None:
     stream = BatchStream(as_stream([(torch.zeros(2 + i // 5), 0) for i in range(6)], 6))
-    with pytest.raises(DataError, match="items of list cannot be put together"):
+    with pytest.raises(DataError, match="items of list cannot be collated"):
         stream.fetch(stream.take(6))
 
 
@@ -569,7 +569,7 @@ def test_what_streams_cannot_be_used_for_says_what_to_do() -> None:
         with pytest.raises(DataError, match=r"a stream cannot be .*write_shards"):
             use()
     for data in (Counted(), (pair for pair in [(0.0, 1)]), DataLoader(TensorDataset(torch.zeros(3), torch.zeros(3)))):
-        with pytest.raises(DataError, match=r"one after another only.*write_shards.*as_stream"):
+        with pytest.raises(DataError, match=r"sequential access.*write_shards.*as_stream"):
             as_source(data)
     with pytest.raises(DataError, match="Unsized has no length"):
         as_source(Unsized())

@@ -119,13 +119,13 @@ def test_an_item_that_cannot_be_had() -> None:
         def __getitem__(self, key: str) -> int:
             return {"a": 1}[key]
 
-    with pytest.raises(DataError, match="item 0 of Keyed cannot be had: KeyError"):
+    with pytest.raises(DataError, match="item 0 of Keyed failed: KeyError"):
         as_source(Keyed())
 
 
 def test_examples_of_unequal_shape_are_refused_when_they_meet() -> None:
     source = as_source(Items([(torch.ones(2), 0), (torch.ones(3), 0)]))
-    with pytest.raises(DataError, match="of one shape throughout"):
+    with pytest.raises(DataError, match="of the same shape"):
         source.fetch(torch.tensor([0, 1]))
 
 
@@ -155,7 +155,7 @@ def test_a_source_of_ones_own_that_lacks_something_is_told_what() -> None:
         def fetch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return indices.float().unsqueeze(1), indices.float() ** 2
 
-    with pytest.raises(DataError, match=r"Incomplete has no y_shape, y_dtype: .* by x_shape, x_dtype, y_shape, y_dt"):
+    with pytest.raises(DataError, match=r"Incomplete has no y_shape, y_dtype: .* define x_shape, x_dtype, y_shape, y_dt"):
         as_source(Incomplete())
 
 

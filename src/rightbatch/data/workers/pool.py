@@ -245,7 +245,7 @@ def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
     except DataError as error:
         return str(error), traceback.format_exc()
     except Exception as error:
-        return f"{which} cannot be had: {type(error).__name__}: {error}", traceback.format_exc()
+        return f"{which} failed: {type(error).__name__}: {error}", traceback.format_exc()
     return None
 
 
