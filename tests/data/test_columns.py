@@ -166,7 +166,7 @@ def test_an_epoch_reads_each_block_once(
     monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 10 * 20)  # four blocks of ten samples: two mixed, two to come
     source = as_source(write(tmp_path / "set", TABLE, 10), target="y")
     assert (source.window, source.kept_blocks) == (2, 4)
-    monkeypatch.setattr(ColumnSource, "expect", Source.expect)  # else blocks of the next epoch are read as well
+    monkeypatch.setattr(ColumnSource, "prefetch", Source.prefetch)  # else blocks of the next epoch are read as well
     reads.clear()
     stream = BatchStream(source, seed=1)
     seen = []
@@ -222,11 +222,11 @@ def test_each_sample_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"name": ["x"] * N, "y": Y}, r"not numbers are the columns name: drop them with text='drop'"),
+        ({"name": ["x"] * N, "y": Y}, r"the columns name are not numeric: drop them with text='drop'"),
         ({"y": Y}, "no feature columns are left"),
-        ({"a": A}, "name the column|no column 'y'; the columns are a"),
+        ({"a": A}, "name the column|no column 'y'; columns: a"),
         ({"a": A, "y": pa.array([None] * N, pa.float32())}, "missing"),
-        ({"a": A, "y": [b"x"] * N}, "target y is binary: numbers or text"),
+        ({"a": A, "y": [b"x"] * N}, "target y has type binary"),
         ({"a": A, "y": [f"t{i}" for i in range(N)] * 1}, None),
     ],
 )

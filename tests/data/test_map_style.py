@@ -93,17 +93,17 @@ class Endless(IterableDataset[Any]):
     ("dataset", "message"),
     [
         (Items([]), "Items is empty"),
-        (TensorDataset(torch.ones(3, 2)), "holds 1 tensors: exactly two"),
-        (TensorDataset(torch.ones(3, 2), torch.ones(3), torch.ones(3)), "holds 3 tensors"),
+        (TensorDataset(torch.ones(3, 2)), "contains 1 tensors: it must contain two"),
+        (TensorDataset(torch.ones(3, 2), torch.ones(3), torch.ones(3)), "contains 3 tensors"),
         (TensorDataset(torch.ones(0, 2), torch.ones(0)), "empty"),
         (Items([torch.ones(2)]), "item 0 of Items is a Tensor: items must be pairs"),
-        (Items([(1.0, 2.0, 3.0)]), "item 0 of Items is 3 values"),
+        (Items([(1.0, 2.0, 3.0)]), "item 0 of Items is a tuple of 3 values"),
         (Items([{"x": 1.0, "y": 2}]), "item 0 of Items is a dict"),
-        (Items([(object(), 1)]), "cannot be put together"),
-        (Items([("text", 1)]), "x of Items cannot be made a tensor"),
+        (Items([(object(), 1)]), "cannot be collated"),
+        (Items([("text", 1)]), "x of Items cannot be converted to a tensor"),
         (Items([(torch.tensor([1.0, torch.nan]), 1)]), "x of item 0 of Items has 1 NaN"),
         (Dataset(), "Dataset has no length"),
-        (Endless(), "Endless gives samples one after another only"),
+        (Endless(), "Endless only supports sequential access"),
     ],
 )
 def test_refused(dataset: Dataset[Any], message: str) -> None:

@@ -115,9 +115,9 @@ def test_unknown_labels_are_refused(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("state.json", "{", r"state\.json cannot be read"),
-        ("state.json", "[]", "holds no JSON object"),
-        ("state.json", "{}", "names no data files"),
-        ("state.json", '{"_data_files": [{"filename": "no.arrow"}]}', r"names no\.arrow, which is not in"),
+        ("state.json", "[]", "does not contain a JSON object"),
+        ("state.json", "{}", "does not list data files"),
+        ("state.json", '{"_data_files": [{"filename": "no.arrow"}]}', r"lists no\.arrow, which is not in"),
         ("state.json", '{"_data_files": [{"filename": "../set/data-00000-of-00002.arrow"}]}', "not in the folder"),
         ("state.json", '{"_data_files": [1], "_indices_data_files": [2]}', "flatten_indices"),
         ("dataset_info.json", None, r"dataset_info\.json cannot be read"),

@@ -49,7 +49,7 @@ def test_a_stream_becomes_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("samples", "message"),
     [
         ([], "stream is empty"),
-        ([(np.zeros(2), 0), np.zeros(2)], r"sample 1 is a ndarray: pairs \(x, y\)"),
+        ([(np.zeros(2), 0), np.zeros(2)], r"sample 1 is a ndarray: it must be a pair \(x, y\)"),
         (
             [(np.zeros(2), 0), (np.zeros(3), 0)],
             r"x of sample 1 is float64 of shape \(3,\), of sample 0 float64 of sh",

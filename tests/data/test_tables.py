@@ -109,7 +109,7 @@ def test_nullable_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "name the column to predict with target='...'; the columns are size, price"),
+        ({}, "name the column to predict .*; columns: size, price"),
         ({"target": "prise"}, "no column 'prise'; .*did you mean 'price'"),
     ],
 )
