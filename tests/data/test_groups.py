@@ -238,7 +238,10 @@ def test_names_of_groups_need_no_numbers() -> None:
             "1 of . groups have no members, the first is 1",
         ),
         (lambda: as_groups((np.ones((1, 2)), np.ones(2), np.ones(2), [0, 1]), 2), "group 1 is out of range"),
-        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), ["a", "b"]), 2), "must contain, for each member, the row"),
+        (
+            lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), ["a", "b"]), 2),
+            "the row of its shared part",
+        ),
         (lambda: as_groups((torch.ones(2, 2).double(), torch.ones(2), torch.ones(2), [0, 1]), 2), "one floating type"),
         (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 10**15]), 2), "is out of range"),
         (lambda: as_groups(Mixed(), 2).fetch(torch.arange(2)), "all must be alike"),

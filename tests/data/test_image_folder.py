@@ -110,5 +110,5 @@ def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match=r"large\.png cannot be read as an image: 8 x 8 pixels exceed the limit of 40"):
+        with pytest.raises(DataError, match=r"large\.png cannot .*: 8 x 8 pixels exceed the limit of 40"):
             decode_image(tmp_path / "large.png")

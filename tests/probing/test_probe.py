@@ -15,10 +15,10 @@ import rightbatch
 from rightbatch import InputError
 from rightbatch.data import quadratic
 from rightbatch.fitting.losses import mean_squared_error
-from rightbatch.probing.budget import Budget
+from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.choice import relative_time, rounded
 from rightbatch.probing.gradient_noise import NoiseProbe
-from rightbatch.probing.steps import Steps
+from rightbatch.probing.steps import ProbeSteps
 
 Make = Callable[..., Any]
 OUT_OF_MEMORY = (
@@ -55,9 +55,9 @@ def test_the_interval_holds_the_true_noise_nine_times_in_ten() -> None:
         problem = quadratic(600, features=4, seed=seed)
         model = problem.model().train()
         ticks = iter(range(10**6))
-        steps = Steps(model, problem.source, mean_squared_error, 0, None)
+        steps = ProbeSteps(model, problem.source, mean_squared_error, 0, None)
         probe = NoiseProbe(steps, most_forward=600)
-        noise = probe.run(Budget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
+        noise = probe.run(TimeBudget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
         assert noise is not None and (probe.batches, probe.samples) == (24, 25)
         hits += noise.low <= problem.population.noise_scale(torch.zeros(4)) <= noise.high
     assert 48 <= hits < 60

@@ -15,12 +15,12 @@ from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result
 from rightbatch.studies.surfaces.claims import _sooner
 from rightbatch.studies.surfaces.design import Surfaces, _settled
-from rightbatch.studies.surfaces.landscapes import OPTIMIZERS, Plateau, Ravine, Saddle, Surface, descend, made
+from rightbatch.studies.surfaces.landscapes import OPTIMIZERS, PlateauSurface, Ravine, Saddle, Surface, descend, made
 
 SMALL = Surfaces(sizes=(1, 64), steps=200, replicas=10, seeds=3, conditions=(10.0, 100.0))
 
 
-@pytest.mark.parametrize("surface", [Ravine(), Saddle(), Plateau()])
+@pytest.mark.parametrize("surface", [Ravine(), Saddle(), PlateauSurface()])
 def test_gradients_are_those_of_the_loss_and_the_largest_curvature_at_a_minimum_is_one(surface: Surface) -> None:
     w = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(4).requires_grad_()
     (expected,) = torch.autograd.grad(surface.loss(w).sum(), w)
@@ -58,8 +58,8 @@ def test_noise_in_a_ravine_leaves_the_known_loss() -> None:
 def test_gradient_descent_crosses_the_plateau_in_the_time_of_its_flow() -> None:
     """dr/dt = -r/(1 + r²/s²)², in from r = 5s: t = ln 5 + 24 + (625 - 1)/4; steps of 0.1 are close to the flow."""
     start = torch.tensor([6.0, 8.0], dtype=torch.float64)
-    paths = descend(Plateau(), made("SGD", 0.1), [0.0], (6.0, 8.0), 1, seed=0)
-    steps = next(step for step, w in enumerate(paths, 1) if Plateau().reached(w[0, 0], start))
+    paths = descend(PlateauSurface(), made("SGD", 0.1), [0.0], (6.0, 8.0), 1, seed=0)
+    steps = next(step for step, w in enumerate(paths, 1) if PlateauSurface().reached(w[0, 0], start))
     assert 0.1 * steps == pytest.approx(math.log(5) + 24 + 624 / 4, rel=0.01)
 
 

@@ -16,7 +16,7 @@ from .streams.source import require_map_style
 from .workers.source import WorkerSource
 
 
-class Part(SourceWrapper):
+class SourcePart(SourceWrapper):
     """A part of a source, without a list of indices."""
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Part(SourceWrapper):
         self._source.prefetch(torch.from_numpy(self.whole(indices.numpy())))
 
 
-class View(Part):
+class View(SourcePart):
     """The samples of a source at an interval of an order.
 
     Args:
@@ -57,7 +57,7 @@ class View(Part):
         return self._order.at(NO_EPOCH, indices + self._start)
 
 
-class StrataView(Part):
+class StrataView(SourcePart):
     """A part of a source on slow storage, from which one random sample of every few consecutive ones is held out.
 
     The order on disk is preserved, so that each part reads only blocks that contain its samples. Of n samples, h are

@@ -5,7 +5,7 @@ from collections.abc import Callable
 MARGIN = 1.3  # safety factor on predicted times
 
 
-class Budget:
+class TimeBudget:
     """A time budget that starts now.
 
     Args:

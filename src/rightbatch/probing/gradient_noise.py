@@ -7,8 +7,8 @@ from ..loop.memory.forward_limit import is_out_of_memory, release
 from ..loop.noise_meter import NoiseMeter
 from ..measurements import Measurement, NoiseEstimate
 from ..noise import NoiseScale, squared_norm
-from .budget import Budget
-from .steps import Steps, require_finite
+from .budget import TimeBudget
+from .steps import ProbeSteps, require_finite
 
 BATCHES = 24  # Student's t is then within 5 % of the normal quantile
 LEAST_BATCHES = 2
@@ -31,7 +31,7 @@ class NoiseProbe:
         most_forward: largest number of samples in one forward pass.
     """
 
-    def __init__(self, steps: Steps, most_forward: int) -> None:
+    def __init__(self, steps: ProbeSteps, most_forward: int) -> None:
         self._steps = steps
         self._most_forward = most_forward
         self._meter = NoiseMeter(steps.model, steps.parameters)
@@ -44,7 +44,7 @@ class NoiseProbe:
         """How the noise was measured, as text."""
         return f"{self._meter.method}; {self.batches} batches of {self.samples} samples"
 
-    def run(self, budget: Budget, share: float, fixed_s: float, per_sample_s: float) -> NoiseEstimate | None:
+    def run(self, budget: TimeBudget, share: float, fixed_s: float, per_sample_s: float) -> NoiseEstimate | None:
         """Measure until the interval is narrow, or data or time run out.
 
         Args:

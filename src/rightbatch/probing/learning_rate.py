@@ -9,9 +9,9 @@ from torch import Tensor
 from ..decision import Plan
 from ..noise import squared_norm
 from ..rules.lr import AveragedDistance
-from .budget import Budget
-from .curve import Curve
-from .steps import Steps
+from .budget import TimeBudget
+from .steps import ProbeSteps
+from .timing_sweep import TimingSweep
 
 TESTS = 3
 OVER_PROGRESS = 2.0  # η_r over η_80, as in the automatic rule
@@ -21,7 +21,9 @@ NO_TIME = "no learning rate: time ran out before a range test finished"
 NO_DROP = "no learning rate: in the range test, the loss did not fall by more than 1 % and more than its noise"
 
 
-def suggest_learning_rate(steps: Steps, curve: Curve, samples: int, budget: Budget) -> tuple[float | None, str]:
+def suggest_learning_rate(
+    steps: ProbeSteps, curve: TimingSweep, samples: int, budget: TimeBudget
+) -> tuple[float | None, str]:
     """Run the range test at a batch size, restore the parameters, and suggest η_r = 2 η_80.
 
     η_80 is the learning rate by which 80 % of the drop was made; `lr="auto"` uses values near η_r. Unlike there, the
@@ -56,7 +58,9 @@ def suggest_learning_rate(steps: Steps, curve: Curve, samples: int, budget: Budg
     return OVER_PROGRESS * median_low(rates), ""
 
 
-def rate_by_one_test(steps: Steps, curve: Curve, samples: int, budget: Budget, share: float) -> float | None:
+def rate_by_one_test(
+    steps: ProbeSteps, curve: TimingSweep, samples: int, budget: TimeBudget, share: float
+) -> float | None:
     """η_r of a single range test, restoring the parameters; None if it cannot be determined in that time."""
     start = steps.averaging.average()
     watched = _watched(curve, samples)
@@ -66,16 +70,16 @@ def rate_by_one_test(steps: Steps, curve: Curve, samples: int, budget: Budget, s
     return OVER_PROGRESS * found if found else None
 
 
-def _watched(curve: Curve, samples: int) -> int:
+def _watched(curve: TimingSweep, samples: int) -> int:
     return min(max(2 * samples, LEAST_WATCHED), curve.sizes[-1])
 
 
 def _range_test(
-    steps: Steps,
+    steps: ProbeSteps,
     samples: int,
     watched: int,
     expected_s: float,
-    budget: Budget,
+    budget: TimeBudget,
     start: Tensor,
     epoch: int,
     share: float = 1.0,

@@ -14,7 +14,7 @@ from ..fitting.losses import Loss
 from ..ranges import require_number, require_whole
 from .rate_curve import RateCurve
 from .run import require_model, seed_device
-from .steps import Steps, require_finite, source_and_loss
+from .steps import ProbeSteps, require_finite, source_and_loss
 from .trace import leaving_no_trace
 
 DIVERGED = 4.0  # stop at this multiple of the smallest smoothed loss
@@ -76,7 +76,7 @@ def find_lr(
     with leaving_no_trace(model, train), torch.enable_grad():
         source, loss = source_and_loss(model, train, loss)
         model.train()
-        runner = Steps(model, source, loss, seed, None)
+        runner = ProbeSteps(model, source, loss, seed, None)
         seed_device(runner.device, seed)
         used = torch.optim.SGD(runner.parameters, lr=low) if optimizer is None else optimizer
         factor = (high / low) ** (1 / (steps - 1))
@@ -88,7 +88,7 @@ def find_lr(
 
 
 def _losses(
-    runner: Steps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
+    runner: ProbeSteps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
 ) -> Iterator[tuple[float, float]]:
     """(loss, smoothed loss) before the step at each rate, until it diverges."""
     base = optimizer.param_groups[0]["lr"]

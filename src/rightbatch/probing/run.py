@@ -16,12 +16,12 @@ from ..measurements import NoiseEstimate, StepTime
 from ..noise.gradient_norm import is_part
 from ..ranges import require_number, require_whole
 from .advice import Advice
-from .budget import Budget
+from .budget import TimeBudget
 from .choice import choose, settle, usable_noise
-from .curve import Curve
 from .gradient_noise import NoiseProbe
 from .learning_rate import suggest_learning_rate
-from .steps import Steps, source_and_loss
+from .steps import ProbeSteps, source_and_loss
+from .timing_sweep import TimingSweep
 from .trace import leaving_no_trace
 from .training_noise import TrainingNoise, noise_in_training
 
@@ -91,12 +91,12 @@ def _probe(
     require_number("seconds", seconds, above=0)
     if micro_batch is not None:
         require_whole("micro_batch", micro_batch, least=1)
-    budget = Budget(seconds, clock)
+    budget = TimeBudget(seconds, clock)
     with leaving_no_trace(model, train), torch.enable_grad():
         budget.reserved_s = TIDYING_UP * budget.spent_s
         source, loss = source_and_loss(model, train, loss)
         model.train()
-        steps = Steps(model, source, loss, seed, micro_batch)
+        steps = ProbeSteps(model, source, loss, seed, micro_batch)
         seed_device(steps.device, seed)
         advice = _Probe(steps, budget, seed, micro_batch).advice()
     return replace(advice, seconds_used=budget.spent_s)
@@ -105,10 +105,10 @@ def _probe(
 class _Probe:
     """The state of one probe."""
 
-    def __init__(self, steps: Steps, budget: Budget, seed: int, micro_batch: int | None) -> None:
+    def __init__(self, steps: ProbeSteps, budget: TimeBudget, seed: int, micro_batch: int | None) -> None:
         self._steps = steps
         self._budget = budget
-        self._curve = Curve(steps, budget, seed)
+        self._curve = TimingSweep(steps, budget, seed)
         self._micro_batch = micro_batch
         self._seed = seed
 

@@ -31,7 +31,7 @@ def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[So
     return source, loss
 
 
-class Steps:
+class ProbeSteps:
     """Training steps with schedule-free Adam, like those of `fit`; at learning rate 0 the parameters do not move.
 
     Args:

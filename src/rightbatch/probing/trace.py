@@ -26,7 +26,7 @@ TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrackedState:
     """One piece of state to save and restore.
 
     Args:
@@ -68,7 +68,7 @@ def leaving_no_trace(model: nn.Module, data: object) -> Iterator[None]:
         raise TraceError(problem)
 
 
-def _put_back(parts: list[Part], before: list[Any]) -> str:
+def _put_back(parts: list[TrackedState], before: list[Any]) -> str:
     """Restore everything, compare again, and return a message about what should not have changed."""
     interruption = Interruption()
     with interruption.watched():
@@ -92,7 +92,7 @@ def _put_back(parts: list[Part], before: list[Any]) -> str:
     return ""
 
 
-def _parts(model: nn.Module, data: object) -> Iterator[Part]:
+def _parts(model: nn.Module, data: object) -> Iterator[TrackedState]:
     for path, module in model.named_modules():
         name = f"'{path}'" if path else "the model"
         for registry in REGISTRIES:
@@ -100,31 +100,35 @@ def _parts(model: nn.Module, data: object) -> Iterator[Part]:
             if contents is not None:
                 quiet = registry in CHANGED_BY_RUNNING
                 label = f"{registry.strip('_').replace('_', ' ')} of {name}"
-                yield Part(label, partial(dict, contents), partial(_refill, contents), quiet)
+                yield TrackedState(label, partial(dict, contents), partial(_refill, contents), quiet)
         yield from _attributes(module, name)
     if hasattr(data, "__dict__") and not isinstance(data, Tensor | np.ndarray):
         yield from _attributes(data, "the data")
     for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        yield Part(f"the values of '{path}'", partial(_copy, tensor), partial(_assign, tensor))
+        yield TrackedState(f"the values of '{path}'", partial(_copy, tensor), partial(_assign, tensor))
     for path, parameter in model.named_parameters():
-        yield Part(f"the gradient of '{path}'", partial(_gradient, parameter), partial(_set_gradient, parameter))
+        yield TrackedState(
+            f"the gradient of '{path}'", partial(_gradient, parameter), partial(_set_gradient, parameter)
+        )
         trained = f"requires_grad of '{path}'"
-        yield Part(trained, partial(getattr, parameter, "requires_grad"), parameter.requires_grad_, quiet=False)
+        yield TrackedState(trained, partial(getattr, parameter, "requires_grad"), parameter.requires_grad_, quiet=False)
         for kind in TENSOR_HOOKS:
             label = f"hooks on '{path}'"
-            yield Part(label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False)
+            yield TrackedState(
+                label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False
+            )
     devices = devices_of(model)
-    yield Part(
+    yield TrackedState(
         "torch's random state", partial(random_state, *devices), lambda states: set_random_state(states, *devices)
     )
-    yield Part("NumPy's random state", np.random.get_state, np.random.set_state)
-    yield Part("Python's random state", random.getstate, random.setstate)
-    yield Part("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)
-    yield Part("torch's number of threads", torch.get_num_threads, torch.set_num_threads, quiet=False)
-    yield Part("torch's gradient mode", torch.is_grad_enabled, _set_grad_mode, quiet=False)
+    yield TrackedState("NumPy's random state", np.random.get_state, np.random.set_state)
+    yield TrackedState("Python's random state", random.getstate, random.setstate)
+    yield TrackedState("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)
+    yield TrackedState("torch's number of threads", torch.get_num_threads, torch.set_num_threads, quiet=False)
+    yield TrackedState("torch's gradient mode", torch.is_grad_enabled, _set_grad_mode, quiet=False)
 
 
-def _attributes(owner: object, name: str) -> Iterator[Part]:
+def _attributes(owner: object, name: str) -> Iterator[TrackedState]:
     """The attributes of an object, without its registries, and the states of generators among them."""
     present = vars(owner)
 
@@ -136,13 +140,15 @@ def _attributes(owner: object, name: str) -> Iterator[Part]:
             del present[key]
         present.update(saved)
 
-    yield Part(f"attributes of {name}", read, write)
+    yield TrackedState(f"attributes of {name}", read, write)
     for key, value in present.items():
         if isinstance(value, torch.Generator):
-            yield Part(f"generator {key} of {name}", value.get_state, value.set_state)
+            yield TrackedState(f"generator {key} of {name}", value.get_state, value.set_state)
         elif isinstance(value, np.random.Generator):
             bits = value.bit_generator
-            yield Part(f"generator {key} of {name}", partial(getattr, bits, "state"), partial(setattr, bits, "state"))
+            yield TrackedState(
+                f"generator {key} of {name}", partial(getattr, bits, "state"), partial(setattr, bits, "state")
+            )
 
 
 def _refill(contents: dict[str, Any], saved: dict[str, Any]) -> None:

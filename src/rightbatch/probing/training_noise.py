@@ -32,10 +32,10 @@ from ..data.split import View
 from ..loop.memory.forward_limit import is_out_of_memory, release
 from ..loop.noise_meter import NoiseMeter
 from ..noise import squared_norm
-from .budget import Budget
-from .curve import Curve
+from .budget import TimeBudget
 from .learning_rate import rate_by_one_test
-from .steps import Steps
+from .steps import ProbeSteps
+from .timing_sweep import TimingSweep
 
 HELD_OUT = 0.2
 LEAST_WATCHED, MOST_WATCHED = 16, 1024
@@ -47,7 +47,7 @@ PATIENCE = 2.0  # the training has converged if its last half brought no improve
 MEASURING_COST = 2.0  # assumed cost of a measured step over a plain one, before the first is timed
 
 
-class Look(NamedTuple):
+class HeldOutLook(NamedTuple):
     """One evaluation: the steps since the previous one, their Σ ŝ and Σ ‖g_B‖², and the held-out loss after them."""
 
     steps: int
@@ -74,7 +74,7 @@ class TrainingNoise:
 
 
 def noise_in_training(
-    steps: Steps, curve: Curve, samples: int, budget: Budget, share: float, seed: int
+    steps: ProbeSteps, curve: TimingSweep, samples: int, budget: TimeBudget, share: float, seed: int
 ) -> TrainingNoise | None:
     """Train from the current parameters, measure every step, and restore the parameters.
 
@@ -119,7 +119,7 @@ def noise_in_training(
     return summary(looks, samples, arrived)
 
 
-def summary(looks: list[Look], samples: int, arrived: bool) -> TrainingNoise | None:
+def summary(looks: list[HeldOutLook], samples: int, arrived: bool) -> TrainingNoise | None:
     """B of the training up to where the held-out loss first came near its minimum; None without progress."""
     if len(looks) < 2:
         return None
@@ -137,20 +137,20 @@ def summary(looks: list[Look], samples: int, arrived: bool) -> TrainingNoise | N
 
 
 def _train(
-    steps: Steps,
+    steps: ProbeSteps,
     held_out: Source,
     meter: NoiseMeter,
     rate: float,
     samples: int,
-    budget: Budget,
+    budget: TimeBudget,
     share: float,
-    curve: Curve,
-) -> tuple[list[Look], bool]:
+    curve: TimingSweep,
+) -> tuple[list[HeldOutLook], bool]:
     """The evaluations, the first before any step, and whether the held-out loss levelled off."""
     watched = min(len(held_out), curve.sizes[-1])
     with steps.over(held_out):
         loss_of_held_out = steps.loss_on(watched)
-    looks = [Look(0, 0.0, 0.0, loss_of_held_out())]
+    looks = [HeldOutLook(0, 0.0, 0.0, loss_of_held_out())]
     expected_s = MEASURING_COST * curve.expected_s(samples)
     look_s = curve.expected_s(watched)
     taken, best, due, begun_s = 0, 0, 1, budget.spent_s
@@ -160,7 +160,7 @@ def _train(
     while taken < MOST_STEPS:
         if not budget.allows(expected_s + look_s, share):
             if since and math.isfinite(last := loss_of_held_out()):
-                looks.append(Look(since, signal, norm2, last))
+                looks.append(HeldOutLook(since, signal, norm2, last))
             return looks, False
         if steps.left_of_epoch < samples:
             epoch += 1
@@ -183,7 +183,7 @@ def _train(
             last = loss_of_held_out()
             if not math.isfinite(last):
                 return looks, False
-            looks.append(Look(since, signal, norm2, last))
+            looks.append(HeldOutLook(since, signal, norm2, last))
             signal, norm2, since = 0.0, 0.0, 0
             if last < min(look.loss for look in looks[:-1]):
                 best = taken

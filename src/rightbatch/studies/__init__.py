@@ -5,7 +5,7 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 
 from .batch_forms import BatchForms
 from .big_batches import BigBatches
-from .experiment import Drawing, Experiment, Finding, Section, Trial
+from .experiment import Drawing, Experiment, Finding, Section, StudyTrial
 from .generalisation import Generalisation
 from .gradient_norms import GradientNorms
 from .interpolation_regimes import InterpolationRegimes
@@ -62,10 +62,10 @@ __all__ = [
     "Section",
     "StartDistance",
     "Study",
+    "StudyTrial",
     "Subject",
     "Surfaces",
     "TradeOff",
-    "Trial",
     "Wiggle",
     "study",
 ]

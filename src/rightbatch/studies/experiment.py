@@ -1,4 +1,4 @@
-"""What an experiment is: trials that can be run apart from each other, and what their results say."""
+"""The base class of experiments: independent trials, and the evaluation of their results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One piece of an experiment, run in a process of its own.
+class StudyTrial:
+    """One part of an experiment, run in a separate process.
 
     Args:
-        key: its name within the experiment, the same in every run of it.
-        settings: plain values, all that the run depends on beside experiment and subject.
+        key: its unique name within the experiment, the same in every run.
+        settings: plain values; with experiment and subject they determine the trial.
     """
 
     key: str
@@ -29,7 +29,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, a name for its file, and a sentence for those who do not see it."""
+    """A figure, its file name, and its alternative text."""
 
     name: str
     figure: "Figure"
@@ -38,14 +38,14 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One claim and what became of it here.
+    """A claim and the result of testing it.
 
     Args:
-        claim: in a sentence.
-        source: who claims it.
-        published: their figure, in words.
-        ours: ours, with its interval.
-        verdict: "cannot tell" where the intervals do not decide it, or too few trials were run.
+        claim: the claim, as a sentence.
+        source: the publication.
+        published: the published result, as text.
+        ours: our result with its interval.
+        verdict: "cannot tell" if the intervals are inconclusive, or too few trials were run.
     """
 
     claim: str
@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What an experiment has to say.
+    """The evaluation of an experiment.
 
     Args:
         paragraphs: set-up first, then what was seen; plain text.
@@ -89,10 +89,10 @@ class Experiment(ABC):
     @property
     @abstractmethod
     def classic(self) -> Subject:
-        """The problem it is shown on unless told otherwise."""
+        """The default problem."""
 
     @abstractmethod
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """The whole design, most important first.
 
         Raises:
@@ -100,7 +100,7 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Run one trial; plain values only."""
 
     @abstractmethod

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ranges import require_number, require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
-from .over_seeds import mean_interval, told
+from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, Verdict
+from .over_seeds import mean_interval, show
 from .rounding import rounded
 from .subject import Subject
 
@@ -62,7 +62,7 @@ class NoiseRemoval(Experiment):
         """Least mean squares in one dimension; there is no other subject."""
         return Subject("least-mean-squares", "one-weight")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One trial for each schedule and seed, all schedules with the first seed first."""
         if subject != self.classic:
             raise InputError(f"{self.name} simulates least mean squares and takes no data or model: leave them out.")
@@ -71,12 +71,12 @@ class NoiseRemoval(Experiment):
         require_number("NoiseRemoval.rate", self.rate, above=0, most=0.5)
         require_number("NoiseRemoval.distance", self.distance, above=0)
         return [
-            Trial(f"{name}, seed {seed}", {"schedule": name, "seed": seed})
+            StudyTrial(f"{name}, seed {seed}", {"schedule": name, "seed": seed})
             for seed in range(self.seeds)
             for name in self._schedules
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Simulate all replicas at once; the mean of v²/σ² at marks evenly spaced in the logarithm."""
         number = list(self._schedules).index(trial.settings["schedule"])
         random = np.random.default_rng([int(trial.settings["seed"]), number])
@@ -122,17 +122,23 @@ class NoiseRemoval(Experiment):
                     name,
                     f"{len(found) * self.replicas:,}",
                     f"{found[0]['steps']:,}",
-                    told(slopes),
+                    show(slopes),
                     f"{_slope(presented, expected):.3f}",
-                    told(products, digits=2),
-                    told(ends),
+                    show(products, digits=2),
+                    show(ends),
                 )
             )
             flat = name.startswith("constant")
             claim = "the error ends at a floor" if flat else "the error falls as one over the presentations"
             value = "slope 0" if flat else "O(1/T), slope -1"
             findings.append(
-                Finding(f"{name}: {claim}", ORR, value, f"slope {told(slopes)}", _near(slopes, 0.0 if flat else -1.0))
+                Finding(
+                    f"{name}: {claim}",
+                    ORR,
+                    value,
+                    f"slope {show(slopes)}",
+                    _near(slopes, 0.0 if flat else -1.0),
+                )
             )
         one, large = (runs.get(f"constant, batch {b}", []) for b in (1, self.fixed))
         if one and large:
@@ -143,7 +149,7 @@ class NoiseRemoval(Experiment):
                 "cannot tell" if interval is None else "agrees" if interval[0] <= a / b <= interval[1] else "differs"
             )
             claim = f"a batch of {self.fixed} has the floor of batch 1 divided by {a / b:.1f}"
-            findings.append(Finding(claim, "the recursion of E v²", f"{a / b:.2f}", told(ratios, digits=2), verdict))
+            findings.append(Finding(claim, "the recursion of E v²", f"{a / b:.2f}", show(ratios, digits=2), verdict))
         paragraphs = [
             f"One weight, {self.presentations:,} samples a run, a first step of {self.rate:g}. Annealing: batches of "
             f"1 and a step of 1/(1/{self.rate:g} + t). Growing: a constant step, the batch 1/(1 - {self.rate:g}) times "

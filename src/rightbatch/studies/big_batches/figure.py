@@ -1,4 +1,4 @@
-"""Objective, gradient norm, batch size and step size of every method against passes over the data."""
+"""BatchObjective, gradient norm, batch size and step size of every method against passes over the data."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
-from ..over_seeds import told
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..over_seeds import show
 from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import MCCANDLISH, findings, published, told_scale
@@ -71,7 +71,7 @@ class NoiseGrowth(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each seed.
 
         Raises:
@@ -87,9 +87,9 @@ class NoiseGrowth(Experiment):
         require_whole("NoiseGrowth.batch", self.batch, least=2)
         if self.batch > n:
             raise InputError(f"NoiseGrowth.batch is {self.batch}, but there are {n} samples: give at most {n}.")
-        return [Trial(f"seed {seed}", {"seed": seed}) for seed in range(self.seeds)]
+        return [StudyTrial(f"seed {seed}", {"seed": seed}) for seed in range(self.seeds)]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; the looks, and the run's own estimates by the steps that they are of."""
         import torch
 
@@ -129,7 +129,7 @@ class NoiseGrowth(Experiment):
                 (
                     f"{step:,}",
                     f"{len(looks)}",
-                    told([look["loss"] for look in looks]),
+                    show([look["loss"] for look in looks]),
                     f"{mean(look['variance'] for look in looks):.3g}",
                     f"{mean(look['signal'] for look in looks):.3g}",
                     told_scale([look["scale"][0] for look in looks]),

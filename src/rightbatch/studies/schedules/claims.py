@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from ..experiment import Finding, Result
-from ..over_seeds import below_zero, told, told_factor, within
+from ..over_seeds import below_zero, show, show_factor, within
 
 ADA_BATCH = "Devarakonda, Naumov, Garland, “AdaBatch” (2017)"
 SMITH = "Smith, Kindermans, Ying, Le, “Don't decay the learning rate, increase the batch size” (2018)"
@@ -33,7 +33,7 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
 
     def equal(family: str, name: str, claim: str, source: str, published: str) -> Finding:
         points = values(family, name, _points)
-        ours = f"{told(points, 2)} points, {_steps(pairs(family, name))}" if points else "not run"
+        ours = f"{show(points, 2)} points, {_steps(pairs(family, name))}" if points else "not run"
         return Finding(claim, source, published, ours, within(points, EQUAL))
 
     def fewer(family: str, name: str, claim: str, source: str, published: str) -> Finding:
@@ -42,7 +42,7 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
 
     def faster(family: str, name: str, claim: str, source: str, published: str) -> Finding:
         ratios = values(family, name, lambda a, b: b["seconds"] / a["seconds"])
-        ours = f"{told_factor(ratios)} times as fast on one core" if ratios else "not run"
+        ours = f"{show_factor(ratios)} times as fast on one core" if ratios else "not run"
         return Finding(claim, source, published, ours, below_zero([-math.log(ratio) for ratio in ratios]))
 
     momentum = values("increase", "more momentum", _points)
@@ -90,7 +90,7 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "with more momentum as well, and a batch larger for it, accuracy is lost",
             SMITH,
             "93.3 % against 94.3 %, in fewer than 2,500 of 80,000 steps",
-            f"{told(momentum, 2)} points, {_steps(pairs('increase', 'more momentum'))}"
+            f"{show(momentum, 2)} points, {_steps(pairs('increase', 'more momentum'))}"
             if momentum
             else "not run: its first batch would be above a tenth of the data",
             below_zero(momentum),
@@ -106,14 +106,14 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "Seesaw ends at the loss of cosine decay at a fixed batch, within 5 % of it",
             SEESAW,
             "equal loss at equal FLOPs, 150M to 600M parameters",
-            f"{told(excess, 1)} % of the loss; {told(accuracy, 2)} points of accuracy" if excess else "not run",
+            f"{show(excess, 1)} % of the loss; {show(accuracy, 2)} points of accuracy" if excess else "not run",
             within(excess, EQUAL_LOSS),
         ),
         Finding(
             "Seesaw saves about 36 % of the steps, within 3",
             SEESAW,
             "about 36 % less serial time; 1 - 2/π is the limit",
-            f"{told(saved, 1)} %, with cuts of {cut:g}" if saved else "not run",
+            f"{show(saved, 1)} %, with cuts of {cut:g}" if saved else "not run",
             within(saved, SAVED),
         ),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..experiment import Finding, Result
 from ..gradient_norms.claims import SHEN
-from ..over_seeds import all_within, told
+from ..over_seeds import all_within, show
 from ..subject import Subject
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _exponents(
 def _exponent(
     claim: str, source: str, published: str, by_rate: Mapping[float, Sequence[float]], claimed: tuple[float, float]
 ) -> Finding:
-    ours = ", ".join(f"{told(values, 2)} at {rate:g}" for rate, values in by_rate.items() if values)
+    ours = ", ".join(f"{show(values, 2)} at {rate:g}" for rate, values in by_rate.items() if values)
     verdict = all_within(list(by_rate.values()), claimed)
     return Finding(claim, source, published, f"exponent of b: {ours}" if ours else "not run", verdict)
 
@@ -99,7 +99,7 @@ def _about_six(design: "StartDistance", subject: Subject, cells: Mapping[Cell, R
     small, low = design.sizes[0], design.rates[0]
     ways = [best(cells[small, low, seed])[0] for seed in range(design.seeds) if (small, low, seed) in cells]
     verdict = all_within([[math.log(way / WAY) for way in ways if way > 0]], (-math.log(ABOUT), math.log(ABOUT)))
-    ours = f"least test loss of batch {small:,} at {low:g} at {told(ways, 2)}" if ways else "not run"
+    ours = f"least test loss of batch {small:,} at {low:g} at {show(ways, 2)}" if ways else "not run"
     if Path(subject.data).name != MNIST:
         verdict, ours = "cannot tell", f"{subject.data} is not MNIST; {ours}"
     return Finding(
@@ -120,7 +120,7 @@ def _way(
         f"{design.sizes[0]:,} at {design.rates[0]:g}, within {design.samples:,} samples",
         SHEN,
         f"it {does} there: 1,024 on MNIST, the best about 6 away",
-        f"logarithm of the ratio of distances {told(ways, 2)}" if ways else "not run",
+        f"logarithm of the ratio of distances {show(ways, 2)}" if ways else "not run",
         all_within([ways], claimed),
     )
 
@@ -133,6 +133,6 @@ def _loss(
         f"in equal samples {claim} batch {design.sizes[0]:,} at {design.rates[0]:g}",
         SHEN,
         "it does",
-        f"logarithm of the ratio of least test losses {told(values, 2)}" if values else "not run",
+        f"logarithm of the ratio of least test losses {show(values, 2)}" if values else "not run",
         all_within([values], claimed),
     )

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..gradient_norms.claims import SHEN
-from ..over_seeds import told
+from ..over_seeds import show
 from ..plain_steps import plain_steps
 from ..rounding import rounded
 from ..subject import Subject, everything
@@ -61,7 +61,7 @@ class StartDistance(Experiment):
         """The first rate, scaled linearly."""
         return self.rates[0] * size / self.sizes[0]
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each size, rate and seed: all sizes and rates with the first seed first.
 
         Raises:
@@ -82,9 +82,9 @@ class StartDistance(Experiment):
             for size in self.sizes
             for rate in (*self.rates, self.scaled(size))
         }
-        return [Trial(key, settings) for key, settings in runs.items()]
+        return [StudyTrial(key, settings) for key, settings in runs.items()]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; distance and test loss at the looks, the last step and the one all sizes reach."""
         import torch
 
@@ -123,7 +123,7 @@ class StartDistance(Experiment):
                 continue
             ways = [after(r, self.steps) for r in runs], [r["distances"][-1] for r in runs]
             numbers = *ways, *zip(*(best(r) for r in runs), strict=True)
-            rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(told(values) for values in numbers)])
+            rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(show(values) for values in numbers)])
         paragraphs = [
             f"Plain SGD on the mean loss at learning rates {', '.join(f'{rate:g}' for rate in self.rates)}, and the "
             f"first of them scaled linearly with the batch size. Each run consumes {self.samples:,} samples; after "

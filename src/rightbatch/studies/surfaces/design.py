@@ -10,12 +10,12 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..retuning import retune
 from ..rounding import rounded
 from ..subject import Subject
 from .claims import claims, steps_told
-from .landscapes import FLOOR, MOMENTUM, OPTIMIZERS, SQUARES, Plateau, Ravine, Saddle, Surface, descend, made
+from .landscapes import FLOOR, MOMENTUM, OPTIMIZERS, SQUARES, PlateauSurface, Ravine, Saddle, Surface, descend, made
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ class Surfaces(Experiment):
         """Standard deviation of a component of the gradient, by batch size."""
         return [self.sigma / math.sqrt(b) if b else 0.0 for b in self.all_sizes]
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One trial for each optimizer and seed, and one of exact ravines; all with the first seed first.
 
         Raises:
@@ -98,18 +98,18 @@ class Surfaces(Experiment):
         if len(self.conditions) < 2:
             raise InputError(f"Surfaces.conditions are {self.conditions}: a slope needs two or more.")
         return [
-            Trial(f"{name}, seed {seed}", {"kind": name, "seed": seed})
+            StudyTrial(f"{name}, seed {seed}", {"kind": name, "seed": seed})
             for seed in range(self.seeds)
             for name in (*OPTIMIZERS, "exact ravines")
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Descend on all surfaces with one optimizer, or time the exact methods on ravines."""
         kind, seed = str(trial.settings["kind"]), int(trial.settings["seed"])
         if kind not in OPTIMIZERS:
             return {"kind": kind, "seed": seed, **self._exact(np.random.default_rng([seed, len(OPTIMIZERS)]))}
         rate, result = self.rate(kind), {}
-        for number, surface in enumerate((Ravine(), Saddle(), Plateau())):
+        for number, surface in enumerate((Ravine(), Saddle(), PlateauSurface())):
             start = surface.start(np.random.default_rng([seed, number]))  # of all optimizers alike
             result[surface.name] = self._descent(surface, kind, rate, start, seed)
         return {"kind": kind, "seed": seed, "rate": rate, **result}
@@ -206,7 +206,7 @@ class Surfaces(Experiment):
         names = [f"{b:,}" if b else "all" for b in self.all_sizes]
         rows = [
             (name, f"{batch[0]['rate']:g}", surface, f"{len(batch)}", *steps_told(batch, surface, len(names)))
-            for surface in (Ravine.name, Saddle.name, Plateau.name)
+            for surface in (Ravine.name, Saddle.name, PlateauSurface.name)
             for name, batch in found.items()
         ]
         drawings = []
@@ -218,7 +218,7 @@ class Surfaces(Experiment):
                     f"Paths on the {surface.name}, a panel for each optimizer, a line for each batch size: the first "
                     f"replica of the first seed, up to where it first was {_place(surface)}",
                 )
-                for surface in (Plateau(), Saddle(), Ravine())
+                for surface in (PlateauSurface(), Saddle(), Ravine())
             ]
             about = "Steps to the goal on each surface against batch size, a line for each optimizer; at the top: never"
             drawings.append(Drawing("surface_steps", steps_figure(found, self.all_sizes, self.steps), about))
@@ -230,7 +230,8 @@ class Surfaces(Experiment):
         return [
             f"Two parameters, no data: a ravine (x²/{Ravine().condition:g} + y²)/2, a saddle of curvatures 1 and "
             f"-{saddle.curvature:g} with minima {saddle.half_width:g} away, and a plateau around a bowl of radius "
-            f"{Plateau().scale:g}, entered from five radii away. The largest curvature at a minimum is 1 on all three. "
+            f"{PlateauSurface().scale:g}, entered from five radii away. The largest curvature at a minimum is 1 on "
+            "all three. "
             f"The gradient of one sample scatters about the exact one by σ = {self.sigma:g} in each component, that "
             "of a batch of b by σ/√b; 'all' is the exact gradient. The optimizers are torch's: momentum of "
             f"{MOMENTUM:g}, RMSProp with an average of squares of {SQUARES:g} as in its authors' lecture, Adam at its "

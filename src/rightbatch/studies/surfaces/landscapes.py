@@ -107,7 +107,7 @@ class Saddle(Surface):
 
 
 @dataclass(frozen=True)
-class Plateau(Surface):
+class PlateauSurface(Surface):
     """f = s²/2 · q/(1 + q), q = (x² + y²)/s²: a bowl of radius about s in a plain whose slope falls as 1/r³."""
 
     scale: float = 2.0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..experiment import Finding, Verdict
-from ..over_seeds import told, told_factor, within
+from ..over_seeds import show, show_factor, within
 from .curve import at_size, misfit
-from .seen import WITHIN, Seen
+from .seen import WITHIN, TradeOffResults
 
 MCCANDLISH = "McCandlish, Kaplan, Amodei 2018"
 SHALLUE = "Shallue et al. 2019"
@@ -22,23 +22,23 @@ FEW_STEPS = 10
 PERFECT, NONE = (-1.25, -0.75), (-0.25, 0.25)  # exponents taken as -1 and as 0
 
 
-def findings(seen: Seen) -> list[Finding]:
+def findings(seen: TradeOffResults) -> list[Finding]:
     """Every claim, also where it cannot be told."""
     return [_curve(seen), _twice(seen), *_noise(seen), *_rates(seen), _regimes(seen), _time(seen)]
 
 
-def in_words(seen: Seen) -> list[str]:
+def in_words(seen: TradeOffResults) -> list[str]:
     """Paragraphs on what was seen."""
     missed = sum(steps is None for steps in seen.steps_of.values())
     edge = sum(not result["enclosed"] for result in seen.results if result["steps"] is not None)
     words = []
     if seen.curve:
         words.append(
-            f"Critical batch {told_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
+            f"Critical batch {show_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
             f"{2 * seen.curve.least_samples:,.0f} samples are twice their least. Noise scale "
-            f"{told_factor(seen.noises)}."
+            f"{show_factor(seen.noises)}."
             if seen.noises
-            else f"Critical batch {told_factor(seen.criticals)}; the noise scale is not known."
+            else f"Critical batch {show_factor(seen.criticals)}; the noise scale is not known."
         )
     elif seen.sizes:
         words.append("No critical batch can be told from the sizes that were run.")
@@ -61,21 +61,21 @@ def in_words(seen: Seen) -> list[str]:
     return words
 
 
-def row(seen: Seen, size: int) -> tuple[str, ...]:
+def row(seen: TradeOffResults, size: int) -> tuple[str, ...]:
     """A line of the table: size, runs, rate, steps, those of the curve, samples, seconds."""
     known = [steps for (b, _), steps in seen.steps_of.items() if b == size and steps is not None]
     return (
         f"{size:,}",
         f"{len(known)}",
         f"{seen.rate(size):.3g}",
-        told_factor(known),
+        show_factor(known),
         f"{seen.curve.steps(size):,.0f}" if seen.curve else "",
         f"{seen.steps(size) * size:,.0f}",
         f"{seen.seconds(size):.3g}",
     )
 
 
-def _curve(seen: Seen) -> Finding:
+def _curve(seen: TradeOffResults) -> Finding:
     residuals, ours, verdicts = seen.residuals, "no seed has a curve at all sizes", list[Verdict]()
     if len(residuals):
         means = residuals.mean(0)
@@ -83,7 +83,7 @@ def _curve(seen: Seen) -> Finding:
         worst = int(np.abs(means).argmax())
         ours = (
             f"mean residuals of log S {_rms(means):.3f} (rms over sizes), the farthest "
-            f"{told(list(residuals[:, worst]), 2)} at batch {seen.sizes[worst]:,}"
+            f"{show(list(residuals[:, worst]), 2)} at batch {seen.sizes[worst]:,}"
         )
         ratio, most = misfit(residuals)
         if not math.isnan(ratio):
@@ -94,7 +94,7 @@ def _curve(seen: Seen) -> Finding:
     return Finding(claim, f"{MCCANDLISH}, eq. 2.11", "fits well", ours, _all(verdicts))
 
 
-def _twice(seen: Seen) -> Finding:
+def _twice(seen: TradeOffResults) -> Finding:
     """Steps at B_crit over those of the largest batch, samples over those of the smallest; by the curve a bit less."""
     steps, samples, off = [], [], []
     for seed, curve in seen.curves.items():
@@ -118,16 +118,16 @@ def _twice(seen: Seen) -> Finding:
             2 * seen.curve.least_samples / (seen.curve.steps(seen.sizes[0]) * seen.sizes[0]),
         )
         ours = (
-            f"steps {told(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), samples "
-            f"{told(samples, 2)} times those of batch {seen.sizes[0]:,} (curve: {finite[1]:.2f})"
+            f"steps {show(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), samples "
+            f"{show(samples, 2)} times those of batch {seen.sizes[0]:,} (curve: {finite[1]:.2f})"
         )
     return Finding("at b = B_crit steps and samples are both twice their least", MCCANDLISH, "2 and 2", ours, verdict)
 
 
-def _noise(seen: Seen) -> list[Finding]:
+def _noise(seen: TradeOffResults) -> list[Finding]:
     ratios = [seen.noise[seed] / curve.critical for seed, curve in seen.curves.items() if seed in seen.noise]
     logs = [math.log(ratio) for ratio in ratios]
-    ours = f"noise scale {told_factor(seen.noises)}, B_crit {told_factor(seen.criticals)}, ratio {told_factor(ratios)}"
+    ours = f"noise scale {show_factor(seen.noises)}, B_crit {show_factor(seen.criticals)}, ratio {show_factor(ratios)}"
     if not ratios:
         ours = "noise scale or critical batch could not be told"
     return [
@@ -148,7 +148,7 @@ def _noise(seen: Seen) -> list[Finding]:
     ]
 
 
-def _rates(seen: Seen) -> list[Finding]:
+def _rates(seen: TradeOffResults) -> list[Finding]:
     curve, found = seen.curve, []
     below, above = (0.0, curve.critical / 2) if curve else (0.0, 0.0), (curve.critical if curve else 0.0, math.inf)
     for claim, (low, high), limits, published in (
@@ -162,13 +162,13 @@ def _rates(seen: Seen) -> list[Finding]:
             # ε(b) = ε_max/(1 + B_crit/b) is proportional to 1/S.
             theory = -np.polyfit(np.log(there), [math.log(curve.steps(b)) for b in there], 1)[0]
             ours = (
-                f"exponent {told(exponents, 2)} from {there[0]:,} to {there[-1]:,} (ε_max/(1 + B_crit/b): {theory:.2f})"
+                f"exponent {show(exponents, 2)} from {there[0]:,} to {there[-1]:,} (ε_max/(1 + B_crit/b): {theory:.2f})"
             )
         found.append(Finding(claim, f"{MCCANDLISH}; {SHALLUE}", published, ours, within(exponents, limits)))
     return found
 
 
-def _regimes(seen: Seen) -> Finding:
+def _regimes(seen: TradeOffResults) -> Finding:
     ours, verdicts = "fewer than four batch sizes", list[Verdict]()
     if len(seen.sizes) >= 4:
         first, last = seen.sizes[:2], seen.sizes[-2:]
@@ -176,7 +176,7 @@ def _regimes(seen: Seen) -> Finding:
         verdicts = [within(small, PERFECT), within(large, NONE)]
         if small and large:
             ours = (
-                f"exponent of b in the steps {told(small, 2)} from {first[0]:,} to {first[1]:,}, {told(large, 2)} from "
+                f"exponent of b in the steps {show(small, 2)} from {first[0]:,} to {first[1]:,}, {show(large, 2)} from "
                 f"{last[0]:,} to {last[1]:,}"
             )
     return Finding(
@@ -188,7 +188,7 @@ def _regimes(seen: Seen) -> Finding:
     )
 
 
-def _time(seen: Seen) -> Finding:
+def _time(seen: TradeOffResults) -> Finding:
     """Time at the size that theory picks, between the sizes that were run, over the least of that seed."""
     ours, logs, best = "critical batch or step time could not be told", [], seen.fastest_in_theory
     if best and seen.clock and seen.fastest:
@@ -202,7 +202,7 @@ def _time(seen: Seen) -> Finding:
         low, high = seen.fast_range
         ours = (
             f"sqrt(B_crit·n½) {best:,.0f} with n½ {seen.clock.half_performance:,.0f}; least at {seen.fastest:,}, "
-            f"within 10 % from {low:,} to {high:,}; time at the former over the least {told_factor(times)}"
+            f"within 10 % from {low:,} to {high:,}; time at the former over the least {show_factor(times)}"
         )
     verdict = within(logs, (-math.inf, math.log(WITHIN)))
     claim = "the batch sqrt(B_crit·n½) takes at most 10 % more time than the best, steps taking t0 + t1·b"

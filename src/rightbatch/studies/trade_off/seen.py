@@ -15,7 +15,7 @@ from .curve import Curve, fit_curve, noise_along
 WITHIN = 1.1  # of the least time
 
 
-class Seen:
+class TradeOffResults:
     """The results by batch size and seed, the curve of every seed, the noise scale and the time.
 
     The curve is fitted to seeds whose trials have all been run. Averages are geometric, over the runs that reached the

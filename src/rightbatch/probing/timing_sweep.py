@@ -8,9 +8,9 @@ from statistics import median_low
 from ..errors import InputError
 from ..loop.timing.step_time_model import LEAST_SIZES, WINDOW, StepTimeModel
 from ..measurements import StepTime
-from .budget import Budget
+from .budget import TimeBudget
 from .memory import Memory
-from .steps import Steps
+from .steps import ProbeSteps
 
 FIRST_WARM_UP_RUNS = 3  # the first steps of a process also initialize libraries and the optimizer's state
 QUICK_S = 0.1  # steps this fast are repeated even if time is up, to report how long a probe needs
@@ -19,7 +19,7 @@ MANY = 10**9
 LAST_STEP = 1.2  # the whole data set is a size of its own if larger than the last power of two by this factor
 
 
-class Curve:
+class TimingSweep:
     """Times steps of increasing size until data, memory or time run out, then repeats all sizes in random order.
 
     The first run of a size is a warm-up and does not count. Every round of repeats has a new random order, so that a
@@ -31,7 +31,7 @@ class Curve:
         seed: seed of the order of the repeats.
     """
 
-    def __init__(self, steps: Steps, budget: Budget, seed: int) -> None:
+    def __init__(self, steps: ProbeSteps, budget: TimeBudget, seed: int) -> None:
         self._steps = steps
         self._budget = budget
         self._random = random.Random(seed)
