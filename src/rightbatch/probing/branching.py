@@ -114,16 +114,11 @@ def critical_batch(
         InputError: invalid data or settings, or the branch at `batch_size` diverges.
 
     Reference: W. Merrill, S. Arora, D. Groeneveld, H. Hajishirzi, "Critical Batch Size Revisited: A Simple Empirical
-    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Differs: the
-    numbers, the relative tolerance, and the plain mean over half of the window instead of a smoothed final loss.
+    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Differs: the numbers, the relative
+    tolerance, and the plain mean over half of the window instead of a smoothed final loss.
     """
     require_whole("batch_size", batch_size, least=1)
-    if not isinstance(factors, Sequence):
-        raise InputError(f"factors is {factors!r}: give increasing whole numbers that start with 1, such as (1, 2, 4).")
-    for k in factors:
-        require_whole("A factor", k, least=1)
-    if not factors or factors[0] != 1 or list(factors) != sorted(set(factors)):
-        raise InputError(f"factors are {tuple(factors)}: they must increase and start with 1.")
+    _require_factors(factors)
     require_number("tolerance", tolerance, least=0)
     require_whole("samples", samples, least=0)
     scaling = scaling or ("linear" if isinstance(optimizer, torch.optim.SGD) else "square-root")
@@ -146,6 +141,15 @@ def critical_batch(
     lost = len(branches) > 1 and not branches[-1].loss <= (1 + tolerance) * branches[0].loss
     critical = branches[-2 if lost else -1].batch_size
     return CriticalBatch(critical, not lost, int(samples), int(window), float(tolerance), tuple(branches))
+
+
+def _require_factors(factors: object) -> None:
+    if not isinstance(factors, Sequence):
+        raise InputError(f"factors is {factors!r}: give increasing whole numbers that start with 1, such as (1, 2, 4).")
+    for k in factors:
+        require_whole("A factor", k, least=1)
+    if not factors or factors[0] != 1 or list(factors) != sorted(set(factors)):
+        raise InputError(f"factors are {tuple(factors)}: they must increase and start with 1.")
 
 
 def warm_up(first: int, estimates: Sequence[CriticalBatch]) -> Piecewise:

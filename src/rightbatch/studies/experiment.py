@@ -1,7 +1,7 @@
 """The base class of experiments: independent trials, and the evaluation of their results."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
+STORED_DIGITS = 5  # more than a figure or an interval shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,8 @@ class Experiment(ABC):
     @abstractmethod
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """What the results say, by the keys of their trials; some trials of the design may be missing."""
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Round values to 5 significant digits for storage; nan and infinities stay unchanged."""
+    return [float(f"{value:.{STORED_DIGITS}g}") for value in values]

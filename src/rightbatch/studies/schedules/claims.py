@@ -1,4 +1,4 @@
-"""What is claimed of batches that grow in place of rates that decay, and what the runs say of it."""
+"""Published claims about increasing the batch size instead of decaying the learning rate, and our results."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,13 +14,16 @@ EQUAL_LOSS = (-5.0, 5.0)  # % of the loss
 SAVED = (33.0, 39.0)  # % of the steps: 36 within 3
 
 
-def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
-    """Every claim and its verdict."""
+class _Comparison:
+    """The runs of a schedule compared with those of the fixed batch of its family."""
 
-    def pairs(family: str, name: str) -> list[tuple[Result, Result]]:
-        """By seed, the runs of a schedule and of the fixed batch of its family."""
+    def __init__(self, results: Mapping[str, Result]) -> None:
+        self._results = results
+
+    def pairs(self, family: str, name: str) -> list[tuple[Result, Result]]:
+        """The run of the schedule and of the fixed batch, by seed."""
         found = []
-        for r in results.values():
+        for r in self._results.values():
             arms = r["arms"]
             if r["family"] == family and name in arms:
                 control = next(iter(arms.values()))
@@ -28,58 +31,72 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
                     found.append((arms[name], control))
         return found
 
-    def values(family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
-        return [value(ours, control) for ours, control in pairs(family, name)]
+    def values(self, family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
+        """One number per seed."""
+        return [value(ours, control) for ours, control in self.pairs(family, name)]
 
-    def equal(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        points = values(family, name, _points)
-        ours = f"{show(points, 2)} points, {_steps(pairs(family, name))}" if points else "not run"
+    def equal(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """The claim of equal accuracy."""
+        points = self.values(family, name, _points)
+        ours = f"{show(points, 2)} points, {_steps(self.pairs(family, name))}" if points else "not run"
         return Finding(claim, source, published, ours, within(points, EQUAL))
 
-    def fewer(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        logs = values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
-        return Finding(claim, source, published, _steps(pairs(family, name)) or "not run", below_zero(logs))
+    def fewer(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """The claim of fewer steps."""
+        logs = self.values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
+        return Finding(claim, source, published, _steps(self.pairs(family, name)) or "not run", below_zero(logs))
 
-    def faster(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        ratios = values(family, name, lambda a, b: b["seconds"] / a["seconds"])
+    def faster(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """The claim of less time."""
+        ratios = self.values(family, name, lambda a, b: b["seconds"] / a["seconds"])
         ours = f"{show_factor(ratios)} times as fast on one core" if ratios else "not run"
         return Finding(claim, source, published, ours, below_zero([-math.log(ratio) for ratio in ratios]))
 
-    momentum = values("increase", "more momentum", _points)
-    excess = values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
-    accuracy = values("Seesaw", "Seesaw", _points)
-    saved = values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
+
+def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
+    """Every claim and its verdict."""
+    runs = _Comparison(results)
+    return [*_ada_batch(runs), *_increase(runs), *_seesaw(runs, cut)]
+
+
+def _ada_batch(runs: _Comparison) -> list[Finding]:
     return [
-        equal(
+        runs.equal(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch ends within one point of the accuracy of a fixed small batch whose rate decays by 4 a stage",
             ADA_BATCH,
             "within 1 %",
         ),
-        fewer("AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"),
-        faster(
+        runs.fewer("AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"),
+        runs.faster(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch takes less time than the fixed small batch",
             ADA_BATCH,
             "up to 6.25 times as fast, on four GPUs",
         ),
-        equal(
+    ]
+
+
+def _increase(runs: _Comparison) -> list[Finding]:
+    momentum = runs.values("increase", "more momentum", _points)
+    return [
+        runs.equal(
             "increase",
             "increased",
             "a batch five times as large at each stage ends within one point of a rate five times as small",
             SMITH,
             "94.4 % against 94.3 %, CIFAR-10",
         ),
-        fewer(
+        runs.fewer(
             "increase",
             "increased",
             "increasing the batch takes fewer steps than decaying the rate",
             SMITH,
             "about 29,000 against 80,000: 0.36",
         ),
-        equal(
+        runs.equal(
             "increase",
             "larger rate",
             "with rate and batch five times as large from the start it still ends within one point",
@@ -90,7 +107,7 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "with more momentum as well, and a batch larger for it, accuracy is lost",
             SMITH,
             "93.3 % against 94.3 %, in fewer than 2,500 of 80,000 steps",
-            f"{show(momentum, 2)} points, {_steps(pairs('increase', 'more momentum'))}"
+            f"{show(momentum, 2)} points, {_steps(runs.pairs('increase', 'more momentum'))}"
             if momentum
             else "not run: its first batch would be above a tenth of the data",
             below_zero(momentum),
@@ -102,6 +119,14 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "not tested: it takes ImageNet",
             "cannot tell",
         ),
+    ]
+
+
+def _seesaw(runs: _Comparison, cut: float) -> list[Finding]:
+    excess = runs.values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
+    accuracy = runs.values("Seesaw", "Seesaw", _points)
+    saved = runs.values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
+    return [
         Finding(
             "Seesaw ends at the loss of cosine decay at a fixed batch, within 5 % of it",
             SEESAW,
