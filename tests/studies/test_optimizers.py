@@ -77,7 +77,7 @@ def test_a_study_of_blobs(tmp_path: Path) -> None:
     assert all(len(row) == len(section.head) for row in section.rows) and len(section.drawings) == 2
     verdicts = {finding.claim: finding.verdict for finding in section.findings}
     assert [claim for claim, verdict in verdicts.items() if verdict != "cannot tell"] == [
-        "momentum as a sum and as an average begun at zero are one path, the rate being 1/(1 - β) times larger"
+        "momentum as a sum and as an average from zero give the same path, at a rate 1/(1 - β) times larger"
     ]
 
 

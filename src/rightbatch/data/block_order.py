@@ -103,12 +103,12 @@ class BlockOrder:
         require_positions(epoch, start, stop, self.n)
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
-        kept = self._in(epoch)
+        current = self._in(epoch)
         number, parts = self.window_at(epoch, start), []
         while start < stop:
-            begin, end = int(kept.starts[number]), int(kept.starts[number + 1])
+            begin, end = int(current.starts[number]), int(current.starts[number + 1])
             upto = min(stop, end)
-            parts.append(self._of(kept, number, start - begin, upto - begin))
+            parts.append(self._of(current, number, start - begin, upto - begin))
             start, number = upto, number + 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
@@ -122,35 +122,38 @@ class BlockOrder:
         Within a window they are in descending order, so that the read-ahead thread and a fetch, which reads missing
         blocks in ascending order, do not wait for each other.
         """
-        kept, at = self._in(epoch), number * self.window
-        present, following = kept.blocks[at : at + self.window], kept.blocks[at + self.window : at + 2 * self.window]
+        current, at = self._in(epoch), number * self.window
+        present, following = (
+            current.blocks[at : at + self.window],
+            current.blocks[at + self.window : at + 2 * self.window],
+        )
         if not len(following):
-            following = self._outer.indices(epoch + 1, 0, min(self.window, len(kept.blocks)))
+            following = self._outer.indices(epoch + 1, 0, min(self.window, len(current.blocks)))
         blocks = np.append(np.sort(present)[::-1], np.sort(following)[::-1])
         return self.ends[blocks] - self._sizes[blocks]
 
     def _in(self, epoch: int) -> _Epoch:
-        kept = self._epoch
-        if kept is None or kept.number != epoch:
+        current = self._epoch
+        if current is None or current.number != epoch:
             blocks = self._outer.indices(epoch, 0, len(self.ends))
             sizes = np.add.reduceat(self._sizes[blocks], np.arange(0, len(blocks), self.window))
             starts = np.append(0, np.cumsum(sizes))
-            kept = _Epoch(epoch, blocks, starts)
-            object.__setattr__(self, "_epoch", kept)
+            current = _Epoch(epoch, blocks, starts)
+            object.__setattr__(self, "_epoch", current)
             self._windows.clear()
-        return kept
+        return current
 
-    def _of(self, kept: _Epoch, number: int, start: int, stop: int) -> Indices:
+    def _of(self, current: _Epoch, number: int, start: int, stop: int) -> Indices:
         """The samples at these positions of a window."""
         window = self._windows.get(number)
         if window is None:
-            blocks = kept.blocks[number * self.window : (number + 1) * self.window]
+            blocks = current.blocks[number * self.window : (number + 1) * self.window]
             ends = np.cumsum(self._sizes[blocks])
             key = int(generator(self.seed, NO_EPOCH).advance(WINDOWS + number).random_raw())
             window = _Window(blocks, ends, Order(int(ends[-1]), key, True, MIXED_WHOLE_SAMPLES))
             if len(self._windows) == 2:  # trial steps restart a batch that crosses two windows
                 del self._windows[next(iter(self._windows))]
             self._windows[number] = window
-        places = window.order.indices(kept.number, start, stop)
+        places = window.order.indices(current.number, start, stop)
         which = np.searchsorted(window.ends, places, "right")
         return places - window.ends[which] + self.ends[window.blocks[which]]

@@ -32,7 +32,7 @@ class BlockSource(Source):
     Args:
         rows: number of samples in each block, at least 1.
         x_shape: shape of one input.
-        x_kept: dtype of cached inputs.
+        x_cached: dtype of cached inputs.
         y_shape: shape of one target.
         y_dtype: dtype of the targets.
     """
@@ -43,15 +43,15 @@ class BlockSource(Source):
         self,
         rows: Sequence[int],
         x_shape: tuple[int, ...],
-        x_kept: torch.dtype,
+        x_cached: torch.dtype,
         y_shape: tuple[int, ...],
         y_dtype: torch.dtype,
     ) -> None:
-        self.x_shape, self.x_dtype, self.y_shape, self.y_dtype = x_shape, x_kept, y_shape, y_dtype
+        self.x_shape, self.x_dtype, self.y_shape, self.y_dtype = x_shape, x_cached, y_shape, y_dtype
         self.block_ends = np.cumsum(rows, dtype=np.int64)
-        self._x_kept = x_kept
+        self._x_cached = x_cached
         self._largest = max(rows)
-        self._block_bytes = self._largest * (prod(x_shape) * x_kept.itemsize + prod(y_shape) * y_dtype.itemsize)
+        self._block_bytes = self._largest * (prod(x_shape) * x_cached.itemsize + prod(y_shape) * y_dtype.itemsize)
         most = max(2, WINDOW_BYTES // max(1, self._block_bytes))
         self.window = len(rows) if len(rows) <= most else most // 2
         self._forget()
@@ -61,7 +61,7 @@ class BlockSource(Source):
         """Return x and y of a block in the cached dtypes; may be called by two threads at once."""
 
     @property
-    def kept_blocks(self) -> int:
+    def cached_blocks(self) -> int:
         """Maximum number of decoded blocks in memory: those shuffled together, and the next ones."""
         return min(len(self.block_ends), 2 * self.window)
 
@@ -78,7 +78,7 @@ class BlockSource(Source):
 
     def _forget(self) -> None:
         self._memory: Memory | None = None
-        self._free = list(range(self.kept_blocks))  # slots
+        self._free = list(range(self.cached_blocks))  # slots
         # Blocks in memory and their slots, least recently used first.
         self._coming: dict[int, int] = {}
         self._others: dict[int, int] = {}
@@ -94,7 +94,7 @@ class BlockSource(Source):
         with self._whole_or_nothing():
             self._gather_read()
             held = self._coming | self._others
-            expected = list(dict.fromkeys(blocks))[: self.kept_blocks]
+            expected = list(dict.fromkeys(blocks))[: self.cached_blocks]
             self._coming = {block: held.pop(block) for block in expected if block in held}
             self._others = held
             missing = [block for block in expected if block not in self._coming]
@@ -109,12 +109,12 @@ class BlockSource(Source):
         distinct, which = torch.unique(blocks, return_inverse=True)
         needed = distinct.tolist()
         with self._whole_or_nothing():
-            if len(needed) <= self.kept_blocks:
+            if len(needed) <= self.cached_blocks:
                 return self._gather(indices, which, needed)
             x = torch.empty((len(indices), *self.x_shape), dtype=self.x_dtype)
             y = torch.empty((len(indices), *self.y_shape), dtype=self.y_dtype)
-            for start in range(0, len(needed), self.kept_blocks):
-                stop = start + self.kept_blocks
+            for start in range(0, len(needed), self.cached_blocks):
+                stop = start + self.cached_blocks
                 places = ((which >= start) & (which < stop)).nonzero().flatten()
                 x[places], y[places] = self._gather(indices[places], which[places] - start, needed[start:stop])
             return x, y
@@ -180,21 +180,21 @@ class BlockSource(Source):
             self._ahead = None
 
     def _load(self, memory: Memory, block: int, slot: int) -> None:
-        for kept, part in zip(memory, self._read(block), strict=True):
-            kept[slot * self._largest :][: len(part)] = part
+        for cached, part in zip(memory, self._read(block), strict=True):
+            cached[slot * self._largest :][: len(part)] = part
 
     def _allocated(self) -> Memory:
         if self._memory is None:
-            kept = self.kept_blocks * self._largest
+            cached = self.cached_blocks * self._largest
             try:
                 self._memory = (
-                    torch.empty((kept, *self.x_shape), dtype=self._x_kept),
-                    torch.empty((kept, *self.y_shape), dtype=self.y_dtype),
+                    torch.empty((cached, *self.x_shape), dtype=self._x_cached),
+                    torch.empty((cached, *self.y_shape), dtype=self.y_dtype),
                 )
             except (RuntimeError, MemoryError) as error:
                 raise DataError(
-                    f"not enough memory for {self.kept_blocks} decoded blocks of up to {self._largest:,} samples, "
-                    f"{self.kept_blocks * self._block_bytes / 2**30:,.1f} GiB: write the data in smaller blocks"
+                    f"not enough memory for {self.cached_blocks} decoded blocks of up to {self._largest:,} samples, "
+                    f"{self.cached_blocks * self._block_bytes / 2**30:,.1f} GiB: write the data in smaller blocks"
                 ) from error
         return self._memory
 

@@ -20,7 +20,7 @@ ROUNDS = 6
 SMALL, SMALL_ROUNDS = 2**16, 10
 READ_AHEAD_SAMPLES = 2**14
 Snapshot = tuple[int | None, int, Indices]  # epoch, first position, indices
-NOTHING_KEPT: Snapshot = (None, 0, np.empty(0, np.int64))
+NOTHING_CACHED: Snapshot = (None, 0, np.empty(0, np.int64))
 
 NO_EPOCH = 2**64 - 1  # the key of random draws outside of epochs; no run reaches this epoch
 # Offsets in one generator's stream for other draws, too far apart to overlap.
@@ -49,7 +49,7 @@ class Order:
     seed: int = 0
     shuffle: bool = True
     permute_below: int = 2**18
-    _kept: Snapshot = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
+    _cached: Snapshot = field(default=NOTHING_CACHED, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 2**62:
@@ -84,17 +84,17 @@ class Order:
         require_positions(epoch, start, stop, self.n)
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
-        kept_epoch, first, kept = self._kept
-        if epoch != kept_epoch or start < first or stop > first + len(kept):
+        cached_epoch, first, cached = self._cached
+        if epoch != cached_epoch or start < first or stop > first + len(cached):
             if self.n <= self.permute_below:
-                first, kept = 0, permutation(self.n, self.seed, epoch)
+                first, cached = 0, permutation(self.n, self.seed, epoch)
             else:
                 # Spreads the fixed cost of the vectorised rounds over the next small batches.
                 first, last = start, min(self.n, max(stop, start + READ_AHEAD_SAMPLES))
-                kept = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
-            if len(kept) <= max(self.permute_below, READ_AHEAD_SAMPLES):
-                self._keep(epoch, first, kept)
-        return kept[start - first : stop - first].copy()
+                cached = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
+            if len(cached) <= max(self.permute_below, READ_AHEAD_SAMPLES):
+                self._cache(epoch, first, cached)
+        return cached[start - first : stop - first].copy()
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the samples at arbitrary positions of an epoch.
@@ -115,14 +115,14 @@ class Order:
             return positions.copy()
         if self.n > self.permute_below:
             return bijection(positions, self.n, self.seed, epoch)
-        kept_epoch, _, kept = self._kept
-        if kept_epoch != epoch:
-            kept = permutation(self.n, self.seed, epoch)
-            self._keep(epoch, 0, kept)
-        return kept[positions]
+        cached_epoch, _, cached = self._cached
+        if cached_epoch != epoch:
+            cached = permutation(self.n, self.seed, epoch)
+            self._cache(epoch, 0, cached)
+        return cached[positions]
 
-    def _keep(self, epoch: int, first: int, kept: Indices) -> None:
-        object.__setattr__(self, "_kept", (epoch, first, kept))
+    def _cache(self, epoch: int, first: int, cached: Indices) -> None:
+        object.__setattr__(self, "_cached", (epoch, first, cached))
 
 
 def require_positions(epoch: int, start: int, stop: int, n: int) -> None:

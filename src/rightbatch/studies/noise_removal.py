@@ -51,8 +51,8 @@ class NoiseRemoval(Experiment):
     name: ClassVar[str] = "noise-removal"
     title: ClassVar[str] = "Removing the noise: smaller steps or larger batches"
     question: ClassVar[str] = (
-        "A constant step and a constant batch end at a floor of noise. Does growing the batch remove it as well as "
-        "annealing the step, and at what cost in samples and in steps?"
+        "With a constant learning rate and batch size the loss ends at a noise floor. Does growing the batch remove it "
+        "as well as annealing the learning rate, and at what cost in samples and steps?"
     )
     source: ClassVar[str] = ORR
 
@@ -64,7 +64,7 @@ class NoiseRemoval(Experiment):
     def trials(self, subject: Subject) -> list[StudyTrial]:
         """One trial for each schedule and seed, all schedules with the first seed first."""
         if subject != self.classic:
-            raise InputError(f"{self.name} simulates least mean squares and takes no data or model: leave them out.")
+            raise InputError(f"{self.name} simulates least mean squares and takes no data or model: do not pass them.")
         for name in ("presentations", "fixed", "replicas", "seeds"):
             require_whole(f"NoiseRemoval.{name}", getattr(self, name), least=1)
         require_number("NoiseRemoval.rate", self.rate, above=0, most=0.5)

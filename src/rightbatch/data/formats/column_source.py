@@ -89,14 +89,14 @@ class ColumnSource(BlockSource):
         raw = torch.from_numpy(x[:1]).dtype
         self._scale = byte_scale(x.ndim) if raw == torch.uint8 else 1.0
         x_dtype = input_type(raw, False)
-        kept = raw if raw == torch.uint8 else x_dtype
+        cached = raw if raw == torch.uint8 else x_dtype
         rows = [place.file.rows[place.block] for place in self._places]
-        super().__init__(rows, x.shape[1:], kept, y.shape[1:], torch.from_numpy(y[:1]).dtype)
+        super().__init__(rows, x.shape[1:], cached, y.shape[1:], torch.from_numpy(y[:1]).dtype)
         self.x_dtype, self.y_range = x_dtype, self._targets.range
-        if self.kept_blocks == len(rows):
+        if self.cached_blocks == len(rows):
             order = "cached in memory"
         else:
-            order = f"{self.window:,} shuffled together, {self.kept_blocks * self._block_bytes / 2**20:,.0f} MiB"
+            order = f"{self.window:,} shuffled together, {self.cached_blocks * self._block_bytes / 2**20:,.0f} MiB"
         kinds = first.block_name if len(rows) == 1 else first.block_names
         blocks = f"{len(rows):,} {kinds} of {len(files):,} file{'' if len(files) == 1 else 's'}"
         dropped_note = (f"dropped the text columns {', '.join(dropped)}",) if dropped else ()
@@ -116,7 +116,7 @@ class ColumnSource(BlockSource):
                     f"{place.name}: {int((~finite).sum()):,} NaN or infinite values in {name}, the first in row {row} "
                     "of the block: remove those samples or replace the values"
                 )
-        return torch.from_numpy(x).to(self._x_kept), torch.from_numpy(y)
+        return torch.from_numpy(x).to(self._x_cached), torch.from_numpy(y)
 
     def _finish(self, x: Tensor) -> Tensor:
         x = x.to(self.x_dtype)

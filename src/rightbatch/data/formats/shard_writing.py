@@ -94,13 +94,13 @@ def _write(samples: Iterable[Any], folder: Path) -> None:
         if not held:
             count = max(1, SHARD_BYTES // max(1, sum(part.nbytes for part in pair)))
             held = tuple(np.empty((count, *part.shape), part.dtype) for part in pair)
-        for name, part, kept in zip("xy", pair, held, strict=True):
-            if (part.shape, part.dtype) != (kept.shape[1:], kept.dtype):
+        for name, part, stored in zip("xy", pair, held, strict=True):
+            if (part.shape, part.dtype) != (stored.shape[1:], stored.dtype):
                 raise DataError(
-                    f"{name} of sample {number} is {part.dtype} of shape {part.shape}, of sample 0 {kept.dtype} "
-                    f"of shape {kept.shape[1:]}: all must be alike"
+                    f"{name} of sample {number} is {part.dtype} of shape {part.shape}, of sample 0 {stored.dtype} "
+                    f"of shape {stored.shape[1:]}: all must be alike"
                 )
-            kept[rows] = part
+            stored[rows] = part
         rows += 1
         if rows == len(held[0]):
             _save(held, rows, folder, shards)

@@ -72,8 +72,8 @@ def draw_members(
         first = np.minimum(held, most_foreground)
         taken = np.where(rank < held, rank < first, rank - held < members - first)
     drawn = np.bincount(which[taken], minlength=len(groups))
-    kept = order[taken]
+    members_drawn = order[taken]
     present = np.arange(members) < drawn[:, None]
-    places = np.repeat(kept[np.cumsum(drawn) - drawn], members).reshape(len(groups), members)
-    places[present] = kept
+    places = np.repeat(members_drawn[np.cumsum(drawn) - drawn], members).reshape(len(groups), members)
+    places[present] = members_drawn
     return Drawn(places, present)

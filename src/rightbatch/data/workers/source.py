@@ -78,13 +78,13 @@ class WorkerSource(SourceWrapper):
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Fetch x and y of the samples at `indices` for one epoch, in the workers."""
         family, out, rows = self._family, self._empty(len(indices)), indices.numpy()
-        begun = 0
+        started = 0
         waiting: deque[tuple[int, int]] = deque()
         for start in range(0, len(rows), family.samples):
-            while begun < len(rows) and len(waiting) < family.own:
-                piece = rows[begun : begun + family.samples]
-                waiting.append((begun, family.begin_own(self._number, seed, epoch, piece)))
-                begun += family.samples
+            while started < len(rows) and len(waiting) < family.own:
+                piece = rows[started : started + family.samples]
+                waiting.append((started, family.begin_own(self._number, seed, epoch, piece)))
+                started += family.samples
             at, slot = waiting.popleft()
             family.copy(slot, 0, min(family.samples, len(rows) - start), out, at)
             family.release_own(slot)

@@ -75,8 +75,8 @@ class BatchForms(Experiment):
     name: ClassVar[str] = "forms"
     title: ClassVar[str] = "Stochastic, mini-batch, batch"
     question: ClassVar[str] = (
-        "One sample a step, some, or all of them, for equally many epochs: which form learns fast, which is steady, "
-        "and does one have to choose?"
+        "One sample per step, a mini-batch, or the full batch, for the same number of epochs: which learns fast, which "
+        "is steady, and is there a choice without tuning?"
     )
     source: ClassVar[str] = BROWNLEE
 
@@ -86,7 +86,7 @@ class BatchForms(Experiment):
         return Subject("three-blobs", f"{__name__}:{relu_50.__name__}")
 
     def trials(self, subject: Subject) -> list[StudyTrial]:
-        """One run for each form and seed, all forms with the first seed first; sizes above the data are left out."""
+        """One run for each form and seed, all forms with the first seed first; sizes above the data are omitted."""
         for name in ("seeds", "automatic_seeds", "epochs"):
             require_whole(f"BatchForms.{name}", getattr(self, name), least=1)
         for name in ("rate", "low_rate"):

@@ -61,7 +61,7 @@ class NoiseGrowth(Experiment):
     name: ClassVar[str] = "noise-growth"
     title: ClassVar[str] = "The noise scale while training"
     question: ClassVar[str] = (
-        "Is the noise scale a number of a problem, or does it grow as the loss falls, and does a run know its own?"
+        "Is the noise scale a constant of the problem, or does it grow as the loss falls, and can a run measure it?"
     )
     source: ClassVar[str] = MCCANDLISH
 

@@ -128,7 +128,7 @@ def _notations(runs: Runs) -> list[Finding]:
         run["apart"] for size in runs.sizes for run in runs.cells.get(("momentum", size), {}).values() if "apart" in run
     ]
     if apart:
-        claim = "momentum as a sum and as an average begun at zero are one path, the rate being 1/(1 - β) times larger"
+        claim = "momentum as a sum and as an average from zero give the same path, at a rate 1/(1 - β) times larger"
         ours = f"losses differ relatively by {max(apart):.1e} at most, in {len(apart)} pairs of runs"
         verdict: Verdict = "agrees" if max(apart) < SAME else "differs"
         findings.append(Finding(claim, "the recursions", "exactly", ours, verdict))

@@ -58,7 +58,7 @@ class Schedules(Experiment):
     name: ClassVar[str] = "schedules"
     title: ClassVar[str] = "Schedules"
     question: ClassVar[str] = (
-        "Where a schedule would lower the learning rate, does a larger batch do as well, in fewer steps and less time?"
+        "When a schedule would decay the learning rate, does a larger batch work as well, in fewer steps and less time?"
     )
     source: ClassVar[str] = (
         "AdaBatch (2017), “Don't decay the learning rate, increase the batch size” (2018), Seesaw (2025)"
@@ -91,7 +91,7 @@ class Schedules(Experiment):
             require_whole("Schedules.most_samples", self.most_samples, least=2)
         data = self._train(subject)
         if data.y_dtype.is_floating_point or data.y_shape:
-            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class an sample.")
+            raise InputError(f"The targets of {subject.data} are not classes: provide one class per sample.")
         if 10 * self.size > len(data):
             raise InputError(
                 f"Schedules.size is {self.size}, too large to grow to a tenth of {len(data):,} samples: give at most "

@@ -73,7 +73,7 @@ class StartDistance(Experiment):
         for rate in self.rates:
             require_number("StartDistance.rates", rate, above=0)
         if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
-            raise InputError(f"StartDistance.sizes are {self.sizes}: give two or more, rising.")
+            raise InputError(f"StartDistance.sizes are {self.sizes}: give two or more, in increasing order.")
         require_whole("StartDistance.samples", self.samples, least=2 * max(self.sizes))
         runs = {
             f"batch {size}, rate {rate:g}, seed {seed}": {"size": size, "rate": rate, "seed": seed}

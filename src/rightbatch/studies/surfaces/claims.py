@@ -57,7 +57,7 @@ def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
             verdict = "agrees"
         shares = ", ".join(f"{show(values, 2)} at {b:,}" for b, values in parts.items())
         ours = f"share of descents that leave within {design.steps:,} steps: exact {max(whole):g}, SGD {shares}"
-        claim = "stochastic gradients leave a saddle that the full gradient, begun on its stable manifold, never leaves"
+        claim = "stochastic gradients leave a saddle that the full gradient never leaves from its stable manifold"
         findings.append(Finding(claim, f"{GE}; {DAUPHIN}", "with noise yes, without no", ours, verdict))
     for name, batch in found.items():
         slopes = [_slope(design, run["saddle"]["steps"]) for run in batch]

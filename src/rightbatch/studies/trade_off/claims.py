@@ -23,7 +23,7 @@ PERFECT, NONE = (-1.25, -0.75), (-0.25, 0.25)  # exponents taken as -1 and as 0
 
 
 def findings(seen: TradeOffResults) -> list[Finding]:
-    """Every claim, also where it cannot be told."""
+    """Every claim, also where it cannot be determined."""
     return [_curve(seen), _twice(seen), *_noise(seen), *_rates(seen), _regimes(seen), _time(seen)]
 
 
@@ -41,7 +41,7 @@ def in_words(seen: TradeOffResults) -> list[str]:
             else f"Critical batch {show_factor(seen.criticals)}; the noise scale is not known."
         )
     elif seen.sizes:
-        words.append("No critical batch can be told from the sizes that were run.")
+        words.append("No critical batch can be determined from the sizes that were run.")
     if seen.fastest:
         low, high = seen.fast_range
         theory = f"; theory says {seen.fastest_in_theory:,.0f}" if seen.fastest_in_theory else ""
@@ -55,7 +55,7 @@ def in_words(seen: TradeOffResults) -> list[str]:
             "Ask for more, by less slack or a longer reference run."
         )
     if missed:
-        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are left out.")
+        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are omitted.")
     if edge:
         words.append(f"In {edge} runs the best rate is the last that was tried.")
     return words
@@ -129,7 +129,7 @@ def _noise(seen: TradeOffResults) -> list[Finding]:
     logs = [math.log(ratio) for ratio in ratios]
     ours = f"noise scale {show_factor(seen.noises)}, B_crit {show_factor(seen.criticals)}, ratio {show_factor(ratios)}"
     if not ratios:
-        ours = "noise scale or critical batch could not be told"
+        ours = "noise scale or critical batch could not be determined"
     return [
         Finding(
             "the noise scale tr Σ/‖g‖², averaged over the way, predicts the critical batch within a factor of 3",
@@ -190,7 +190,7 @@ def _regimes(seen: TradeOffResults) -> Finding:
 
 def _time(seen: TradeOffResults) -> Finding:
     """Time at the size that theory picks, between the sizes that were run, over the least of that seed."""
-    ours, logs, best = "critical batch or step time could not be told", [], seen.fastest_in_theory
+    ours, logs, best = "critical batch or step time could not be determined", [], seen.fastest_in_theory
     if best and seen.clock and seen.fastest:
         times = []
         for seed in seen.seeds:
