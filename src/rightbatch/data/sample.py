@@ -26,17 +26,17 @@ class Sample(SourceWrapper):
         super().__init__(source, f"at most {SAMPLE:,} samples")
         self._indices = torch.from_numpy(BatchStream(source, 0).order.indices(0, 0, min(len(source), SAMPLE)))
         each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
-        self._keeps = len(self._indices) * each <= SAMPLE_BYTES
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._caches = len(self._indices) * each <= SAMPLE_BYTES
+        self._cached: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the samples at `indices` of this subset."""
-        if not self._keeps:
+        if not self._caches:
             return self._source.fetch_epoch(self._indices[indices], 0, 0)
-        if self._kept is None:
-            self._kept = self._source.fetch_epoch(self._indices, 0, 0)
-        x, y = self._kept
+        if self._cached is None:
+            self._cached = self._source.fetch_epoch(self._indices, 0, 0)
+        x, y = self._cached
         return x[indices], y[indices]

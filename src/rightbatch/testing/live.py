@@ -167,8 +167,8 @@ class LiveRun:
 def check_live(subject: RuleUnderTest, problem: LiveProblem, optimizer: str) -> None:
     """Check the rule on a problem.
 
-    A run resumed from a checkpoint must continue bit for bit; a run with micro-batches must be equal up to rounding; and a
-    copy of the rule must give the same answers to the same questions.
+    A run resumed from a checkpoint must continue bit for bit; a run with micro-batches must be equal up to rounding;
+    and a copy of the rule must give the same answers to the same questions.
 
     Raises:
         ConformanceError: it does not.
