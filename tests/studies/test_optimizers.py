@@ -138,7 +138,7 @@ def test_what_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(optimizer_arms.PACKAGED, "Prodigy", ("no_such_package", "Prodigy"))
     keys = [trial.key for trial in SMALL.trials(BLOBS)]
     assert not any(key.startswith("Prodigy") for key in keys) and any(key.startswith(AUTOMATIC) for key in keys)
-    assert "left out: Prodigy" in SMALL.section(BLOBS, {}).paragraphs[-1]
+    assert "omitted: Prodigy" in SMALL.section(BLOBS, {}).paragraphs[-1]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class RuleUnderTest:
                 step = trial.step
                 self.require(0 < step < math.inf, f"tries the step {step!r} {where}: it must be positive")
                 trials.append((trial, respond(trial)))
-                self.require(len(trials) <= MOST_TRIALS, f"requests more than {len(trials)} trial steps {where}")
+                self.require(len(trials) <= MOST_TRIALS, f"requests more than {MOST_TRIALS} trial steps {where}")
                 trial = search.send(trials[-1][1])
         except StopIteration as end:
             self.require(isinstance(end.value, tuple), f"returns {end.value!r} {where}, not (Decision, state)")
