@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
@@ -20,6 +20,7 @@ def epoch_of(order: BlockOrder, epoch: int) -> list[int]:
     return order.indices(epoch, 0, order.n).tolist()
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
     window=st.integers(1, 15),
