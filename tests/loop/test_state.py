@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, InputError
 from rightbatch.data import blobs
-from rightbatch.loop.rule_state import restored
+from rightbatch.loop.decide import restored
 from rightbatch.rules.batch_size import BigBatch
 from rightbatch.rules.lr import AveragedDistance, RangeTest
 

@@ -155,7 +155,7 @@ def test_a_run_disturbed_at_its_start_finds_its_batch(epochs: int, monkeypatch: 
         auto.backward(nn.functional.mse_loss(model(a), b))
         if auto.step():
             sizes.append(auto.last["batch_size"])
-            fit = auto.clock.fit()
+            fit = auto.timer.fit()
             if auto.steps == LADDER_AGAIN_STEP:
                 assert fit is not None and uncertain(fit)
     assert [size > 100 for size in sizes].count(True) == 2 and sizes[LADDER_AGAIN_STEP] > 100

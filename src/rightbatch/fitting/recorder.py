@@ -15,13 +15,14 @@ import torch
 from ..data import Interval
 from ..decision import Decision
 from ..errors import MissingExtraError
-from ..loop.processor import cpu_name
+from ..loop.callback import Callback
+from ..loop.distributed.rank_sync import cpu_name
 from ..measurements import Audit, StepTime
 from ..record import EventLog, Ledger, RunFolder, RunLock
 from ..report import Progress, write_report
 
 
-class Recorder:
+class Recorder(Callback):
     """The observer of a run.
 
     Args:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import Sample, Source, as_source, hold_out, require_map_style, require_trainable
 from ..errors import InputError, RunFolderError
-from ..loop.auto_batch import ENDLESS, AutoBatch
+from ..loop.auto_batch import AutoBatch
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.rank_sync import unwrapped
-from ..loop.distributed.sharding import model_state_apart, sharded_modules, whole
+from ..loop.distributed.sharding import gather_full, model_state_like, sharded_modules
+from ..loop.gradients import trainable
 from ..loop.memory.forward_limit import ForwardLimit
-from ..loop.resolving import trainable
+from ..loop.run_state import ENDLESS
 from ..noise import Noise
 from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
@@ -173,7 +174,17 @@ def fit(
             optimizer = optimizer(parameters)
         if run_dir is not None:
             require_storable(model)
-        auto = AutoBatch(given, optimizer, source, batch_size, lr, micro_batch, seed, budget.epochs or ENDLESS, noise)
+        auto = AutoBatch(
+            given,
+            optimizer,
+            source,
+            batch_size,
+            lr,
+            micro_batch=micro_batch,
+            noise=noise,
+            seed=seed,
+            epochs=budget.epochs or ENDLESS,
+        )
     try:
         recorder = _recorder(auto.ranks, run_dir, resume, _config(auto, budget, seed, eval_every), progress)
     except BaseException:
@@ -295,7 +306,7 @@ class _Training:
             finally:
                 restore_modes()
             test = None if self.test is None else self._evaluated(self.test)
-            weights = whole(self.model.state_dict())
+            weights = gather_full(self.model.state_dict())
             self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, weights))
         except Exception as error:
             self._fail(error)
@@ -345,7 +356,7 @@ class _Training:
         while self.next_evaluation <= auto.samples:
             self.next_evaluation += self.eval_samples
         self.evaluated_step = auto.steps
-        self.recorder.timing(auto.steps, auto.samples, auto.clock.points(), auto.clock.present())
+        self.recorder.timing(auto.steps, auto.samples, auto.timer.points(), auto.timer.present())
         if self.valid is None:
             return ""
         with auto.averaged():
@@ -405,9 +416,9 @@ class _Training:
     def _states(self) -> dict[str, Any]:
         """Of model and loop, whole; where the model is sharded all processes must ask for them."""
         return {
-            "model": whole(self.model.state_dict()),
+            "model": gather_full(self.model.state_dict()),
             "auto": self.auto.state_dict(),
-            "best_state": whole(self.best_state),
+            "best_state": gather_full(self.best_state),
         }
 
     def _save(self, random: list[dict[str, Any]], states: dict[str, Any]) -> None:
@@ -434,12 +445,12 @@ class _Training:
     def _load(self, recovered: Recovered, seed: int) -> None:
         state = recovered.state
         try:
-            self.model.load_state_dict(model_state_apart(self.model, state["model"]))
+            self.model.load_state_dict(model_state_like(self.model, state["model"]))
         except RuntimeError as error:
             raise InputError(f"The run to go on with is of another model: {' '.join(str(error).split())}") from error
         self.auto.load_state_dict(state["auto"])
         self.best = dict(state["best"])
-        self.best_state = model_state_apart(self.model, {k: v.to(self.device) for k, v in state["best_state"].items()})
+        self.best_state = model_state_like(self.model, {k: v.to(self.device) for k, v in state["best_state"].items()})
         self.worse_evaluations = state["worse_evaluations"]
         self.next_evaluation = state["next_evaluation"]
         self.resumed_wall_s = self.wall_s = state["wall_s"]

@@ -204,6 +204,12 @@ class NoiseMeter:
                 self.reason = str(error)
         raise UnsupportedError(self.reason)
 
+    def rebuild(self, parameters: list[nn.Parameter]) -> None:
+        """Other parameters are trained from now on; the average over the run continues."""
+        self.disarm()
+        self._subject = replace(self._subject, parameters=parameters)
+        self._build([self._name, *AUTO] if self._name not in AUTO else AUTO[AUTO.index(self._name) :])
+
     def _refuse(self, name: str, error: Exception) -> None:
         if not self._proven:
             raise UnsupportedError(

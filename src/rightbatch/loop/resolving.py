@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..decision import BatchSizeRule, LRRule, Needs
 from ..errors import InputError, UnsupportedError
@@ -46,16 +46,24 @@ def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
     return rule if within is rule.rule else replace(rule, rule=within)
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters to be trained.
+def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
+    """The rules meant for the batch size and the learning rate."""
+    lr_rule = resolve_step(lr)
+    return resolve_batch(batch_size, lr_rule), lr_rule
+
+
+def require_no_scheduler(lr: object) -> None:
+    """Raise for a torch scheduler given as the learning rate.
 
     Raises:
-        InputError: there are none.
+        InputError: it is one; names `per_sample`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError("The model has no trainable parameters: none has requires_grad=True.")
-    return parameters
+    if isinstance(lr, LRScheduler | ReduceLROnPlateau):
+        raise InputError(
+            f"lr={type(lr).__name__} is a scheduler that counts steps, whose size changes here: give "
+            "lr=rightbatch.loop.per_sample(lambda optimizer: "
+            f"{type(lr).__name__}(optimizer, ...), samples=...), which counts samples."
+        )
 
 
 def require_compatible(step: LRRule, optimizer: torch.optim.Optimizer | None) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import Decision, LRRule, Needs, Plan, StepContext
 from rightbatch.errors import InputError, UnsupportedError
-from rightbatch.loop.rule_state import restored
+from rightbatch.loop.decide import restored
 from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.lr import LEGW, SDE, AdaScale, Beta2HalfLife, LinearScaling, SquareRootScaling, Surge, lr_rule

@@ -71,7 +71,8 @@ def _big_batch(
 ) -> Iterator[Step]:
     import torch
 
-    from ...loop.auto_batch import ENDLESS, AutoBatch
+    from ...loop.auto_batch import AutoBatch
+    from ...loop.run_state import ENDLESS
     from ...noise import Noise
     from ...rules.batch_size import BigBatch
     from ...rules.lr import Armijo, BarzilaiBorwein, Constant

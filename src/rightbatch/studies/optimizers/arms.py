@@ -155,7 +155,8 @@ def packaged_run(name: str, problem: Problem, model: "nn.Module", size: int, ste
 def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int) -> dict[str, Any]:
     """A rule of this library, with whatever optimizer suits it."""
     from ...fitting.evaluation import refresh_batch_norm
-    from ...loop.auto_batch import ENDLESS, AutoBatch
+    from ...loop.auto_batch import AutoBatch
+    from ...loop.run_state import ENDLESS
 
     auto = AutoBatch(model, None, problem.source, batch, step, seed=seed, epochs=ENDLESS)
     seen, losses, sizes = [], [], []

@@ -1,9 +1,12 @@
-"""How batches are cut off the stream where an epoch ends."""
+"""Where batches are cut off the stream, and how they are cut into micro-batches."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from ..data import BatchStream, Interval
 
 
-class Supply:
+class BatchCutter:
     """A stream of samples that may have an end.
 
     Args:
@@ -51,3 +54,14 @@ class Supply:
         if held + left >= 0.5 * wanted or self.exhausted:
             return [tail]
         return [tail, *self.draw(n if most_of_all else missing - left)]
+
+
+def even_sizes(samples: int, count: int) -> list[int]:
+    """The sizes of `count` pieces that differ by one at most."""
+    marks = [samples * i // count for i in range(count + 1)]
+    return [b - a for a, b in pairwise(marks)]
+
+
+def cut(interval: Interval, sizes: Sequence[int]) -> list[Interval]:
+    """Cut an interval into pieces of these sizes, which add up to it."""
+    return [Interval(interval.epoch, a, b) for a, b in pairwise(accumulate(sizes, initial=interval.start))]
