@@ -330,7 +330,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     parameters = load_file(folder / "model.safetensors")
     assert parameters.keys() == model.state_dict().keys()
     assert all(torch.equal(value, parameters[name]) for name, value in model.state_dict().items())
-    assert load_checkpoint(folder / "checkpoint.pt")["auto"]["counts"]["samples"] == 2 * N
+    assert load_checkpoint(folder / "checkpoint.pt")["auto"]["run"]["samples"] == 2 * N
     assert "<html" in (folder / "report.html").read_text()[:500].lower()
 
 

@@ -89,8 +89,8 @@ def final(folder: Path) -> dict[str, Any]:
         (state, "wall_s"),
         (state, "log_bytes"),
         (state["best"], "seconds"),
-        (auto["counts"], "seconds"),
-        (auto, "clock"),
+        (auto["run"], "seconds"),
+        (auto, "timer"),
     ):
         part.pop(name)
     if auto["meter"] is not None:
@@ -130,7 +130,7 @@ def test_everything_is_as_if_nothing_had_happened(name: str, tmp_path: Path, ide
 
     with pytest.raises(ValueError, match="broken off"):
         quiet(name, run_dir=broken, loss=loss, checkpoint_every=1e-9)
-    assert load_checkpoint(broken / "checkpoint.pt")["auto"]["counts"]["steps"] > 1
+    assert load_checkpoint(broken / "checkpoint.pt")["auto"]["run"]["steps"] > 1
     for generator in (torch.manual_seed, random.seed, np.random.seed):
         generator(99)
     again = quiet(name, run_dir=broken, resume=True)

@@ -85,7 +85,17 @@ def test_exactly_the_epochs_asked_for(
     rule: str, n: int, batch: int, micro_batch: int | None, epochs: int, seed: int, watch: Any, drive: Any
 ) -> None:
     model, data = tiny(n)
-    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01, micro_batch, seed, epochs, MEASURED.get(rule))
+    auto = AutoBatch(
+        model,
+        None,
+        data,
+        SMALL[rule](min(batch, n)),
+        0.01,
+        micro_batch=micro_batch,
+        seed=seed,
+        epochs=epochs,
+        noise=MEASURED.get(rule),
+    )
     witness = watch(auto)
     seen = 0
     for x, y in auto:
@@ -156,7 +166,7 @@ def test_a_small_rest_is_topped_up_from_the_next_epoch(watch: Any, drive: Any) -
     rule = BigBatch(initial=16, max_size=16, tolerance=0.0, patience=0)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
-    auto._stream.seek(0, 32)
+    auto._step.stream.seek(0, 32)
     drive(auto)
     assert list(map(tuple, witness.steps[0][1])) == [(0, 32, 35), (1, 0, 13)]
     assert witness.intervals[-1].stop == 35
@@ -195,7 +205,7 @@ def test_leaving_early_changes_no_result(rule: str, micro_batch: int | None, dri
     for interrupted in (False, True):
         model, data = tiny(57)
         auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), data, SMALL[rule](9), None,
-                         micro_batch, epochs=2)  # fmt: skip
+                         micro_batch=micro_batch, epochs=2)  # fmt: skip
         if interrupted:
             for step in range(1, 5):
                 for count, (x, y) in enumerate(auto):

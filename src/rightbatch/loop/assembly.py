@@ -148,8 +148,8 @@ def assemble(
     source = as_source(train)
     require_trainable(source)
     require_enough(batch_size_rule, len(source))
-    updated: list[Update] = []
-    gradients = Gradients(model, lambda: updated[0].optimizer if updated else optimizer)
+    # Averaging has the optimizer step other tensors than the model's.
+    gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
     if isinstance(source, IterableSource):
         same["the first samples of the stream"] = digest_of(source.fetch(torch.arange(2)))
@@ -197,5 +197,4 @@ def assemble(
     update.set_lr(rate.lr)
     update.reported_lr = update.lr
     apply_settings(update.optimizer, rate.settings)
-    updated.append(update)
     return Parts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)

@@ -315,7 +315,7 @@ class AutoBatch:
         Raises:
             InputError: the state is of other data, of another optimizer or of other parameter groups.
         """
-        self._engine.abandon()
+        self._engine.abandon(restore=False)
         self._parts.load_state_dict(state)
 
     @property

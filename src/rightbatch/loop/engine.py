@@ -238,8 +238,14 @@ class Engine:
             raise exhausted(device, rank, large.samples) from error
         self._step.report.memory(large.samples, limit.now, rank, device)
 
-    def abandon(self) -> None:
-        """Give back what an unfinished batch has drawn and leave the model as it was before it."""
+    def abandon(self, restore: bool = True) -> None:
+        """Give back what an unfinished batch has drawn and leave the model as it was before it.
+
+        Args:
+            restore: False where the model has been given another state meanwhile, which a trial step must not undo.
+        """
+        if not restore:
+            self._step.search = None
         current, self.current, self._ahead = self.current, None, None
         self._given_back = self._skipped = False
         if current is None:

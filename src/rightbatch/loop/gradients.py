@@ -5,7 +5,7 @@ generator's pass through the discriminator, a `zero_grad` kept from an older loo
 from it. The parameters hold the whole sum from the last pass on; who changes it there before the step is found out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import torch
@@ -48,10 +48,10 @@ class Gradients:
 
     Args:
         model: whose trainable parameters are differentiated.
-        optimizer: returns the optimizer; parameters it holds beyond the model's are differentiated, too.
+        optimizer: the caller's; parameters it holds beyond the model's are differentiated, too.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Callable[[], torch.optim.Optimizer | None]) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         self._model = model
         self._optimizer = optimizer
         self.checks_norm = (
@@ -64,8 +64,7 @@ class Gradients:
         self._read()
 
     def _read(self) -> None:
-        optimizer = self._optimizer()
-        groups = [] if optimizer is None else optimizer.param_groups
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
         self._all = list(dict.fromkeys(chain(self._model.parameters(), *(group["params"] for group in groups))))
         self._seen = self._signature()
         trainable(self._model)
@@ -73,8 +72,7 @@ class Gradients:
         self.sharded = is_part(self.parameters[0])
 
     def _signature(self) -> tuple[int, ...]:
-        optimizer = self._optimizer()
-        groups = [] if optimizer is None else optimizer.param_groups
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
         return (*(len(group["params"]) for group in groups), *(p.requires_grad for p in self._all))
 
     def refresh(self) -> bool:

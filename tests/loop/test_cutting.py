@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch
 from rightbatch.data import BatchStream, as_source
-from rightbatch.loop.supply import Supply
+from rightbatch.loop.cutting import BatchCutter
 from rightbatch.rules.batch_size import BigBatch
 
 
@@ -28,7 +28,7 @@ def stream(n: int, position: int = 0) -> BatchStream:
 def test_a_batch_holds_between_half_and_all_of_what_is_wanted(n: int, data: st.DataObject) -> None:
     position, wanted = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))
     line = stream(n, position)
-    intervals = Supply(line, None, exact=False).draw(wanted)
+    intervals = BatchCutter(line, None, exact=False).draw(wanted)
     samples = sum(i.samples for i in intervals)
     assert samples >= 0.5 * wanted
     assert samples <= max(2, wanted) + (wanted == 2) or wanted > n / 2  # a single sample is not left alone
@@ -43,7 +43,7 @@ def test_a_batch_of_most_of_the_data_is_not_enlarged_beyond_its_epoch(n: int, da
     position = data.draw(st.integers(0, n - 1))
     wanted = data.draw(st.integers(n // 2 + 1, n))
     line = stream(n, position)
-    supply = Supply(line, None, exact=False)
+    supply = BatchCutter(line, None, exact=False)
     first = supply.draw(max(1, wanted // 2))
     held = sum(i.samples for i in first)
     while held < wanted:
@@ -58,7 +58,7 @@ def test_a_batch_of_most_of_the_data_is_not_enlarged_beyond_its_epoch(n: int, da
 def test_wanting_all_of_the_data_ends_in_batches_that_are_the_epochs() -> None:
     for position in range(10):
         line = stream(10, position)
-        supply = Supply(line, None, exact=False)
+        supply = BatchCutter(line, None, exact=False)
         supply.draw(10)
         assert [supply.draw(10) for _ in range(2)] == [
             [(line.epoch - 2, 0, 10)],
@@ -68,7 +68,7 @@ def test_wanting_all_of_the_data_ends_in_batches_that_are_the_epochs() -> None:
 
 def test_the_end_of_the_last_epoch_is_the_end() -> None:
     line = stream(10, 8)
-    supply = Supply(line, 1, exact=False)
+    supply = BatchCutter(line, 1, exact=False)
     assert supply.draw(10) == [(0, 8, 10)]
     assert supply.exhausted and supply.draw(4) == [] and supply.draw(4, 2) == []
 
@@ -138,7 +138,7 @@ def test_a_batch_half_grown_is_begun_again_as_it_began(identical: Callable[[Any,
             else:
                 state = auto.state_dict()
                 del state["meter"]["interval"]  # which holds times
-                return sizes, {k: v for k, v in state.items() if k not in ("counts", "clock")}
+                return sizes, {k: v for k, v in state.items() if k not in ("run", "timer")}
 
     sizes, state = run(False)
     assert len(set(sizes)) > 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rightbatch.decision import Trial
-from rightbatch.loop.line_search import LineSearch
+from rightbatch.loop.trial import LineSearch
 from rightbatch.noise import squared_norm
 from rightbatch.noise.isolation import random_state, set_random_state
 
@@ -35,7 +35,7 @@ def begin() -> tuple[Bowl, LineSearch, Tensor, Tensor]:
     model().backward()
     assert model.w.grad is not None
     w, g = model.w.detach().clone(), model.w.grad.clone()
-    return model, LineSearch(model, float(squared_norm([g]))), w, g
+    return model, LineSearch(model, model.parameters(), float(squared_norm([g]))), w, g
 
 
 def test_moves_are_from_the_same_origin() -> None:
