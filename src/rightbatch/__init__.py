@@ -6,6 +6,7 @@ The names below are imported at first use, so that `import rightbatch` and the c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
 from .errors import (
     DataError,
     DivergedError,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .noise import measure
     from .probing import find_lr, probe
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AutoBatch",

@@ -20,12 +20,11 @@ from .layers.coverage import coupled
 from .layers.sharing import joined, norms2_of
 from .layers.uses import ParamUse
 from .layers.weighted import slot_norms2
-from .methods import Subject, estimator
+from .methods import MeasuredModel, Noise, estimator
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
 from .preconditioner import Preconditioner
 from .reference import flat
-from .settings import Noise
 from .statistics.jackknife import jackknife, jackknife_micro_batches
 
 READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in one backward pass
@@ -138,7 +137,7 @@ def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) ->
     if groups.metric or groups.count > 1:
         raise UnsupportedError(f"method={method!r} measures all parameters in the plain metric: leave optimizer out")
     settings = Noise(method=method)
-    reader = estimator(method, Subject(objective.model, objective.parameters, None, settings))
+    reader = estimator(method, MeasuredModel(objective.model, objective.parameters, None, settings))
     kept = [p.grad for p in objective.parameters]
     reader.arm(objective.samples)
     try:

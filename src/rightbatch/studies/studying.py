@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import __version__
+from .._version import __version__
 from ..errors import InputError, RunFolderError
 from ..fitting.recorder import machine, now
 from ..fitting.stopping import Interruption

@@ -150,7 +150,7 @@ class BigBatches(Experiment):
             "last batch",
         )
         paragraphs = [*self._paragraphs(samples, linear), *self._seen(cells, samples)]
-        return Section(paragraphs, [drawing], head, rows, findings(self, cells, linear))
+        return Section(paragraphs, [drawing], head, rows, findings(cells, self.thetas, self.untuned, linear))
 
     def _paragraphs(self, samples: int, linear: bool) -> list[str]:
         kind = f"a penalty of λ = {self.penalty:g}, in double precision" if linear else "no penalty"

@@ -223,7 +223,7 @@ class Surfaces(Experiment):
             about = "Steps to the goal on each surface against batch size, a line for each optimizer; at the top: never"
             drawings.append(Drawing("surface_steps", steps_figure(found, self.all_sizes, self.steps), about))
         head = ("optimizer", "rate", "surface", "runs", *(f"steps, batch {name}" for name in names))
-        return Section(self._paragraphs(), drawings, head, rows, claims(self, runs))
+        return Section(self._paragraphs(), drawings, head, rows, claims(runs, self.sizes, self.conditions, self.steps))
 
     def _paragraphs(self) -> list[str]:
         saddle = Saddle()
