@@ -12,7 +12,7 @@ from rightbatch.noise import PerExampleNorms, squared_norm
 from rightbatch.noise.estimators.grad_hooks import GradHooks
 from rightbatch.noise.layers import reading
 from rightbatch.noise.layers.plan import Choice
-from rightbatch.noise.layers.recurrences import Recurrence, Steps, gru, lstm, rnn_relu, rnn_tanh
+from rightbatch.noise.layers.recurrences import Recurrence, RecurrentSteps, gru, lstm, rnn_relu, rnn_tanh
 from rightbatch.noise.layers.uses import LayerUse
 
 B, Q, H = 5, 4, 3
@@ -51,12 +51,12 @@ def test_derivatives_are_those_of_autograd(equations: Recurrence, bias: bool, po
         hidden.append(state[0])
     score = (torch.stack(hidden) * e).sum() + ((state[1] * d_cell).sum() if equations is lstm else 0)
     expected = torch.autograd.grad(score, [u0, v0])
-    given = Steps(x, torch.stack(before), e.clone(), c, d_cell, w_x, w_h, b_x, b_h)
+    given = RecurrentSteps(x, torch.stack(before), e.clone(), c, d_cell, w_x, w_h, b_x, b_h)
     kept = [None if value is None else value.clone() for value in given]
     found = equations(given)
     torch.testing.assert_close(found.hidden, torch.stack(hidden).detach(), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close((found.d_input, found.d_recurrent), expected, rtol=1e-11, atol=1e-13)
-    for name, value, first in zip(Steps._fields, given, kept, strict=True):
+    for name, value, first in zip(RecurrentSteps._fields, given, kept, strict=True):
         if value is not None and name != "d_hidden":
             assert torch.equal(value, first), name
 

@@ -7,12 +7,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .source import Source, Wrapper
+from .source import Source, SourceWrapper
 from .stream import BatchStream
 from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
-class Sample(Wrapper):
+class Sample(SourceWrapper):
     """Up to 4,096 samples of data read in blocks, drawn at random, always the same.
 
     They are read at the first fetch and kept where they take at most 64 MiB: read anew each time, they would push the

@@ -78,7 +78,7 @@ class Source(ABC):
         return "; ".join([", ".join(parts), *self.notes])
 
 
-class Wrapper(Source):
+class SourceWrapper(Source):
     """A source that has its samples from another one.
 
     Args:

@@ -11,12 +11,12 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
-from .source import Source, Wrapper
+from .source import Source, SourceWrapper
 from .streams.source import require_map_style
 from .workers.source import WorkerSource
 
 
-class Part(Wrapper):
+class SourceSubset(SourceWrapper):
     """Some samples of a source, on no list of indices."""
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Part(Wrapper):
         self._source.expect(torch.from_numpy(self.whole(indices.numpy())))
 
 
-class View(Part):
+class View(SourceSubset):
     """The samples of a source at an interval of an order.
 
     Args:
@@ -57,7 +57,7 @@ class View(Part):
         return self._order.at(NO_EPOCH, indices + self._start)
 
 
-class StrataView(Part):
+class StrataView(SourceSubset):
     """A part of a source on slow storage: of every few samples that follow each other one is held out, at random.
 
     The order on the disk is kept, so that neither part needs other blocks than it has samples in. Of n samples, held

@@ -15,7 +15,7 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class StudyTrial:
     """One piece of an experiment, run in a process of its own.
 
     Args:
@@ -92,7 +92,7 @@ class Experiment(ABC):
         """The problem it is shown on unless told otherwise."""
 
     @abstractmethod
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """The whole design, most important first.
 
         Raises:
@@ -100,7 +100,7 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Run one trial; plain values only."""
 
     @abstractmethod

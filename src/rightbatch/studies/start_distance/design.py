@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..gradient_norms.claims import SHEN
 from ..over_seeds import told
 from ..plain_steps import plain_steps
@@ -58,7 +58,7 @@ class StartDistance(Experiment):
         """Sizes and rates, and how far each is run."""
         return DistanceGrid(self.sizes, self.rates, self.samples)
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each size, rate and seed: all sizes and rates with the first seed first.
 
         Raises:
@@ -79,9 +79,9 @@ class StartDistance(Experiment):
             for size in self.sizes
             for rate in (*self.rates, self.grid.scaled(size))
         }
-        return [Trial(key, settings) for key, settings in runs.items()]
+        return [StudyTrial(key, settings) for key, settings in runs.items()]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; distance and test loss at the looks, the last step and the one all sizes reach."""
         import torch
 

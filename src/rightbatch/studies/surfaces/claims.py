@@ -8,7 +8,7 @@ import numpy as np
 
 from ..experiment import Finding, Result, Verdict
 from ..over_seeds import below_zero, mean_interval, told, within
-from .landscapes import MOMENTUM, Saddle
+from .landscapes import MOMENTUM, SaddleSurface
 
 NG = "A. Ng, Deep Learning (2017), course 2"
 GE = "R. Ge, F. Huang, C. Jin, Y. Yuan, Escaping From Saddle Points (COLT 2015)"
@@ -68,7 +68,7 @@ def _leaving(found: Runs, sizes: Sequence[int], limit: int) -> list[Finding]:
             continue
         given = [slope for slope in slopes if slope is not None]
         if name == "SGD":
-            growth = 2 * math.log(1 + batch[0]["rate"] * Saddle().curvature)
+            growth = 2 * math.log(1 + batch[0]["rate"] * SaddleSurface().curvature)
             ratios = [slope * growth for slope in given]
             claim = "gradient descent leaves a saddle after a time logarithmic in the noise, ln(b)/(2·ln(1 + ηλ))"
             ours = f"slope over ln b as a share of it {told(ratios, 2)}"
