@@ -125,13 +125,13 @@ def test_contributions_add_up_to_the_gradient(
 
 def summed(model: nn.Module, x: Tensor) -> dict[Tensor, Tensor]:
     """Σ c_i of every parameter."""
-    taps = GradHooks(model, keep=True)
-    run = taps.begin(len(x))
+    hooks = GradHooks(model, keep=True)
+    run = hooks.begin(len(x))
     model(x).sum().backward()
-    taps.remove()
-    taps.check(run)
+    hooks.remove()
+    hooks.check(run)
     found = {}
-    for use in taps.uses(run):
+    for use in hooks.uses(run):
         assert isinstance(use, LayerUse)
         for name, slot in use.slots().items():
             found[slot.parameter] = (
@@ -156,13 +156,13 @@ def test_half_precision_is_widened() -> None:
 def test_an_input_changed_in_between_is_refused(levels: int) -> None:
     model = Weighed(nn.LSTM(Q, H, levels, batch_first=True), everything, False)
     x = torch.randn(B, 6, Q)
-    taps = GradHooks(model, keep=True)
-    run = taps.begin(B)
+    hooks = GradHooks(model, keep=True)
+    run = hooks.begin(B)
     model(x).sum().backward()
-    taps.remove()
+    hooks.remove()
     x[1, 2] += 1
     with pytest.raises(UnsupportedError, match=r"'inner': its output .* not what it was .*changed in place"):
-        taps.uses(run)
+        hooks.uses(run)
 
 
 class Tagger(nn.Module):

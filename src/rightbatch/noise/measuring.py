@@ -91,7 +91,7 @@ def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Mea
     coupling = coupled(objective.model)
     if not coupling:
         try:
-            return _by_taps(objective, groups)
+            return _by_hooks(objective, groups)
         except UnsupportedError as error:
             because = str(error)
         try:
@@ -105,21 +105,21 @@ def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Mea
     return _by_micro_batches(objective, groups, because)
 
 
-def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
+def _by_hooks(objective: Objective, groups: ParameterGroups) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
-    taps = GradHooks(objective.model, keep=True)
+    hooks = GradHooks(objective.model, keep=True)
     before = objective.random_state()
-    run = taps.begin(objective.samples)
+    run = hooks.begin(objective.samples)
     try:
         value = objective.value()
-        taps.remove()
-        taps.verify(value)
+        hooks.remove()
+        hooks.verify(value)
         drew = objective.drew_since(before)
         gradients = objective.differentiated(value)
     finally:
-        taps.remove()
-    taps.check(run)
-    b, uses, squares = objective.samples, taps.uses(run), groups.squares(gradients)
+        hooks.remove()
+    hooks.check(run)
+    b, uses, squares = objective.samples, hooks.uses(run), groups.squares(gradients)
     n = _summed(_norms2(uses, groups, squares), b) * b * b
     weighted: dict[Tensor, Tensor | None] = {
         p: g * squares[p] if g is not None and p in squares else g
@@ -129,7 +129,7 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     if not drew:
         _check_first(objective, groups.flat_squares(gradients), n.sum(0))
     found = _jackknifed(groups, n, p, groups.norms2(gradients), "all samples in one backward pass")
-    return replace(found, layers=taps.layers_exact)
+    return replace(found, layers=hooks.layers_exact)
 
 
 def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) -> Measurement:

@@ -1,7 +1,7 @@
 """What an experiment is: trials that can be run apart from each other, and what their results say."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
+DIGITS = 5  # of curves that are stored: no more than a figure or an interval shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,8 @@ class Experiment(ABC):
     @abstractmethod
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """What the results say, by the keys of their trials; some trials of the design may be missing."""
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """The values to 5 significant digits, for results that are stored; nan and infinities stay what they are."""
+    return [float(f"{value:.{DIGITS}g}") for value in values]

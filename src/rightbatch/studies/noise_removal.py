@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ranges import require_number, require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, Verdict
+from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, Verdict, rounded
 from .over_seeds import mean_interval, told
-from .rounding import rounded
 from .subject import Subject
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ranges import require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial
+from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, rounded
 from .plain_steps import plain_steps
-from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ...errors import InputError
 from ...models import build_model
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
-from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import (
     AUTOMATIC,

@@ -9,10 +9,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
 from ..retuning import Retuned, retune
-from ..rounding import rounded
 from ..subject import Subject
 from .claims import DE, Cells, findings, tail
 from .figure import draw_passes

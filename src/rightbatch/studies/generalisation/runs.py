@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain_steps import Step, plain_steps
+from ..plain_steps import PlainStep, plain_steps
 from ..subject import Subject
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def phases(
     for phase, (size, rate, count) in enumerate(plan):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        steps: Iterator[Step] = plain_steps(model, parts.loss, *parts.train, size, optimizer, seed + 1000 * phase)
+        steps: Iterator[PlainStep] = plain_steps(model, parts.loss, *parts.train, size, optimizer, seed + 1000 * phase)
         for step in islice(steps, count):
             yield consumed + step.samples if math.isfinite(step.loss) else -1
         consumed += size * (count or 0)

@@ -9,9 +9,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
-from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import MCCANDLISH, findings, published, told_scale
 from .figure import draw_growth

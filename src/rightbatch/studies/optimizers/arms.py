@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DivergedError
+from ..experiment import rounded
 from ..plain_steps import plain_steps
-from ..rounding import rounded
 from ..subject import Subject, everything
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from ...errors import InputError
 from ...ranges import require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told, told_factor
 from ..retuning import Retuned, retune
-from ..rounding import rounded
 from ..subject import Subject
 from .arms import (
     AUTOMATIC,

@@ -9,11 +9,10 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..gradient_norms.claims import SHEN
 from ..over_seeds import told
 from ..plain_steps import plain_steps
-from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import findings
 from .figure import draw_distances

@@ -10,9 +10,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..retuning import retune
-from ..rounding import rounded
 from ..subject import Subject
 from .claims import claims, steps_told
 from .landscapes import (
