@@ -115,9 +115,9 @@ def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
     text = "interpolation(8.0, 2.0, 0.4)"
     size, step = batch_size_rule(text), lr_rule(text)
     spectrum = Spectrum(8.0, 2.0, 0.4)
-    assert size.start(Plan(1000))[0].samples == math.floor(spectrum.critical_samples) == 6
-    assert size.start(Plan(3))[0].samples == 3
-    assert batch_size_rule("interpolation(8.0, 2.0, 2.0)").start(Plan(1000))[0].samples == 1000
+    assert size.start(Plan(1000))[0].batch_size == math.floor(spectrum.critical_samples) == 6
+    assert size.start(Plan(3))[0].batch_size == 3
+    assert batch_size_rule("interpolation(8.0, 2.0, 2.0)").start(Plan(1000))[0].batch_size == 1000
     state = step.start(Plan(1000))[1]
     for m in (1, 6, 50):
         now = StepContext(0, 0, m, 1000, 1.0, 1.0, 0.1)

@@ -20,8 +20,8 @@ class AdaBatch(Schedule):
     | s | samples | samples consumed before the batch |
 
     A schedule that decayed the rate by δ per stage at a fixed batch decays it by δ·β here, which leaves the rate per
-    sample, α/b, as it was: 0.25 becomes 0.5 with β = 2. That is the step rule "ada-batch". Once the batch is `max_size`,
-    or all the data, that no longer holds.
+    sample, α/b, as it was: 0.25 becomes 0.5 with β = 2. That is the step rule "ada-batch". Once the batch is
+    `max_size`, or all the data, that no longer holds.
 
     Args:
         initial: b0.

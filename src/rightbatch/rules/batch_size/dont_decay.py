@@ -12,7 +12,7 @@ from .schedule import Course, Schedule
 class DontDecay(Schedule):
     """Multiply the batch where a schedule would divide the rate, until it is a tenth of the data; then the rate falls.
 
-        b_k = min(b0 · f^k, N·most_share),    k milestones having passed
+        b_k = min(b0 · f^k, N·max_fraction),    k milestones having passed
 
     | symbol | argument | meaning |
     |---|---|---|

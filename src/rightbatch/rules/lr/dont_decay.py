@@ -12,7 +12,7 @@ from .schedule import Schedule
 class DontDecay(Schedule):
     """Keep the rate while the batch of the rule "dont-decay" grows in its place; decay it from the largest batch on.
 
-        ε_k = ε_0 · min(1, N·most_share/(b0 · f^k)),    k milestones having passed
+        ε_k = ε_0 · min(1, N·max_fraction/(b0 · f^k)),    k milestones having passed
 
     so that with that batch rule, given the same settings, ε·N/b falls by f at every milestone.
 

@@ -15,7 +15,7 @@ class GeoDamp(Schedule):
     | symbol | argument | meaning |
     |---|---|---|
     | η0 | lr | first rate |
-    | b | first, factor, every_epochs, every_samples | batch without the cap, first · factor^⌊s/T⌋ |
+    | b | initial, factor, every_epochs, every_samples | batch without the cap, initial · factor^⌊s/T⌋ |
 
     Args:
         lr: η0; None takes the optimizer's own at the start.

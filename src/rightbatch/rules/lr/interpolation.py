@@ -13,7 +13,7 @@ class Interpolation:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | m | samples | samples in the current batch |
+    | m | batch_size | samples in the current batch |
     | β | beta | greatest curvature of a single sample: max_i ‖x_i‖² for least squares |
     | λ₁ | lambda_1 | greatest eigenvalue of the mean Hessian |
     | λ_k | lambda_k | its smallest eigenvalue above zero; None takes η*(m) = m/(β + (m - 1)·λ₁) |
