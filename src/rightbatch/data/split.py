@@ -11,8 +11,7 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
-from .source import Source, SourceWrapper
-from .streams.source import require_map_style
+from .source import Source, SourceWrapper, require_map_style
 from .workers.source import WorkerSource
 
 
@@ -31,9 +30,9 @@ class SourceSubset(SourceWrapper):
         """Return x and y of the samples at `indices` of this part, as one epoch has them."""
         return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
-    def expect(self, indices: Tensor) -> None:
-        """Tell the whole which blocks of it come next."""
-        self._source.expect(torch.from_numpy(self.whole(indices.numpy())))
+    def prefetch(self, indices: Tensor) -> None:
+        """Have the whole read ahead the blocks of it that come next."""
+        self._source.prefetch(torch.from_numpy(self.whole(indices.numpy())))
 
 
 class View(SourceSubset):

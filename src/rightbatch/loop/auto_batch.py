@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, IterableSource, as_source, require_trainable
+from ..data import BatchStream, as_source, require_trainable
 from ..decision import BatchSizeRule, Decision, LRRule, Needs, Outcome, Plan, StepContext
 from ..errors import InputError
 from ..measurements import Measurement, NoiseEstimate
@@ -107,7 +107,7 @@ class AutoBatch:
         require_trainable(source)
         require_enough(self.batch_size_rule, len(source))
         same = {"train": len(source), "rules": self._rules, "seed": seed, "epochs": epochs, "micro_batch": micro_batch}
-        if isinstance(source, IterableSource):
+        if source.sequential:
             same["the first samples of the stream"] = digest_of(source.fetch(torch.arange(2)))
         self.consensus = RankSync(self.ranks, model, parameters, same)
         self.model = model
@@ -534,7 +534,7 @@ class AutoBatch:
         """The batch's samples are used up, whether or not they led to a step."""
         self.steps += 1
         self.samples += gathering.samples
-        self._stream.let_go()
+        self._stream.discard_consumed()
         self._teller.consumed(self.steps, gathering.intervals)
 
     # State.
