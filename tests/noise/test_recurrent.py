@@ -177,7 +177,7 @@ class Tagger(nn.Module):
 
 
 @pytest.mark.parametrize("pieces", [[B], [2, 3]])
-def test_projections_and_layers_used_twice_are_sketched(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projections_and_layers_used_twice_are_projected(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "cheapest", lambda *_: Choice("sketch", 1, "told to"))  # small layers never would be
     model, x = Tagger().double(), torch.randn(B, 6, Q).double()
     exact, norms = PerExampleNorms(model), PerExampleNorms(model, reading.Cheapest())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
+SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"  # a source of several
 DIGITS = 5  # of curves that are stored: no more than a figure or an interval shows
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
-from ..experiment import Experiment, Result, Section, StudyTrial
+from ..experiment import SHEN, Experiment, Result, Section, StudyTrial
 from ..retuning import retune
 from ..subject import Subject
-from .claims import KESKAR, SHEN, findings
+from .claims import KESKAR, findings
 from .figure import drawings
 from .results import BUDGETS, WAYS, Cells, rows, seen
 from .runs import (

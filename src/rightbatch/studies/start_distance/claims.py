@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..experiment import Finding, Result
-from ..gradient_norms.claims import SHEN
+from ..experiment import SHEN, Finding, Result
 from ..over_seeds import all_within, told
 from ..subject import Subject
 from .results import Cell, DistanceGrid, after, best, seeds_of

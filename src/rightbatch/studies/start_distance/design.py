@@ -9,8 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..gradient_norms.claims import SHEN
+from ..experiment import SHEN, Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
 from ..plain_steps import plain_steps
 from ..subject import Subject, everything
