@@ -20,22 +20,22 @@ class StandardErrors(NamedTuple):
 UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """From low to high, with 90 % confidence; from 0 to infinity where nothing can be said."""
 
     low: float
     high: float
 
 
-ANYTHING = Interval(0.0, math.inf)
+ANYTHING = ConfidenceInterval(0.0, math.inf)
 
 
 class Intervals(NamedTuple):
     """Where a measurement's true values lie, each with 90 % confidence."""
 
-    variance: Interval
-    signal: Interval
-    noise_scale: Interval
+    variance: ConfidenceInterval
+    signal: ConfidenceInterval
+    noise_scale: ConfidenceInterval
 
 
 NO_INTERVALS = Intervals(ANYTHING, ANYTHING, ANYTHING)

@@ -1,4 +1,4 @@
-"""Rules as text: "sweet-spot", "fixed(64)", "big-batch(kappa=3, growth=0.2)", and back."""
+"""Internal: rules as text: "sweet-spot", "fixed(64)", "big-batch(kappa=3, growth=0.2)", and back."""
 
 import ast
 import re

@@ -166,7 +166,7 @@ def test_an_epoch_reads_each_block_once(
     monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 10 * 20)  # four blocks of ten samples: two mixed, two to come
     source = as_source(write(tmp_path / "set", TABLE, 10), target="y")
     assert (source.window, source.kept_blocks) == (2, 4)
-    monkeypatch.setattr(ColumnSource, "expect", Source.expect)  # else blocks of the next epoch are read as well
+    monkeypatch.setattr(ColumnSource, "prefetch", Source.prefetch)  # else blocks of the next epoch are read as well
     reads.clear()
     stream = BatchStream(source, seed=1)
     seen = []

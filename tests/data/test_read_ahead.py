@@ -62,7 +62,7 @@ class Numbered(BlockSource):
 class Plain(Numbered):
     """The slow twin: no block is read before it is needed."""
 
-    expect = Source.expect
+    prefetch = Source.prefetch
 
 
 @pytest.fixture(autouse=True)

@@ -356,7 +356,7 @@ def test_what_training_reads_ahead_is_left_alone_by_the_statistics() -> None:
     class Blocks(TensorSource):
         block_ends, window = np.array([100, 200]), 1
 
-        def expect(self, indices: Tensor) -> None:
+        def prefetch(self, indices: Tensor) -> None:
             raise AssertionError("announced")
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).double()

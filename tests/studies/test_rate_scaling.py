@@ -8,7 +8,7 @@ import pytest
 from rightbatch import InputError
 from rightbatch.rules.lr import Constant
 from rightbatch.studies import Subject, study
-from rightbatch.studies.experiment import Result, Trial
+from rightbatch.studies.experiment import Result, StudyTrial
 from rightbatch.studies.rate_scaling.design import RateScaling, _train
 
 BLOBS = Subject("blobs", "linear")
@@ -113,4 +113,4 @@ def test_designs_out_of_range_are_refused(design: RateScaling, words: str) -> No
 def test_a_base_that_diverges_at_every_rate_is_refused() -> None:
     design = RateScaling(base=20, scales=(1, 4), epochs=1, seeds=1, rate=1e30)
     with pytest.raises(InputError, match="smaller rate"):
-        design.run(NETWORK, Trial("", {"scale": 1, "rule": "base", "seed": 0}))
+        design.run(NETWORK, StudyTrial("", {"scale": 1, "rule": "base", "seed": 0}))

@@ -3,7 +3,7 @@
 import json
 import math
 
-from rightbatch.studies.rounding import rounded
+from rightbatch.studies.experiment import rounded
 
 
 def test_five_significant_digits_at_every_magnitude() -> None:

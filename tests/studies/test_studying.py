@@ -14,7 +14,17 @@ from rightbatch import InputError
 from rightbatch.cli import main
 from rightbatch.errors import RunFolderError
 from rightbatch.fitting.stopping import Interruption
-from rightbatch.studies import EXPERIMENTS, Experiment, Finding, Section, Study, Subject, Trial, Wiggle, study
+from rightbatch.studies import (
+    EXPERIMENTS,
+    Experiment,
+    Finding,
+    Section,
+    StudyResult,
+    StudyTrial,
+    Subject,
+    Wiggle,
+    study,
+)
 from rightbatch.studies.experiment import Result
 
 RAN: list[str] = []
@@ -36,10 +46,10 @@ class Squares(Experiment):
     def classic(self) -> Subject:
         return Subject("blobs", "linear")
 
-    def trials(self, subject: Subject) -> list[Trial]:
-        return [Trial(f"n {0 if self.twice else n}", {"n": n}) for n in range(self.count)]
+    def trials(self, subject: Subject) -> list[StudyTrial]:
+        return [StudyTrial(f"n {0 if self.twice else n}", {"n": n}) for n in range(self.count)]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         RAN.append(trial.key)
         return {"square": float(trial.settings["n"]) ** 2, "missing": float("nan")}
 
@@ -51,7 +61,9 @@ class Squares(Experiment):
         )
 
 
-def run(folder: Path, experiment: Experiment | None = None, budget_s: float | None = None, processes: int = 0) -> Study:
+def run(
+    folder: Path, experiment: Experiment | None = None, budget_s: float | None = None, processes: int = 0
+) -> StudyResult:
     RAN.clear()
     return study(experiment or Squares(), folder=folder, budget_s=budget_s, processes=processes, progress=io.StringIO())
 
@@ -105,7 +117,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_trial_interrupted_while_it_trains_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut_short(self: Squares, subject: Subject, trial: Trial) -> Result:
+    def cut_short(self: Squares, subject: Subject, trial: StudyTrial) -> Result:
         with Interruption().watched():  # as `fit` does
             if trial.key == "n 2":
                 os.kill(os.getpid(), signal.SIGINT)

@@ -84,7 +84,7 @@ class BlockSource(Source):
         self._others: dict[int, int] = {}
         self._ahead: ReadAhead[Memory] | None = None
 
-    def expect(self, indices: Tensor) -> None:
+    def prefetch(self, indices: Tensor) -> None:
         """Read ahead the blocks of these samples, as many as fit, and give up others first from now on.
 
         Args:

@@ -7,12 +7,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .source import Source, Wrapper
-from .stream import BatchStream
+from .source import Source, SourceWrapper
 from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
-class Sample(Wrapper):
+class Sample(SourceWrapper):
     """Up to 4,096 samples of data read in blocks, drawn at random, always the same.
 
     They are read at the first fetch and kept where they take at most 64 MiB: read anew each time, they would push the
@@ -24,7 +23,7 @@ class Sample(Wrapper):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, f"{SAMPLE:,} samples at most")
-        self._indices = torch.from_numpy(BatchStream(source, 0).order.indices(0, 0, min(len(source), SAMPLE)))
+        self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), SAMPLE)))
         each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
         self._keeps = len(self._indices) * each <= SAMPLE_BYTES
         self._kept: tuple[Tensor, Tensor] | None = None

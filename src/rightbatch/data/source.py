@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .order import Indices
+from .block_order import BlockOrder
+from .order import Indices, Order
 
 NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # of every source
 
 
 class Source(ABC):
     """Samples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
+
+    What a source can do beyond that it says by its methods; those here suit one whose samples are all as near.
 
     Args:
         x_shape: shape of one sample's input.
@@ -27,6 +31,7 @@ class Source(ABC):
         loss: used where none is given; None goes by the type of the targets.
         block_ends: where each block ends that slow storage is read in; None where any sample is as near as any other.
         window: blocks that are kept in memory, and so mixed; see `BatchStream`.
+        sequential: whether the samples come in one order only, each once; `fetch` then reaches the first few.
     """
 
     x_shape: tuple[int, ...]
@@ -38,6 +43,7 @@ class Source(ABC):
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     block_ends: Indices | None = None
     window: int = 16
+    sequential: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -56,11 +62,57 @@ class Source(ABC):
         """
         return self.fetch(indices)
 
-    def expect(self, indices: Tensor) -> None:
-        """Be told that samples on slow storage are about to be fetched, which may be read ahead.
+    def order(self, seed: int = 0, shuffle: bool = True) -> Order | BlockOrder:
+        """The order its samples are visited in.
 
         Args:
-            indices: one sample of each block of those that `block_ends` tells of, first those needed first.
+            seed: keys the order, 0 to 2⁶⁴ - 1.
+            shuffle: False visits the samples as they are stored.
+
+        Raises:
+            InputError: an empty source or a seed out of range.
+        """
+        if self.block_ends is None:
+            return Order(len(self), seed, shuffle)
+        return BlockOrder(self.block_ends, seed, shuffle, self.window)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return x and y at positions start, ..., stop - 1 of an epoch of an order."""
+        return self.fetch_epoch(torch.from_numpy(order.indices(epoch, start, stop)), order.seed, epoch)
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Read ahead from slow storage what is about to be fetched, where that can be done.
+
+        Args:
+            indices: one sample of each block of those in `block_ends`, first those needed first.
+        """
+        return None
+
+    def rewind(self) -> None:
+        """Return to the first sample, where samples come one after another.
+
+        Raises:
+            InputError: that cannot be done.
+        """
+        return None
+
+    def discard_before(self, epoch: int, position: int) -> None:
+        """Drop what is held of positions before this one: they are not fetched again."""
+        return None
+
+    def sample(self) -> Source:
+        """Samples that can be fetched by index, for statistics of the data: here all of them."""
+        return self
+
+    def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
+        """What leads back to a position, beside its number; here nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
+        """Return to a saved position.
+
+        Raises:
+            InputError: that cannot be done.
         """
         return None
 
@@ -78,7 +130,7 @@ class Source(ABC):
         return "; ".join([", ".join(parts), *self.notes])
 
 
-class Wrapper(Source):
+class SourceWrapper(Source):
     """A source that has its samples from another one.
 
     Args:
@@ -95,6 +147,19 @@ class Wrapper(Source):
             source.y_dtype,
         )
         self.y_range, self.loss, self.notes = source.y_range, source.loss, (*source.notes, note)
+
+
+def require_map_style(source: Source, use: str) -> None:
+    """Refuse a stream where samples must be had in any sequence, and again.
+
+    Raises:
+        DataError: saying what for, and what to do.
+    """
+    if source.sequential:
+        raise DataError(
+            f"a stream cannot be {use}: its samples come once, one after another. Write them, or as many as are "
+            "needed, to the disk with rightbatch.data.write_shards(samples, folder, most=...) and give the folder"
+        )
 
 
 def require_trainable(source: Source) -> None:

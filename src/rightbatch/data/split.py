@@ -11,12 +11,11 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
-from .source import Source, Wrapper
-from .streams.source import require_map_style
+from .source import Source, SourceWrapper, require_map_style
 from .workers.source import WorkerSource
 
 
-class Part(Wrapper):
+class SourceSubset(SourceWrapper):
     """Some samples of a source, on no list of indices."""
 
     @abstractmethod
@@ -31,12 +30,12 @@ class Part(Wrapper):
         """Return x and y of the samples at `indices` of this part, as one epoch has them."""
         return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
-    def expect(self, indices: Tensor) -> None:
-        """Tell the whole which blocks of it come next."""
-        self._source.expect(torch.from_numpy(self.whole(indices.numpy())))
+    def prefetch(self, indices: Tensor) -> None:
+        """Have the whole read ahead the blocks of it that come next."""
+        self._source.prefetch(torch.from_numpy(self.whole(indices.numpy())))
 
 
-class View(Part):
+class View(SourceSubset):
     """The samples of a source at an interval of an order.
 
     Args:
@@ -57,7 +56,7 @@ class View(Part):
         return self._order.at(NO_EPOCH, indices + self._start)
 
 
-class StrataView(Part):
+class StrataView(SourceSubset):
     """A part of a source on slow storage: of every few samples that follow each other one is held out, at random.
 
     The order on the disk is kept, so that neither part needs other blocks than it has samples in. Of n samples, held

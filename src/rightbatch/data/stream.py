@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .block_order import BlockOrder
-from .order import Order
+from .order import require_positions
 from .source import Source
-from .streams.source import IterableSource
-from .workers.source import WorkerSource
 
 
 class Interval(NamedTuple):
@@ -34,8 +32,8 @@ class BatchStream:
 
     A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
     `window`: its samples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
-    It is told beforehand which blocks come next (`Source.expect`). A stream, `IterableSource`, is never shuffled; it
-    is begun anew here, and told what will not be wanted again.
+    Blocks are read ahead (`Source.prefetch`). A source whose samples come one after another is never shuffled; it is
+    rewound here, and drops what is not wanted again.
 
     Args:
         source: the samples.
@@ -50,18 +48,13 @@ class BatchStream:
     def __init__(
         self, source: Source, seed: int = 0, shuffle: bool = True, device: torch.device | str | None = None
     ) -> None:
-        if isinstance(source, IterableSource):
-            source.begin_anew()
+        source.rewind()
         self.source = source
-        self.order = (
-            Order(len(source), seed, shuffle and not isinstance(source, IterableSource))
-            if source.block_ends is None
-            else BlockOrder(source.block_ends, seed, shuffle, source.window)
-        )
+        self.order = source.order(seed, shuffle)
         self.device = None if device is None else torch.device(device)
         self._epoch = 0
         self._position = 0
-        self._announced: tuple[int, int] | None = None  # epoch and window
+        self._read_to: tuple[int, int] | None = None  # epoch and window
 
     @property
     def epoch(self) -> int:
@@ -111,31 +104,25 @@ class BatchStream:
         Raises:
             InputError: positions outside the epoch.
         """
-        if isinstance(self.source, WorkerSource):
-            x, y = self.source.fetch_interval(self.order, *interval)
-        elif isinstance(self.source, IterableSource):
-            x, y = self.source.fetch_interval(*interval)
-        else:
-            indices = torch.from_numpy(self.order.indices(*interval))
-            if isinstance(self.order, BlockOrder) and interval.samples:
-                self._announce(self.order, interval)
-            x, y = self.source.fetch_epoch(indices, self.order.seed, interval.epoch)
+        require_positions(*interval, self.order.n)
+        if isinstance(self.order, BlockOrder) and interval.samples:
+            self._read_ahead(self.order, interval)
+        x, y = self.source.fetch_interval(self.order, *interval)
         if self.device is None:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
-    def _announce(self, order: BlockOrder, interval: Interval) -> None:
-        """Tell the source which blocks come next, once a window."""
+    def _read_ahead(self, order: BlockOrder, interval: Interval) -> None:
+        """Have the source read the blocks that come next, once a window."""
         number = order.window_at(interval.epoch, interval.start)
         place = interval.epoch, number
-        if self._announced is None or place > self._announced:  # not where trial steps begin a batch again
-            self._announced = place
-            self.source.expect(torch.from_numpy(order.blocks_from(interval.epoch, number)))
+        if self._read_to is None or place > self._read_to:  # not where trial steps begin a batch again
+            self._read_to = place
+            self.source.prefetch(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
-    def let_go(self) -> None:
-        """Nothing before the present place will be wanted again, unless a saved one is loaded."""
-        if isinstance(self.source, IterableSource):
-            self.source.let_go(self._epoch, self._position)
+    def discard_consumed(self) -> None:
+        """Drop what is held of samples before the present position; only loading a saved one may return to them."""
+        self.source.discard_before(self._epoch, self._position)
 
     def seek(self, epoch: int, position: int) -> None:
         """Continue from a position of an epoch.
@@ -149,7 +136,7 @@ class BatchStream:
                 "epochs from 0"
             )
         self._epoch, self._position = epoch, position
-        self._announced = None
+        self._read_to = None
 
     def state_dict(self, place: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return a place, and what it is a place in, as plain numbers; of a stream see `IterableSource.state_dict`.
@@ -159,7 +146,7 @@ class BatchStream:
         """
         epoch, position = place or (self._epoch, self._position)
         state = {"epoch": epoch, "position": position, **self._identity}
-        if isinstance(self.source, IterableSource):
+        if self.source.sequential:
             state["stream"] = self.source.state_dict(epoch, position)
         return state
 
@@ -174,8 +161,7 @@ class BatchStream:
         Raises:
             InputError: the state belongs to another number of samples, seed or shuffling.
         """
-        streams = isinstance(self.source, IterableSource)
-        needed = {"epoch", "position", *self._identity, *(["stream"] if streams else [])}
+        needed = {"epoch", "position", *self._identity, *(["stream"] if self.source.sequential else [])}
         if missing := sorted(needed - state.keys()):
             raise InputError(f"the saved position of the data lacks {', '.join(missing)}")
         for name, here in self._identity.items():
@@ -185,5 +171,5 @@ class BatchStream:
                     "the same data and seed, or start anew"
                 )
         self.seek(state["epoch"], state["position"])
-        if isinstance(self.source, IterableSource):
+        if self.source.sequential:
             self.source.load_state_dict(state["stream"], self._epoch, self._position)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, IterableSource, Source
+from ..data import Source
 from ..data.streams.source import SAMPLE
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.sharding import sharded_modules, waiting_for_all
@@ -110,9 +110,8 @@ def refresh_batch_norm(
         return
     momenta = [layer.momentum for layer in layers]
     state = random_state(device)
-    if isinstance(source, IterableSource):
-        source = source.sample()
-    order = BatchStream(source, seed=0).order
+    source = source.sample()
+    order = source.order()
     samples = min(len(source), BATCH_NORM_SAMPLES)
     limit = limit or ForwardLimit(CHUNK_SAMPLES)
     begin = 0

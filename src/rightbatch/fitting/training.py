@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from .._version import __version__
 from ..data import Sample, Source, as_source, hold_out, require_map_style, require_trainable
 from ..errors import InputError, RunFolderError
 from ..loop.auto_batch import AutoBatch

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import BatchStream, IterableSource, as_source, require_trainable
+from ..data import BatchStream, as_source, require_trainable
 from ..decision import Decision, Needs, Plan
 from ..errors import InputError
 from ..ranges import require_whole
@@ -151,7 +151,7 @@ def assemble(
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    if isinstance(source, IterableSource):
+    if source.sequential:
         same["the first samples of the stream"] = digest_of(source.fetch(torch.arange(2)))
     sync = RankSync(ranks, model, gradients.parameters, same)
     device = gradients.parameters[0].device

@@ -12,7 +12,7 @@ from ..errors import InputError, UnsupportedError
 from ..measurements import Measurement, NoiseEstimate
 from ..noise import Noise, NoiseScale
 from ..noise.estimators.estimator import Estimator
-from ..noise.methods import AUTO, METHODS, Subject, estimator
+from ..noise.methods import AUTO, METHODS, MeasuredModel, estimator
 from .distributed.process_group import ProcessGroup
 from .distributed.sharding import measurable, whole_parameters
 from .timing.measuring_interval import MeasuringInterval
@@ -58,7 +58,7 @@ class NoiseMeter:
         self.interval = MeasuringInterval(self.settings.budget, self.settings.every)
         self.noise: NoiseEstimate | None = None
         self.reason = ""
-        self._subject = Subject(model, parameters, optimizer, self.settings, projections)
+        self._subject = MeasuredModel(model, parameters, optimizer, self.settings, projections)
         self._tracker = NoiseScale()
         self._proven = self.settings.method == "auto"
         self._build(AUTO if self._proven else (self.settings.method,))

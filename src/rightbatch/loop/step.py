@@ -245,7 +245,7 @@ class Step:
         """The batch's samples are used up, whether or not they led to a step."""
         self.run.steps += stepped
         self.run.samples += batch.samples
-        self.stream.let_go()
+        self.stream.discard_consumed()
         self.report.consumed(batch.intervals)
 
     def refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""How training scales over processes: measured on this machine, simulated beyond it."""
+"""Internal: how training scales over processes: measured on this machine, simulated beyond it."""
 
 from .measuring import Measured, measure
 from .simulation import Fleet, Simulated, simulate

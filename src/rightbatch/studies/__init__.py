@@ -5,7 +5,7 @@ A new experiment is one file here and its class in `EXPERIMENTS`.
 
 from .batch_forms import BatchForms
 from .big_batches import BigBatches
-from .experiment import Drawing, Experiment, Finding, Section, Trial
+from .experiment import Drawing, Experiment, Finding, Section, StudyTrial
 from .generalisation import Generalisation
 from .gradient_norms import GradientNorms
 from .interpolation_regimes import InterpolationRegimes
@@ -16,7 +16,7 @@ from .probe_regret import ProbeRegret
 from .rate_scaling import RateScaling
 from .schedules import Schedules
 from .start_distance import StartDistance
-from .studying import Study, study
+from .studying import StudyResult, study
 from .subject import Subject
 from .surfaces import Surfaces
 from .trade_off import TradeOff
@@ -61,11 +61,11 @@ __all__ = [
     "Schedules",
     "Section",
     "StartDistance",
-    "Study",
+    "StudyResult",
+    "StudyTrial",
     "Subject",
     "Surfaces",
     "TradeOff",
-    "Trial",
     "Wiggle",
     "study",
 ]

@@ -1,7 +1,7 @@
 """What an experiment is: trials that can be run apart from each other, and what their results say."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
+SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"  # a source of several
+DIGITS = 5  # of curves that are stored: no more than a figure or an interval shows
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class StudyTrial:
     """One piece of an experiment, run in a process of its own.
 
     Args:
@@ -92,7 +94,7 @@ class Experiment(ABC):
         """The problem it is shown on unless told otherwise."""
 
     @abstractmethod
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """The whole design, most important first.
 
         Raises:
@@ -100,9 +102,14 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Run one trial; plain values only."""
 
     @abstractmethod
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """What the results say, by the keys of their trials; some trials of the design may be missing."""
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """The values to 5 significant digits, for results that are stored; nan and infinities stay what they are."""
+    return [float(f"{value:.{DIGITS}g}") for value in values]

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ranges import require_number, require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, Trial, Verdict
+from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, Verdict, rounded
 from .over_seeds import mean_interval, told
-from .rounding import rounded
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class NoiseRemoval(Experiment):
         """Least mean squares in one dimension; there is no other subject."""
         return Subject("least-mean-squares", "one-weight")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One trial for each schedule and seed, all schedules with the first seed first."""
         if subject != self.classic:
             raise InputError(f"{self.name} simulates least mean squares and takes no data or model: leave them out.")
@@ -71,12 +70,12 @@ class NoiseRemoval(Experiment):
         require_number("NoiseRemoval.rate", self.rate, above=0, most=0.5)
         require_number("NoiseRemoval.distance", self.distance, above=0)
         return [
-            Trial(f"{name}, seed {seed}", {"schedule": name, "seed": seed})
+            StudyTrial(f"{name}, seed {seed}", {"schedule": name, "seed": seed})
             for seed in range(self.seeds)
             for name in self._schedules
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Simulate all replicas at once; the mean of v²/σ² at marks evenly spaced in the logarithm."""
         number = list(self._schedules).index(trial.settings["schedule"])
         random = np.random.default_rng([int(trial.settings["seed"]), number])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..fitting.losses import Loss
 
 
-class Step(NamedTuple):
+class PlainStep(NamedTuple):
     """A step just made.
 
     Attributes:
@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 def plain_steps(
     model: "nn.Module", loss: "Loss", x: "Tensor", y: "Tensor", size: int, optimizer: "Optimizer", seed: int
-) -> Iterator[Step]:
+) -> Iterator[PlainStep]:
     """Train without end on batches of `size`; the caller stops when it has seen enough.
 
     The samples come in one epoch's order after another. Every batch is whole: where an epoch ends within it, it goes
@@ -57,7 +57,7 @@ def plain_steps(
         optimizer.step()
         number, last = number + 1, value.item()
         seconds += time.perf_counter() - start
-        yield Step(number, number * size, seconds, last)
+        yield PlainStep(number, number * size, seconds, last)
 
 
 def plain_batches(x: "Tensor", y: "Tensor", size: int, seed: int) -> "Iterator[tuple[Tensor, Tensor]]":

@@ -14,14 +14,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import __version__
+from .._version import __version__
 from ..errors import InputError, RunFolderError
 from ..fitting.recorder import machine, now
 from ..fitting.stopping import Interruption
 from ..ranges import require_number, require_whole
 from ..record.events import EventLog, read_events
 from ..report.words import duration
-from .experiment import Experiment, Result, Trial
+from .experiment import Experiment, Result, StudyTrial
 from .page import write_page
 from .subject import Subject
 
@@ -29,7 +29,7 @@ RESULTS = "results.jsonl"
 
 
 @dataclass(slots=True)
-class Study:
+class StudyResult:
     """What `study` returns.
 
     Args:
@@ -59,7 +59,7 @@ def study(
     budget_s: float | None = None,
     processes: int | None = None,
     progress: TextIO | None = None,
-) -> Study:
+) -> StudyResult:
     """Run an experiment and write its page; the same call again goes on where it stopped.
 
     Trials run in processes of their own, one thread each. Ctrl-C lets go of those under way and writes the page of
@@ -103,13 +103,13 @@ def study(
     kept = {key: result for key, result in results.items() if key in wanted}
     page = write_page(path, experiment, subject, kept, len(trials), stopped, made)
     say.end(f"{stopped}; page: {page}")
-    return Study(experiment, subject, kept, len(trials), stopped, made, page)
+    return StudyResult(experiment, subject, kept, len(trials), stopped, made, page)
 
 
 def _run(
     experiment: Experiment,
     subject: Subject,
-    waiting: list[Trial],
+    waiting: list[StudyTrial],
     results: dict[str, Result],
     log: EventLog,
     budget_s: float | None,
@@ -126,7 +126,7 @@ def _run(
             return ""
         return f"the budget of {duration(budget_s)} is spent" if budget_s else "no time was left"
 
-    def take(trial: Trial, answer: tuple[Result, float]) -> None:
+    def take(trial: StudyTrial, answer: tuple[Result, float]) -> None:
         result, seconds = answer
         results[trial.key] = result
         log.append("trial", key=trial.key, settings=dict(trial.settings), seconds=seconds, result=result)
@@ -149,14 +149,14 @@ def _run(
 def _in_processes(
     experiment: Experiment,
     subject: Subject,
-    waiting: list[Trial],
+    waiting: list[StudyTrial],
     processes: int,
     over: Callable[[], str],
-    take: Callable[[Trial, tuple[Result, float]], None],
+    take: Callable[[StudyTrial, tuple[Result, float]], None],
 ) -> str:
     why, queue = "", list(waiting)
     pool = ProcessPoolExecutor(min(processes, max(1, len(queue))), get_context("spawn"), _prepare)
-    running: dict[Future[tuple[Result, float]], Trial] = {}
+    running: dict[Future[tuple[Result, float]], StudyTrial] = {}
     try:
         while queue or running:
             why = why or over()
@@ -199,7 +199,7 @@ def _prepare() -> None:
     torch.set_num_threads(1)
 
 
-def _answer(experiment: Experiment, subject: Subject, trial: Trial) -> tuple[Result, float]:
+def _answer(experiment: Experiment, subject: Subject, trial: StudyTrial) -> tuple[Result, float]:
     start = time.perf_counter()
     result = experiment.run(subject, trial)
     return result, time.perf_counter() - start

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ranges import require_whole
-from .experiment import Drawing, Experiment, Finding, Result, Section, Trial
+from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, rounded
 from .plain_steps import plain_steps
-from .rounding import rounded
 from .subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Wiggle(Experiment):
         """The digits."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each size and seed, all sizes with the first seed first."""
         for name in ("seeds", "steps", "looks"):
             require_whole(f"Wiggle.{name}", getattr(self, name), least=1)
@@ -66,12 +65,12 @@ class Wiggle(Experiment):
                 f"Wiggle.sizes go up to {max(self.sizes)}, but there are {n} samples: give at most {n}, or 0."
             )
         return [
-            Trial(f"batch {size or 'full'}, seed {seed}", {"size": size, "seed": seed})
+            StudyTrial(f"batch {size or 'full'}, seed {seed}", {"size": size, "seed": seed})
             for seed in range(self.seeds)
             for size in self.sizes
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; at evenly spaced steps compare the batch's loss with that over all data, in units of its theory."""
         import torch
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..decision import BatchSizeRule, Decision, LRRule, Needs, Outcome, Plan, Search, StepContext, Trial
 from ..loop import AutoBatch
 from ..measurements import StepTime
-from .problems import Problem
-from .subject import Answer, Subject, same
+from .problems import TrainedProblem
+from .subject import Answer, RuleSubject, same
 
 AnyRule = TypeVar("AnyRule", bound=BatchSizeRule | LRRule)
 
@@ -112,10 +112,12 @@ class TapedStep(Taped[LRRule]):
         return decision, state
 
 
-class Run:
+class TapedRun:
     """A run of the loop with the rule listened to."""
 
-    def __init__(self, subject: Subject, problem: Problem, optimizer: str, micro_batch: int | None = None) -> None:
+    def __init__(
+        self, subject: RuleSubject, problem: TrainedProblem, optimizer: str, micro_batch: int | None = None
+    ) -> None:
         rule = subject.rule
         taped = TapedSize(rule) if isinstance(rule, BatchSizeRule) else TapedStep(rule)
         self.tape = taped.tape
@@ -135,7 +137,7 @@ class Run:
         )
         self.saved: bytes | None = None
 
-    def train(self) -> "Run":
+    def train(self) -> "TapedRun":
         """Train to the end, or for as many steps as it takes to tell; save once on the way."""
         for x, y in self.auto:
             loss = self.problem.loss(self.model(x), y)
@@ -162,7 +164,7 @@ class Run:
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
 
 
-def check_live(subject: Subject, problem: Problem, optimizer: str) -> None:
+def check_live(subject: RuleSubject, problem: TrainedProblem, optimizer: str) -> None:
     """Try the rule on a problem.
 
     The run goes on bit for bit as it would have when it is taken up from a checkpoint; it is the same but for rounding
@@ -171,17 +173,17 @@ def check_live(subject: Subject, problem: Problem, optimizer: str) -> None:
     Raises:
         ConformanceError: it does not.
     """
-    whole = Run(subject, problem, optimizer).train()
+    whole = TapedRun(subject, problem, optimizer).train()
     _asked_again(subject, whole.tape)
     if whole.saved is not None:
-        taken_up = Run(subject, problem, optimizer)
+        taken_up = TapedRun(subject, problem, optimizer)
         taken_up.load(whole.saved)
         taken_up.train()
         equal = torch.equal(taken_up.parameters(), whole.parameters())
         subject.require(equal, "goes on otherwise from a checkpoint than without: is all it remembers in its state?")
         later = whole.tape.answers[len(whole.tape.answers) - len(taken_up.tape.answers) :]
         subject.require(same(later, taken_up.tape.answers), "decides otherwise after a checkpoint than without")
-    cut = Run(subject, problem, optimizer, MICRO_BATCH).train()
+    cut = TapedRun(subject, problem, optimizer, MICRO_BATCH).train()
     sizes = [now.batch_size for now in whole.tape.asked], [now.batch_size for now in cut.tape.asked]
     subject.require(sizes[0] == sizes[1], "takes other batches where they are passed in micro-batches")
     for one, other in zip(whole.tape.answers, cut.tape.answers, strict=True):
@@ -190,8 +192,8 @@ def check_live(subject: Subject, problem: Problem, optimizer: str) -> None:
         subject.require(close, f"sets the learning rate {rates[1]} in micro-batches where it is {rates[0]} without")
 
 
-def _asked_again(subject: Subject, tape: Tape) -> None:
-    again = Subject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass: checked before
+def _asked_again(subject: RuleSubject, tape: Tape) -> None:
+    again = RuleSubject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass: checked before
     assert tape.plan is not None
     state = again.start(tape.plan).state
     for now, answer in zip(tape.asked, tape.answers, strict=True):

@@ -15,7 +15,7 @@ MOST_FROM_A_PATH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TrainedProblem:
     """A model, its data and its loss, in double precision.
 
     Args:
@@ -29,14 +29,14 @@ class Problem:
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
-def known_noise() -> Problem:
+def known_noise() -> TrainedProblem:
     """A quadratic whose gradient noise is known."""
     problem = quadratic(N, features=4, distance=1.0, dtype=torch.float64)
     x, y = problem.source.fetch(torch.arange(N))
-    return Problem(problem.model, (x, y), F.mse_loss)
+    return TrainedProblem(problem.model, (x, y), F.mse_loss)
 
 
-def logistic(path: str | os.PathLike[str] | None = None) -> Problem:
+def logistic(path: str | os.PathLike[str] | None = None) -> TrainedProblem:
     """A logistic regression on sparse binary features like a9a's, or on the first samples found at `path`."""
     if path is None:
         generator = torch.Generator().manual_seed(0)
@@ -54,10 +54,10 @@ def logistic(path: str | os.PathLike[str] | None = None) -> Problem:
         nn.init.zeros_(model.bias)
         return model
 
-    return Problem(make, (x, y.reshape(-1, 1)), F.binary_cross_entropy_with_logits)
+    return TrainedProblem(make, (x, y.reshape(-1, 1)), F.binary_cross_entropy_with_logits)
 
 
-def network() -> Problem:
+def network() -> TrainedProblem:
     """A network of one hidden layer that tells three clouds of points apart."""
     x, y = blobs(N).fetch(torch.arange(N))
 
@@ -66,10 +66,10 @@ def network() -> Problem:
             torch.default_generator.manual_seed(0)
             return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
-    return Problem(make, (x.double() / 10, y), F.cross_entropy)
+    return TrainedProblem(make, (x.double() / 10, y), F.cross_entropy)
 
 
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[[], TrainedProblem]] = {
     "quadratic": known_noise,
     "logistic regression": logistic,
     "network": network,

@@ -31,7 +31,7 @@ def same(a: object, b: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class RuleSubject:
     """A rule for the batch size or the step size.
 
     Args:

@@ -21,7 +21,7 @@ from .tables import Missing, Text, require_choices
 Array = NDArray[np.generic]
 
 
-class Place(NamedTuple):
+class FileBlock(NamedTuple):
     """A block of a file."""
 
     file: ColumnarFile
@@ -77,7 +77,7 @@ class ColumnSource(BlockSource):
         for other in files[1:]:
             if other.schema.names != first.schema.names or other.schema.types != first.schema.types:
                 raise DataError(f"{other.path} has the columns {_columns(other)}, {first.path} has {_columns(first)}")
-        self._places = [Place(file, block) for file in files for block, rows in enumerate(file.rows) if rows]
+        self._places = [FileBlock(file, block) for file in files for block, rows in enumerate(file.rows) if rows]
         if not self._places:
             raise DataError(f"{first.path} is empty: it has the columns {', '.join(first.schema.names)} and no rows")
         self._target = choose_target(first.schema.names, target, str(first.path))
@@ -120,7 +120,7 @@ class ColumnSource(BlockSource):
         x = x.to(self.x_dtype)
         return x.mul_(self._scale) if self._scale != 1.0 else x
 
-    def _decode(self, place: Place) -> tuple[Array, Array]:
+    def _decode(self, place: FileBlock) -> tuple[Array, Array]:
         block = place.read([*self._features.columns, self._target])
         with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
             try:
@@ -136,7 +136,7 @@ class _Targets:
     Text becomes classes, numbered in sorted order; what numbers mean, `judge_numbers` tells.
     """
 
-    def __init__(self, places: Sequence[Place], kind: Any, column: str, classes: Sequence[str] | None) -> None:
+    def __init__(self, places: Sequence[FileBlock], kind: Any, column: str, classes: Sequence[str] | None) -> None:
         self._column = column
         self._names: Array | None = None
         self._signs = False
@@ -154,7 +154,7 @@ class _Targets:
         elif not _floating(stored(kind)):
             self.dtype = torch.int64
 
-    def decode(self, place: Place, block: dict[str, Any]) -> Array:
+    def decode(self, place: FileBlock, block: dict[str, Any]) -> Array:
         """Return the targets of a block that has been read.
 
         Raises:
@@ -177,7 +177,7 @@ class _Targets:
             )
         return values
 
-    def _values(self, place: Place, block: dict[str, Any] | None = None) -> Array:
+    def _values(self, place: FileBlock, block: dict[str, Any] | None = None) -> Array:
         column = (block or place.read([self._column]))[self._column]
         if column.null_count:
             raise DataError(
@@ -191,7 +191,7 @@ class _Targets:
         except DataError as error:
             raise DataError(f"{place.name}: the target {self._column}: {error}") from error
 
-    def _number_text(self, places: Sequence[Place]) -> None:
+    def _number_text(self, places: Sequence[FileBlock]) -> None:
         names: set[str] = set()
         for place in places:
             names.update(np.unique(self._values(place)).tolist())
@@ -204,7 +204,7 @@ class _Targets:
         self.dtype, self.range = torch.int64, (0, len(names) - 1)
         self.notes = (numbered(sorted(names)),)
 
-    def _judge_numbers(self, places: Sequence[Place], dtype: torch.dtype) -> None:
+    def _judge_numbers(self, places: Sequence[FileBlock], dtype: torch.dtype) -> None:
         self.dtype = dtype
         lows, highs, only_signs = [], [], True
         for place in places:

@@ -111,10 +111,10 @@ class GroupedSource(Source):
         shared, x, y = self._fetch(indices.numpy(), seed, epoch)
         return x if shared is None else torch.cat([shared.flatten(1), x.flatten(1)], 1), y
 
-    def expect(self, indices: Tensor) -> None:
-        """Tell what is shared which blocks of it come next."""
+    def prefetch(self, indices: Tensor) -> None:
+        """Have what is shared read ahead the blocks of it that come next."""
         if isinstance(self._groups, Table) and self._groups.shared is not None:
-            self._groups.shared.expect(indices)
+            self._groups.shared.prefetch(indices)
 
     def _fetch(self, groups: Indices, seed: int, epoch: int) -> tuple[Tensor | None, Tensor, Tensor]:
         opened = self._groups.open(groups, seed, epoch)

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from ...errors import DataError, InputError
 from ...ranges import require_whole
 from ..arrays import TensorSource, require_finite
+from ..block_order import BlockOrder
 from ..collating import Collation
+from ..order import Order
 from ..source import Source
 from .items import StreamItems
 from .passes import Passes
@@ -52,6 +54,8 @@ class IterableSource(Source):
         DataError: no items, or items that are not pairs of what can be tensors.
     """
 
+    sequential = True
+
     def __init__(self, items: StreamItems, length: int) -> None:
         self._items, self._name, self._length = items, items.name, length
         self._passes = Passes(items.samples, items.name)
@@ -88,7 +92,11 @@ class IterableSource(Source):
             raise InputError(f"sample {int(indices.max()):,} of a stream was wanted: {ADVICE}")
         return sample.fetch(indices)
 
-    def fetch_interval(self, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def order(self, seed: int = 0, shuffle: bool = True) -> Order:
+        """The stream's own, whatever is asked for."""
+        return Order(len(self), seed, False)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return x and y at positions start, ..., stop - 1 of an epoch, none before what has been let go of.
 
         Raises:
@@ -108,8 +116,8 @@ class IterableSource(Source):
         x, y = zip(*self._sample, strict=True)
         return TensorSource(torch.cat(x)[:count], torch.cat(y)[:count], self.notes)
 
-    def begin_anew(self) -> None:
-        """Come back to the first sample.
+    def rewind(self) -> None:
+        """Return to the first sample.
 
         Raises:
             InputError: an iterator of which samples have been let go of.
@@ -118,8 +126,8 @@ class IterableSource(Source):
             self._passes.seek(0, 0)
             self._chunks, self._begin, self._end = deque(), 0, 0
 
-    def let_go(self, epoch: int, position: int) -> None:
-        """Be told that nothing before this place will be wanted again."""
+    def discard_before(self, epoch: int, position: int) -> None:
+        """Drop what is held of positions before this one: they are not fetched again."""
         self._begin = max(self._begin, epoch * self._length + position)
         while self._chunks and self._chunks[0].stop <= self._begin:
             self._chunks.popleft()
@@ -155,7 +163,7 @@ class IterableSource(Source):
             self._chunks, self._begin, self._end = deque(), place, state["start"]
             if "x" in state:
                 self._take_in(state["x"], state["y"], -1)
-        self.let_go(epoch, position)
+        self.discard_before(epoch, position)
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if start < self._begin:
@@ -238,16 +246,3 @@ def as_stream(
             ) from None
     require_whole("length", length, least=2)
     return IterableSource(items, length)
-
-
-def require_map_style(source: Source, use: str) -> None:
-    """Refuse a stream where samples must be had in any sequence, and again.
-
-    Raises:
-        DataError: saying what for, and what to do.
-    """
-    if isinstance(source, IterableSource):
-        raise DataError(
-            f"a stream cannot be {use}: its samples come once, one after another. Write them, or as many as are "
-            "needed, to the disk with rightbatch.data.write_shards(samples, folder, most=...) and give the folder"
-        )

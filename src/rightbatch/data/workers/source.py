@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..block_order import BlockOrder
 from ..order import NO_EPOCH, Indices, Order, require_positions
-from ..source import Source, Wrapper
+from ..source import Source, SourceWrapper
 from .pool import Slots, Task, WorkerPool
 
 CHUNK_BYTES = 2**20
@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 Key = tuple[int, int, str, Chunk]
 
 
-class WorkerSource(Wrapper):
+class WorkerSource(SourceWrapper):
     """A source whose samples are fetched ahead by processes.
 
     The workers fetch chunks: fixed intervals of an epoch's positions, each known by its epoch and bounds. Batches are

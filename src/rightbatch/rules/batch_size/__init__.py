@@ -10,6 +10,7 @@ from typing import Any
 from ...decision import BatchSizeRule
 from ...errors import InputError
 from ...rule_text import number_in, read_rule
+from ..wrappers.batch_size_wrapper import Wrapper
 from ..wrappers.bounded import Bounded
 from ..wrappers.hysteresis import Hysteresis
 from ..wrappers.memory_cap import MemoryCap
@@ -102,6 +103,8 @@ def batch_size_rule(spec: Any) -> BatchSizeRule:
         f"batch_size={spec!r} is no batch size and no rule for one: give a whole number, one of {names}, or a rule."
     )
 
+
+Wrapper.read = batch_size_rule
 
 __all__ = [
     "BATCH_SIZE_RULES",

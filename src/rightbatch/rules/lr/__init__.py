@@ -13,6 +13,7 @@ from ..wrappers.ada_scale import AdaScale
 from ..wrappers.beta2_half_life import Beta2HalfLife
 from ..wrappers.legw import LEGW
 from ..wrappers.linear_scaling import LinearScaling
+from ..wrappers.lr_wrapper import Wrapper
 from ..wrappers.momentum_schedule import MomentumSchedule
 from ..wrappers.sde import SDE
 from ..wrappers.square_root_scaling import SquareRootScaling
@@ -83,6 +84,8 @@ def lr_rule(spec: Any) -> LRRule:
     names = ", ".join(map(repr, LR_RULES))
     raise InputError(f"lr={spec!r} is no learning rate and no rule for one: give a number, one of {names}, or a rule.")
 
+
+Wrapper.read = lr_rule
 
 __all__ = [
     "LEGW",

@@ -1,8 +1,9 @@
 """Batch-size rules around a rule: what bounds, hysteresis, dwell, snapping, memory caps and ramps have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from ...decision import BatchSizeRule, Decision, Needs, Plan, StepContext
 from ...errors import InputError
@@ -66,11 +67,11 @@ class Wrapper(ABC):
 
     rule: BatchSizeRule | str | int = UNWRAPPED
 
+    read: ClassVar[Callable[[Any], BatchSizeRule]]  # set by the registry of rules, which imports this module
+
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..batch_size import batch_size_rule  # the registry there imports this module
-
-        object.__setattr__(self, "rule", batch_size_rule(self.rule))
+        object.__setattr__(self, "rule", Wrapper.read(self.rule))
         least, most = self._limits()
         if most is not None and most < least:
             raise InputError(

@@ -1,9 +1,9 @@
 """Step rules around a step rule: what scaling with the batch, warm-up and AdaScale have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from ...decision import NO_EVIDENCE, Action, Decision, LRRule, Needs, Plan, Search, Stateless, StepContext
 from ...errors import InputError
@@ -68,11 +68,11 @@ class Wrapper(ABC):
 
     rule: LRRule | str | float | None = UNWRAPPED
 
+    read: ClassVar[Callable[[Any], LRRule]]  # set by the registry of rules, which imports this module
+
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..lr import lr_rule  # the registry there imports this module
-
-        object.__setattr__(self, "rule", lr_rule(self.rule))
+        object.__setattr__(self, "rule", Wrapper.read(self.rule))
 
     @property
     def within(self) -> LRRule:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ...errors import InputError
 from ...models import build_model
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
-from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import (
     AUTOMATIC,
@@ -86,7 +85,7 @@ class BatchForms(Experiment):
         """Three overlapping blobs in the plane, 500 points to train on and 500 to test on; 50 ReLU units."""
         return Subject("three-blobs", f"{__name__}:{relu_50.__name__}")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each form and seed, all forms with the first seed first; sizes above the data are left out."""
         for name in ("seeds", "automatic_seeds", "epochs"):
             require_whole(f"BatchForms.{name}", getattr(self, name), least=1)
@@ -108,14 +107,14 @@ class BatchForms(Experiment):
         named = [(form_name(size, rate), each) for (size, rate), each in zip(forms, settings, strict=True)]
         automatic = [(name, {"batch": batch}) for name, batch in AUTOMATIC.items()]
         return [
-            Trial(f"{name}, seed {seed}", {"form": name, "seed": seed, **each})
+            StudyTrial(f"{name}, seed {seed}", {"form": name, "seed": seed, **each})
             for seed in range(max(self.seeds, self.automatic_seeds))
             for arms, seeds in ((named, self.seeds), (automatic, self.automatic_seeds))
             for name, each in arms
             if seed < seeds
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; give both accuracies at the end of every epoch, and the updates made."""
         train, test = subject.sources()
         assert train.classes is not None  # `trials` has seen to it
@@ -126,7 +125,7 @@ class BatchForms(Experiment):
         kept = {part: rounded(accuracies) for part, accuracies in curves.items()}
         return {"form": trial.settings["form"], "seed": trial.settings["seed"], "updates": updates, **kept}
 
-    def _fixed(self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: "Curves") -> int:
+    def _fixed(self, model: "nn.Module", train: "Source", test: "Source", trial: StudyTrial, curves: "Curves") -> int:
         import torch
 
         from ...data import Order
@@ -155,7 +154,9 @@ class BatchForms(Experiment):
             _look(model, train, test, curves)
         return self.epochs * -(-n // b)
 
-    def _automatic(self, model: "nn.Module", train: "Source", test: "Source", trial: Trial, curves: "Curves") -> int:
+    def _automatic(
+        self, model: "nn.Module", train: "Source", test: "Source", trial: StudyTrial, curves: "Curves"
+    ) -> int:
         from ...fitting.losses import default_loss
         from ...loop import AutoBatch
 

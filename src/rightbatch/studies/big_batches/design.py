@@ -9,14 +9,13 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
 from ..retuning import Retuned, retune
-from ..rounding import rounded
 from ..subject import Subject
 from .claims import DE, Cells, findings, tail
 from .figure import draw_passes
-from .objective import Objective, known_objective
+from .objective import FullObjective, known_objective
 from .runs import gradient_norm, steps_of
 
 SERIES = ("passes", "steps", "sizes", "rates", "excess", "norms", "batch_norms", "train", "test")
@@ -77,7 +76,7 @@ class BigBatches(Experiment):
         forms = [f"{form}, θ = {theta:g}" for theta in self.thetas for form in ("Armijo", "BB", "fixed step")]
         return ["SGD, tuned", "SGD, decayed", *forms, "SGD, untuned", "Adadelta"]
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One for each method and seed: all methods with the first seed first.
 
         Raises:
@@ -97,14 +96,16 @@ class BigBatches(Experiment):
             raise InputError("BigBatches.thetas and BigBatches.decays need one number each, or more.")
         if self.most_samples is not None:
             require_whole("BigBatches.most_samples", self.most_samples, least=2)
-        objective = Objective.of(subject, self.penalty, self.most_samples, self.against_rest)
+        objective = FullObjective.of(subject, self.penalty, self.most_samples, self.against_rest)
         if self.size > len(objective):
             raise InputError(f"BigBatches.size is {self.size}, but there are only {len(objective)} samples.")
         return [
-            Trial(f"{arm}, seed {seed}", {"arm": arm, "seed": seed}) for seed in range(self.seeds) for arm in self.arms
+            StudyTrial(f"{arm}, seed {seed}", {"arm": arm, "seed": seed})
+            for seed in range(self.seeds)
+            for arm in self.arms
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Tune the rate where the method has one, train, and follow the whole objective."""
         objective, least = known_objective(subject, self.penalty, self.most_samples, self.against_rest)
         arm, seed = str(trial.settings["arm"]), int(trial.settings["seed"])
@@ -150,7 +151,7 @@ class BigBatches(Experiment):
             "last batch",
         )
         paragraphs = [*self._paragraphs(samples, linear), *self._seen(cells, samples)]
-        return Section(paragraphs, [drawing], head, rows, findings(self, cells, linear))
+        return Section(paragraphs, [drawing], head, rows, findings(cells, self.thetas, self.untuned, linear))
 
     def _paragraphs(self, samples: int, linear: bool) -> list[str]:
         kind = f"a penalty of λ = {self.penalty:g}, in double precision" if linear else "no penalty"
@@ -203,13 +204,13 @@ class BigBatches(Experiment):
 
     # Running.
 
-    def _tuned(self, objective: Objective, arm: str, seed: int, decay: float, start: float) -> Retuned:
+    def _tuned(self, objective: FullObjective, arm: str, seed: int, decay: float, start: float) -> Retuned:
         def cost(rate: float, _: float) -> float:
             return self._train(objective, arm, seed, rate, decay)
 
         return retune(cost, start, tries=self.tries)
 
-    def _train(self, objective: Objective, arm: str, seed: int, rate: float, decay: float) -> float:
+    def _train(self, objective: FullObjective, arm: str, seed: int, rate: float, decay: float) -> float:
         """The whole objective at the end; inf where it has not fallen after half of the passes."""
         model, checked = objective.network(seed), False
         before, budget = objective.look(model).value, self.passes * len(objective)
@@ -224,7 +225,7 @@ class BigBatches(Experiment):
 
     def _follow(
         self,
-        objective: Objective,
+        objective: FullObjective,
         least: float,
         arm: str,
         seed: int,

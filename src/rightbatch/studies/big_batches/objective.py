@@ -20,7 +20,7 @@ POWER_STEPS = 50
 MOST_SEARCHES = 2000  # iterations of L-BFGS
 
 
-class Look(NamedTuple):
+class ObjectiveLook(NamedTuple):
     """ℓ, ‖∇ℓ‖ and, of classes, the share told rightly, over all training samples."""
 
     value: float
@@ -29,7 +29,7 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Objective:
+class FullObjective:
     """ℓ(w) = mean loss over the training samples + λ/2·‖w‖², the penalty for models linear in their parameters.
 
     A linear model, which has one minimum, is taken in double precision.
@@ -55,7 +55,9 @@ class Objective:
     linear: bool
 
     @classmethod
-    def of(cls, subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None) -> "Objective":
+    def of(
+        cls, subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None
+    ) -> "FullObjective":
         """Of a subject; columns of a table that leave [-1, 1], and quantities to predict, are centred and scaled.
 
         Args:
@@ -139,7 +141,7 @@ class Objective:
 
         return penalised
 
-    def look(self, model: "nn.Module") -> "Look":
+    def look(self, model: "nn.Module") -> "ObjectiveLook":
         """Compute ℓ, ‖∇ℓ‖ and the training accuracy; the gradients that the parameters hold are left alone."""
         import torch
 
@@ -157,7 +159,7 @@ class Objective:
             right += int((output.argmax(1) == y).sum()) if self.classifies else 0
         model.train()
         norm = float(torch.stack([g.square().sum() for g in sums]).sum().sqrt())
-        return Look(total, norm, right / len(self.x))
+        return ObjectiveLook(total, norm, right / len(self.x))
 
     def test_accuracy(self, model: "nn.Module") -> float:
         """Share of the test samples told rightly."""
@@ -219,9 +221,9 @@ class Objective:
 @cache
 def known_objective(
     subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None
-) -> tuple[Objective, float]:
+) -> tuple[FullObjective, float]:
     """The objective and its ℓ*, worked out once in a process."""
-    objective = Objective.of(subject, penalty, most_samples, against_rest)
+    objective = FullObjective.of(subject, penalty, most_samples, against_rest)
     return objective, objective.least()
 
 

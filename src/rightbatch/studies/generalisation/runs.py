@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain_steps import Step, plain_steps
+from ..plain_steps import PlainStep, plain_steps
 from ..subject import Subject
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RunLook:
     """A run after so many steps; losses are means, accuracies shares, of the whole part."""
 
     step: int
@@ -106,7 +106,7 @@ def network(subject: Subject, seed: int, kind: str) -> "nn.Module":
 
 
 @dataclass(eq=False)
-class Run:
+class SteppedRun:
     """Training that goes on when asked to.
 
     Args:
@@ -123,12 +123,12 @@ class Run:
     steps: Iterator[int]
     looks: frozenset[int]
     keep: frozenset[int]
-    made: dict[int, Look] = field(default_factory=dict)
+    made: dict[int, RunLook] = field(default_factory=dict)
     kept: "dict[int, dict[str, Tensor]]" = field(default_factory=dict)
     step: int = 0
     diverged: bool = False
 
-    def upto(self, last: int) -> Look | None:
+    def upto(self, last: int) -> RunLook | None:
         """What it is after `last` steps, one of its looks; None where it has diverged."""
         while self.step < last and not self.diverged:
             samples = next(self.steps)
@@ -140,7 +140,7 @@ class Run:
                 self._look(samples)
         return None if self.diverged and last not in self.made else self.made[last]
 
-    def best(self, last: int) -> Look:
+    def best(self, last: int) -> RunLook:
         """The look of the least validation loss up to `last`."""
         return min((look for step, look in self.made.items() if step <= last), key=lambda look: look.validation_loss)
 
@@ -152,7 +152,7 @@ class Run:
         if not math.isfinite(train[0] + validation[0] + test[0]):
             self.diverged = True
             return
-        self.made[self.step] = Look(self.step, samples, *train, *validation, *test)
+        self.made[self.step] = RunLook(self.step, samples, *train, *validation, *test)
         if self.step in self.keep:
             self.kept[self.step] = {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -172,7 +172,7 @@ def phases(
     for phase, (size, rate, count) in enumerate(plan):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        steps: Iterator[Step] = plain_steps(model, parts.loss, *parts.train, size, optimizer, seed + 1000 * phase)
+        steps: Iterator[PlainStep] = plain_steps(model, parts.loss, *parts.train, size, optimizer, seed + 1000 * phase)
         for step in islice(steps, count):
             yield consumed + step.samples if math.isfinite(step.loss) else -1
         consumed += size * (count or 0)
@@ -202,7 +202,7 @@ def step_seconds(parts: Parts, models: Sequence["nn.Module"], optimizers: Any, s
     return [float(value) for value in np.median(np.diff(ends, axis=0), axis=0)]
 
 
-def curve(run: Run, last: int) -> dict[str, list[float]]:
+def curve(run: SteppedRun, last: int) -> dict[str, list[float]]:
     """The looks up to `last`, as lists."""
     looks = [look.rounded() for step, look in sorted(run.made.items()) if step <= last]
     return {
@@ -210,7 +210,7 @@ def curve(run: Run, last: int) -> dict[str, list[float]]:
     }
 
 
-def outcome(run: Run, last: int, rate: float, more: Mapping[str, float]) -> dict[str, float]:
+def outcome(run: SteppedRun, last: int, rate: float, more: Mapping[str, float]) -> dict[str, float]:
     """What a run is after `last` steps, what it was where validation was best, and `more`."""
     stopped = run.best(last)
     return {

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import SHEN, Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..plain_steps import plain_steps
-from ..rounding import rounded
 from ..subject import Subject, everything
-from .claims import SHEN, Cell, against_theory, average, findings
+from .claims import Cell, against_theory, average, findings
 from .figure import draw_norms
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class GradientNorms(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One for each size, moment and seed: all sizes at both moments with the first seed first.
 
         Raises:
@@ -85,13 +84,13 @@ class GradientNorms(Experiment):
         require_whole("GradientNorms.epochs[1]", self.epochs[1], least=self.epochs[0] + 1)
         _moments(subject.network(0).eval(), _loss(subject), *subject.sources()[0].fetch(_first(2)))
         return [
-            Trial(f"batch {size}, {moment}, seed {seed}", {"size": size, "moment": moment, "seed": seed})
+            StudyTrial(f"batch {size}, {moment}, seed {seed}", {"size": size, "moment": moment, "seed": seed})
             for seed in range(self.seeds)
             for moment in ("early", "late")
             for size in self.sizes
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train, or take the network the trial before was trained to; norms of the mean-reduced gradients, V and s."""
         import torch
 

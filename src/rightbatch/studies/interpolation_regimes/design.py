@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..retuning import retune
 from ..subject import Subject
 from .claims import INTERPOLATION, findings, rows
@@ -84,7 +84,7 @@ class InterpolationRegimes(Experiment):
         """The digits, in a kernel and in a network of two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One for each problem, size and seed: all problems and sizes with the first seed first.
 
         Raises:
@@ -110,7 +110,7 @@ class InterpolationRegimes(Experiment):
             n = min(self.network_samples, len(train))
             cells += [("network", n, size) for size in self.network_sizes if size < n]
         return [
-            Trial(
+            StudyTrial(
                 f"{name}, {n} samples, batch {size or 'all'}, seed {seed}",
                 {"problem": name, "samples": n, "size": size, "seed": seed},
             )
@@ -118,7 +118,7 @@ class InterpolationRegimes(Experiment):
             for name, n, size in cells
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Walk the rate, and count steps."""
         name, n, size, seed = (trial.settings[key] for key in ("problem", "samples", "size", "seed"))
         if name == "network":

@@ -9,9 +9,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told
-from ..rounding import rounded
 from ..subject import Subject, everything
 from .claims import MCCANDLISH, findings, published, told_scale
 from .figure import draw_growth
@@ -71,7 +70,7 @@ class NoiseGrowth(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each seed.
 
         Raises:
@@ -87,9 +86,9 @@ class NoiseGrowth(Experiment):
         require_whole("NoiseGrowth.batch", self.batch, least=2)
         if self.batch > n:
             raise InputError(f"NoiseGrowth.batch is {self.batch}, but there are {n} samples: give at most {n}.")
-        return [Trial(f"seed {seed}", {"seed": seed}) for seed in range(self.seeds)]
+        return [StudyTrial(f"seed {seed}", {"seed": seed}) for seed in range(self.seeds)]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Train; the looks, and the run's own estimates by the steps that they are of."""
         import torch
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DivergedError
+from ..experiment import rounded
 from ..plain_steps import plain_steps
-from ..rounding import rounded
 from ..subject import Subject, everything
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def zero_begun(model: "nn.Module", rate: float) -> "Optimizer":
 
 
 @dataclass(frozen=True)
-class Problem:
+class TrainingProblem:
     """A subject ready to be trained on.
 
     Args:
@@ -87,7 +87,7 @@ class Problem:
     source: "Source"
 
     @classmethod
-    def of(cls, subject: Subject) -> "Problem":
+    def of(cls, subject: Subject) -> "TrainingProblem":
         """Loaded once in a process."""
         return _problem(subject)
 
@@ -107,7 +107,7 @@ class Problem:
 
 
 @cache
-def _problem(subject: Subject) -> Problem:
+def _problem(subject: Subject) -> TrainingProblem:
     import torch
 
     from ...data import as_source
@@ -116,10 +116,12 @@ def _problem(subject: Subject) -> Problem:
     source, test = subject.sources()
     x, y = everything(source)
     some = torch.from_numpy(np.linspace(0, len(x) - 1, min(MEASURED, len(x))).astype(np.int64))
-    return Problem(x, y, default_loss(source), as_source((x[some], y[some])), test, source)
+    return TrainingProblem(x, y, default_loss(source), as_source((x[some], y[some])), test, source)
 
 
-def final_loss(problem: Problem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int) -> float:
+def final_loss(
+    problem: TrainingProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
+) -> float:
     """Training loss after plain steps; inf where it was lost on the way."""
     for step in islice(plain_steps(model, problem.loss, problem.x, problem.y, size, optimizer, seed), steps):
         if not math.isfinite(step.loss):
@@ -129,7 +131,7 @@ def final_loss(problem: Problem, model: "nn.Module", optimizer: "Optimizer", siz
 
 
 def plain_run(
-    problem: Problem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
+    problem: TrainingProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
 ) -> dict[str, Any]:
     """Plain steps, with looks at the training loss; packaged optimizers show their average there."""
     marks, seen, losses = _marks(steps), [], []
@@ -144,7 +146,9 @@ def plain_run(
     return {"samples": seen, "losses": rounded(losses), "loss": _short(losses[-1]), **result}
 
 
-def packaged_run(name: str, problem: Problem, model: "nn.Module", size: int, steps: int, seed: int) -> dict[str, Any]:
+def packaged_run(
+    name: str, problem: TrainingProblem, model: "nn.Module", size: int, steps: int, seed: int
+) -> dict[str, Any]:
     """An optimizer of another package at its defaults."""
     package, kind = PACKAGED[name]
     optimizer: Optimizer = getattr(import_module(package), kind)(model.parameters())
@@ -152,7 +156,9 @@ def packaged_run(name: str, problem: Problem, model: "nn.Module", size: int, ste
     return plain_run(problem, model, optimizer, size, steps, seed)
 
 
-def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int) -> dict[str, Any]:
+def ruled_run(
+    problem: TrainingProblem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int
+) -> dict[str, Any]:
     """A rule of this library, with whatever optimizer suits it."""
     from ...fitting.evaluation import refresh_batch_norm
     from ...loop.auto_batch import AutoBatch
@@ -183,7 +189,7 @@ def ruled_run(problem: Problem, model: "nn.Module", batch: Any, step: str, sampl
     return {"samples": seen, "losses": rounded(losses), "loss": _short(losses[-1]), "batch": median, **result}
 
 
-def notations_apart(problem: Problem, subject: Subject, rate: float, size: int, steps: int, seed: int) -> float:
+def notations_apart(problem: TrainingProblem, subject: Subject, rate: float, size: int, steps: int, seed: int) -> float:
     """Most relative difference of a batch's loss between torch's momentum and the average begun at zero, rate/(1 - β).
 
     In double precision, over the first steps.
@@ -215,7 +221,7 @@ def _turn(optimizer: "Optimizer", way: str) -> None:
         getattr(optimizer, way)()
 
 
-def _refresh(optimizer: "Optimizer", model: "nn.Module", problem: Problem) -> None:
+def _refresh(optimizer: "Optimizer", model: "nn.Module", problem: TrainingProblem) -> None:
     from ...fitting.evaluation import refresh_batch_norm
 
     if hasattr(optimizer, "eval"):

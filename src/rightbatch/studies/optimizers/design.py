@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from ...errors import InputError
 from ...ranges import require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import told, told_factor
 from ..retuning import Retuned, retune
-from ..rounding import rounded
 from ..subject import Subject
 from .arms import (
     AUTOMATIC,
@@ -20,7 +19,7 @@ from .arms import (
     PACKAGED,
     RULED,
     STARTS,
-    Problem,
+    TrainingProblem,
     final_loss,
     installed,
     made,
@@ -69,7 +68,7 @@ class Optimizers(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """A run for each optimizer, size and seed, and one of the automatic mode; all with the first seed first.
 
         Raises:
@@ -90,12 +89,12 @@ class Optimizers(Experiment):
         subject.network(0)
         names = [*STARTS, *(name for name in FREE if installed(name))]
         return [
-            Trial(f"{name}, batch {size}, seed {seed}", {"optimizer": name, "size": size, "seed": seed})
+            StudyTrial(f"{name}, batch {size}, seed {seed}", {"optimizer": name, "size": size, "seed": seed})
             for seed in range(self.seeds)
             for name, size in [*((name, size) for name in names for size in self.sizes), (AUTOMATIC, 0)]
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Tune, where there is a rate to tune, and train."""
         import torch
 
@@ -105,7 +104,7 @@ class Optimizers(Experiment):
             return {"optimizer": name, "size": size, "seed": seed, **self._run(subject, name, size, seed)}
 
     def _run(self, subject: Subject, name: str, size: int, seed: int) -> Result:
-        problem, model, order = Problem.of(subject), subject.network(seed), seed + FURTHER
+        problem, model, order = TrainingProblem.of(subject), subject.network(seed), seed + FURTHER
         if name == AUTOMATIC:
             return ruled_run(problem, model, "auto", "auto", self.samples, order)
         if name in RULED:

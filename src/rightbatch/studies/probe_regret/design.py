@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..reaching import MOMENTUM, OPTIMIZERS, reference_target, tuned_reach
 from ..subject import Subject
 from .claims import findings, row
@@ -83,7 +83,7 @@ class ProbeRegret(Experiment):
         """The problems that a study of this subject consists of."""
         return [Subject(*pair) for pair in self.pairs] if subject == self.classic else [subject]
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """For every pair the probe and one brute-force trial a size; all pairs with the first seed first.
 
         Raises:
@@ -103,14 +103,14 @@ class ProbeRegret(Experiment):
         for seed in range(self.seeds):
             for pair in self.subjects(subject):
                 about = {"data": pair.data, "model": pair.model, "target": pair.target, "seed": seed}
-                trials.append(Trial(f"{label(pair)}, probe, seed {seed}", {**about, "size": 0}))
+                trials.append(StudyTrial(f"{label(pair)}, probe, seed {seed}", {**about, "size": 0}))
                 trials += [
-                    Trial(f"{label(pair)}, batch {size}, seed {seed}", {**about, "size": size})
+                    StudyTrial(f"{label(pair)}, batch {size}, seed {seed}", {**about, "size": size})
                     for size in self._sizes(pair)
                 ]
         return trials
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Steps to the target at one size; or, for size 0, the probe's advice and the seconds of steps."""
         data, model, column, seed, size = (trial.settings[key] for key in ("data", "model", "target", "seed", "size"))
         pair = Subject(data, model, column)

@@ -10,7 +10,7 @@ from ...decision import LRRule
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ...rules.lr import AdaScale, LinearScaling, SquareRootScaling, StepDecay, WarmUp
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..retuning import retune
 from ..subject import Subject, everything
 from .claims import ADA_SCALE, RULES, ScalingRuns, findings, rows
@@ -65,7 +65,7 @@ class RateScaling(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each scale, rule and seed: all scales and rules with the first seed first.
 
         Raises:
@@ -87,13 +87,13 @@ class RateScaling(Experiment):
                 f"{n:,} training samples: give smaller scales, or a smaller base."
             )
         return [
-            Trial(f"{scale} times, {rule}, seed {seed}", {"scale": scale, "rule": rule, "seed": seed})
+            StudyTrial(f"{scale} times, {rule}, seed {seed}", {"scale": scale, "rule": rule, "seed": seed})
             for seed in range(self.seeds)
             for scale in self.scales
             for rule in (RULES if scale > 1 else ("base",))
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Tune the base batch, as every trial of this seed does; then train by the rule."""
         scale, rule, seed = trial.settings["scale"], trial.settings["rule"], trial.settings["seed"]
         train, test = subject.sources()

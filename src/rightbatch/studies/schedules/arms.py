@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...errors import DivergedError
-from ..experiment import Result
-from ..rounding import rounded
+from ..experiment import Result, rounded
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,13 +14,16 @@ EQUAL_LOSS = (-5.0, 5.0)  # % of the loss
 SAVED = (33.0, 39.0)  # % of the steps: 36 within 3
 
 
-def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
-    """Every claim and its verdict."""
+class SchedulePairs:
+    """By seed, the runs of each schedule beside those of the fixed batch of its family."""
 
-    def pairs(family: str, name: str) -> list[tuple[Result, Result]]:
-        """By seed, the runs of a schedule and of the fixed batch of its family."""
+    def __init__(self, results: Mapping[str, Result]) -> None:
+        self._results = list(results.values())
+
+    def of(self, family: str, name: str) -> list[tuple[Result, Result]]:
+        """A schedule and its fixed batch, where both ran to their end."""
         found = []
-        for r in results.values():
+        for r in self._results:
             arms = r["arms"]
             if r["family"] == family and name in arms:
                 control = next(iter(arms.values()))
@@ -28,58 +31,74 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
                     found.append((arms[name], control))
         return found
 
-    def values(family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
-        return [value(ours, control) for ours, control in pairs(family, name)]
+    def values(self, family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
+        """A number of every pair."""
+        return [value(ours, control) for ours, control in self.of(family, name)]
 
-    def equal(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        points = values(family, name, _points)
-        ours = f"{told(points, 2)} points, {_steps(pairs(family, name))}" if points else "not run"
+    def equal(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """Whether it ends at the same accuracy."""
+        points = self.values(family, name, _points)
+        ours = f"{told(points, 2)} points, {_steps(self.of(family, name))}" if points else "not run"
         return Finding(claim, source, published, ours, within(points, EQUAL))
 
-    def fewer(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        logs = values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
-        return Finding(claim, source, published, _steps(pairs(family, name)) or "not run", below_zero(logs))
+    def fewer(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """Whether it takes fewer steps."""
+        logs = self.values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
+        return Finding(claim, source, published, _steps(self.of(family, name)) or "not run", below_zero(logs))
 
-    def faster(family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        ratios = values(family, name, lambda a, b: b["seconds"] / a["seconds"])
+    def faster(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
+        """Whether it takes less time."""
+        ratios = self.values(family, name, lambda a, b: b["seconds"] / a["seconds"])
         ours = f"{told_factor(ratios)} times as fast on one core" if ratios else "not run"
         return Finding(claim, source, published, ours, below_zero([-math.log(ratio) for ratio in ratios]))
 
-    momentum = values("increase", "more momentum", _points)
-    excess = values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
-    accuracy = values("Seesaw", "Seesaw", _points)
-    saved = values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
+
+def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
+    """Every claim and its verdict."""
+    pairs = SchedulePairs(results)
+    return [*_ada_batch(pairs), *_increased(pairs), *_seesaw(pairs, cut)]
+
+
+def _ada_batch(pairs: SchedulePairs) -> list[Finding]:
     return [
-        equal(
+        pairs.equal(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch ends within one point of the accuracy of a fixed small batch whose rate decays by 4 a stage",
             ADA_BATCH,
             "within 1 %",
         ),
-        fewer("AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"),
-        faster(
+        pairs.fewer(
+            "AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"
+        ),
+        pairs.faster(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch takes less time than the fixed small batch",
             ADA_BATCH,
             "up to 6.25 times as fast, on four GPUs",
         ),
-        equal(
+    ]
+
+
+def _increased(pairs: SchedulePairs) -> list[Finding]:
+    momentum = pairs.values("increase", "more momentum", _points)
+    return [
+        pairs.equal(
             "increase",
             "increased",
             "a batch five times as large at each stage ends within one point of a rate five times as small",
             SMITH,
             "94.4 % against 94.3 %, CIFAR-10",
         ),
-        fewer(
+        pairs.fewer(
             "increase",
             "increased",
             "increasing the batch takes fewer steps than decaying the rate",
             SMITH,
             "about 29,000 against 80,000: 0.36",
         ),
-        equal(
+        pairs.equal(
             "increase",
             "larger rate",
             "with rate and batch five times as large from the start it still ends within one point",
@@ -90,7 +109,7 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "with more momentum as well, and a batch larger for it, accuracy is lost",
             SMITH,
             "93.3 % against 94.3 %, in fewer than 2,500 of 80,000 steps",
-            f"{told(momentum, 2)} points, {_steps(pairs('increase', 'more momentum'))}"
+            f"{told(momentum, 2)} points, {_steps(pairs.of('increase', 'more momentum'))}"
             if momentum
             else "not run: its first batch would be above a tenth of the data",
             below_zero(momentum),
@@ -102,6 +121,14 @@ def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
             "not tested: it takes ImageNet",
             "cannot tell",
         ),
+    ]
+
+
+def _seesaw(pairs: SchedulePairs, cut: float) -> list[Finding]:
+    excess = pairs.values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
+    accuracy = pairs.values("Seesaw", "Seesaw", _points)
+    saved = pairs.values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
+    return [
         Finding(
             "Seesaw ends at the loss of cosine decay at a fixed batch, within 5 % of it",
             SEESAW,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..over_seeds import told, told_factor
 from ..subject import Subject
 from .arms import FAMILIES, Arm, arms_of, train
@@ -69,7 +69,7 @@ class Schedules(Experiment):
         """The digits, with two hidden layers."""
         return Subject("digits", "mlp")
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One for each family of schedules and seed, all families with the first seed first.
 
         Raises:
@@ -99,12 +99,12 @@ class Schedules(Experiment):
             )
         require_fitting(subject.network(seed=0), default_loss(data), data)
         return [
-            Trial(f"{family}, seed {seed}", {"family": family, "seed": seed})
+            StudyTrial(f"{family}, seed {seed}", {"family": family, "seed": seed})
             for seed in range(self.seeds)
             for family in FAMILIES
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Tune the rate of the fixed batch on a held-out part, then train by every schedule of the family."""
         from ...data import hold_out
         from ..retuning import retune

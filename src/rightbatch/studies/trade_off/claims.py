@@ -8,7 +8,7 @@ import numpy as np
 from ..experiment import Finding, Verdict
 from ..over_seeds import told, told_factor, within
 from .curve import at_size, misfit
-from .seen import WITHIN, Seen
+from .seen import WITHIN, TradeOffResults
 
 MCCANDLISH = "McCandlish, Kaplan, Amodei 2018"
 SHALLUE = "Shallue et al. 2019"
@@ -22,12 +22,12 @@ FEW_STEPS = 10
 PERFECT, NONE = (-1.25, -0.75), (-0.25, 0.25)  # exponents taken as -1 and as 0
 
 
-def findings(seen: Seen) -> list[Finding]:
+def findings(seen: TradeOffResults) -> list[Finding]:
     """Every claim, also where it cannot be told."""
     return [_curve(seen), _twice(seen), *_noise(seen), *_rates(seen), _regimes(seen), _time(seen)]
 
 
-def in_words(seen: Seen) -> list[str]:
+def in_words(seen: TradeOffResults) -> list[str]:
     """Paragraphs on what was seen."""
     missed = sum(steps is None for steps in seen.steps_of.values())
     edge = sum(not result["enclosed"] for result in seen.results if result["steps"] is not None)
@@ -61,7 +61,7 @@ def in_words(seen: Seen) -> list[str]:
     return words
 
 
-def row(seen: Seen, size: int) -> tuple[str, ...]:
+def row(seen: TradeOffResults, size: int) -> tuple[str, ...]:
     """A line of the table: size, runs, rate, steps, those of the curve, samples, seconds."""
     known = [steps for (b, _), steps in seen.steps_of.items() if b == size and steps is not None]
     return (
@@ -75,7 +75,7 @@ def row(seen: Seen, size: int) -> tuple[str, ...]:
     )
 
 
-def _curve(seen: Seen) -> Finding:
+def _curve(seen: TradeOffResults) -> Finding:
     residuals, ours, verdicts = seen.residuals, "no seed has a curve at all sizes", list[Verdict]()
     if len(residuals):
         means = residuals.mean(0)
@@ -94,7 +94,7 @@ def _curve(seen: Seen) -> Finding:
     return Finding(claim, f"{MCCANDLISH}, eq. 2.11", "fits well", ours, _all(verdicts))
 
 
-def _twice(seen: Seen) -> Finding:
+def _twice(seen: TradeOffResults) -> Finding:
     """Steps at B_crit over those of the largest batch, samples over those of the smallest; by the curve a bit less."""
     steps, samples, off = [], [], []
     for seed, curve in seen.curves.items():
@@ -124,7 +124,7 @@ def _twice(seen: Seen) -> Finding:
     return Finding("at b = B_crit steps and samples are both twice their least", MCCANDLISH, "2 and 2", ours, verdict)
 
 
-def _noise(seen: Seen) -> list[Finding]:
+def _noise(seen: TradeOffResults) -> list[Finding]:
     ratios = [seen.noise[seed] / curve.critical for seed, curve in seen.curves.items() if seed in seen.noise]
     logs = [math.log(ratio) for ratio in ratios]
     ours = f"noise scale {told_factor(seen.noises)}, B_crit {told_factor(seen.criticals)}, ratio {told_factor(ratios)}"
@@ -148,7 +148,7 @@ def _noise(seen: Seen) -> list[Finding]:
     ]
 
 
-def _rates(seen: Seen) -> list[Finding]:
+def _rates(seen: TradeOffResults) -> list[Finding]:
     curve, found = seen.curve, []
     below, above = (0.0, curve.critical / 2) if curve else (0.0, 0.0), (curve.critical if curve else 0.0, math.inf)
     for claim, (low, high), limits, published in (
@@ -168,7 +168,7 @@ def _rates(seen: Seen) -> list[Finding]:
     return found
 
 
-def _regimes(seen: Seen) -> Finding:
+def _regimes(seen: TradeOffResults) -> Finding:
     ours, verdicts = "fewer than four batch sizes", list[Verdict]()
     if len(seen.sizes) >= 4:
         first, last = seen.sizes[:2], seen.sizes[-2:]
@@ -188,7 +188,7 @@ def _regimes(seen: Seen) -> Finding:
     )
 
 
-def _time(seen: Seen) -> Finding:
+def _time(seen: TradeOffResults) -> Finding:
     """Time at the size that theory picks, between the sizes that were run, over the least of that seed."""
     ours, logs, best = "critical batch or step time could not be told", [], seen.fastest_in_theory
     if best and seen.clock and seen.fastest:

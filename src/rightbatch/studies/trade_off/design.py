@@ -8,11 +8,11 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, Trial
+from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
 from ..reaching import LOOK_EXAMPLES, OPTIMIZERS, REFERENCE_SIZE, Reached, Target, reach, reference_target, tuned_reach
 from ..subject import Subject, everything
 from .claims import MCCANDLISH, findings, in_words, row
-from .seen import Seen
+from .seen import TradeOffResults
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,7 @@ class TradeOff(Experiment):
                 break
         return sizes
 
-    def trials(self, subject: Subject) -> list[Trial]:
+    def trials(self, subject: Subject) -> list[StudyTrial]:
         """One for each size and seed: all sizes with the first seed first.
 
         Raises:
@@ -100,12 +100,12 @@ class TradeOff(Experiment):
         if sizes[0] == 1 and (why := _coupled(subject)):
             raise InputError(f"TradeOff.sizes begin with 1, but {why[0]}: give at least 2.")
         return [
-            Trial(f"batch {size}, seed {seed}", {"size": size, "seed": seed})
+            StudyTrial(f"batch {size}, seed {seed}", {"size": size, "seed": seed})
             for seed in range(self.seeds)
             for size in sizes
         ]
 
-    def run(self, subject: Subject, trial: Trial) -> Result:
+    def run(self, subject: Subject, trial: StudyTrial) -> Result:
         """Tune the rate of one size; at the size nearest to 32 also measure the noise on the way."""
         size, seed = int(trial.settings["size"]), int(trial.settings["seed"])
         target = reference_target(subject, self.optimizer, self.reference, self.slack)
@@ -162,7 +162,7 @@ class TradeOff(Experiment):
 
         train, test = subject.sources()
         sizes = self.sizes_on(subject)
-        seen = Seen(list(results.values()), sizes)
+        seen = TradeOffResults(list(results.values()), sizes)
         rows = [row(seen, size) for size in seen.sizes]
         tuned = "doubling and halving it" if self.factor == 2 else f"by factors of {self.factor:g}"
         name = {"SGD": "plain SGD", "momentum": "SGD with momentum 0.9", "Adam": "Adam"}[self.optimizer]

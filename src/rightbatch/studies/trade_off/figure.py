@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..over_seeds import mean_interval
-from .seen import Seen
+from .seen import TradeOffResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FINE = 100
 
 
-def draw_costs(seen: Seen) -> "Figure":
+def draw_costs(seen: TradeOffResults) -> "Figure":
     """Steps and samples against batch size, and against each other."""
     from ...report.drawing import BLUE, INK, ORANGE, PAPER, finish, log_axis, styled
 
@@ -72,7 +72,7 @@ def draw_costs(seen: Seen) -> "Figure":
     return draw()
 
 
-def draw_time_and_rates(seen: Seen) -> "Figure":
+def draw_time_and_rates(seen: TradeOffResults) -> "Figure":
     """Seconds to the target, and the best learning rate, against batch size."""
     from ...report.drawing import GREEN, INK, MUTED, PAPER, VIOLET, finish, log_axis, styled
 
@@ -145,7 +145,7 @@ def draw_time_and_rates(seen: Seen) -> "Figure":
     return draw()
 
 
-def _points(axes: "Axes", seen: Seen, each: Mapping[int, float], **style: Any) -> None:
+def _points(axes: "Axes", seen: TradeOffResults, each: Mapping[int, float], **style: Any) -> None:
     """Steps times what each costs at its size: every run faintly, their means, the interval of the mean as a bar."""
     for (b, _), steps in seen.steps_of.items():
         if steps is not None:
@@ -176,6 +176,6 @@ def _mark(axes: "Axes", values: list[float], colour: str, style: str, name: str,
     )
 
 
-def _less(seen: Seen) -> bool:
+def _less(seen: TradeOffResults) -> bool:
     """The critical batch is the smaller of the two."""
     return seen.curve is not None and seen.curve.critical < geometric_mean(seen.noises)

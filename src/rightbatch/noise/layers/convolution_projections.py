@@ -1,7 +1,7 @@
 """Estimates of the per-example gradient norms of convolutions by random signs along one side's channels.
 
 The projected side is one channel a probe, whose unfolding is small; it is multiplied with the other side as it stands.
-The signs are the same at every place of the kernel, which the formula of `sketches` allows.
+The signs are the same at every place of the kernel, which the formula of `random_projections` allows.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .convolution import checked, convolution_norms2, padded, transposed_norms2
 from .rule import Snapshot, spans, trains
-from .signs import Signs, sketch_norms2
+from .signs import Signs, projected_norms2
 
 # In multiply-adds, by timing convolutions of 1 to 512 channels on maps of 4² to 32²: reading a float of a large tensor;
 # copying a float of a small one into its windows.
@@ -25,7 +25,7 @@ READ, COPY = 2, 20
 SLIDING = 3
 
 
-def convolution_sketch(layer: _ConvNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def convolution_projection(layer: _ConvNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a convolution of one to three dimensions.
 
     Args:
@@ -41,25 +41,25 @@ def convolution_sketch(layer: _ConvNd, kept: Snapshot, d: Tensor, signs: Signs, 
     if not trains(layer.weight):
         return convolution_norms2(layer, kept, d)
     a, d = checked(layer, kept, d)
-    return _sketch(layer, a, d, signs, probes, of_output=trains(layer.bias))
+    return _projection(layer, a, d, signs, probes, of_output=trains(layer.bias))
 
 
-def transposed_sketch(layer: _ConvTransposeNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def transposed_projection(layer: _ConvTransposeNd, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a transposed convolution.
 
     Its weight gradient is that of the convolution with input and output exchanged (`transposed_norms2`). Arguments and
-    result are those of `convolution_sketch`.
+    result are those of `convolution_projection`.
     """
     if not trains(layer.weight):
         return transposed_norms2(layer, kept, d)
     a, d = checked(layer, kept, d)
-    return _sketch(layer, d, a, signs, probes, of_input=trains(layer.bias))
+    return _projection(layer, d, a, signs, probes, of_input=trains(layer.bias))
 
 
-def _sketch(
+def _projection(
     layer: _ConvNd, x: Tensor, g: Tensor, signs: Signs, probes: int, of_output: bool = False, of_input: bool = False
 ) -> Tensor:
-    """‖Σ_o g_o ⊗ (x under the kernel at o)‖², sketched along the channels of x or of g, whichever costs less.
+    """‖Σ_o g_o ⊗ (x under the kernel at o)‖², projected along the channels of x or of g, whichever costs less.
 
     Along x, the projected input is one channel a probe and is unfolded in place of x. Along g, Σ_o g_o x_(so + tk - p)
     is taken as Σ_i x_i g'_(i - tk + p), g' being the projected g with zeros in the gaps of the stride.
@@ -90,7 +90,7 @@ def _sketch(
         norms2 = _correlated(spread, x, kernel, (1,) * len(kernel), dilation, signs if of_input else None)
         own_bias = of_output
     if own_bias:
-        norms2 += sketch_norms2(projected.flatten(2).sum(2), probes)
+        norms2 += projected_norms2(projected.flatten(2).sum(2), probes)
     return norms2.view(b, groups).sum(1) if groups > 1 else norms2
 
 
@@ -136,7 +136,7 @@ def _correlated(
             if e is not None:
                 u[:, :, 0] += e[span]
             rows = torch.bmm(u.flatten(1, 2), columns)
-        parts.append(sketch_norms2(rows, probes))
+        parts.append(projected_norms2(rows, probes))
     return torch.cat(parts)
 
 

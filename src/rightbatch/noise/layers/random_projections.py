@@ -9,7 +9,7 @@ sample has signs of its own, so that the errors of a batch average out.
 | a_it | kept[0] | input at position t, the bias's 1 appended |
 | d_it | d | gradient at the output |
 | e | signs | ±1, independent for every sample and probe |
-| k | probes | sketches averaged |
+| k | probes | random projections averaged |
 
 The relative standard deviation of one sample's estimate is at most sqrt(2/k), and of the sum over b samples about
 sqrt(2/(k r b)), r = ‖c‖_F⁴/‖cᵀc‖_F² the effective rank of the gradients.
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from .convolution import CONVOLUTION, TRANSPOSED_CONVOLUTION
-from .convolution_sketches import convolution_sketch, transposed_sketch
+from .convolution_projections import convolution_projection, transposed_projection
 from .embedding import EMBEDDING, embedding_norms2
 from .linear import LINEAR, linear_norms2
 from .rule import Rule, Snapshot, trains, widened
-from .signs import BLOCK_SIGNS, Signs, sketch_norms2
+from .signs import BLOCK_SIGNS, Signs, projected_norms2
 
 # (layer, kept, d, signs, probes) -> unbiased estimates of ‖c_i‖² over the layer's trainable parameters, shape (b,)
-SketchFunction = Callable[[Any, Snapshot, Tensor, Signs, int], Tensor]
+RandomProjection = Callable[[Any, Snapshot, Tensor, Signs, int], Tensor]
 
 
-def linear_sketch(layer: nn.Linear, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def linear_projection(layer: nn.Linear, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of a linear layer over positions.
 
     The signs act along the shorter side of the weight; the bias is one more column of it. What is exact for the same
@@ -61,13 +61,13 @@ def linear_sketch(layer: nn.Linear, kept: Snapshot, d: Tensor, signs: Signs, pro
         projected = torch.bmm(signs.draw((b, probes, q), a), a.mT)
         if bias:
             projected += signs.draw((b, probes, 1), a)
-        return sketch_norms2(torch.bmm(projected, d), probes)
+        return projected_norms2(torch.bmm(projected, d), probes)
     projected = torch.bmm(signs.draw((b, probes, p), d), d.mT)
-    norms2 = sketch_norms2(torch.bmm(projected, a), probes)
-    return norms2.add_(sketch_norms2(projected.sum(2), probes)) if bias else norms2
+    norms2 = projected_norms2(torch.bmm(projected, a), probes)
+    return norms2.add_(projected_norms2(projected.sum(2), probes)) if bias else norms2
 
 
-def embedding_sketch(layer: nn.Embedding, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
+def embedding_projection(layer: nn.Embedding, kept: Snapshot, d: Tensor, signs: Signs, probes: int) -> Tensor:
     """Unbiased estimates of the per-example squared gradient norms of an embedding table: ‖Σ_t e_i[id_it] d_it‖².
 
     Every token has a sign, other ones in every sample as far as the pool reaches: with a large vocabulary the signs of
@@ -93,12 +93,12 @@ def embedding_sketch(layer: nn.Embedding, kept: Snapshot, d: Tensor, signs: Sign
     e = table[:, ids + torch.arange(0, b * step, step, device=ids.device).unsqueeze(1)].transpose(0, 1)
     if layer.padding_idx is not None:  # its row receives no gradient
         e = e.masked_fill((ids == layer.padding_idx).unsqueeze(1), 0)
-    return sketch_norms2(torch.bmm(e, d), probes)
+    return projected_norms2(torch.bmm(e, d), probes)
 
 
-SKETCHES: dict[Rule, SketchFunction] = {
-    LINEAR: linear_sketch,
-    CONVOLUTION: convolution_sketch,
-    TRANSPOSED_CONVOLUTION: transposed_sketch,
-    EMBEDDING: embedding_sketch,
+RANDOM_PROJECTIONS: dict[Rule, RandomProjection] = {
+    LINEAR: linear_projection,
+    CONVOLUTION: convolution_projection,
+    TRANSPOSED_CONVOLUTION: transposed_projection,
+    EMBEDDING: embedding_projection,
 }

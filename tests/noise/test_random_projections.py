@@ -1,4 +1,4 @@
-"""Random-sign sketches against the exact per-example norms."""
+"""Random-sign projections against the exact per-example norms."""
 
 import random
 from collections.abc import Callable
@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightbatch.noise.layers import convolution_sketches, sketches
+from rightbatch.noise.layers import convolution_projections, random_projections
 from rightbatch.noise.layers.coverage import RULES
+from rightbatch.noise.layers.random_projections import RANDOM_PROJECTIONS
 from rightbatch.noise.layers.rule import Snapshot
 from rightbatch.noise.layers.signs import BLOCK_SIGNS, Signs
-from rightbatch.noise.layers.sketches import SKETCHES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 B, DRAWS = 3, 300
@@ -48,8 +48,8 @@ def used(
     return kept, d, rule.norms2(layer, kept, d)
 
 
-def sketch(layer: nn.Module, kept: Snapshot, d: Tensor, signs: Signs, probes: int = 1) -> Tensor:
-    return SKETCHES[RULES[type(layer)]](layer, kept, d, signs, probes)
+def projection(layer: nn.Module, kept: Snapshot, d: Tensor, signs: Signs, probes: int = 1) -> Tensor:
+    return RANDOM_PROJECTIONS[RULES[type(layer)]](layer, kept, d, signs, probes)
 
 
 def agrees(draws: Tensor, exact: Tensor) -> None:
@@ -67,11 +67,11 @@ def test_the_mean_of_many_is_exact(name: str, along_input: bool, bias: bool, mon
     layer = make()
     layer.bias.requires_grad_(bias)
     monkeypatch.setattr(
-        convolution_sketches, "along_input", lambda *_: along_input
+        convolution_projections, "along_input", lambda *_: along_input
     )  # a linear layer goes by its own sides
     kept, d, exact = used(layer, shape)
     signs = Signs()
-    agrees(torch.stack([sketch(layer, kept, d, signs, 2) for _ in range(DRAWS)]), exact)
+    agrees(torch.stack([projection(layer, kept, d, signs, 2) for _ in range(DRAWS)]), exact)
 
 
 @pytest.mark.parametrize("padding_idx", [None, 2])
@@ -80,14 +80,14 @@ def test_the_mean_of_many_embeddings_is_exact(
     padding_idx: int | None, pool: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # with the small pool the samples share signs, moved along: still unbiased
-    monkeypatch.setattr(sketches, "BLOCK_SIGNS", pool)
+    monkeypatch.setattr(random_projections, "BLOCK_SIGNS", pool)
     layer, ids = nn.Embedding(11, 4, padding_idx), torch.randint(0, 11, (B, 2, 4))
     ids[0, 0] = 2
     ids[1] = 5
     d = torch.randn(B, 2, 4, 4, dtype=torch.float64)
     signs, exact = Signs(), RULES[nn.Embedding].norms2(layer, (ids,), d)
-    agrees(torch.stack([sketch(layer, (ids,), d, signs, 2) for _ in range(DRAWS)]), exact)
-    one = sketch(layer, (ids,), d, signs)[1]  # one token only: its sign squares to one
+    agrees(torch.stack([projection(layer, (ids,), d, signs, 2) for _ in range(DRAWS)]), exact)
+    one = projection(layer, (ids,), d, signs)[1]  # one token only: its sign squares to one
     torch.testing.assert_close(one, exact[1], rtol=1e-12, atol=0)
 
 
@@ -97,7 +97,7 @@ def test_a_frozen_weight_leaves_what_is_exact(name: str) -> None:
     layer = make()
     layer.weight.requires_grad_(False)
     kept, d, exact = used(layer, shape)
-    torch.testing.assert_close(sketch(layer, kept, d, Signs()), exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(projection(layer, kept, d, Signs()), exact, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["linear, few inputs", "conv, stride and padding", "transposed 2d"])
@@ -108,7 +108,7 @@ def test_errors_of_samples_are_independent(name: str) -> None:
     # the same sample over and over: with signs in common all estimates would be the same
     kept, d = (kept[0][:1].expand(B, *kept[0].shape[1:]), *kept[1:]), d[:1].expand(B, *d.shape[1:])
     signs = Signs()
-    draws = torch.stack([sketch(layer, kept, d, signs) for _ in range(1000)])
+    draws = torch.stack([projection(layer, kept, d, signs) for _ in range(1000)])
     off_diagonal = torch.corrcoef(draws.T)[~torch.eye(B, dtype=torch.bool)]
     assert off_diagonal.abs().max() < 0.15  # 1000 draws of independent numbers: standard deviation 0.032
 
@@ -118,7 +118,7 @@ def test_more_probes_have_less_variance(probes: int) -> None:
     layer = nn.Linear(6, 8)
     kept, d, _ = used(layer, (9, 6))
     signs = Signs()
-    draws = torch.stack([sketch(layer, kept, d, signs, probes) for _ in range(2000)])
+    draws = torch.stack([projection(layer, kept, d, signs, probes) for _ in range(2000)])
     a = torch.cat([kept[0], torch.ones(B, 9, 1)], 2)
     gram = torch.bmm(d.mT, a).mT @ torch.bmm(d.mT, a)
     variance = 2 * (gram.square().sum((1, 2)) - gram.diagonal(dim1=1, dim2=2).square().sum(1)) / probes
@@ -139,7 +139,7 @@ def test_more_probes_have_less_variance(probes: int) -> None:
 )
 def test_one_sign_squares_to_one(layer: nn.Module, shape: tuple[int, ...]) -> None:
     kept, d, exact = used(layer, shape)
-    torch.testing.assert_close(sketch(layer, kept, d, Signs()), exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(projection(layer, kept, d, Signs()), exact, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["linear, few inputs", "linear, few outputs", "conv", "transposed 2d"])
@@ -148,20 +148,24 @@ def test_half_precision_is_widened(name: str) -> None:
     layer = make()
     kept, d, exact = used(layer, shape, torch.float32)
     half = tuple(value.bfloat16() if isinstance(value, Tensor) else value for value in kept)
-    found = sketch(layer, half, d.bfloat16(), Signs(5))
+    found = projection(layer, half, d.bfloat16(), Signs(5))
     assert found.dtype is torch.float32
-    # inputs rounded to 8 bits: 0.4 % each, more where the sketch cancels
-    torch.testing.assert_close(found, sketch(layer, kept, d, Signs(5)), rtol=0.05, atol=0.02 * exact.max().item())
+    # inputs rounded to 8 bits: 0.4 % each, more where the projection cancels
+    torch.testing.assert_close(found, projection(layer, kept, d, Signs(5)), rtol=0.05, atol=0.02 * exact.max().item())
     large = torch.full_like(d, 300.0).half()  # squares beyond half precision
-    assert sketch(layer, tuple(v.half() if isinstance(v, Tensor) else v for v in kept), large, Signs()).isfinite().all()
+    assert (
+        projection(layer, tuple(v.half() if isinstance(v, Tensor) else v for v in kept), large, Signs())
+        .isfinite()
+        .all()
+    )
 
 
 def test_channels_last() -> None:
     layer = nn.Conv2d(3, 4, 3, stride=2, padding=1)
     kept, d, _ = used(layer, (3, 7, 8))
     last = (kept[0].to(memory_format=torch.channels_last),)
-    found = sketch(layer, last, d.to(memory_format=torch.channels_last), Signs())
-    torch.testing.assert_close(found, sketch(layer, kept, d, Signs()), rtol=1e-12, atol=0)
+    found = projection(layer, last, d.to(memory_format=torch.channels_last), Signs())
+    torch.testing.assert_close(found, projection(layer, kept, d, Signs()), rtol=1e-12, atol=0)
 
 
 def test_nothing_given_is_changed() -> None:
@@ -169,7 +173,7 @@ def test_nothing_given_is_changed() -> None:
         layer = make()
         kept, d, _ = used(layer, shape)
         before = kept[0].clone(), d.clone()
-        sketch(layer, kept, d, Signs())
+        projection(layer, kept, d, Signs())
         assert torch.equal(kept[0], before[0]) and torch.equal(d, before[1])
 
 
