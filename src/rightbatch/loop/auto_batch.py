@@ -34,7 +34,7 @@ from .micro_batcher import MicroBatcher
 from .noise_meter import NoiseMeter
 from .optimizer_settings import apply_settings, settings_of
 from .reporting import Place, Teller
-from .resolving import require_compatible, require_enough, resolve_batch, resolve_noise, resolve_step, trainable
+from .resolving import require_compatible, require_enough, resolve, resolve_noise, trainable
 from .rule_state import restored
 from .timing.step_timer import StepTimer
 from .timing.timekeeper import Timekeeper
@@ -97,8 +97,9 @@ class AutoBatch:
         for name, value in (("micro_batch", micro_batch), ("epochs", epochs)):
             if value is not None:
                 require_whole(name, value, least=1)
-        self.lr_rule: LRRule = resolve_step(lr)
-        self.batch_size_rule: BatchSizeRule = resolve_batch(batch_size, self.lr_rule)
+        self.batch_size_rule: BatchSizeRule
+        self.lr_rule: LRRule
+        self.batch_size_rule, self.lr_rule = resolve(batch_size, lr)
         require_compatible(self.lr_rule, optimizer)
         settings = resolve_noise(noise, self.batch_size_rule, self.lr_rule)
         self._rules = {"batch_size": write_rule(self.batch_size_rule), "lr": write_rule(self.lr_rule)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decision import LRRule
 from ...errors import InputError
-from ...rule_text import number_in, read_rule
+from ...rule_text import number_in, read_rule, rule_name
 from ..wrappers.ada_scale import AdaScale
 from ..wrappers.beta2_half_life import Beta2HalfLife
 from ..wrappers.legw import LEGW
@@ -18,7 +18,6 @@ from ..wrappers.sde import SDE
 from ..wrappers.square_root_scaling import SquareRootScaling
 from ..wrappers.surge import Surge
 from ..wrappers.warm_up import WarmUp
-from .ada_batch import AdaBatch
 from .armijo import Armijo
 from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
@@ -26,12 +25,9 @@ from .constant import Constant
 from .cosine import Cosine
 from .curvature import CurvatureStep
 from .dog import DoG
-from .dont_decay import DontDecay
 from .dowg import DoWG
 from .exponential import Exponential
-from .geo_damp import GeoDamp
 from .goldstein import Goldstein
-from .interpolation import Interpolation
 from .inverse_time import InverseTime
 from .noise_scaled import NoiseScaled
 from .one_cycle import OneCycle
@@ -39,13 +35,11 @@ from .polyak import Polyak
 from .polynomial import Polynomial
 from .range_test import RangeTest
 from .schedule_free import ScheduleFree
-from .seesaw import Seesaw
 from .step_decay import StepDecay
 
-RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
+RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
 FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
 SCHEDULES: tuple[type[LRRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
-PAIRED: tuple[type[LRRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
 SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     LinearScaling,
     SquareRootScaling,
@@ -56,7 +50,7 @@ SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     Beta2HalfLife,
 )
 AROUND: tuple[type[LRRule], ...] = (WarmUp, MomentumSchedule)  # a rule
-LR_RULES: dict[str, type[LRRule]] = {rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND}
+LR_RULES: dict[str, type[LRRule]] = {rule.name: rule for rule in RULES + FOUND + SCHEDULES + SCALED + AROUND}
 
 
 def lr_rule(spec: Any) -> LRRule:
@@ -74,21 +68,34 @@ def lr_rule(spec: Any) -> LRRule:
     if isinstance(spec, str):
         number = number_in(spec)
         if number is None:
+            _refuse_recipe(spec)
             return read_rule(spec, LR_RULES, "lr")
         spec = number
     if isinstance(spec, Real):
         return Constant(spec if isinstance(spec, bool) else float(spec))  # Constant refuses a bool
+    _refuse_recipe(spec)
     if isinstance(spec, LRRule) and not isinstance(spec, type):
         return spec
     names = ", ".join(map(repr, LR_RULES))
     raise InputError(f"lr={spec!r} is no learning rate and no rule for one: give a number, one of {names}, or a rule.")
 
 
+def _refuse_recipe(spec: Any) -> None:
+    """Refuse a recipe, which decides batch size and learning rate, given for the learning rate."""
+    from ..recipes import RECIPES, Recipe  # which imports this package
+
+    name = rule_name(spec) if isinstance(spec, str) else spec.name if isinstance(spec, Recipe) else None
+    if name in RECIPES:
+        raise InputError(
+            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and at most the "
+            "base learning rate as lr=."
+        )
+
+
 __all__ = [
     "LEGW",
     "LR_RULES",
     "SDE",
-    "AdaBatch",
     "AdaScale",
     "Armijo",
     "AveragedDistance",
@@ -99,11 +106,8 @@ __all__ = [
     "CurvatureStep",
     "DoG",
     "DoWG",
-    "DontDecay",
     "Exponential",
-    "GeoDamp",
     "Goldstein",
-    "Interpolation",
     "InverseTime",
     "LinearScaling",
     "MomentumSchedule",
@@ -113,7 +117,6 @@ __all__ = [
     "Polynomial",
     "RangeTest",
     "ScheduleFree",
-    "Seesaw",
     "SquareRootScaling",
     "StepDecay",
     "Surge",
