@@ -1,8 +1,8 @@
 """Run the studies of the docs, or take what is stored of them, and write their pages: `python benchmarks/gallery.py`.
 
 Results are kept in docs/studies/results and only what is missing there is run: remove a folder to run its study again.
-From them come a page for each experiment in docs/studies, docs/gallery.md with every picture, and docs/reproduction.md with
-every claim.
+From them come a page for each experiment in docs/studies, docs/gallery.md with every picture, and
+docs/reproduction.md with every claim.
 """
 
 import argparse

@@ -43,7 +43,7 @@ def main() -> None:
 
     # None: plain SGD. The rules decide how far it moves and over how many samples.
     auto = rightbatch.AutoBatch(
-        model, None, (inputs, targets), batch_size=options.batch, lr=_step(options.step), epochs=100_000
+        model, None, (inputs, targets), batch_size=options.batch_size, lr=_lr(options.lr), epochs=100_000
     )
     print(" step   passes   batch    step size     loss   true gradient")
     for batch_x, batch_y in auto:
@@ -62,7 +62,7 @@ def main() -> None:
     print(auto.stopped or f"{auto.steps} steps are done")
 
 
-def _step(text: str) -> str | float:
+def _lr(text: str) -> str | float:
     try:
         return float(text)
     except ValueError:

@@ -99,7 +99,7 @@ class StepContext:
         step_time: fitted to the steps timed so far; None while the evidence is thin.
         movement: of the averaged iterate, where the run averages.
         grew: the current batch was enlarged after its first gradient.
-        wanted: the batch size last decided; `samples` may differ where the epoch ended.
+        wanted: the batch size last decided; `batch_size` may differ where the epoch ended.
         distance: ‖x - x0‖ from the parameters at the start, where a rule needs it.
         total_samples: samples the whole run will consume; None where its length is not known.
     """

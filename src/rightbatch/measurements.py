@@ -56,13 +56,13 @@ class Audit:
     """A cheap estimate held against the exact one on a few samples of the same batch.
 
     Args:
-        samples: how many were looked at exactly.
+        audited_samples: how many were looked at exactly.
         estimate: the cheap estimate: of Σ ‖g_i‖² over these samples where samples are estimated one by one, else V̂.
         exact: the same quantity from the exact norms of these samples.
         standard_error: of estimate - exact, as the spread over the samples lets expect.
     """
 
-    samples: int
+    audited_samples: int
     estimate: float
     exact: float
     standard_error: float

@@ -10,9 +10,9 @@ from rightbatch.rules.lr import LR_RULES
 
 def test_every_rule_is_told_of() -> None:
     found = catalogue()
-    assert [entry.name for entry in found["batch"]] == list(BATCH_SIZE_RULES)
-    assert [entry.name for entry in found["step"]] == list(LR_RULES)
-    for entry in found["batch"] + found["step"]:
+    assert [entry.name for entry in found["batch-size"]] == list(BATCH_SIZE_RULES)
+    assert [entry.name for entry in found["lr"]] == list(LR_RULES)
+    for entry in found["batch-size"] + found["lr"]:
         assert entry.summary.endswith(".") and "Args:" not in entry.summary and entry.measures
         assert not set("|\n") & set(entry.summary + entry.paper), entry.name
 

@@ -61,9 +61,9 @@ def test_a_ledger_that_lost_a_line_proves_nothing(capsys: pytest.CaptureFixture[
         "--batch-size big-batch(theta=0.5) --lr armijo",
         "--batch-size big-batch --lr barzilai-borwein",
         "--batch-size sweet-spot --lr noise-scaled(lr=0.1)",
-        "--batch-size 50 --optimizer momentum --learning-rate 0.02",
-        "--batch-size sweet-spot --optimizer adamw --learning-rate 0.003",
-        "--batch-size fixed(32) --lr constant --optimizer rmsprop --learning-rate 0.003 --micro-batch 7",
+        "--batch-size 50 --optimizer momentum --lr 0.02",
+        "--batch-size sweet-spot --optimizer adamw --lr 0.003",
+        "--batch-size fixed(32) --lr constant(lr=0.003) --optimizer rmsprop --micro-batch 7",
     ],
 )
 def test_rules_by_name_learn_blobs(flags: str) -> None:
@@ -73,13 +73,9 @@ def test_rules_by_name_learn_blobs(flags: str) -> None:
     assert cli.main(["verify", "run"]) == 0
 
 
-def test_optimizers_own_rate_is_kept() -> None:
-    assert (
-        train(
-            "--data", "blobs", "--batch-size", "50", "--optimizer", "adam", "--learning-rate", "0.004", "--epochs", "1"
-        )
-        == 0
-    )
+def test_the_learning_rate_of_another_optimizer() -> None:
+    flags = ("--batch-size", "50", "--optimizer", "adam", "--lr", "0.004", "--epochs", "1")
+    assert train("--data", "blobs", *flags) == 0
     assert {step["lr"] for step in steps()} == {0.004}
 
 

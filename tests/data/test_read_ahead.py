@@ -239,7 +239,8 @@ INTERRUPTED = """
 import sys, threading
 import torch
 from threading import Event, Timer
-from rightbatch.data import BatchStream, blocks, read_ahead
+from rightbatch.data import BatchStream, blocks
+from rightbatch.data.workers import read_ahead
 from rightbatch.data.blocks import BlockSource
 from rightbatch.data.stream import Interval
 

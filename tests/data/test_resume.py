@@ -21,10 +21,10 @@ from rightbatch.data import (
     as_stream,
     blocks,
     hold_out,
-    npy_rows,
     opening,
     with_workers,
 )
+from rightbatch.data.formats import npy_rows
 from rightbatch.data.formats.column_source import ColumnSource
 from rightbatch.data.formats.memory_map import MemoryMapSource
 from rightbatch.fitting.checkpoint import load_checkpoint

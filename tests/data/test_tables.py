@@ -127,7 +127,7 @@ def test_other_tables_refused(table: Any) -> None:
         as_source(table(FRAME[["size", "price"]].iloc[:0].astype(float)), target="price", text="drop")
     with pytest.raises(DataError, match=r"table\..*: x has 1 NaN or infinite value, the first in row 1"):
         as_source(table(FRAME[["size", "price"]].assign(size=[1, np.inf, 3, 4])), target="price")
-    with pytest.raises(InputError, match="text='keep' is unknown: choose one of error, drop, codes"):
+    with pytest.raises(InputError, match="text='keep' is unknown: choose one of error, drop, ordinal"):
         as_source(table(FRAME), target="price", text="keep")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="missing='zero' is unknown"):
         as_source(table(FRAME), target="price", missing="zero")  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "batch 0": ({"batch_size": 0}, "batch size is 0: give a whole number of at least 1"),
     "batch negative": ({"batch_size": -4}, "batch size is -4"),
     "batch name": ({"batch_size": "biggest"}, "biggest"),
-    "step negative": ({"step": -0.1}, "step size is -0.1"),
+    "lr negative": ({"lr": -0.1}, "learning rate is -0.1"),
     "micro_batch 0": ({"micro_batch": 0}, "micro_batch is 0"),
     "no trainable parameters": ({"model": network().requires_grad_(False)}, "no trainable parameters"),
     "no trainable parameters, with an optimizer": (
@@ -101,8 +101,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "run_dir": ({"run_dir": 5}, "run_dir must be the path of a folder, got 5"),
     "seconds": ({"seconds": -1.0}, "seconds must be a positive number"),
     "eval_every": ({"eval_every": 0.0}, "eval_every is 0.0"),
-    "target without valid": ({"stop_at": {"valid_loss": 0.1}}, "give valid="),
-    "target unknown": ({"valid": 0.2, "stop_at": {"loss": 0.1}}, "target knows valid_loss and valid_accuracy"),
+    "stop_at without valid": ({"stop_at": {"valid_loss": 0.1}}, "give valid="),
+    "stop_at unknown": ({"valid": 0.2, "stop_at": {"loss": 0.1}}, "stop_at knows valid_loss and valid_accuracy"),
     "accuracy of numbers": (
         {
             "model": nn.Linear(2, 1),

@@ -107,11 +107,11 @@ def test_a_budget_of_seconds(no_report: None) -> None:
 
 
 def test_a_target(no_report: None) -> None:
-    run = quiet(network(), valid=valid_data(), target={"valid_accuracy": 0.5}, epochs=200)
+    run = quiet(network(), valid=valid_data(), stop_at={"valid_accuracy": 0.5}, epochs=200)
     assert run.stopped.startswith("target reached: valid_accuracy")
     *before, last = [row["valid_accuracy"] for row in evaluations(run)]
     assert last >= 0.5 and all(value < 0.5 for value in before)
-    run = quiet(network(), valid=valid_data(), target={"valid_loss": 0.7}, epochs=200)
+    run = quiet(network(), valid=valid_data(), stop_at={"valid_loss": 0.7}, epochs=200)
     *before, last = [row["valid_loss"] for row in evaluations(run)]
     assert last <= 0.7 and all(value > 0.7 for value in before)
     assert run.best["valid_loss"] == last
@@ -161,7 +161,7 @@ def test_the_best_iterate_comes_back(batch: Any, step: Any, no_report: None) -> 
 
 
 def test_the_best_by_accuracy_where_only_that_is_the_target(no_report: None) -> None:
-    run = quiet(network(), valid=valid_data(), target={"valid_accuracy": 1.0}, epochs=6, lr=3.0)
+    run = quiet(network(), valid=valid_data(), stop_at={"valid_accuracy": 1.0}, epochs=6, lr=3.0)
     assert run.best["valid_accuracy"] == max(row["valid_accuracy"] for row in evaluations(run))
 
 
@@ -316,7 +316,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     names += ["model.safetensors", "report.html"]
     assert sorted(file.name for file in folder.iterdir()) == names
     config = json.loads((folder / "config.json").read_text())
-    assert config["train_samples"] == N and config["seed"] == 0 and config["batch"].startswith("big-batch")
+    assert config["train_samples"] == N and config["seed"] == 0 and config["batch_size"].startswith("big-batch")
     events = read_events(folder / "events.jsonl")
     assert events[0]["kind"] == "start" and events[-1]["kind"] == "stop"
     assert {event["kind"] for event in events} >= {"start", "decision", "step", "evaluation", "stop"}
@@ -421,7 +421,7 @@ def test_a_run_that_broke_off_goes_on(call: int, no_report: None, tmp_path: Path
 
 
 def test_patience_counts_on_after_a_resume(no_report: None, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"valid": valid_data(), "step": 30.0, "patience": 3, "eval_every": 0.4}
+    settings: dict[str, Any] = {"valid": valid_data(), "lr": 30.0, "patience": 3, "eval_every": 0.4}
     straight = quiet(network(), **settings)
     second_worse = evaluations(straight)[-2]["step"]
     taken = iter(range(10**6))
@@ -455,7 +455,7 @@ def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 15}, r"of fixed\(samples=30\) and .*this run has fixed\(samples=15\)"),
+        ({"batch_size": 15}, r"of fixed\(batch_size=30\) and .*this run has fixed\(batch_size=15\)"),
         ({"lr": 0.2}, r"this run has .*lr=0.2"),
         ({"seed": 8}, "seed=0, this stream has seed=8"),
         ({"train": blobs(N + 2)}, f"n={N}, this stream has n={N + 2}"),

@@ -27,7 +27,7 @@ from rightbatch.fitting.stopping import (
 
 def of(validates: bool = True, **given: Any) -> Budget:
     return Budget.of(
-        given.get("epochs"), given.get("seconds"), given.get("target"), given.get("patience"), validates
+        given.get("epochs"), given.get("seconds"), given.get("stop_at"), given.get("patience"), validates
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_defaults_hold_only_where_nothing_is_said() -> None:
         ({"seconds": 0.0}, "seconds must be a positive number"),
         ({"seconds": math.nan}, "seconds must be a positive number, got nan"),
         ({"patience": 0}, "patience must be a positive number"),
-        ({"stop_at": {"accuracy": 0.9}}, "target knows valid_loss and valid_accuracy .*got 'accuracy': 0.9"),
+        ({"stop_at": {"accuracy": 0.9}}, "stop_at knows valid_loss and valid_accuracy .*got 'accuracy': 0.9"),
         ({"stop_at": {"valid_loss": math.nan}}, "with a finite value"),
     ],
 )

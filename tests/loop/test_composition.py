@@ -15,7 +15,7 @@ from rightbatch.rules.lr import lr_rule
 N, EPOCHS = 600, 6
 RAMP = "ramp(rule='inner-product-test(theta=0.2, initial=8)', initial=8, over_epochs=2.0)"
 BATCH = f"bounded(rule={f'rounded(rule={RAMP!r})'!r}, min_size=8, max_size=100)"
-STEP = "sde(rule=\"warm-up(rule='cosine(lr=0.02)', over_epochs=0.5)\", at=32, most=128)"
+STEP = "sde(rule=\"warm-up(rule='cosine(lr=0.02)', over_epochs=0.5)\", at=32, max_size=128)"
 
 
 def network() -> nn.Module:

@@ -29,9 +29,8 @@ SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "seesaw": "seesaw(total_samples=1200)",
 }
 RULES = ("fixed", "big-batch", "sweet-spot")
-PAIRS = [(size, "recipe" if size in RECIPES else "constant") for size in SIZES] + [
-    (size, step) for size in RULES for step in LR_RULES
-]
+PAIRS = [(size, "recipe" if size in RECIPES else "constant") for size in SIZES]
+PAIRS += [(size, step) for size in RULES for step in LR_RULES]
 
 
 def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -47,15 +46,7 @@ def test_every_rule_consumes_every_sample_once_an_epoch(size: str, step: str, wa
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
     optimizer = torch.optim.Adam(model.parameters()) if step in ("sde", "beta2-half-life") else None
-    auto = AutoBatch(
-        model,
-        optimizer,
-        source,
-        SIZES[size] or size,
-        STEPS[step] if step == "recipe" else STEPS[step] or step,
-        seed=1,
-        epochs=3,
-    )
+    auto = AutoBatch(model, optimizer, source, SIZES[size] or size, STEPS[step], seed=1, epochs=3)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(400) == auto.samples

@@ -242,7 +242,7 @@ def test_a_return_is_no_step(watch: Any) -> None:
     (best,) = [step for step, average in averages.items() if torch.equal(average, weights)]
     reference = 5
     assert losses[best] == min(loss for step, loss in losses.items() if reference <= step < auto.steps - 1)
-    ended = [decision for _, what, _, _, decision in witness.decisions if what == "step" and decision.action]
+    ended = [decision for _, what, _, _, decision in witness.decisions if what == "lr" and decision.action]
     assert ended[-1].action == "return" and "range test over" in ended[-1].reason
     assert auto.samples == 20 * auto.steps
 

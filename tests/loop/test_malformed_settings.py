@@ -121,8 +121,8 @@ train --noise nonsense
 train --noise auto(budget=-1)
 train --noise auto(budget=
 train --learning-rate 1
-train --optimizer sgd --learning-rate -1
-train --optimizer sgd --learning-rate nan
+train --optimizer sgd --lr -1
+train --optimizer sgd --lr nan
 train --data no-such-data
 train --data .
 train --text perhaps

@@ -27,6 +27,6 @@ def test_the_batch_moves(rule: str, no_report: None) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     run = fit(model, load("digits").train, batch_size=rule, lr=0.1, epochs=3, progress=False, seed=1)
     decided = [row["batch_size"] for row in run.history if "batch_size" in row]
-    first = batch_size_rule(rule).first  # type: ignore[attr-defined]
+    initial = batch_size_rule(rule).initial  # type: ignore[attr-defined]
     # The last batch of an epoch is short, and of a few sizes steps are timed: at most one batch in six.
-    assert sum(size != first for size in decided) > 0.3 * len(decided)
+    assert sum(size != initial for size in decided) > 0.3 * len(decided)

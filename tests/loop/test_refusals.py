@@ -54,9 +54,9 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "batch -1": (lambda: new(batch_size=-1), InputError, "batch size is -1"),
     "batch 1.5": (lambda: new(batch_size=1.5), InputError, "batch size is 1.5"),
     "batch name": (lambda: new(batch_size="big-bach"), InputError, "did you mean 'big-batch'"),
-    "step name": (lambda: new(lr="armjo"), InputError, "did you mean 'armijo'"),
-    "step 0": (lambda: new(lr=0.0), InputError, "step size is 0.0"),
-    "step nan": (lambda: new(lr=float("nan")), InputError, "step size is nan"),
+    "lr name": (lambda: new(lr="armjo"), InputError, "did you mean 'armijo'"),
+    "lr 0": (lambda: new(lr=0.0), InputError, "learning rate is 0.0"),
+    "lr nan": (lambda: new(lr=float("nan")), InputError, "learning rate is nan"),
     "seed": (lambda: new(seed=-1), InputError, "seed must be between 0"),
     "no samples": (lambda: new(train=empty()), DataError, "data are empty"),
     "one sample": (

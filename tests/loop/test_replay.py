@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self, folder: Path, batch: object) -> None:
         self.events = EventLog(RunFolder.create(folder, {}).events)
-        self.events.append("start", batch=repr(batch))
+        self.events.append("start", batch_size=repr(batch))
 
     def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
         self.events.append("decision", step=step, samples=samples, what=what, old=old, new=new)

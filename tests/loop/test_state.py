@@ -199,7 +199,7 @@ def other(**changes: Any) -> AutoBatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 64}, r"of fixed\(samples=32\) and constant.*this run has fixed\(samples=64\)"),
+        ({"batch_size": 64}, r"of fixed\(batch_size=32\) and constant.*this run has fixed\(batch_size=64\)"),
         ({"lr": 0.2}, r"constant\(lr=0.1\) and none, this run has .*constant\(lr=0.2\)"),
         ({"lr": "armijo"}, "this run has .*armijo"),
         ({"batch_size": BigBatch()}, "this run has big-batch"),

@@ -142,13 +142,14 @@ def test_each_micro_batch_is_tagged_with_the_decision_it_was_cut_under(
 ) -> None:
     """Of what workers and streams have fetched ahead nothing is cut by an older decision than the tag says."""
     source = with_workers(Items(), 2) if data == "workers" else as_stream(Stream(), 200)
-    step = "noise-scaled(lr=0.05)" if batch.startswith("gradient") else 0.1
+    lr = "noise-scaled(lr=0.05)" if batch.startswith("gradient") else 0.1
+    noise = "micro-batch(every=3)" if "noise" in batch else None
     run = fit(
-        model(), source, batch_size=batch, lr=step, epochs=4, noise="micro-batch(every=3)" if "noise" in batch else None,
+        model(), source, batch_size=batch, lr=lr, epochs=4, noise=noise,
         run_dir=tmp_path / "run", progress=False,
     )  # fmt: skip
     events = list(read_events(tmp_path / "run" / "events.jsonl"))
-    decided = {e["step"]: e["new"] for e in events if e["kind"] == "decision" and e["what"] == "batch"}
+    decided = {e["step"]: e["new"] for e in events if e["kind"] == "decision" and e["what"] == "batch_size"}
     rows = [row for row in run.history if "train_loss" in row]
     assert len({row["decided_step"] for row in rows}) > 1
     for row in rows:

@@ -97,7 +97,7 @@ def test_big_batch_grows_to_all_the_data_and_stops_where_their_gradient_vanishes
             sizes.append(auto.last["batch_size"])
         assert auto.steps < 1000
     # The size is carried on: what is told only grows, and no batch falls below half of it, as at the end of an epoch.
-    told = [(step, old, new, d) for step, what, old, new, d in witness.decisions if what == "batch"][1:]
+    told = [(step, old, new, d) for step, what, old, new, d in witness.decisions if what == "batch_size"][1:]
     assert told and all(new > old for _, old, new, _ in told)
     assert all("enlarge" in decision.reason for *_, decision in told)
     assert [old for _, old, _, _ in told[1:]] == [new for _, _, new, _ in told[:-1]]

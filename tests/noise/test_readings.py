@@ -156,7 +156,7 @@ def test_audit_of_sketches() -> None:
     pulls = []
     for audit in audits:
         if audit is not None:
-            assert audit.samples == B
+            assert audit.audited_samples == B
             assert audit.exact == pytest.approx(total, rel=1e-9)
             pulls.append((audit.estimate - audit.exact) / audit.standard_error)
     assert abs(sum(pulls) / len(pulls)) <= 4 / len(pulls) ** 0.5

@@ -58,12 +58,12 @@ def test_branches_are_the_runs_they_say(scaling: str, power: float) -> None:
         model, torch.optim.SGD(model.parameters(), lr=0.05), (x, y), 8, half_square,
         factors=(1, 2, 4), window_samples=256, tolerance=1e9, scaling=scaling,  # type: ignore[arg-type]
     )  # fmt: skip
-    assert [branch.samples for branch in found.branches] == [8, 16, 32]
+    assert [branch.batch_size for branch in found.branches] == [8, 16, 32]
     rates = [0.05 * k**power for k in (1, 2, 4)]
     assert [branch.lr for branch in found.branches] == pytest.approx(rates)
     order = [int(i) for i in Order(512, 0).indices(0, 0, 256)]
     assert [branch.loss for branch in found.branches] == pytest.approx(branch_losses(x, [8, 16, 32], rates, 256, order))
-    assert found.at_least and found.samples == 32
+    assert found.at_least and found.batch_size == 32
 
 
 def test_without_noise_small_batches_are_critical_and_with_it_larger_ones() -> None:
@@ -72,10 +72,10 @@ def test_without_noise_small_batches_are_critical_and_with_it_larger_ones() -> N
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings = {"factors": (1, 2, 4, 8, 32), "window_samples": 512, "tolerance": 0.02}
     overshot = critical_batch(model, optimizer, points(1e-3), 2, half_square, **settings)  # type: ignore[arg-type]
-    assert overshot.samples <= 16 and not overshot.at_least
+    assert overshot.batch_size <= 16 and not overshot.at_least
     slow = torch.optim.SGD(model.parameters(), lr=0.01)
     gentle = critical_batch(model, slow, points(3.0), 2, half_square, **settings)  # type: ignore[arg-type]
-    assert gentle.samples == 64 and gentle.at_least
+    assert gentle.batch_size == 64 and gentle.at_least
 
 
 def test_it_leaves_no_trace_and_takes_the_optimizer_as_it_is() -> None:
@@ -93,10 +93,10 @@ def test_it_leaves_no_trace_and_takes_the_optimizer_as_it_is() -> None:
     after = (model.state_dict(), optimizer.state_dict(), [p.grad for p in model.parameters()])
     assert repr(before) == repr(after) and torch.equal(random, torch.get_rng_state()) and not model.training
     assert found.samples == 384 and found.window_samples == 96
-    assert all(branch.samples <= 128 for branch in found.branches)
+    assert all(branch.batch_size <= 128 for branch in found.branches)
     assert found.branches[1].lr == pytest.approx(0.01 * math.sqrt(2))
     again = critical_batch(model, optimizer, (x, y), 4, factors=(1, 2, 4, 64), window_samples=96, samples=384)
-    assert again == found and f"{found.samples:,} samples after 384" in str(found)
+    assert again == found and f"{found.batch_size:,} samples after 384" in str(found)
 
 
 def estimate(samples: int, batch_size: int) -> CriticalBatch:

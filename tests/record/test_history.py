@@ -35,8 +35,8 @@ def test_a_resume_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> Non
         log.append("start", model="mlp")
         for number in range(1, 6):
             step(log, number, 1.0)
-        log.append("decision", step=3, what="batch", old=8, new=16)
-        log.append("decision", step=5, what="batch", old=16, new=32)
+        log.append("decision", step=3, what="batch_size", old=8, new=16)
+        log.append("decision", step=5, what="batch_size", old=16, new=32)
         log.append("stop", reason="interrupted", step=5)
         log.append("start", model="again")
         log.append("resume", step=3)
@@ -90,7 +90,7 @@ def test_a_run_begun_anew_has_one_beginning(tmp_path: Path) -> None:
             if branch:
                 log.append("resume", step=0, log_bytes=0)
             log.append("start", model=f"mlp {branch}")
-            log.append("decision", step=0, what="batch", old=None, new=8)
+            log.append("decision", step=0, what="batch_size", old=None, new=8)
             step(log, 1, float(branch))
     history = read_history(tmp_path / "events.jsonl")
     assert history.start["model"] == "mlp 1" and list(history.steps["train_loss"]) == [1.0]
@@ -104,15 +104,15 @@ def test_the_position_in_the_log_tells_what_a_checkpoint_knew(tmp_path: Path) ->
     path = tmp_path / "events.jsonl"
     with EventLog(path) as log:
         step(log, 1, 0.0)
-        log.append("decision", step=1, what="batch", old=8, new=16)
+        log.append("decision", step=1, what="batch_size", old=8, new=16)
         saved = log.sync()
-        log.append("decision", step=1, what="step", old=0.1, new=0.2)
+        log.append("decision", step=1, what="lr", old=0.1, new=0.2)
         step(log, 2, 0.0)
         log.append("resume", step=1, log_bytes=saved)
-        log.append("decision", step=1, what="step", old=0.1, new=0.3)
+        log.append("decision", step=1, what="lr", old=0.1, new=0.3)
         step(log, 2, 1.0)
         log.append("resume", step=1, log_bytes=saved)
-        log.append("decision", step=1, what="step", old=0.1, new=0.4)
+        log.append("decision", step=1, what="lr", old=0.1, new=0.4)
         step(log, 2, 2.0)
         log.append("stop", reason="done", step=2)
     history = read_history(path)

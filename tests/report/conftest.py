@@ -50,8 +50,8 @@ def write_run(
             parameters=535_818,
             train_samples=TRAIN_SAMPLES,
             valid_samples=10_000 if valid else None,
-            batch="auto: sqrt(noise scale · n½) within 3 to 8 n½",
-            lr_rule="auto: averaged distance over gradients",
+            batch_size="auto: sqrt(noise scale · n½) within 3 to 8 n½",
+            lr="auto: averaged distance over gradients",
             optimizer="Adam, schedule-free average",
             seed=0,
             budget={"seconds": 120.0, "epochs": None},
@@ -78,7 +78,7 @@ def write_run(
                     "decision",
                     step=step,
                     samples=samples,
-                    what="batch",
+                    what="batch_size",
                     old=batch,
                     new=wanted,
                     reason=f"the noise scale is {scale:.0f} and n½ is {half:.0f}, so the sweet spot is {wanted}",
@@ -92,9 +92,9 @@ def write_run(
                 )  # fmt: skip
             if step == max(2, steps // 75):
                 log.append(
-                    "decision", step=step, samples=samples, what="step", old=rate, new=rate * 0.4,
+                    "decision", step=step, samples=samples, what="lr", old=rate, new=rate * 0.4,
                     reason="the loss no longer fell at 0.16: four fifths of its drop were reached at 0.033",
-                    evidence={"learning_rate_diverged": 0.16, "loss": 1.42},
+                    evidence={"lr_diverged": 0.16, "loss": 1.42},
                 )  # fmt: skip
                 rate *= 0.4
             if step > steps // 75:

@@ -135,7 +135,7 @@ def test_values_that_are_not_finite_or_absent(tmp_path: Path) -> None:
         log.append("timing", step=19, samples=19, points=[[1, 0.1, 3]], fixed_s=0.1, per_sample_s=0.0,
                    half_performance=inf, standard_error=nan)  # fmt: skip
         log.append("failure", step=19, samples=19, reason="the loss is not finite (nan)", lr=0.0)
-        log.append("decision", step=19, samples=19, what="batch", old=1, new=0, reason="", evidence=None)
+        log.append("decision", step=19, samples=19, what="batch_size", old=1, new=0, reason="", evidence=None)
     assert "1 step could not be taken" in page_of(run).text
 
 

@@ -13,7 +13,7 @@ from rightbatch.record import History
 from rightbatch.report.story import _turns, tell
 
 
-def decisions(values: list[float], what: str = "batch", reason: str = "because of {}") -> list[dict[str, Any]]:
+def decisions(values: list[float], what: str = "batch_size", reason: str = "because of {}") -> list[dict[str, Any]]:
     return [
         {
             "step": i + 1,
@@ -54,7 +54,7 @@ def test_few_decisions_that_change_nothing_are_told_together() -> None:
 
 
 def test_the_first_choice_has_nothing_before_it() -> None:
-    first = {"step": 0, "samples": 0, "what": "batch", "old": None, "new": 16, "reason": "given"}
+    first = {"step": 0, "samples": 0, "what": "batch_size", "old": None, "new": 16, "reason": "given"}
     history = History(decisions=[first, *decisions([round(16 * 1.02**i) for i in range(250)])])
     assert texts(history) == ["Batch size 16.", "Batch size grew from 16 to 2,216 in 249 decisions."]
 
@@ -80,7 +80,7 @@ def test_a_single_leap_stands_out_of_a_slow_rise() -> None:
 def test_hundreds_of_decisions_stay_readable_and_none_is_lost(spread: float) -> None:
     rng = random.Random(0)
     values = [100 * math.exp(spread * rng.gauss(0, 1)) for _ in range(600)]
-    history = History(decisions=decisions(values) + decisions(values, "step"))
+    history = History(decisions=decisions(values) + decisions(values, "lr"))
     moments = tell(history)
     assert len(moments) <= 42
     assert sum(len(moment.events) for moment in moments) == 1198
@@ -97,7 +97,7 @@ def test_decisions_about_the_run_merge_where_only_numbers_differ() -> None:
 
 def test_failures_resumes_best_and_end() -> None:
     history = History(
-        start={"model": "mlp", "parameters": 10, "train_samples": 1000, "batch": "auto"},
+        start={"model": "mlp", "parameters": 10, "train_samples": 1000, "batch_size": "auto"},
         evaluations=[{"step": 9, "samples": 90, "valid_loss": 0.25, "valid_accuracy": 0.9, "best": True}],
         failures=[{"step": 5, "samples": 50, "reason": "the loss is nan", "lr": 0.05, "restored_step": 4}],
         resumes=[{"step": 7}],
@@ -115,5 +115,7 @@ def test_failures_resumes_best_and_end() -> None:
 
 
 def test_values_that_are_words_are_told_as_they_are() -> None:
-    events = [{"step": 1, "samples": 0, "what": "batch", "old": None, "new": "held", "reason": "too little evidence"}]
+    events = [
+        {"step": 1, "samples": 0, "what": "batch_size", "old": None, "new": "held", "reason": "too little evidence"}
+    ]
     assert texts(History(decisions=events)) == ["Batch size held."]

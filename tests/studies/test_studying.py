@@ -140,7 +140,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["study", "nonsense"]) == 2
     assert "There is no experiment 'nonsense'" in capsys.readouterr().err
     assert main(["study", "wiggle", "--budget", "soon"]) == 2
-    assert "is no time" in capsys.readouterr().err
+    assert "is not a valid duration" in capsys.readouterr().err
     folder = str(tmp_path / "c")
     assert (
         main(["study", "wiggle", "--data", "blobs", "--model", "linear", "--budget", "0.001s", "--folder", folder]) == 0

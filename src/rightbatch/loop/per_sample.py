@@ -85,7 +85,7 @@ class PerSample:
 def per_sample(scheduler: MakeScheduler, samples: int) -> PerSample:
     """Make a torch scheduler count samples, so that it keeps its place when the batch changes.
 
-        step = per_sample(lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000), samples=128)
+        lr = per_sample(lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000), samples=128)
         auto = AutoBatch(model, optimizer, train, batch_size="sweet-spot", lr=lr)
 
     A schedule tuned for batches of 128 counts its steps in 128 samples. One that also moves momentum, as OneCycleLR,

@@ -30,7 +30,7 @@ COMPARED = 0.5  # share of the window, its end, over which losses are compared
 class Branch:
     """One branch: batch size, learning rate of the first parameter group, loss at its end, infinite if it diverged."""
 
-    samples: int
+    batch_size: int
     lr: float
     loss: float
 
@@ -57,7 +57,7 @@ class CriticalBatch:
 
     def __str__(self) -> str:
         least = "at least " if self.at_least else ""
-        tried = ", ".join(f"{branch.samples:,}: {branch.loss:.4g}" for branch in self.branches)
+        tried = ", ".join(f"{branch.batch_size:,}: {branch.loss:.4g}" for branch in self.branches)
         return (
             f"critical batch {least}{self.batch_size:,} samples after {self.samples:,} (losses at batches of {tried})"
         )
@@ -146,7 +146,7 @@ def critical_batch(
             if not branches[-1].loss <= (1 + tolerance) * branches[0].loss:
                 break
     lost = len(branches) > 1 and not branches[-1].loss <= (1 + tolerance) * branches[0].loss
-    critical = branches[-2 if lost else -1].samples
+    critical = branches[-2 if lost else -1].batch_size
     return CriticalBatch(critical, not lost, int(samples), int(window), float(tolerance), tuple(branches))
 
 
@@ -183,7 +183,7 @@ def _run(
     optimizer: torch.optim.Optimizer,
     source: Source,
     loss: Loss,
-    samples: int,
+    batch_size: int,
     rate_factor: float,
     window: int,
     seed: int,
@@ -196,7 +196,7 @@ def _run(
     total = weighed = 0.0
     with alone(), torch.random.fork_rng(devices=[device for device in devices_of(model) if device.type == "cuda"]):
         torch.manual_seed(seed)
-        auto = AutoBatch(model, optimizer, source, samples, seed=seed, epochs=math.ceil(window / len(source)))
+        auto = AutoBatch(model, optimizer, source, batch_size, seed=seed, epochs=math.ceil(window / len(source)))
         try:
             for x, y in auto:
                 try:
@@ -210,6 +210,6 @@ def _run(
                 if auto.samples >= window:
                     break
         except DivergedError:
-            return Branch(samples, rate, math.inf)
+            return Branch(batch_size, rate, math.inf)
     mean = total / weighed if weighed else math.inf
-    return Branch(samples, rate, mean if math.isfinite(mean) else math.inf)
+    return Branch(batch_size, rate, mean if math.isfinite(mean) else math.inf)

@@ -53,7 +53,7 @@ def probe(
 
         advice = rightbatch.probe(model, (x, y))
         print(advice)
-        run = rightbatch.fit(model, (x, y), batch=advice.batch_size)
+        run = rightbatch.fit(model, (x, y), batch_size=advice.batch_size)
 
     Args:
         model: on the device to be measured.

@@ -5,7 +5,7 @@ evaluation, `step` counts steps taken including this one):
 
 | kind | fields |
 |---|---|
-| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch (the rule as text), lr_rule, optimizer, seed, budget; optional: noise {setting, method}, in words |
+| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch_size (the rule as text), lr (the rule as text), optimizer, seed, budget; optional: noise {setting, method}, in words |
 | step | step, samples, epoch, seconds, batch_size, decided_step (with which its size was decided), lr, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (consumed since the noise was measured last) or null |
 | evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool) |
 | decision | step, samples, what ("batch_size", "lr" or "run"), old, new, reason, evidence {name: number} |
@@ -13,7 +13,7 @@ evaluation, `step` counts steps taken including this one):
 | failure | step, samples, reason, lr (after the cut), restored_step |
 | measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
 | memory | step, samples, old, new, rank (of several processes) or null, device: memory ran out there over a forward pass of `old` samples, `new` are the most from here on; where `new` is more, the batch begun with this step wants more than `old`, and up to so many are tried again |
-| audit | step, samples, method, samples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
+| audit | step, samples, method, audited_samples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
 | resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why it is not the checkpoint saved last) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
 

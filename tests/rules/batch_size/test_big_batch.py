@@ -57,9 +57,9 @@ def test_adds_a_tenth_and_at_least_one_sample() -> None:
 def test_size_is_carried_on_and_a_short_batch_is_first_filled() -> None:
     rule = BigBatch()
     decision, state = rule.decide(situation(7, 0.1, 50.0), BigBatchState(100))
-    assert decision.batch_size == 100 and state.samples == 100
+    assert decision.batch_size == 100 and state.batch_size == 100
     decision, state = rule.decide(situation(100, 9.0, 50.0), state)
-    assert decision.batch_size is None and state.samples == 100
+    assert decision.batch_size is None and state.batch_size == 100
 
 
 def test_kappa_and_theta_are_one_setting() -> None:

@@ -318,7 +318,7 @@ def test_dive_batch_is_the_diversity_of_all_gradients() -> None:
     decision, _ = rule.decide(situation(n, n, measure(g)), rule.start(Plan(n))[1])
     assert decision.batch_size == round(diversity) and decision.evidence["diversity"] == pytest.approx(diversity)
     half, _ = DiveBatch(initial=n, delta=0.5).decide(situation(n, n, measure(g)), rule.start(Plan(n))[1])
-    assert half.samples == round(diversity / 2)
+    assert half.batch_size == round(diversity / 2)
 
 
 def test_dive_batch_moves_at_the_end_of_an_epoch_to_one_noise_scale_and_one() -> None:
@@ -358,7 +358,7 @@ def test_simi_grad_settles_where_the_cosine_is_the_target(target: float) -> None
         (lambda: InnerProductTest(theta=-1), "InnerProductTest.theta"),
         (lambda: AugmentedTest(nu=0), "AugmentedTest.nu"),
         (lambda: GradientNoiseScale(exchange=0), "GradientNoiseScale.exchange"),
-        (lambda: GradientNoiseScale(min_size=9, max_size=8), "exchange them"),
+        (lambda: GradientNoiseScale(min_size=9, max_size=8), "swap them"),
         (lambda: Goodput(sizes=1), "Goodput.sizes"),
         (lambda: Goodput(gain=0.5), "Goodput.gain"),
         (lambda: CABS(decay=1.0), "CABS.decay"),

@@ -300,7 +300,7 @@ def test_text_is_read_back(rule: BatchSizeRule) -> None:
         ("piecewise(())", "ascend from 0"),
         ("replay(((0, 0),))", "Replay.sizes"),
         ("growth(shape='cubic')", "'linear', 'geometric'"),
-        ("cyclic(min_size=9, max_size=3)", "exchange"),
+        ("cyclic(min_size=9, max_size=3)", "swap"),
         ("ada-damp(dwell_steps=0)", "AdaDamp.dwell_steps"),
         ("rada-damp(rho=1)", "RadaDamp.rho"),
         ("plateau(patience=-1)", "Plateau.patience"),

@@ -22,7 +22,7 @@ from rightbatch.rules.lr import Constant
         (np.int64(64), Fixed(64)),
         ("64", Fixed(64)),
         ("fixed(64)", Fixed(64)),
-        ("fixed(samples=64)", Fixed(64)),
+        ("fixed(batch_size=64)", Fixed(64)),
         ("big-batch", BigBatch()),
         ("Big_Batch()", BigBatch()),
         (" big-batch( kappa = 3, growth=.2 ) ", BigBatch(kappa=3, growth=0.2)),
@@ -55,11 +55,11 @@ def test_understands(spec: object, rule: object) -> None:
         ("sweet-spot(", "cannot be read"),
         ("big-batch(kapa=3)", "did you mean 'kappa'"),
         ("big-batch(kappa=3, kappa=4)", "twice"),
-        ("fixed(3, samples=4)", "twice"),
+        ("fixed(3, batch_size=4)", "twice"),
         ("fixed(1, 2)", "only"),
-        ("fixed", "lacks 'samples'"),
-        ("fixed(samples=__import__('os'))", "cannot be read"),
-        ("fixed(**{'samples': 3})", "knows"),
+        ("fixed", "lacks 'batch_size'"),
+        ("fixed(batch_size=__import__('os'))", "cannot be read"),
+        ("fixed(**{'batch_size': 3})", "knows"),
         ("big-batch(kappa=-1)", "kappa is -1: give a finite number at least 0"),
         ("big-batch(theta='half')", "theta is 'half'"),
     ],
@@ -72,7 +72,7 @@ def test_refuses_with_a_word_of_help(spec: object, words: str) -> None:
 
 def test_text_names_only_what_differs_from_the_defaults() -> None:
     assert write_rule(SweetSpot(floor=3.0)) == "sweet-spot(floor=3.0)"
-    assert write_rule(Fixed(8)) == "fixed(samples=8)"
+    assert write_rule(Fixed(8)) == "fixed(batch_size=8)"
 
 
 def test_rules_load_without_torch() -> None:

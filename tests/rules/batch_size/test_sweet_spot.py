@@ -127,7 +127,7 @@ def test_limits_by_samples_come_before_limits_by_time() -> None:
     assert SweetSpot(min_size=20).decide(little, SweetSpotState(32))[0].batch_size == 20
     assert SweetSpot().decide(replace(much, train_samples=6), SweetSpotState(32))[0].batch_size == 6
     at_the_limit = SweetSpot(max_size=100).decide(much, SweetSpotState(100))[0]
-    assert at_the_limit.samples is None and "limit" in at_the_limit.reason
+    assert at_the_limit.batch_size is None and "limit" in at_the_limit.reason
 
 
 @settings(max_examples=150, deadline=None)
@@ -150,12 +150,12 @@ def test_never_leaves_its_bounds(
     lower = min(max(8, least), upper)
     moved = False
     for step, scale in enumerate(scales):
-        previous = state.samples
+        previous = state.batch_size
         assert decision.batch_size is None or lower <= decision.batch_size <= upper
         estimate = noise(scale, high=math.inf) if open_above else noise(scale)
         decision, state = rule.decide(situation(step, estimate, half, previous, train_samples), state)
         if decision.batch_size is not None:
-            assert isinstance(decision.batch_size, int) and state.samples == decision.batch_size != previous
+            assert isinstance(decision.batch_size, int) and state.batch_size == decision.batch_size != previous
             assert not moved or decision.batch_size <= 2 * previous
             moved = True
 
@@ -166,7 +166,7 @@ def test_never_leaves_its_bounds(
         {"initial": 0},
         {"min_size": 0},
         {"min_size": 2.0},
-        {"min_size": 10, "most": 9},
+        {"min_size": 10, "max_size": 9},
         {"floor": 0},
         {"floor": 5},
         {"max_fraction": 0},

@@ -232,9 +232,9 @@ def limits(rule: BatchSizeRule, train_samples: int) -> tuple[int, int]:
     least, most = 1, train_samples
     while not isinstance(rule, Wishes):
         if isinstance(rule, Bounded):
-            least, most = max(least, rule.least), min(most, rule.most or most)
+            least, most = max(least, rule.min_size), min(most, rule.max_size or most)
         elif isinstance(rule, MemoryCap):
-            most = min(most, rule.most)
+            most = min(most, rule.max_size)
         rule = rule.rule  # type: ignore[attr-defined]
     return min(least, most), most
 

@@ -1,4 +1,4 @@
-"""The rule behind step="auto", decision by decision."""
+"""The rule behind lr="auto", decision by decision."""
 
 import math
 from dataclasses import asdict
@@ -26,7 +26,7 @@ def decide(
 
 def averaging(rule: AveragedDistance, prior: float = 0.02, ceiling: float = 1.0) -> AveragedDistanceState:
     return AveragedDistanceState(
-        rule.test.start(1e-6), rule.first * prior, prior=prior, ceiling=ceiling, base_loss=2.0, average_loss=1.0
+        rule.test.start(1e-6), rule.initial * prior, prior=prior, ceiling=ceiling, base_loss=2.0, average_loss=1.0
     )
 
 
@@ -87,7 +87,7 @@ def test_a_loss_that_runs_away_halves_everything_and_returns(losses: tuple[float
     assert AveragedDistanceState(**{**asdict(state), "test": state.test}) == state or math.isnan(state.average_loss)
 
 
-@pytest.mark.parametrize("name", ["scale", "power", "first", "start_size", "keep_every"])
+@pytest.mark.parametrize("name", ["scale", "power", "initial", "start_size", "keep_every"])
 def test_refuses_what_is_not_positive(name: str) -> None:
     with pytest.raises(InputError, match=name):
         AveragedDistance(**{name: 0})

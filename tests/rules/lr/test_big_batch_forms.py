@@ -37,7 +37,7 @@ def run(rule: BigBatch, lr_rule: LRRule, steps: int) -> tuple[list[float], list[
     problem, random, w = Logistic(0), np.random.default_rng(1), np.zeros(D)
     size_decision, size_state = rule.start(Plan(N))
     step_decision, step_state = lr_rule.start(Plan(N, lr=0.1))
-    samples, rate = size_decision.samples or 0, step_decision.lr or 0.0
+    samples, rate = size_decision.batch_size or 0, step_decision.lr or 0.0
     norms, sizes, rates = [], [], []
     for step in range(steps):
         order, grew = random.permutation(N), False
@@ -49,9 +49,9 @@ def run(rule: BigBatch, lr_rule: LRRule, steps: int) -> tuple[list[float], list[
             measurement = Measurement(samples, norm2, variance, norm2 - variance / samples)
             now = StepContext(step, 0, samples, N, problem.loss(w, rows), norm2, rate, measurement, grew=grew)
             size_decision, size_state = rule.decide(now, size_state)
-            if size_decision.samples is None or size_decision.samples <= samples:
+            if size_decision.batch_size is None or size_decision.batch_size <= samples:
                 break
-            samples, grew = size_decision.samples, True
+            samples, grew = size_decision.batch_size, True
         norms.append(float(np.linalg.norm(problem.gradients(w, np.arange(N)).mean(axis=0))))
         sizes.append(samples)
         if size_decision.action == "stop":

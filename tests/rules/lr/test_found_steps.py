@@ -139,7 +139,7 @@ def test_polyak_reaches_the_minimum_of_a_quadratic() -> None:
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(0, 1), st.floats(0.01, 10), st.integers(1, N))
 def test_polyak_twin(loss: float, norm2: float, least: float, most: float, b: int) -> None:
     rule = Polyak(least, 0.2, most)
-    now = replace(parabola(1.0)[0], loss=loss, gradient_norm2=norm2, samples=b)
+    now = replace(parabola(1.0)[0], loss=loss, gradient_norm2=norm2, batch_size=b)
     decision, state, _ = ask(rule, now, rule.start(PLAN)[1])
     expected = min((loss - least) / (0.2 * norm2), most) if loss > least else most
     assert decision.lr == pytest.approx(expected) and state.step == decision.lr

@@ -40,10 +40,10 @@ def test_understands(spec: object, rule: object) -> None:
         ("armjo", "did you mean 'armijo'"),
         ("armijo(reset=gradual)", "quoted words"),
         ("armijo(reset='weekly')", "'never', 'gradual', 'always'"),
-        ("armijo(stepp=1)", "'armijo' knows 'first'"),
+        ("armijo(stepp=1)", "'armijo' knows 'initial'"),
         ([0.1], "'constant', 'armijo'"),
-        (Armijo, "no step size"),
-        (Fixed(3), "no step size"),
+        (Armijo, "no learning rate"),
+        (Fixed(3), "no learning rate"),
     ],
 )
 def test_refuses_with_a_word_of_help(spec: object, words: str) -> None:

@@ -22,7 +22,7 @@ class AugmentedTest(InnerProductTest):
     | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the samples along the gradient, 1/(b - 1) |
     | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | N | train_samples | samples in the training set |
     | θ | theta | noise allowed along the gradient, relative to its norm |
     | ν | nu | noise allowed across the gradient, relative to its norm |

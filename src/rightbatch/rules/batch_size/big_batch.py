@@ -29,7 +29,7 @@ class BigBatch:
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | ‖g_B‖² | gradient_norm2 | squared norm of its mean gradient |
     | V̂ | measurement.variance | unbiased trace of the per-example covariance |
     | θ | theta | noise allowed in the gradient, relative to its norm |

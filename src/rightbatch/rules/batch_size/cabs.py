@@ -47,7 +47,7 @@ class CABS:
         least_loss: F*.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: L. Balles, J. Romero, P. Hennig, "Coupling Adaptive Batch Sizes with Learning Rates" (UAI 2017; arXiv
     1612.05086), its software for the averages, bounds and first size. Its variance of convolutions is an

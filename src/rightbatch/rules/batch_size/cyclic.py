@@ -29,7 +29,7 @@ class Cyclic(BatchSizeSchedule):
         every_samples: T in samples; None leaves that to every_epochs.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: the triangular wave of L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017,
     arXiv 1506.01186), section 3, there of the learning rate.

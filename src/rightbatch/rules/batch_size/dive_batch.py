@@ -45,7 +45,7 @@ class DiveBatch:
         delta: δ, above 0.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: Y. Chen, Y. Wang, H. Sundaram, "DiveBatch: Accelerating Model Training Through Gradient-Diversity Aware
     Batch Size Adaptation" (arXiv 2509.16173, 2025). The paper sums gradients over an epoch in which the parameters

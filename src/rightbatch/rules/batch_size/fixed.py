@@ -15,7 +15,7 @@ class Fixed:
     """The same number of samples in every batch.
 
     Args:
-        samples: b.
+        batch_size: b.
 
     Raises:
         InputError: no whole number of at least 1, or, when a run starts, more samples than the training set has.

@@ -38,7 +38,7 @@ class Goodput(NoiseFollower):
         gain: the goodput a move must promise, relative to the present.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: A. Qiao, S. K. Choe, S. J. Subramanya, W. Neiswanger, Q. Ho, H. Zhang, G. R. Ganger, E. P. Xing, "Pollux:
     Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning" (OSDI 2021), section 3. Theirs is the model of

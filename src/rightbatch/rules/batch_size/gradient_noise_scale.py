@@ -34,7 +34,7 @@ class GradientNoiseScale(NoiseFollower):
         exchange: r; None takes b = B_noise.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: S. McCandlish, J. Kaplan, D. Amodei, "An Empirical Model of Large-Batch Training" (arXiv 1812.06162,
     2018), section 2 and, for the adaptive batch, appendix D. The estimate with Σ and g alone, without the Hessian, is

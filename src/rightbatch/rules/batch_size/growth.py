@@ -18,7 +18,7 @@ class Growth(BatchSizeSchedule):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b0, b1 | first, last | first and last batch; a batch may also shrink |
+    | b0, b1 | initial, last | first and last batch; a batch may also shrink |
     | s | samples | samples consumed before the batch |
     | S | over_epochs, over_samples | how long it takes; the whole run where neither is given |
 

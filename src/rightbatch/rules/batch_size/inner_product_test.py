@@ -16,7 +16,7 @@ class InnerProductTest(SamplingTest):
     |---|---|---|
     | Var_i⟨g_i, g_B⟩ | measurement.projection_variance | spread of the samples along the gradient, 1/(b - 1) |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | N | train_samples | samples in the training set |
     | θ | theta | noise allowed along the gradient, relative to its norm |
 

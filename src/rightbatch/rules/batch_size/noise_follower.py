@@ -34,7 +34,7 @@ class NoiseFollower(ABC):
         max_size: largest batch; None is all the data.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
     """
 
     initial: int = 32
@@ -86,7 +86,7 @@ def require_bounds(who: str, first: int, least: int, most: int | None) -> None:
     """Refuse bounds that no batch can keep.
 
     Raises:
-        InputError: no whole numbers of at least 1, or least above most.
+        InputError: no whole numbers of at least 1, or min_size above max_size.
     """
     require_whole(f"{who}.initial", first, least=1)
     require_whole(f"{who}.min_size", least, least=1)

@@ -16,7 +16,7 @@ class NormTest(SamplingTest):
     |---|---|---|
     | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ‖g_B‖² | measurement.gradient_norm2 | squared norm of the batch's mean gradient |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | N | train_samples | samples in the training set |
     | θ | theta | error allowed in the gradient, relative to its norm |
 

@@ -20,7 +20,7 @@ class SimiGrad:
     | symbol | argument | meaning |
     |---|---|---|
     | g_1, g_2 | | mean gradients of the two halves of a batch |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ŝ | measurement.signal | ‖g_B‖² - V̂/b |
 
@@ -36,7 +36,7 @@ class SimiGrad:
         growth: share by which the batch grows, and by 1 + which it is divided to shrink.
 
     Raises:
-        InputError: a setting out of its range, or least above most.
+        InputError: a setting out of its range, or min_size above max_size.
 
     Reference: H. Qin, S. Rajbhandari, O. Ruwase, F. Yan, L. Yang, Y. He, "SimiGrad: Fine-Grained Adaptive Batching for
     Large Scale Training using Gradient Similarity Measurement" (NeurIPS 2021); target and largest batch as in its runs

@@ -40,10 +40,10 @@ class SweetSpot:
     | n½ | step_time.half_performance | t0/t1: the batch at which half of the hardware's peak speed is reached |
 
     B* is held within floor·n½ and ceiling·n½, the range in which a wrong noise estimate costs little, and then, with
-    precedence, within `min_size` and `max_size` samples and `max_fraction` of the data; nor does it exceed twice the largest
-    size timed, the line being known no further. Where a run is told its epochs they bound the steps, which the formula
-    does not know: the batch leaves it `least_steps`. The size moves only when B* leaves
-    (b/change, b·change), then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
+    precedence, within `min_size` and `max_size` samples and `max_fraction` of the data; nor does it exceed twice the
+    largest size timed, the line being known no further. Where a run is told its epochs they bound the steps, which the
+    formula does not know: the batch leaves it `least_steps`. The size moves only when B* leaves (b/change, b·change),
+    then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
 
     Thin evidence: without a step time it holds. Without a noise estimate floor·n½ is taken where floor >= 1, which
     claims a batch worth its time whatever the noise; otherwise it holds. While the signal is not told from zero the
@@ -52,7 +52,7 @@ class SweetSpot:
     Args:
         initial: the guess for the first batch.
         min_size: smallest batch; 8 is the least in any case unless the data or `max_size` are smaller.
-        max_size: largest batch; None leaves that to most_share.
+        max_size: largest batch; None leaves that to max_fraction.
         floor: smallest batch in n½.
         ceiling: largest batch in n½.
         max_fraction: largest batch as a share of the training set.
@@ -61,7 +61,7 @@ class SweetSpot:
         dwell_steps: steps a new size stays.
 
     Raises:
-        InputError: a setting out of its range, or least above most, or floor above ceiling.
+        InputError: a setting out of its range, or min_size above max_size, or floor above ceiling.
 
     Reference: the step count is S. McCandlish, J. Kaplan, D. Amodei, "An Empirical Model of Large-Batch Training"
     (arXiv 1812.06162, 2018), section 2; the step time R. W. Hockney's. Their product and its minimum, the limits and

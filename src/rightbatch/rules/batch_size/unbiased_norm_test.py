@@ -15,7 +15,7 @@ class UnbiasedNormTest(SamplingTest):
     | symbol | argument | meaning |
     |---|---|---|
     | V̂/ŝ | noise.noise_scale | B_noise, averages of variance and signal taken apart and then divided |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
     | N | train_samples | samples in the training set |
     | θ | theta | noise allowed, relative to the signal |
 

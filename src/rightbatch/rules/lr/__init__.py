@@ -57,7 +57,7 @@ def lr_rule(spec: Any) -> LRRule:
     """The rule that `spec` means.
 
     Args:
-        spec: None (the optimizer's own step size), a number, a name such as "armijo" or "armijo(c=0.3)", or a rule,
+        spec: None (the optimizer's own learning rate), a number, a name such as "armijo" or "armijo(c=0.3)", or a rule,
             which is returned as it is.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The step size you chose."""
+"""The learning rate you chose."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,12 +6,12 @@ from typing import ClassVar
 from ...decision import Decision, Needs, Plan, Search, Stateless, StepContext
 from ...ranges import require_number
 
-KEEP = Decision(reason="the step size is constant")
+KEEP = Decision(reason="the learning rate is constant")
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The same step size throughout.
+    """The same learning rate throughout.
 
     Args:
         lr: None leaves the optimizer's own, with any schedule set on it.
@@ -31,15 +31,15 @@ class Constant:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if self.lr is not None:
-            require_number("The step size", self.lr, above=0)
+            require_number("The learning rate", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
-        """Set the step size, once."""
+        """Set the learning rate, once."""
         if self.lr is None:
             return KEEP, Stateless()
         return Decision(lr=float(self.lr), reason=KEEP.reason), Stateless()
 
     def decide(self, now: StepContext, state: Stateless) -> Search:
-        """Leave the step size as it is."""
+        """Leave the learning rate as it is."""
         yield from ()
         return KEEP, state

@@ -28,7 +28,7 @@ class CurvatureStep:
     | ν | outcome.curvature | ⟨Δx, Δg⟩/‖Δx‖² between x and x - η·g_B, both gradients on the current batch |
     | a | boldness | 1 is the best single step on a parabola with noise; 2 looks ahead |
     | B_noise | noise.noise_scale | gradient noise scale; its lower end while its upper end is infinite |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
 
     Every `every` steps the batch is differentiated a second time, at the point to which a step of the present size
     leads. On well and badly conditioned convex problems it needs no tuning; on neural networks it is short-sighted and

@@ -28,7 +28,7 @@ class NoiseScaled:
     |---|---|---|
     | η_max, η | lr | the step for a gradient without noise; with `at`, the step for batches of `at` |
     | B_noise | noise.noise_scale | noise scale in samples |
-    | b | samples | samples in the current batch |
+    | b | batch_size | samples in the current batch |
 
     The ratio with `at` is linear in b while the noise dominates and flat once it does not. While the signal is not told
     from zero the noise scale is taken as what it is at least, `noise.low`; the step changes when it would by more than

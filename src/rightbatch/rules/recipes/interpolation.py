@@ -22,7 +22,7 @@ class Interpolation(Recipe):
 
     | symbol | argument | meaning |
     |---|---|---|
-    | m | samples | samples in the current batch |
+    | m | batch_size | samples in the current batch |
     | β | beta | largest curvature of a single sample: max_i ‖x_i‖² for least squares |
     | λ₁ | lambda_1 | largest eigenvalue of the mean Hessian |
     | λ_k | lambda_k | its smallest eigenvalue above zero; None takes m* = β/λ₁ + 1 and η*(m) = m/(β + (m - 1)·λ₁) |

@@ -35,7 +35,7 @@ class AdaScale(ForOneBatch):
     |---|---|---|
     | η0 | rule | rate, or schedule, of the base batch |
     | b0 | at | base batch |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
     | σ² | noise.variance/b0 | variance of the gradient of a base batch, V̂/b0 |
     | μ² | noise.signal | squared norm of the true gradient |
     | τ | state.scaled_steps | time in steps of the base run |

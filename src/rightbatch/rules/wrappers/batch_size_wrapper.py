@@ -18,8 +18,8 @@ class WrapperState:
     Args:
         inner: the state of the rule within.
         wanted: the size that rule last wanted.
-        samples: the size decided instead.
-        decided_step: the step at which `samples` was decided; before the first, -1 or, if that may be enlarged, 0.
+        batch_size: the size decided instead.
+        decided_step: the step at which `batch_size` was decided; before the first, -1 or, if that may be enlarged, 0.
         decided_samples: the samples consumed before the first batch of that size.
     """
 

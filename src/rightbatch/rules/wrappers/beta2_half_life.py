@@ -28,7 +28,7 @@ class Beta2HalfLife(ForOneBatch):
     |---|---|---|
     | β2 | settings | the optimizer's own at the start, found for b0; RMSprop's alpha |
     | b0 | at | that batch |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.

@@ -9,11 +9,11 @@ from .batch_size_wrapper import Place, Wrapper
 
 @dataclass(frozen=True, slots=True)
 class Bounded(Wrapper):
-    """Hold any rule within bounds: b = min(max(b_wanted, least), most).
+    """Hold any rule within bounds: b = min(max(b_wanted, min_size), max_size).
 
-    The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than `min_size`
-    samples, all of them are the batch. They are on the size decided: where an epoch ends a batch may be half of that,
-    and where more than half of the data are wanted, what is left over is taken along.
+    The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than
+    `min_size` samples, all of them are the batch. They are on the size decided: where an epoch ends a batch may be half
+    of that, and where more than half of the data are wanted, what is left over is taken along.
 
     Args:
         rule: the rule within.
@@ -21,7 +21,7 @@ class Bounded(Wrapper):
         max_size: largest batch; None leaves that to the data.
 
     Raises:
-        InputError: a bound that is no whole number of at least 1, or least above most.
+        InputError: a bound that is no whole number of at least 1, or min_size above max_size.
     """
 
     min_size: int = 1

@@ -21,7 +21,7 @@ class LEGW(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
     | w | warmup_epochs | epochs of warm-up at b0 |
     | e | epoch | passes over the data, the current batch included |
 

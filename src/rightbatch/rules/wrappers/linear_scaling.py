@@ -18,7 +18,7 @@ class LinearScaling(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.

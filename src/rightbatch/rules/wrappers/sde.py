@@ -36,11 +36,11 @@ class SDE(ForOneBatch):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch that rate, betas and epsilon were found for |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
     | β1, β2, ε | settings | the optimizer's own at the start; RMSprop's alpha is β2; β1 = 0, no momentum, stays 0 |
 
-    There is no such optimizer where κ(1 - β) >= 1. With `max_size` that is refused when the run starts; without it a batch
-    that large leaves rate and settings at those of the last κ that had one, and the reason says so.
+    There is no such optimizer where κ(1 - β) >= 1. With `max_size` that is refused when the run starts; without it a
+    batch that large leaves rate and settings at those of the last κ that had one, and the reason says so.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
@@ -69,9 +69,11 @@ class SDE(ForOneBatch):
         """Build the rule within and refuse impossible settings."""
         ForOneBatch.__post_init__(self)
         if self.max_size is not None:
-            require_whole("SDE.most", self.max_size, least=1)
+            require_whole("SDE.max_size", self.max_size, least=1)
             if self.at is None:
-                raise InputError(f"SDE.most is {self.max_size}, but at is not given: give the batch of the rate, too.")
+                raise InputError(
+                    f"SDE.max_size is {self.max_size}, but at is not given: give the batch of the rate, too."
+                )
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
         names = (*DECAYS, "eps", *(["weight_decay"] if self.weight_decay else []))
@@ -83,8 +85,8 @@ class SDE(ForOneBatch):
             )
         if self.max_size is not None and self.at is not None and not _valid(settings, self.max_size / self.at):
             raise InputError(
-                f"SDE cannot scale from {self.at} to {self.max_size} samples: {_limit(settings)}. Give a smaller `max_size`, "
-                "or an optimizer with larger betas."
+                f"SDE cannot scale from {self.at} to {self.max_size} samples: {_limit(settings)}. Give a smaller "
+                "`max_size`, or an optimizer with larger betas."
             )
         return Altered(rate, own=SDEState(self.at or 0, 1.0, settings))
 

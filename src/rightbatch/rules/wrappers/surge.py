@@ -19,7 +19,7 @@ class Surge(BatchScaled):
     |---|---|---|
     | η | rule | rate, or rule for the rate, of the batch b0 |
     | b0 | at | the batch it was found for |
-    | b | samples | the current batch |
+    | b | batch_size | the current batch |
     | B | noise.noise_scale | gradient noise scale |
 
     The noise scale is the smoothed one; while its upper end is infinite, its lower end counts. Until there is one, the

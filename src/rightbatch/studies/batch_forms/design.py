@@ -200,8 +200,8 @@ class BatchForms(Experiment):
             f"{max(1, self.epochs // EARLY_SHARE):,} epochs. Volatility: mean change of the test accuracy from one "
             "epoch to the next, over the second half. The last batch of an epoch is what is left: of 500 samples 450 "
             "leave 50, a small batch at full weight. Intervals hold 90 % by Student's t over the seeds.",
-            "Automatic is lr='auto', batch_size='auto' and nothing else, and the same with a first batch of 1; it has no "
-            "learning rate to start badly from. It answers with averaged parameters, which is why its curves are "
+            "Automatic is lr='auto', batch_size='auto' and nothing else, and the same with a first batch of 1; it has "
+            "no learning rate to start badly from. It answers with averaged parameters, which is why its curves are "
             "smooth. Its batch depends on the seconds a step takes, so that another machine sees other curves.",
         ]
         if published:
