@@ -12,8 +12,7 @@ from ..rule_text import write_rule
 from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
 from ..rules.lr import AveragedDistance, Constant, MomentumSchedule, WarmUp, lr_rule
 from ..rules.recipes import Recipe
-from ..rules.wrappers.batch_size_wrapper import UNWRAPPED
-from ..rules.wrappers.batch_size_wrapper import Wrapper as SizeWrapper
+from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, BatchSizeWrapper
 from .optimizer_settings import averages_itself
 
 # Averaging removes most of the noise that is measured where the gradient is taken, so B_noise says less here. Three
@@ -46,7 +45,7 @@ def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
 
 
 def _recipe_in(rule: BatchSizeRule | None) -> Recipe | None:
-    while isinstance(rule, SizeWrapper):
+    while isinstance(rule, BatchSizeWrapper):
         rule = rule.within
     return rule if isinstance(rule, Recipe) else None
 
@@ -66,7 +65,7 @@ def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
 
 
 def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
-    if not isinstance(rule, SizeWrapper):
+    if not isinstance(rule, BatchSizeWrapper):
         return rule
     # By identity: a sweet spot that the caller has written down is left as it is.
     within = SWEET_SPOT_WHEN_AVERAGING if rule.rule is UNWRAPPED else _around_what_suits_averaging(rule.within)

@@ -34,11 +34,11 @@ from .one_cycle import OneCycle
 from .polyak import Polyak
 from .polynomial import Polynomial
 from .range_test import RangeTest
-from .schedule_free import ScheduleFree
+from .schedule_free import ScheduleFreeLR
 from .step_decay import StepDecay
 
 RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
-FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
+FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFreeLR)
 SCHEDULES: tuple[type[LRRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
 SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     LinearScaling,
@@ -116,7 +116,7 @@ __all__ = [
     "Polyak",
     "Polynomial",
     "RangeTest",
-    "ScheduleFree",
+    "ScheduleFreeLR",
     "SquareRootScaling",
     "StepDecay",
     "Surge",
