@@ -14,13 +14,13 @@ from rightbatch.data import blobs, load
 from rightbatch.models import build_model
 from rightbatch.rules.batch_size import BATCH_SIZE_RULES, BigBatch, Fixed, GradientNoiseScale, SweetSpot
 from rightbatch.rules.lr import LR_RULES
+from rightbatch.rules.recipes import RECIPES
 
 # A rule that needs no settings is had by its name.
-STEPS = dict.fromkeys(LR_RULES, "") | {
+STEPS: dict[str, str | None] = {name: name for name in LR_RULES} | {
     "constant": "constant(0.1)",
     "noise-scaled": "noise-scaled(lr=0.2)",
-    "interpolation": "interpolation(20.0, 5.0)",
-    "seesaw": "seesaw(total_samples=1200)",
+    "recipe": None,
 }
 SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "fixed": "fixed(32)",
@@ -29,7 +29,8 @@ SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "seesaw": "seesaw(total_samples=1200)",
 }
 RULES = ("fixed", "big-batch", "sweet-spot")
-PAIRS = [(size, "constant") for size in SIZES] + [(size, step) for size in RULES for step in STEPS]
+PAIRS = [(size, "recipe" if size in RECIPES else "constant") for size in SIZES]
+PAIRS += [(size, step) for size in RULES for step in LR_RULES]
 
 
 def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -45,7 +46,7 @@ def test_every_rule_consumes_every_sample_once_an_epoch(size: str, step: str, wa
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
     optimizer = torch.optim.Adam(model.parameters()) if step in ("sde", "beta2-half-life") else None
-    auto = AutoBatch(model, optimizer, source, SIZES[size] or size, STEPS[step] or step, seed=1, epochs=3)
+    auto = AutoBatch(model, optimizer, source, SIZES[size] or size, STEPS[step], seed=1, epochs=3)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(400) == auto.samples

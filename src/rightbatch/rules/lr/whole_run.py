@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number, require_whole
-from .schedule import Schedule
+from ..stages import RunPosition
+from .schedule import LRSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class Course(Schedule):
+class WholeRunSchedule(LRSchedule):
     """η(s) of the part p = s/S of the run that is over, and η0 · f from its end on.
 
     Args:
@@ -27,7 +28,7 @@ class Course(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Schedule.__post_init__(self)
+        LRSchedule.__post_init__(self)
         who = type(self).__name__
         require_number(f"{who}.final", self.final, least=0, most=1)
         if self.total_epochs is not None:
@@ -42,12 +43,12 @@ class Course(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Fall(Course):
+class Decay(WholeRunSchedule):
     """η(s) = η0 · (f + (1 - f) · shape(p))."""
 
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        assert total_samples is not None
-        return self.final + (1 - self.final) * self._shape(min(samples / total_samples, 1.0))
+    def _share(self, at: RunPosition) -> float:
+        assert at.total_samples is not None
+        return self.final + (1 - self.final) * self._shape(min(at.samples / at.total_samples, 1.0))
 
     @abstractmethod
     def _shape(self, part: float) -> float:
