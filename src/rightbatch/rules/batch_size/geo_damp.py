@@ -11,7 +11,7 @@ class GeoDamp(AdaBatch):
     """Multiply the batch by a factor every so many epochs, b = b0 · β^⌊s/T⌋, and leave the rate until the cap.
 
     The schedule of `AdaBatch` with another pace and another rate: constant up to the largest batch, from where on the
-    step rule of the same name decays it by most/(b0 · β^⌊s/T⌋).
+    step rule of the same name decays it by max_size/(b0 · β^⌊s/T⌋).
 
     Args:
         initial: b0.

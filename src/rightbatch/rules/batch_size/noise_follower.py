@@ -73,7 +73,7 @@ class NoiseFollower(ABC):
 
     @abstractmethod
     def _size(self, scale: float, now: StepContext, batch_size: int) -> tuple[float, str] | None:
-        """The size for this noise scale, at present `samples`, and what else it rests on; None if that is unknown."""
+        """The size for this noise scale, at present `batch_size`, and what else it rests on; None if unknown."""
 
 
 def within(size: float, least: int, most: int | None, train_samples: int) -> int:

@@ -10,7 +10,7 @@ from .schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class GeoDamp(Schedule):
-    """Keep the rate while the batch of the rule "geo-damp" grows, then decay it in its place: η0·min(1, most/b).
+    """Keep the rate while the batch of the rule "geo-damp" grows, then decay it in its place: η0·min(1, max_size/b).
 
     | symbol | argument | meaning |
     |---|---|---|
