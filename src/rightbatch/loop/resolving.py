@@ -45,12 +45,12 @@ def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
     return (_around_what_suits_averaging(size) if rate.averages else size), rate
 
 
-def _refuse_recipe(spec: Any) -> None:
+def _refuse_recipe(spec: object) -> None:
     """Refuse a recipe, which decides batch size and learning rate, given for the learning rate."""
     name = rule_name(spec) if isinstance(spec, str) else spec.name if isinstance(spec, Recipe) else None
     if name in RECIPES:
         raise InputError(
-            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and at most the "
+            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and only the "
             "base learning rate as lr=."
         )
 
@@ -71,7 +71,7 @@ def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
         return given
     raise InputError(
         f"lr={write_rule(given)!r} is given beside batch_size={write_rule(recipe)!r}, a recipe, which sets the "
-        "learning rate itself: leave lr out, give a number (the base rate) or 'warm-up', or choose another batch-size rule."
+        "learning rate itself: leave lr out, give a number (the base rate) or 'warm-up', or choose another rule."
     )
 
 

@@ -23,20 +23,20 @@ UNTIMED = 1.4  # a batch so many times larger than all timed is compared at once
 class StepTimer:
     """Times the timing sweep of the first batch, then compares sizes within single steps.
 
-    A shared machine may be three times slower for a minute, and the size of that minute's steps would then seem to
-    cost three times as much per example as sizes timed before. So times are compared only with times taken within the
-    same moment: those of the timing sweep, and every 32 steps those of a batch cut into micro-batches of an eighth, three
+    A shared machine may be three times slower for a minute, and the size of that minute's steps would then seem to cost
+    three times as much per example as sizes timed before. So times are compared only with times taken within the same
+    moment: those of the timing sweep, and every 32 steps those of a batch cut into micro-batches of an eighth, three
     quarters and an eighth, which leaves its gradient as it is but for rounding. Each such set tells the shape of the
     curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
     ordinary steps.
 
-    Where the timing sweep left n½ uncertain by more than half of it, it was disturbed, and batches too small to be compared
-    never mend that: it is repeated, at step 64 or as soon as the epoch has the samples, and the less
-    uncertain curve of the two is kept.
+    Where the timing sweep left n½ uncertain by more than half of it, it was disturbed, and batches too small to be
+    compared never mend that: it is repeated, at step 64 or as soon as the epoch has the samples, and the less uncertain
+    curve of the two is kept.
 
     The pieces time forward and backward passes only. The seconds of the update itself belong to every step: those of
-    the same step, or, for the timing sweep, of the first few updates (but the very first, which allocates the optimizer's
-    state).
+    the same step, or, for the timing sweep, of the first few updates (but the very first, which allocates the
+    optimizer's state).
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class StepTimer:
         self._sweep, self._asked, self._compares = timing_sweep(most_samples, most_size), False, True
 
     def sweep_on(self, seconds: float) -> int | None:
-        """The next size to time, the last one having taken `seconds`; None when no timing sweep is wanted (any longer)."""
+        """The next size to time, the last one having taken `seconds`; None at the end of the sweep."""
         if self._sweep is None:
             return None
         try:

@@ -69,7 +69,6 @@ def lr_rule(spec: Any) -> LRRule:
     if isinstance(spec, str):
         number = number_in(spec)
         if number is None:
-            _refuse_recipe(spec)
             return read_rule(spec, LR_RULES, "lr")
         spec = number
     if isinstance(spec, Real):

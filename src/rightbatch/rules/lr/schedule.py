@@ -59,7 +59,7 @@ class LRSchedule(ABC):
         base = float(plan.lr if self.lr is None else self.lr)
         if not base > 0:
             raise InputError(
-                f"{self._title()} has a learning rate of {base:g} to schedule: give it a lr or the optimizer one above 0."
+                f"{self._title()} has a learning rate of {base:g} to schedule: set lr, or the optimizer's, above 0."
             )
         total = plan.total_samples
         if self.needs_total:
