@@ -1,6 +1,6 @@
 """Every sample exactly once an epoch, whatever befalls a run: random schedules of all that can, in any sequence.
 
-A schedule draws batches of any size as training does (`BatchCutter`, micro-batches, shares of several processes, batches
+A schedule draws batches of any size as training does (`BatchCutter`, micro-batches, shares of processes, batches
 enlarged while they are gathered), abandons them, goes back to a checkpoint, is killed with half a line of the ledger
 written, and goes on with another number of processes. What the processes fetched is counted, and the ledger must prove
 the same without knowing of it.

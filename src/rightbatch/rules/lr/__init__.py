@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decision import LRRule
 from ...errors import InputError
-from ...rule_text import number_in, read_rule, rule_name
+from ...rule_text import number_in, read_rule
 from ..wrappers.ada_scale import AdaScale
 from ..wrappers.beta2_half_life import Beta2HalfLife
 from ..wrappers.legw import LEGW
