@@ -11,6 +11,7 @@ from torch import nn
 from ..data import BatchStream, as_source, require_trainable
 from ..decision import Decision, Needs, Plan
 from ..errors import InputError
+from ..noise import Noise
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from .clip import Clip
@@ -38,7 +39,7 @@ LARGEST_FORWARD_SAMPLES = 4096
 
 
 @dataclass(slots=True)
-class Parts:
+class LoopParts:
     """The parts of a loop that outlive a step, and their state.
 
     Args:
@@ -124,7 +125,7 @@ def assemble(
     noise: Any,
     seed: int,
     epochs: int | None,
-) -> Parts:
+) -> LoopParts:
     """Check what a caller gives to `AutoBatch`, and put the parts of its loop together.
 
     Raises:
@@ -159,10 +160,7 @@ def assemble(
     stream = BatchStream(source, seed=seed, device=device)
     update = Update(model, gradients, optimizer, lr_rule, clip, scaler)
     needs = batch_size_rule.needs | lr_rule.needs
-    projections = Needs.PROJECTIONS in needs
-    meter = (
-        NoiseMeter(model, gradients.parameters, measuring, update.optimizer, projections, ranks) if measuring else None
-    )
+    meter = _meter(model, gradients, measuring, update, Needs.PROJECTIONS in needs, ranks)
     timer = StepTimer()
     batcher = MicroBatcher(
         ranks,
@@ -183,7 +181,30 @@ def assemble(
     decide = Decide(batch_size_rule, lr_rule, sync, timer, measure, update, distance)
     step = Step(model, run, stream, batcher, gradients, sync, timer, gather, measure, decide, update, report)
     engine = Engine(step, BatchSnapshot(model, device), device)
-    plan = Plan(
+    plan = _plan(run, gradients, update, sync)
+    size, rate = decide.start(plan)
+    run.batch_size = min(size.batch_size or 1, run.train_samples)
+    update.set_lr(rate.lr)
+    update.reported_lr = update.lr
+    apply_settings(update.optimizer, rate.settings)
+    return LoopParts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)
+
+
+def _meter(
+    model: nn.Module,
+    gradients: Gradients,
+    settings: Noise | None,
+    update: Update,
+    projections: bool,
+    ranks: ProcessGroup,
+) -> NoiseMeter | None:
+    if settings is None:
+        return None
+    return NoiseMeter(model, gradients.parameters, settings, update.optimizer, projections, ranks)
+
+
+def _plan(run: RunState, gradients: Gradients, update: Update, sync: RankSync) -> Plan:
+    return Plan(
         train_samples=run.train_samples,
         parameter_count=sum(p.numel() for p in gradients.parameters),
         parameter_norm=sync.of_first(math.sqrt(squared_norm([p.detach() for p in gradients.parameters]))),
@@ -192,9 +213,3 @@ def assemble(
         optimizer=type(update.optimizer).__name__,
         settings=settings_of(update.optimizer),
     )
-    size, rate = decide.start(plan)
-    run.batch_size = min(size.batch_size or 1, run.train_samples)
-    update.set_lr(rate.lr)
-    update.reported_lr = update.lr
-    apply_settings(update.optimizer, rate.settings)
-    return Parts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)

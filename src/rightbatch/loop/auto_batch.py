@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..measurements import NoiseEstimate
-from ..rule_text import write_rule
-from .assembly import Parts, assemble
+from .assembly import LoopParts, assemble
 from .callback import Callback
 from .distributed.rank_sync import give_gradients_back, take_over_gradients
 from .habits import refuse_steps_by_others
@@ -78,11 +77,11 @@ class AutoBatch:
         epochs: int | None = None,
     ) -> None:
         self._given = model
-        self._parts: Parts = assemble(
+        self._parts: LoopParts = assemble(
             model, optimizer, train, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise, seed, epochs
         )
         parts = self._parts
-        self.model, self.ranks, self.consensus = parts.model, parts.sync.ranks, parts.sync
+        self.model, self.ranks, self.sync = parts.model, parts.sync.ranks, parts.sync
         self.meter: NoiseMeter | None = parts.meter
         self.timer = parts.timer
         self._step, self._engine, self._run = parts.step, parts.engine, parts.step.run
@@ -288,12 +287,23 @@ class AutoBatch:
 
         Raises:
             BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.
-            OutOfMemoryError: no smaller pass is possible; raised in all processes. Or the model is sharded; raised in
-                this one.
+            OutOfMemoryError: no smaller pass is possible, or the model is sharded.
         """
         if not is_out_of_memory(error):
             raise error
         self._engine.run_out(error)
+
+    # What `fit` has found out of its loss; internal.
+
+    def do_not_cut(self, reason: str) -> None:
+        """The samples of a batch depend on each other: each batch is one pass, and its noise that of whole batches."""
+        self._step.batcher.uncut = True
+        if self.meter is not None:
+            self.meter.compare_batches(reason)
+
+    def step_along_the_sum(self) -> None:
+        """The caller's loss is a sum, of which `backward` is given the mean: steps go along the sum."""
+        self._step.update_.sums = True
 
     # State.
 
@@ -317,8 +327,3 @@ class AutoBatch:
         """
         self._engine.abandon(restore=False)
         self._parts.load_state_dict(state)
-
-    @property
-    def rules(self) -> dict[str, str]:
-        """How the rules are written."""
-        return {"batch_size": write_rule(self.batch_size_rule), "lr": write_rule(self.lr_rule)}

@@ -204,6 +204,12 @@ class NoiseMeter:
                 self.reason = str(error)
         raise UnsupportedError(self.reason)
 
+    def compare_batches(self, reason: str) -> None:
+        """Measure by whole batches from now on, because parts of one tell nothing."""
+        self.disarm()
+        self.reason, self._proven = reason, True
+        self._build(("successive",))
+
     def rebuild(self, parameters: list[nn.Parameter]) -> None:
         """Other parameters are trained from now on; the average over the run continues."""
         self.disarm()

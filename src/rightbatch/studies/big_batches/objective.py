@@ -13,7 +13,7 @@ from ..subject import Subject, everything
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 CHUNK_SAMPLES = 4096
 POWER_STEPS = 50

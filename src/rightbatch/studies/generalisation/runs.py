@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
     Part = tuple[Tensor, Tensor]
 

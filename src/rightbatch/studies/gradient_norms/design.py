@@ -19,7 +19,7 @@ from .figure import draw_norms
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 CHUNK_SAMPLES = 1024  # whose gradients are read in one backward pass
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...data import Source
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 BETA = 0.9  # of momentum
 AVERAGED = "averaged momentum"
