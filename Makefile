@@ -1,7 +1,7 @@
 # Each target makes the virtual environment it needs; a second run finds it ready.
 #   make demo     train on the embedded digits and write a report
 #   make test     the test suite
-#   make check    style, types, layers
+#   make check    style, types, layers, the sizes of files, classes and functions
 #   make nightly  the tests that take minutes
 #   make gallery  the studies of docs/, of which those stored are not run again, and their pages
 #   make bench    the benchmarks that write the tables and figures of docs/
@@ -35,6 +35,7 @@ check: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_limits.py
 
 gallery: $(VENV)/.ready-test
 	$(BIN)/python benchmarks/gallery.py

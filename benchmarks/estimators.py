@@ -24,8 +24,7 @@ from rightbatch.measurements import Measurement
 from rightbatch.models import build_model
 from rightbatch.noise import squared_norm
 from rightbatch.noise.estimators.estimator import Estimator
-from rightbatch.noise.methods import Subject, estimator
-from rightbatch.noise.settings import noise_settings
+from rightbatch.noise.methods import MeasuredModel, estimator, noise_settings
 
 POPULATION, CHUNK = 8_192, 512
 WITNESSES, WITNESSED_STEPS = 2_048, 4
@@ -109,7 +108,7 @@ class Spread:
 
 def build(method: str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Estimator:
     settings = noise_settings(method)
-    return estimator(settings.method, Subject(model, list(model.parameters()), optimizer, settings))
+    return estimator(settings.method, MeasuredModel(model, list(model.parameters()), optimizer, settings))
 
 
 def differentiate(model: nn.Module, batch: Batch, estimators: Sequence[Estimator], size: int = 0) -> list[Measurement]:

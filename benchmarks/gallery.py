@@ -32,7 +32,7 @@ from rightbatch.studies import (
     Schedules,
     Section,
     StartDistance,
-    Study,
+    StudyResult,
     Subject,
     Surfaces,
     TradeOff,
@@ -132,7 +132,7 @@ class Gallery:
     runs: Sequence[Run]
     names: Sequence[str] = ()
     processes: int | None = None
-    done: dict[str, list[tuple[Run, Study, Section]]] = field(default_factory=dict)
+    done: dict[str, list[tuple[Run, StudyResult, Section]]] = field(default_factory=dict)
 
     def make(self) -> None:
         """Study what is missing, then write every page."""
@@ -154,7 +154,7 @@ class Gallery:
         self._gallery()
         self._reproduction()
 
-    def _page(self, studies: Sequence[tuple[Run, Study, Section]]) -> None:
+    def _page(self, studies: Sequence[tuple[Run, StudyResult, Section]]) -> None:
         experiment = studies[0][0].experiment
         lines = [f"# {experiment.title}", "", experiment.question, "", f"After {experiment.source}.", ""]
         for run, done, section in studies:

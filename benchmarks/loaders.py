@@ -90,7 +90,7 @@ def as_it_comes(work: Work) -> Epoch:
     def epoch() -> Batches:
         number = batches.epoch
         while batches.epoch == number:
-            batches.discard_before()
+            batches.discard_consumed()
             yield batches.fetch(batches.take(work.batch))
 
     return epoch

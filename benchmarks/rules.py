@@ -61,8 +61,8 @@ SETTINGS = {
 }
 QUICK = {"most_s": 0.1, "epochs": 2, "samples": 1000}
 
-# What is run, by what it goes by. A pair is a batch rule and the step rule that belongs to it.
-GROUPS: dict[str, tuple[str | tuple[str, str], ...]] = {
+# What is run, by what it goes by; a recipe sets its own learning rate, from that of the problem.
+GROUPS: dict[str, tuple[str, ...]] = {
     "Fixed": ("fixed(16)", "fixed(64)", "fixed(256)", "fixed(1024)"),
     "From measured noise": (
         "sweet-spot",
@@ -85,10 +85,10 @@ GROUPS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "piecewise('0:32 20K:64 60K:128')",
         "growth(32, 512, over_samples=TOTAL)",
         "cyclic(32, 256, every_samples=10000)",
-        ("ada-batch(32, every_epochs=1)", "ada-batch(every_epochs=1)"),
-        ("dont-decay(32, milestones=(1, 2, 3))", "dont-decay(initial=32, milestones=(1, 2, 3))"),
-        ("seesaw(32, total_samples=TOTAL)", "seesaw(initial=32, total_samples=TOTAL)"),
-        ("geo-damp(32, every_epochs=1)", "geo-damp(initial=32, every_epochs=1)"),
+        "ada-batch(32, every_epochs=1)",
+        "dont-decay(32, milestones=(1, 2, 3))",
+        "seesaw(32, total_samples=TOTAL)",
+        "geo-damp(32, every_epochs=1)",
         "ada-damp(32)",
         "rada-damp(32)",
         "plateau(32)",
@@ -138,18 +138,13 @@ class Task:
     """One run to be made."""
 
     problem: str
-    rule: str | tuple[str, str]
+    rule: str
     seed: int
     quick: bool
 
     @property
     def key(self) -> tuple[str, str, int]:
-        return self.problem, label(self.rule), self.seed
-
-
-def label(rule: str | tuple[str, str]) -> str:
-    """A rule as it is written, with its step rule where it has one."""
-    return rule if isinstance(rule, str) else f"{rule[0]} with its step rule"
+        return self.problem, self.rule, self.seed
 
 
 def setting(name: str, quick: bool) -> Setting:
@@ -166,16 +161,9 @@ def problem_of(name: str, quick: bool) -> Problem:
     return replace(problem, x=x, y=y, check_x=check[0], check_y=check[1])
 
 
-def texts(task: Task, problem: Problem) -> tuple[str, str | None]:
-    """Batch rule and step rule, with the horizon in numbers."""
-    total = str(setting(task.problem, task.quick).epochs * len(problem.x))
-    if isinstance(task.rule, str):
-        return task.rule.replace("TOTAL", total), None
-    return task.rule[0].replace("TOTAL", total), task.rule[1].replace("TOTAL", total)
-
-
-def size_rule_of(task: Task, problem: Problem, text: str) -> BatchSizeRule:
-    """The batch rule; the two that rest on something else are given it."""
+def batch_size_rule_of(task: Task, problem: Problem) -> BatchSizeRule:
+    """The batch-size rule, with the horizon in numbers; the two that rest on something else are given it."""
+    text = task.rule.replace("TOTAL", str(setting(task.problem, task.quick).epochs * len(problem.x)))
     if text == WITH_SPECTRUM:
         if not problem.convex:
             raise rightbatch.UnsupportedError("for convex models that fit their data exactly only")
@@ -195,11 +183,10 @@ def run(task: Task) -> Result:
     result = Result(*task.key)
     model = problem.make(task.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=limit.rate, momentum=MOMENTUM)
-    batch, step = texts(task, problem)
     try:
-        rule = size_rule_of(task, problem, batch)
+        rule = batch_size_rule_of(task, problem)
         data = (problem.x, problem.y)
-        auto = rightbatch.AutoBatch(model, optimizer, data, rule, step, seed=task.seed, epochs=MOST_EPOCHS)
+        auto = rightbatch.AutoBatch(model, optimizer, data, rule, seed=task.seed, epochs=MOST_EPOCHS)
         _train(auto, problem, limit, result)
     except RightbatchError as error:
         result.refused = str(error)
@@ -267,7 +254,7 @@ def table(name: str, found: dict[tuple[str, str], list[Result]], limit: Setting)
     ]
     for group, rules in GROUPS.items():
         lines.append(f"| *{group.lower()}* | | | | | |")
-        for rule in map(label, rules):
+        for rule in rules:
             lines.append(_row(rule, found.get((name, rule), [])))
     return [*lines, "", f"![batch sizes on {problem.name}](figures/rules_{name}.svg)", ""]
 
@@ -300,13 +287,12 @@ def draw(name: str, found: dict[tuple[str, str], list[Result]]) -> plt.Figure:
         most = max((size for result in runs.values() for _, size in result.sizes), default=64)
         last = max((samples for result in runs.values() for samples, _ in result.sizes), default=100)
         for panel, (group, rules) in zip(axes, groups.items(), strict=True):
-            drawn = [rule for rule in map(label, rules) if rule in runs]
+            drawn = [rule for rule in rules if rule in runs]
             for i, rule in enumerate(drawn):
                 samples, sizes = zip(*runs[rule].sizes, strict=True)
-                text = rule.removesuffix(" with its step rule")
                 dash = "-" if i % 2 == 0 else (0, (4, 1.5))
                 begin = [max(1, s) for s in samples]
-                panel.step(begin, sizes, where="post", color=colours[i % 20], label=text, linestyle=dash, linewidth=1.3)
+                panel.step(begin, sizes, where="post", color=colours[i % 20], label=rule, linestyle=dash, linewidth=1.3)
             log_axis(panel, "y", 1, 2 * most, base=10)
             log_axis(panel, "x", 30, 1.2 * max(100, last))
             panel.set_title(group, loc="left", fontsize=11)
@@ -330,7 +316,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [rule for rules in GROUPS.values() for rule in rules]
     if options.rules:
-        chosen = [rule for rule in chosen if label(rule).startswith(tuple(options.rules))]
+        chosen = [rule for rule in chosen if rule.startswith(tuple(options.rules))]
     seeds = 1 if options.quick else options.seeds
     names = sorted(options.problems, key=lambda name: -SETTINGS[name].most_s)  # the longest first, to end together
     tasks = [Task(name, rule, seed, options.quick) for seed in range(seeds) for name in names for rule in chosen]

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import rightbatch
+from rightbatch.loop.distributed.ending import end_process_group
 
 
 def begin() -> torch.device:
@@ -34,13 +35,18 @@ def begin() -> torch.device:
 
 
 def main() -> None:
-    """Train by a loop of one's own, or by `fit` into a folder."""
+    """Train, and end the process group once nothing refers to the model any more."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="train with rightbatch.fit in this run folder, or resume the run in it")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--shard", action="store_true", help="spread the parameters over the processes (FSDP2)")
     options = parser.parse_args()
-    device = begin()
+    train(options, begin())
+    end_process_group()
+
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    """Train by a loop of one's own, or by `fit` into a folder."""
     speaks = not dist.is_initialized() or dist.get_rank() == 0
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(20_000, 50, generator=generator)
@@ -49,23 +55,21 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
     if options.shard:
         fully_shard(model)
-    train = (inputs[:16_000], targets[:16_000])
+    data = (inputs[:16_000], targets[:16_000])
 
     if options.folder:
         valid = (inputs[16_000:], targets[16_000:])
-        run = rightbatch.fit(model, train, valid=valid, epochs=options.epochs, run_dir=options.folder, resume=True)
+        run = rightbatch.fit(model, data, valid=valid, epochs=options.epochs, run_dir=options.folder, resume=True)
         if speaks:
             print(f"{run.stopped}; validation accuracy {run.best['valid_accuracy']:.3f}")
     else:
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        auto = rightbatch.AutoBatch(model, optimizer, train, epochs=options.epochs)
+        auto = rightbatch.AutoBatch(model, optimizer, data, epochs=options.epochs)
         for x, y in auto:  # of each micro-batch this process's share
             auto.backward(F.cross_entropy(model(x), y))
             auto.step()
         if speaks:
             print(f"{auto.samples:,} samples in {auto.steps:,} steps, the last of {auto.last['batch_size']:,}")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 from rightbatch import AutoBatch
 from rightbatch.data import Interval
 from rightbatch.decision import Decision
+from rightbatch.loop import Callback
 from rightbatch.measurements import Audit
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,8 +35,8 @@ def one_thread_and_seed() -> None:
     torch.manual_seed(0)
 
 
-class Witness:
-    """An observer that remembers everything it is told."""
+class Witness(Callback):
+    """A callback that remembers everything that is reported."""
 
     def __init__(self) -> None:
         self.decisions: list[tuple[int, str, float | None, float, Decision]] = []

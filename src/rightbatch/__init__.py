@@ -6,6 +6,7 @@ The names below are imported at first use, so that `import rightbatch` and the c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
 from .errors import (
     DataError,
     DivergedError,
@@ -19,13 +20,26 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import data, noise, rules
+    from . import (
+        averages,
+        data,
+        decision,
+        errors,
+        fitting,
+        loop,
+        measurements,
+        noise,
+        probing,
+        record,
+        report,
+        rules,
+        studies,
+        testing,
+    )
     from .fitting import fit
     from .loop import AutoBatch
     from .noise import measure
     from .probing import find_lr, probe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AutoBatch",
@@ -39,13 +53,24 @@ __all__ = [
     "TraceError",
     "UnsupportedError",
     "__version__",
+    "averages",
     "data",
+    "decision",
+    "errors",
     "find_lr",
     "fit",
+    "fitting",
+    "loop",
     "measure",
+    "measurements",
     "noise",
     "probe",
+    "probing",
+    "record",
+    "report",
     "rules",
+    "studies",
+    "testing",
 ]
 
 _HOME = {
@@ -55,13 +80,12 @@ _HOME = {
     "measure": "noise",
     "probe": "probing",
 }
-_PACKAGES = ("data", "noise", "rules")
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    elif name in _PACKAGES:
+    elif name in __all__:  # what is no function or class above is a module
         value = import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

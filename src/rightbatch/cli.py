@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from ._version import __version__
 from .errors import InputError, MissingExtraError, RightbatchError, RunFolderError
 
 if TYPE_CHECKING:

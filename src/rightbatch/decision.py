@@ -23,15 +23,17 @@ class Decision:
     Args:
         batch_size: the size wanted; None leaves it to others.
         lr: the learning rate wanted; None leaves it to others.
-        settings: settings of the optimizer wanted, named as in `Plan.settings`; what is not named is left alone.
-        reason: one plain sentence, for people.
-        evidence: the numbers it rests on.
+        code: why, for programs: stable, lower case with hyphens, such as "grew"; listed in docs/rules.md.
+        reason: why, for people: one plain sentence.
+        evidence: the numbers the decision rests on.
         action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last
             kept and forgets averages and optimizer state; "stop" ends the run, reason saying why.
+        settings: settings of the optimizer wanted, named as in `Plan.settings`; what is not named is left alone.
     """
 
     batch_size: int | None = None
     lr: float | None = None
+    code: str = ""
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     action: Action | None = None

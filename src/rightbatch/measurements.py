@@ -20,22 +20,22 @@ class StandardErrors(NamedTuple):
 UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """A 90 % interval from low to high; from 0 to infinity if unknown."""
 
     low: float
     high: float
 
 
-ANYTHING = Interval(0.0, math.inf)
+ANYTHING = ConfidenceInterval(0.0, math.inf)
 
 
 class Intervals(NamedTuple):
     """The 90 % intervals of a measurement."""
 
-    variance: Interval
-    signal: Interval
-    noise_scale: Interval
+    variance: ConfidenceInterval
+    signal: ConfidenceInterval
+    noise_scale: ConfidenceInterval
 
 
 NO_INTERVALS = Intervals(ANYTHING, ANYTHING, ANYTHING)

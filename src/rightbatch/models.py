@@ -1,4 +1,4 @@
-"""The built-in models, and models imported by path.
+"""Internal: the built-in models, and models imported by path.
 
 torch is imported inside the functions so that `rightbatch list`, which imports this module, starts fast.
 """

@@ -1,4 +1,4 @@
-"""Refusing hyper-parameters that make no sense, before any work starts."""
+"""Internal: refusing hyper-parameters that make no sense, before any work starts."""
 
 import math
 from numbers import Integral, Real

@@ -1,4 +1,4 @@
-"""Rules as text: "sweet-spot", "fixed(64)", "big-batch(kappa=3, growth=0.2)", and back."""
+"""Internal: rules as text: "sweet-spot", "fixed(64)", "big-batch(kappa=3, growth=0.2)", and back."""
 
 import ast
 import re
@@ -28,10 +28,10 @@ def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str, named: str 
     Raises:
         InputError: unknown name (near ones are suggested), unknown setting, unreadable or missing value.
     """
-    form = FORM.fullmatch(text)
-    if form is None:
+    form, name = FORM.fullmatch(text), rule_name(text)
+    if form is None or name is None:
         raise InputError(f"{kind}={text!r} cannot be read: give {_names(rules)}, with settings as in name(key=value).")
-    name, settings = form[1].lower().replace("_", "-"), form[2] or ""
+    settings = form[2] or ""
     rule = rules.get(name)
     if rule is None:
         what, number = ("rule", ", or a number") if named is None else (named, "")
@@ -55,6 +55,12 @@ def read_rule(text: str, rules: Mapping[str, type[Rule]], kind: str, named: str 
         return rule(**given) if named is None else rule(**{named: name, **given})
     except TypeError as error:
         raise InputError(f"{kind}={text!r} has a setting of the wrong type: {error}.") from error
+
+
+def rule_name(text: str) -> str | None:
+    """The name that a text gives, as it is registered; None if the text cannot be read."""
+    form = FORM.fullmatch(text)
+    return form and form[1].lower().replace("_", "-")
 
 
 def number_in(text: str) -> float | None:

@@ -121,7 +121,7 @@ def test_each_sample_once_in_its_order_for_any_sizes_with_a_resume(
     stream = batches(kind)
     seen: list[int] = []
     for number, size in enumerate(sizes):
-        stream.discard_before()
+        stream.discard_consumed()
         place = stream.epoch, stream.position
         taken = stream.take(size)
         if number == saved_at:
@@ -157,7 +157,7 @@ def test_coming_back_goes_through_what_lies_before_only_without_a_state(
     monkeypatch.setattr(iterable_module, "SAMPLE", 2)
     first = batches(kind)
     for _ in range(43):
-        first.discard_before()
+        first.discard_consumed()
         first.fetch(first.take(1))
     stream = kind()
     again = BatchStream(as_stream(stream, LENGTH))
@@ -171,7 +171,7 @@ def test_passes_begin_with_their_number_and_memory_is_that_of_a_batch() -> None:
     source = as_stream(dataset, LENGTH)
     stream = BatchStream(source)
     for _ in range(40):
-        stream.discard_before()
+        stream.discard_consumed()
         stream.fetch(stream.take(5))
         assert sum(len(chunk.x) for chunk in source._chunks) <= 10
     assert dataset.begun == [0, 1, 2, 3, 4]
@@ -191,7 +191,7 @@ def test_the_sample_is_the_first_samples_also_after_coming_back(monkeypatch: pyt
         assert isinstance(stream.source, IterableSource)
         assert stream.source.sample().y.tolist() == [0, 1]
         for _ in range(9):
-            stream.discard_before()
+            stream.discard_consumed()
             stream.fetch(stream.take(9))
         assert stream.source.sample().y.tolist() == list(range(32))
         again = batches(kind)
@@ -206,10 +206,10 @@ def test_the_sample_is_the_first_samples_also_after_coming_back(monkeypatch: pyt
 def test_the_sample_grows_on_where_a_run_is_restarted() -> None:
     stream = batches(Counted)
     stream.fetch(stream.take(10))
-    stream.discard_before()
+    stream.discard_consumed()
     stream = BatchStream(stream.source)
     for _ in range(6):
-        stream.discard_before()
+        stream.discard_consumed()
         stream.fetch(stream.take(7))
     assert isinstance(stream.source, IterableSource)
     assert stream.source.sample().y.tolist() == list(range(35))
@@ -231,7 +231,7 @@ def test_a_place_among_restored_samples_survives_an_error_of_the_stream(monkeypa
 
     first = BatchStream(as_stream(Failing(), LENGTH, batched=True))
     first.fetch(first.take(30))
-    first.discard_before()
+    first.discard_consumed()
     for _ in range(2):
         state = first.state_dict()
         dataset = Failing()
@@ -241,7 +241,7 @@ def test_a_place_among_restored_samples_survives_an_error_of_the_stream(monkeypa
         with pytest.raises(OSError, match="the line is down"):
             again.fetch(Interval(0, 30, 36))
         dataset.fails = False
-        again.discard_before()
+        again.discard_consumed()
         first = again
     assert first.fetch(Interval(0, 30, 47))[1].tolist() == list(range(30, 47))
 
@@ -319,7 +319,7 @@ def test_a_stream_that_keeps_a_loaded_state_gives_each_sample_once(monkeypatch: 
     first = BatchStream(as_stream(Sticky(100), 90))
     for _ in range(2):
         first.fetch(first.take(10))
-        first.discard_before()
+        first.discard_consumed()
     dataset = Sticky(100)
     again = BatchStream(as_stream(dataset, 90))
     again.load_state_dict(first.state_dict())
@@ -331,7 +331,7 @@ def test_a_stream_that_keeps_a_loaded_state_gives_each_sample_once(monkeypatch: 
     for _ in range(2):
         restarted = BatchStream(again.source)
         assert restarted.fetch(restarted.take(25))[1].tolist() == list(range(25))
-        restarted.discard_before()
+        restarted.discard_consumed()
 
 
 class Shuffled(Stateful):
@@ -359,7 +359,7 @@ def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -
     expected = [whole.fetch(whole.take(10))[1].tolist() for _ in range(5)]
     first = BatchStream(as_stream(Shuffled(50), 50))
     first.fetch(first.take(10))
-    first.discard_before()
+    first.discard_consumed()
     state = first.state_dict()
     first.fetch(first.take(10))
     other = Shuffled(50)
@@ -367,7 +367,7 @@ def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -
     again = BatchStream(as_stream(other, 50))
     again.load_state_dict(state)
     assert [again.fetch(again.take(10))[1].tolist() for _ in range(4)] == expected[1:]
-    again.discard_before()
+    again.discard_consumed()
     with pytest.raises(InputError, match="initial state is unknown: pass a fresh"):
         BatchStream(again.source)
 
@@ -442,7 +442,7 @@ def test_an_iterator_ends_with_its_samples() -> None:
     stream.fetch(stream.take(20))
     with pytest.raises(DataError, match="generator ended after 25 items and cannot restart"):
         stream.fetch(stream.take(20))
-    stream.discard_before()
+    stream.discard_consumed()
     with pytest.raises(InputError, match="is past item 0 and cannot go back"):
         BatchStream(stream.source)
 
@@ -453,7 +453,7 @@ def test_an_iterator_given_anew_comes_back() -> None:
 
     first = BatchStream(numbers())
     for _ in range(4):
-        first.discard_before()
+        first.discard_consumed()
         first.fetch(first.take(17))
     again = BatchStream(numbers())
     again.load_state_dict(first.state_dict())
@@ -463,7 +463,7 @@ def test_an_iterator_given_anew_comes_back() -> None:
 def test_what_was_discarded_is_gone_until_the_stream_is_restarted() -> None:
     stream = batches(Counted)
     taken = stream.take(10)
-    stream.discard_before()
+    stream.discard_consumed()
     with pytest.raises(InputError, match="sample 0 has been discarded, the stream is at 10"):
         stream.fetch(taken)
     assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
@@ -473,7 +473,7 @@ def test_a_stream_that_became_shorter_is_noticed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(iterable_module, "SAMPLE", 2)
     first = batches(Counted)
     for _ in range(4):
-        first.discard_before()
+        first.discard_consumed()
         first.fetch(first.take(10))
     again = BatchStream(as_stream(Counted(30), LENGTH))
     with pytest.raises(InputError, match="Counted has fewer items than when the run was saved: 1 are missing"):

@@ -1,6 +1,6 @@
 """Every sample exactly once an epoch, whatever befalls a run: random schedules of all that can, in any sequence.
 
-A schedule draws batches of any size as training does (`Supply`, micro-batches, shares of several processes, batches
+A schedule draws batches of any size as training does (`BatchCutter`, micro-batches, shares of processes, batches
 enlarged while they are gathered), abandons them, goes back to a checkpoint, is killed with half a line of the ledger
 written, and goes on with another number of processes. What the processes fetched is counted, and the ledger must prove
 the same without knowing of it.
@@ -27,9 +27,9 @@ from rightbatch.data import BatchStream, as_source
 from rightbatch.data.block_order import BlockOrder
 from rightbatch.data.order import Order
 from rightbatch.data.source import Source
-from rightbatch.loop.accumulator import BatchAccumulator, even_sizes
+from rightbatch.loop.accumulator import BatchAccumulator
+from rightbatch.loop.cutting import BatchCutter, even_sizes
 from rightbatch.loop.distributed.process_group import ProcessGroup
-from rightbatch.loop.supply import Supply
 from rightbatch.record import Ledger, verify_ledger
 
 CPU = torch.device("cpu")
@@ -120,7 +120,7 @@ class Schedule(RuleBasedStateMachine):
     def gather(self, wanted: int, grown: int, most_forward: int) -> tuple[list[BatchAccumulator], list[int]]:
         """One batch in all processes, enlarged once if `grown` is more than `wanted`."""
         world = len(self.streams)
-        supplies = [Supply(stream, self.epochs, self.exact) for stream in self.streams]
+        supplies = [BatchCutter(stream, self.epochs, self.exact) for stream in self.streams]
         batches = [
             BatchAccumulator(ProcessGroup(world, rank), self.place(), wanted, most_forward) for rank in range(world)
         ]
@@ -134,9 +134,10 @@ class Schedule(RuleBasedStateMachine):
                     batch.enqueue(interval, even_sizes(interval.samples, count))
             while batches[0].queue:
                 for batch, stream in zip(batches, self.streams, strict=True):
-                    x, y = stream.fetch(batch.hand_out(CPU))
+                    share = batch.hand_out(CPU)
+                    x, y = stream.fetch(share.interval)
                     assert len(x) and torch.equal(x, y)
-                    fetched += [] if batch.idle else x.tolist()
+                    fetched += [] if share.idle else x.tolist()
         assert all(batch.intervals == batches[0].intervals and not batch.queue for batch in batches)
         assert len(fetched) == batches[0].samples
         return batches, fetched

@@ -21,7 +21,7 @@ def run(line: str) -> str:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     answer = subprocess.run(
-        shlex.split(line), cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        shlex.split(line), cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
@@ -36,5 +36,5 @@ def test_the_line_for_a_sharded_model(tmp_path: Path) -> None:
     example = (ROOT / "examples" / "several_processes.py").read_text(encoding="utf-8")
     (line,) = re.findall(r"^ *(torchrun .* --shard)$", example, re.MULTILINE)
     line = line.replace("runs/several", str(tmp_path / "run"))
-    assert re.fullmatch(r"1 epoch is done; validation accuracy 0\.\d+\n", run(f"{line} --epochs 1"))
+    assert re.fullmatch(r"1 epoch is done; validation accuracy [01]\.\d+\n", run(f"{line} --epochs 1"))
     assert verify_ledger(tmp_path / "run" / "ledger.txt", 16_000).complete_epochs == 1

@@ -165,7 +165,7 @@ def save(folder: RunFolder, steps: int) -> None:
 
 
 def steps_of(path: Path) -> int:
-    return int(load_checkpoint(path)["auto"]["counts"]["steps"])
+    return int(load_checkpoint(path)["auto"]["run"]["steps"])
 
 
 def test_the_previous_one_is_kept(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_previous_one_is_kept(tmp_path: Path) -> None:
         save(folder, steps)
     assert (steps_of(folder.checkpoint), steps_of(folder.previous_checkpoint)) == (3, 2)
     found = recover(folder)
-    assert found is not None and found.state["auto"]["counts"]["steps"] == 3 and found.warning == ""
+    assert found is not None and found.state["auto"]["run"]["steps"] == 3 and found.warning == ""
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -189,7 +189,7 @@ def test_a_damaged_one_is_replaced_by_the_one_before(damage: str, tmp_path: Path
     else:
         folder.checkpoint.write_bytes(whole[:-1] if damage == "truncated" else b"x" + whole[1:])
     found = recover(folder)
-    assert found is not None and found.state["auto"]["counts"]["steps"] == 1
+    assert found is not None and found.state["auto"]["run"]["steps"] == 1
     assert found.warning.startswith("checkpoint.pt is missing" if damage == "missing" else str(folder.checkpoint))
     assert found.warning.endswith("going on from checkpoint.previous.pt, step 1")
     set_aside_damaged(folder)

@@ -242,8 +242,8 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "growth": ("growth(over_epochs=1)", 0.1),
     "ad-ada-grad": ("ad-ada-grad(max_size=64)", 0.1),
     "ddp-norm": ("ddp-norm(max_size=64)", 0.1),
-    "interpolation": ("interpolation(20.0, 5.0)", "interpolation(20.0, 5.0)"),
-    "seesaw": ("seesaw(total_samples=2000)", "seesaw(0.1, total_samples=2000)"),
+    "interpolation": ("interpolation(20.0, 5.0)", "auto"),
+    "seesaw": ("seesaw(total_samples=2000)", 0.1),
     "dog": (32, "dog(relative_start=0.01)"),
     "linear-scaling": (32, "linear-scaling(0.3, at=32)"),
     "square-root-scaling": (32, "square-root-scaling(0.3)"),
@@ -330,7 +330,7 @@ def test_the_run_folder(tmp_path: Path) -> None:
     parameters = load_file(folder / "model.safetensors")
     assert parameters.keys() == model.state_dict().keys()
     assert all(torch.equal(value, parameters[name]) for name, value in model.state_dict().items())
-    assert load_checkpoint(folder / "checkpoint.pt")["auto"]["counts"]["samples"] == 2 * N
+    assert load_checkpoint(folder / "checkpoint.pt")["auto"]["run"]["samples"] == 2 * N
     assert "<html" in (folder / "report.html").read_text()[:500].lower()
 
 

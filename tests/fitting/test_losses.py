@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rightbatch import DataError, InputError
 from rightbatch.data import Source, as_source, blobs
-from rightbatch.fitting.losses import default_loss, mean_squared_error, require_fitting
+from rightbatch.fitting.losses import default_loss, require_fitting
+from rightbatch.fitting.units import mean_squared_error
 
 
 def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Source:

@@ -32,7 +32,7 @@ from rightbatch.errors import DamagedFileError
 from rightbatch.fitting import Run, recorder
 from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.record import RunFolder, RunLock, counted_events, lines, read_events, read_history, verify_ledger
-from rightbatch.report.story import tell
+from rightbatch.report.story import story
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -89,8 +89,8 @@ def final(folder: Path) -> dict[str, Any]:
         (state, "wall_s"),
         (state, "log_bytes"),
         (state["best"], "seconds"),
-        (auto["counts"], "seconds"),
-        (auto, "clock"),
+        (auto["run"], "seconds"),
+        (auto, "timer"),
     ):
         part.pop(name)
     if auto["meter"] is not None:
@@ -130,7 +130,7 @@ def test_everything_is_as_if_nothing_had_happened(name: str, tmp_path: Path, ide
 
     with pytest.raises(ValueError, match="broken off"):
         quiet(name, run_dir=broken, loss=loss, checkpoint_every=1e-9)
-    assert load_checkpoint(broken / "checkpoint.pt")["auto"]["counts"]["steps"] > 1
+    assert load_checkpoint(broken / "checkpoint.pt")["auto"]["run"]["steps"] > 1
     for generator in (torch.manual_seed, random.seed, np.random.seed):
         generator(99)
     again = quiet(name, run_dir=broken, resume=True)
@@ -265,7 +265,7 @@ def test_a_damaged_checkpoint_is_told_loudly_and_the_one_before_used(
     assert identical(final(run), final(straight)) and told(run) == told(straight) and proved(run)
     (event,) = [e for e in read_events(run / "events.jsonl") if e["kind"] == "resume"]
     assert event["step"] == 3 and "going on from checkpoint.previous.pt" in event["warning"]
-    (moment,) = [m for m in tell(read_history(run / "events.jsonl")) if m.topic == "resume"]
+    (moment,) = [m for m in story(read_history(run / "events.jsonl")) if m.topic == "resume"]
     assert "going on from checkpoint.previous.pt" in moment.reason
     assert (run / "checkpoint.damaged.pt").exists() == (damage != "missing")
 

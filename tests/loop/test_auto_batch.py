@@ -85,7 +85,7 @@ def noise_every(steps: int) -> Noise | None:
 def one_step(batch: int, micro_batch: int | None, every: int = 0) -> tuple[Tensor, list[int]]:
     model = mlp64()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    auto = AutoBatch(model, optimizer, data64(), batch, None, micro_batch, seed=3, noise=noise_every(every))
+    auto = AutoBatch(model, optimizer, data64(), batch, None, micro_batch=micro_batch, seed=3, noise=noise_every(every))
     sizes = []
     for x, y in auto:
         sizes.append(len(x))
@@ -200,7 +200,17 @@ def test_an_enlarged_batch_is_the_mean_over_all_it_drew(
     torch.manual_seed(0)
     model = MODELS[kind]()
     rule, optimizer = Growing(), torch.optim.SGD(model.parameters(), lr=0.5)
-    auto = AutoBatch(model, optimizer, (x, y), rule, None, micro_batch, seed, epochs, noise_every(every))
+    auto = AutoBatch(
+        model,
+        optimizer,
+        (x, y),
+        rule,
+        None,
+        micro_batch=micro_batch,
+        seed=seed,
+        epochs=epochs,
+        noise=noise_every(every),
+    )
     witness = watch(auto)
     before = deepcopy(model)
     sizes = []
@@ -385,7 +395,7 @@ def test_replaying_the_ledger_gives_the_same_weights(
     n, seed, rate = 1200, 2, 0.3
     x, y = data64(n)
     model, replayed = mlp64(), mlp64()
-    auto = AutoBatch(model, None, (x, y), rule, rate, micro_batch, seed, epochs=1)
+    auto = AutoBatch(model, None, (x, y), rule, rate, micro_batch=micro_batch, seed=seed, epochs=1)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(n) == n

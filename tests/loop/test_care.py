@@ -20,15 +20,31 @@ def network(norm: bool = False) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("step", [None, "auto"])
-def test_zero_grad_between_micro_batches_is_told(step: Any) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    auto = AutoBatch(model, optimizer, blobs(100), 40, step, micro_batch=10, epochs=1)
-    with pytest.raises(InputError, match="zero_grad"):
+def test_zero_grad_between_micro_batches_is_harmless(step: Any) -> None:
+    results = []
+    for clear in (False, True):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        auto = AutoBatch(model, optimizer, blobs(100), 40, step, micro_batch=10, epochs=1)
         for x, y in auto:
-            model.zero_grad()
+            if clear:
+                optimizer.zero_grad()
+                model.zero_grad()
             auto.backward(F.cross_entropy(model(x), y))
             auto.step()
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*results)
+
+
+def test_zero_grad_between_backward_and_step_is_an_error() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    auto = AutoBatch(model, optimizer, blobs(100), 40, epochs=1)
+    x, y = next(iter(auto))
+    auto.backward(F.cross_entropy(model(x), y))
+    optimizer.zero_grad()
+    with pytest.raises(InputError, match="zero_grad"):
+        auto.step()
 
 
 def test_zero_grad_of_a_given_optimizer_does_not_stop_averaging() -> None:

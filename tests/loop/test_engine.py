@@ -116,10 +116,10 @@ def test_settings_are_known_to_rules_and_kept_through_a_resume() -> None:
     run(auto, model)
     assert {now.total_samples for now in rule.shown} == {2 * N}
     assert [now.epoch for now in rule.shown] == [8 * k / N for k in range(12)]
-    again = torch.optim.AdamW(model.parameters(), lr=0.01)
+    again = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.8, 0.9), eps=1e-7, weight_decay=0.3)
     other = AutoBatch(model, again, data, Fixed(8), Setting({"beta2": 0.5}, at=0), epochs=2)
     state = auto.state_dict()
-    other.load_state_dict({**state, "rules": other.state_dict()["rules"]})
+    other.load_state_dict({**state, "settings": other.state_dict()["settings"]})
     assert again.param_groups[0]["betas"] == (0.8, 0.5)
 
 
@@ -156,8 +156,8 @@ def test_distance_from_the_start() -> None:
         for parameter in model.parameters():
             parameter.add_(1.0)
     again = Setting(wants=Needs.DISTANCE)
-    resumed = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.0), data, Fixed(8), again, epochs=2)
-    resumed.load_state_dict({**state, "rules": resumed.state_dict()["rules"]})
+    resumed = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=1e-30), data, Fixed(8), again, epochs=2)
+    resumed.load_state_dict({**state, "settings": resumed.state_dict()["settings"]})
     run(resumed, model)
     assert again.shown[0].distance == pytest.approx((moved + 1.0).norm().item(), rel=1e-12)
 
@@ -173,7 +173,14 @@ def test_projections(method: str, micro_batch: int | None) -> None:
     model, data = model_and_data()
     rule = Setting(wants=Needs.NOISE_OF_EVERY_BATCH | Needs.PROJECTIONS)
     auto = AutoBatch(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), data, Fixed(16), rule, micro_batch, epochs=1, noise=method
+        model,
+        torch.optim.SGD(model.parameters(), lr=1e-30),
+        data,
+        Fixed(16),
+        rule,
+        micro_batch=micro_batch,
+        epochs=1,
+        noise=method,
     )
     batches: list[tuple[Tensor, Tensor]] = []
     for x, y in auto:

@@ -14,13 +14,13 @@ from rightbatch.data import blobs, load
 from rightbatch.models import build_model
 from rightbatch.rules.batch_size import BATCH_SIZE_RULES, BigBatch, Fixed, GradientNoiseScale, SweetSpot
 from rightbatch.rules.lr import LR_RULES
+from rightbatch.rules.recipes import RECIPES
 
 # A rule that needs no settings is had by its name.
-STEPS = dict.fromkeys(LR_RULES, "") | {
+STEPS: dict[str, str | None] = {name: name for name in LR_RULES} | {
     "constant": "constant(0.1)",
     "noise-scaled": "noise-scaled(lr=0.2)",
-    "interpolation": "interpolation(20.0, 5.0)",
-    "seesaw": "seesaw(total_samples=1200)",
+    "recipe": None,
 }
 SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "fixed": "fixed(32)",
@@ -29,7 +29,8 @@ SIZES = dict.fromkeys(BATCH_SIZE_RULES, "") | {
     "seesaw": "seesaw(total_samples=1200)",
 }
 RULES = ("fixed", "big-batch", "sweet-spot")
-PAIRS = [(size, "constant") for size in SIZES] + [(size, step) for size in RULES for step in STEPS]
+PAIRS = [(size, "recipe" if size in RECIPES else "constant") for size in SIZES]
+PAIRS += [(size, step) for size in RULES for step in LR_RULES]
 
 
 def tiny(n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -45,7 +46,7 @@ def test_every_rule_consumes_every_sample_once_an_epoch(size: str, step: str, wa
     torch.manual_seed(0)
     model = nn.Linear(2, 3)
     optimizer = torch.optim.Adam(model.parameters()) if step in ("sde", "beta2-half-life") else None
-    auto = AutoBatch(model, optimizer, source, SIZES[size] or size, STEPS[step] or step, seed=1, epochs=3)
+    auto = AutoBatch(model, optimizer, source, SIZES[size] or size, STEPS[step], seed=1, epochs=3)
     witness = watch(auto)
     drive(auto)
     assert witness.consumed_up_to(400) == auto.samples
@@ -85,7 +86,17 @@ def test_exactly_the_epochs_asked_for(
     rule: str, n: int, batch: int, micro_batch: int | None, epochs: int, seed: int, watch: Any, drive: Any
 ) -> None:
     model, data = tiny(n)
-    auto = AutoBatch(model, None, data, SMALL[rule](min(batch, n)), 0.01, micro_batch, seed, epochs, MEASURED.get(rule))
+    auto = AutoBatch(
+        model,
+        None,
+        data,
+        SMALL[rule](min(batch, n)),
+        0.01,
+        micro_batch=micro_batch,
+        seed=seed,
+        epochs=epochs,
+        noise=MEASURED.get(rule),
+    )
     witness = watch(auto)
     seen = 0
     for x, y in auto:
@@ -156,7 +167,7 @@ def test_a_small_rest_is_topped_up_from_the_next_epoch(watch: Any, drive: Any) -
     rule = BigBatch(initial=16, max_size=16, tolerance=0.0, patience=0)
     auto = AutoBatch(model, None, data, rule, 0.1, epochs=2)
     witness = watch(auto)
-    auto._stream.seek(0, 32)
+    auto._step.stream.seek(0, 32)
     drive(auto)
     assert list(map(tuple, witness.steps[0][1])) == [(0, 32, 35), (1, 0, 13)]
     assert witness.intervals[-1].stop == 35
@@ -195,7 +206,7 @@ def test_leaving_early_changes_no_result(rule: str, micro_batch: int | None, dri
     for interrupted in (False, True):
         model, data = tiny(57)
         auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), data, SMALL[rule](9), None,
-                         micro_batch, epochs=2)  # fmt: skip
+                         micro_batch=micro_batch, epochs=2)  # fmt: skip
         if interrupted:
             for step in range(1, 5):
                 for count, (x, y) in enumerate(auto):

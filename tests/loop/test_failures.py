@@ -57,7 +57,7 @@ def test_a_failure_goes_back_and_halves_the_step(size: str, kind: str, micro_bat
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     rule = BigBatch(initial=20, kappa=0.1) if size == "big-batch" else Fixed(20)
     noise = EVERY_STEP if size == "measured" else None
-    auto = AutoBatch(model, optimizer, blobs(N), rule, None, micro_batch, epochs=2, noise=noise)
+    auto = AutoBatch(model, optimizer, blobs(N), rule, None, micro_batch=micro_batch, epochs=2, noise=noise)
     witness = watch(auto)
     kept = snapshot(model)
     bad: set[int] = set()

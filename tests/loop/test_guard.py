@@ -43,7 +43,7 @@ def guarded(by_rule: bool = False) -> tuple[nn.Module, torch.optim.Optimizer, Gu
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     guard = Guard(net, optimizer, None, by_rule)
-    guard.keep(0)
+    guard.snapshot(0)
     return net, optimizer, guard
 
 
@@ -54,7 +54,7 @@ def test_parameters_buffers_and_optimizer_go_back_as_often_as_asked(make: Any, i
     kept = Snapshot(net, optimizer, None)
     for _ in range(3):
         step(net, optimizer)
-    kept.keep(3)
+    kept.take(3)
     before, inner = state(net), optimizer.state_dict()["state"]
     inner = {key: {k: v.clone() for k, v in part.items()} for key, part in inner.items()}
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_frozen_parameters_are_not_kept() -> None:
     net[0].weight.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
     kept = Snapshot(net, optimizer, None)
-    kept.keep(0)
+    kept.take(0)
     with torch.no_grad():
         net[0].weight.fill_(7.0)
         net[0].bias.fill_(7.0)
@@ -95,7 +95,7 @@ def test_an_averaging_run_begins_again_from_its_average() -> None:
     for _ in range(3):
         net(torch.randn(8, 3)).square().mean().backward()
         averaging.step(8, 0.1)
-    kept.keep(3)
+    kept.take(3)
     average = averaging.average()
     for _ in range(3):
         net(torch.randn(8, 3)).square().mean().backward()
@@ -111,7 +111,7 @@ def test_a_state_is_kept_every_hundred_steps_of_a_calm_loss() -> None:
     kept = []
     for number in range(3 * KEEP_EVERY_STEPS + 1):
         guard.before_step(number, 1.0)
-        kept.append(guard.kept_step)
+        kept.append(guard.snapshot_step)
     assert sorted(set(kept)) == [0, 100, 200, 300]
     assert kept.index(100) == 100
 
@@ -124,16 +124,16 @@ def test_no_state_is_kept_once_the_loss_has_doubled(loss: float, keeps: bool) ->
         guard.before_step(number, 1.0)
     for number in range(50, 150):
         guard.before_step(number, loss)
-    assert (guard.kept_step > 0) == keeps
+    assert (guard.snapshot_step > 0) == keeps
 
 
 def test_a_rule_that_guards_says_itself_what_to_keep() -> None:
     _, _, guard = guarded(by_rule=True)
     for number in range(500):
         guard.before_step(number, 1.0)
-    assert guard.kept_step == 0
-    guard.keep(500)
-    assert guard.kept_step == 500
+    assert guard.snapshot_step == 0
+    guard.snapshot(500)
+    assert guard.snapshot_step == 500
 
 
 def test_failures_cut_and_at_last_end_the_run() -> None:
@@ -184,7 +184,7 @@ def test_the_state_round_trip() -> None:
     expected = state(net)
     other, _, again = guarded()
     again.load_state_dict(torch.load(file, weights_only=True))
-    assert again.kept_step == guard.kept_step == 100 and again.cut == CUT
+    assert again.snapshot_step == guard.snapshot_step == 100 and again.cut == CUT
     again.restore()
     assert equal(state(other), expected)
     for failure in range(MOST_FAILURES - 2):
@@ -248,7 +248,7 @@ def test_no_state_is_kept_while_half_of_the_gain_is_lost() -> None:
     _, _, guard = guarded()
     for number, loss in enumerate([2.4] * 10 + [1.0] * 250 + [1.9] * 300):
         guard.before_step(number, loss)
-    assert guard.kept_step == 200
+    assert guard.snapshot_step == 200
 
 
 def test_steps_of_a_lost_run_are_no_good_steps() -> None:

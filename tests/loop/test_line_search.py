@@ -42,7 +42,9 @@ def test_trials_leave_no_trace(name: str, micro_batch: int | None) -> None:
     """Buffers and random numbers afterwards are those of one forward pass over the pieces of the batch."""
     batch, step = RULES[name]()
     model = noisy_network()
-    auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1), data(), batch, step, micro_batch, epochs=2)
+    auto = AutoBatch(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), data(), batch, step, micro_batch=micro_batch, epochs=2
+    )
     torch.manual_seed(7)
     before, random = deepcopy(model), torch.get_rng_state()
     pieces: list[tuple[Tensor, Tensor]] = []
@@ -102,7 +104,7 @@ class Asking:
 @pytest.mark.parametrize("micro_batch", [None, 11])
 def test_a_trial_at_the_present_point_draws_the_same_dropout_masks(micro_batch: int | None, drive: Any) -> None:
     model, rule = noisy_network(), Asking((Trial(0.0), Trial(1.0), Trial(0.0, gradient=True)))
-    drive(AutoBatch(model, None, data(), 32, rule, micro_batch))
+    drive(AutoBatch(model, None, data(), 32, rule, micro_batch=micro_batch))
     assert len(rule.answers) == 3
     for now, (first, moved, third) in rule.answers:
         assert first.loss == third.loss == now.loss
@@ -128,7 +130,7 @@ def test_the_curvature_of_a_quadratic(micro_batch: int | None, drive: Any) -> No
     problem = quadratic(n=60, features=5, condition=20.0, dtype=torch.float64)
     model = problem.model()
     rule = Asking((Trial(0.3, gradient=True), Trial(7.0, gradient=True), Trial(0.3)))
-    auto = AutoBatch(model, None, problem.source, 20, rule, micro_batch, seed=1)
+    auto = AutoBatch(model, None, problem.source, 20, rule, micro_batch=micro_batch, seed=1)
     hessian = problem.population.hessian
     z = problem.source.x[torch.from_numpy(Order(60, 1).indices(0, 0, 20))]
     w = model.w.weight.detach().reshape(-1).clone()
@@ -155,7 +157,7 @@ def classifier() -> tuple[nn.Module, Tensor, Tensor]:
 def test_armijo_holds_at_the_accepted_step_and_not_before_it(micro_batch: int | None, watch: Any) -> None:
     model, x, y = classifier()
     rule = Armijo(initial=1000.0, c=0.3, rounding=0.0, reset="always")
-    auto = AutoBatch(model, None, (x, y), 40, rule, micro_batch, seed=2, epochs=2)
+    auto = AutoBatch(model, None, (x, y), 40, rule, micro_batch=micro_batch, seed=2, epochs=2)
     witness = watch(auto)
     before = deepcopy(model)
     shortened = 0

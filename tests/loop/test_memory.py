@@ -181,14 +181,14 @@ def test_examples_that_do_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch)
     """Fetching belongs to the pass; the loop need not catch what happens there."""
     model = Narrow(1000)
     auto = AutoBatch(model, torch.optim.SGD(model.parameters(), 0.5), (X, Y), batch_size=50, epochs=3)
-    fetch = auto._stream.fetch
+    fetch = auto._step.stream.fetch
 
     def narrow(interval: Any) -> Any:
         if interval.samples > 13:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
         return fetch(interval)
 
-    monkeypatch.setattr(auto._stream, "fetch", narrow)
+    monkeypatch.setattr(auto._step.stream, "fetch", narrow)
     for x, y in auto:
         assert len(x) <= 13
         auto.backward(F.cross_entropy(model(x), y))

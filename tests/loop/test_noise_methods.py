@@ -123,8 +123,8 @@ def test_a_method_named_is_refused_at_its_first_measurement(drive: Any) -> None:
         drive(auto)
 
 
-def test_a_method_that_has_measured_gives_way_in_a_long_run(watch: Any) -> None:
-    """A layer frozen on the way ends the exact norms, not the run."""
+def test_a_layer_frozen_in_mid_run_is_no_longer_measured(watch: Any) -> None:
+    """The exact norms are those of the layers that are still trained."""
     model = network()
     auto = AutoBatch(model, None, blobs(N), 24, 0.1, epochs=2, noise="per-example(every=2)")
     witness = watch(auto)
@@ -133,9 +133,7 @@ def test_a_method_that_has_measured_gives_way_in_a_long_run(watch: Any) -> None:
         auto.step()
         if auto.steps == 5:
             model[0].requires_grad_(False)
-    ((_, method),) = witness.methods
-    assert "micro-batches, because" in method and "frozen" in method
-    assert auto.noise is not None and auto.noise.measurements > 5
+    assert not witness.methods and auto.noise is not None and auto.noise.measurements > 5
 
 
 def test_audits_are_recorded(tmp_path: Path, no_report: None) -> None:

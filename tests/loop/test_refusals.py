@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, DataError, InputError, UnsupportedError
 from rightbatch.data import blobs
-from rightbatch.loop.resolving import SWEET_SPOT_WHEN_AVERAGING, resolve_batch, resolve_step
-from rightbatch.rules.batch_size import BigBatch, Bounded, Rounded, SweetSpot
-from rightbatch.rules.lr import Armijo, AveragedDistance, Constant
+from rightbatch.loop.resolving import SWEET_SPOT_WHEN_AVERAGING, resolve
+from rightbatch.rules.batch_size import BigBatch, Bounded, Fixed, Rounded, SweetSpot
+from rightbatch.rules.lr import Armijo, AveragedDistance, Constant, WarmUp
+from rightbatch.rules.recipes import Interpolation, Seesaw
 
 
 def network() -> nn.Sequential:
@@ -100,7 +101,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "noise-scaled without a rate": (
         lambda: new(batch_size="big-batch", lr="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
         InputError,
-        "learning rate of 0 to scale",
+        "[Ee]very learning rate",
     ),
     "two dtypes, averaged": (
         lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), lr="auto"),
@@ -162,13 +163,13 @@ def test_step_twice() -> None:
 
 def test_step_left_out() -> None:
     auto = new()
-    with pytest.raises(InputError, match=r"Call auto.step\(\) after every auto.backward"):
+    with pytest.raises(InputError, match=r"auto.step\(\) was not called"):
         for x, y in auto:
             auto.backward(F.cross_entropy(auto.model(x), y))
 
 
 def test_backward_left_out() -> None:
-    with pytest.raises(InputError, match="not given to auto"):
+    with pytest.raises(InputError, match="neither to auto"):
         list(new())
 
 
@@ -211,22 +212,48 @@ def test_a_loss_of_shape_one_is_one_number() -> None:
 
 
 def test_what_auto_and_none_mean() -> None:
-    assert resolve_step(None) == Constant()
-    assert resolve_step("auto") == AveragedDistance()
-    assert resolve_step(0.25) == Constant(0.25)
-    assert resolve_step("armijo(c=0.3)") == Armijo(c=0.3)
-    assert resolve_batch("auto", AveragedDistance()) == SWEET_SPOT_WHEN_AVERAGING == SweetSpot(floor=3.0, ceiling=8.0)
-    assert resolve_batch("auto", Constant()) == SweetSpot()
-    assert resolve_batch(SweetSpot(initial=8), Constant()) == SweetSpot(initial=8)
+    assert resolve("auto", "auto") == (SWEET_SPOT_WHEN_AVERAGING, AveragedDistance())
+    assert SweetSpot(floor=3.0, ceiling=8.0) == SWEET_SPOT_WHEN_AVERAGING
+    assert resolve("auto", None) == (SweetSpot(), Constant())
+    assert resolve(64, 0.25) == (Fixed(64), Constant(0.25))
+    assert resolve(SweetSpot(initial=8), "armijo(c=0.3)") == (SweetSpot(initial=8), Armijo(c=0.3))
+
+
+def test_a_recipe_brings_its_learning_rate() -> None:
+    recipe = Seesaw(64)
+    for lr in (None, "auto", recipe.lr_rule):
+        assert resolve("seesaw(initial=64)", lr) == resolve(recipe, lr) == (recipe, recipe.lr_rule)
+    for lr in (0.2, "0.2", Constant(0.2)):
+        assert resolve(recipe, lr) == (recipe, Seesaw(64, lr=0.2).lr_rule)
+    assert resolve(recipe, "warm-up(0.2)") == (recipe, WarmUp(Seesaw(64, lr=0.2).lr_rule))
+    assert resolve("rounded('seesaw(64)')", None) == (Rounded(recipe), recipe.lr_rule)
+    assert resolve(32, recipe.lr_rule) == (Fixed(32), recipe.lr_rule)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lr", "words"),
+    [
+        ("seesaw", "seesaw", "give it as batch_size="),
+        (32, "seesaw", "give it as batch_size="),
+        ("seesaw", "cosine", "sets the learning rate itself"),
+        ("seesaw", Seesaw(64).lr_rule, "sets the learning rate itself"),
+        ("rounded('geo-damp')", "linear-scaling", "sets the learning rate itself"),
+        (Seesaw(lr=0.1), 0.2, "give one"),
+        (Interpolation(2.0, 1.0), 0.2, "computes the learning rate itself"),
+    ],
+)
+def test_another_learning_rate_rule_beside_a_recipe_is_refused(batch_size: Any, lr: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        resolve(batch_size, lr)
 
 
 def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> None:
     averaging = SWEET_SPOT_WHEN_AVERAGING
-    assert resolve_batch("bounded(max_size=64)", AveragedDistance()) == Bounded(averaging, max_size=64)
-    assert resolve_batch(Rounded(Bounded(max_size=64)), AveragedDistance()) == Rounded(Bounded(averaging, max_size=64))
-    assert resolve_batch("bounded(max_size=64)", Constant()) == Bounded(SweetSpot(), max_size=64)
+    assert resolve("bounded(max_size=64)", "auto")[0] == Bounded(averaging, max_size=64)
+    assert resolve(Rounded(Bounded(max_size=64)), "auto")[0] == Rounded(Bounded(averaging, max_size=64))
+    assert resolve("bounded(max_size=64)", None)[0] == Bounded(SweetSpot(), max_size=64)
     for written in (Bounded(SweetSpot(), max_size=64), Bounded("sweet-spot", max_size=64), Rounded(BigBatch())):
-        assert resolve_batch(written, AveragedDistance()) is written
+        assert resolve(written, "auto")[0] is written
 
 
 def test_the_optimizer_that_none_brings() -> None:

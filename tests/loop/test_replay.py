@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from rightbatch import AutoBatch, RunFolderError
-from rightbatch.data import Interval, blobs
+from rightbatch.data import blobs
 from rightbatch.decision import Decision
-from rightbatch.measurements import Audit
+from rightbatch.loop import Callback
 from rightbatch.record import EventLog, RunFolder, read_history, replay_of
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import Replay, batch_size_rule
 
 
-class Log:
+class Log(Callback):
     """Writes decisions into the event log of a folder, as `fit` does, without its report."""
 
     def __init__(self, folder: Path, batch: object) -> None:
@@ -25,14 +25,6 @@ class Log:
 
     def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
         self.events.append("decision", step=step, samples=samples, what=what, old=old, new=new)
-
-    def consumed(self, step: int, intervals: list[Interval]) -> None: ...
-
-    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None: ...
-
-    def audit(self, step: int, samples: int, method: str, audit: Audit) -> None: ...
-
-    def measuring(self, step: int, samples: int, method: str) -> None: ...
 
 
 def batches(folder: Path, batch: object) -> list[float]:

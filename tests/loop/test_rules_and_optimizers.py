@@ -43,7 +43,6 @@ RESTRICTED = {  # every other rule works over every optimizer
     "schedule-free": set(OPTIMIZERS) - FREE,
     "momentum-schedule": GRADIENT | ADAM | {"RMSprop"},
 }
-SETTINGS = {"interpolation": "interpolation(2.0, 1.0)"}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -54,8 +53,7 @@ def test_every_pair_trains_or_is_refused(rule: str, optimizer: str) -> None:
     made = OPTIMIZERS[optimizer](model.parameters())
     if optimizer in FREE:
         made.train()  # type: ignore[attr-defined]
-    step = SETTINGS.get(rule, rule)
-    build = partial(AutoBatch, model, made, blobs(400), batch_size="piecewise('0:16 64:32 192:64')", lr=step, epochs=1)
+    build = partial(AutoBatch, model, made, blobs(400), batch_size="piecewise('0:16 64:32 192:64')", lr=rule, epochs=1)
     if optimizer not in RESTRICTED.get(rule, OPTIMIZERS):
         with pytest.raises((UnsupportedError, InputError), match=type(made).__name__):
             build()

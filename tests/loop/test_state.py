@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rightbatch import AutoBatch, InputError
 from rightbatch.data import blobs
-from rightbatch.loop.rule_state import restored
+from rightbatch.loop import Callback
+from rightbatch.loop.decide import restored
 from rightbatch.rules.batch_size import BigBatch
 from rightbatch.rules.lr import AveragedDistance, RangeTest
 
@@ -48,7 +49,9 @@ def new(name: str, micro_batch: int | None = None, seed: int = 3) -> tuple[nn.Mo
     batch, step, noise, make = RUNS[name]
     model = network()
     optimizer = None if make is None else make(model)
-    return model, AutoBatch(model, optimizer, blobs(N), batch, step, micro_batch, seed, EPOCHS, noise)
+    return model, AutoBatch(
+        model, optimizer, blobs(N), batch, step, micro_batch=micro_batch, seed=seed, epochs=EPOCHS, noise=noise
+    )
 
 
 def saved(model: nn.Module, auto: AutoBatch) -> io.BytesIO:
@@ -78,8 +81,8 @@ def outcome(model: nn.Module, auto: AutoBatch) -> dict[str, Any]:
         state["meter"].pop("interval")
     return {
         "weights": {name: value.clone() for name, value in model.state_dict().items()},
-        "without times": {k: v for k, v in state.items() if k not in ("clock", "counts")},
-        "counts": {k: v for k, v in state["counts"].items() if k != "seconds"},
+        "without times": {k: v for k, v in state.items() if k not in ("timer", "run", "settings")},
+        "run": {k: v for k, v in state["run"].items() if k != "seconds"},
         "noise": auto.noise and (auto.noise.variance, auto.noise.signal, auto.noise.low, auto.noise.high),
         "random": torch.get_rng_state(),
     }
@@ -193,22 +196,18 @@ def test_loading_in_the_midst_of_a_search_keeps_what_was_loaded(drive: Any) -> N
 def other(**changes: Any) -> AutoBatch:
     settings: dict[str, Any] = {"train": blobs(N), "batch_size": 32, "lr": 0.1, "seed": 3, **changes}
     model = network()
-    return AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1), settings.pop("train"), **settings)
+    make = settings.pop("make", lambda p: torch.optim.SGD(p, lr=0.1))
+    return AutoBatch(model, make(model.parameters()), settings.pop("train"), **settings)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 64}, r"of fixed\(batch_size=32\) and constant.*this run has fixed\(batch_size=64\)"),
-        ({"lr": 0.2}, r"constant\(lr=0.1\) and none, this run has .*constant\(lr=0.2\)"),
-        ({"lr": "armijo"}, "this run has .*armijo"),
-        ({"batch_size": BigBatch()}, "this run has big-batch"),
-        ({"noise": "micro-batch"}, r"and none, this run has .* and micro-batch"),
         ({"seed": 4}, "seed=3, this stream has seed=4"),
         ({"train": blobs(N + 1)}, f"n={N}, this stream has n={N + 1}"),
     ],
 )
-def test_a_state_of_other_rules_or_data_is_refused(changes: dict[str, Any], message: str, drive: Any) -> None:
+def test_a_state_of_other_data_is_refused(changes: dict[str, Any], message: str, drive: Any) -> None:
     auto = other()
     drive(auto, steps=3)
     state = auto.state_dict()
@@ -216,9 +215,49 @@ def test_a_state_of_other_rules_or_data_is_refused(changes: dict[str, Any], mess
     with pytest.raises(InputError, match=message):
         stranger.load_state_dict(state)
     assert stranger.steps == stranger.samples == 0
-    again = other(micro_batch=7, epochs=5)
-    again.load_state_dict(state)
-    assert again.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"batch_size": 64}, ["batch_size"]),
+        ({"lr": 0.2}, ["lr"]),
+        ({"lr": "armijo"}, ["lr"]),
+        ({"batch_size": BigBatch(), "noise": "micro-batch"}, ["batch_size", "noise"]),
+        ({"micro_batch": 7, "epochs": 5}, ["micro_batch"]),
+        ({"make": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.2)}, ["weight_decay"]),
+    ],
+)
+def test_other_settings_are_taken_and_reported(changes: dict[str, Any], names: list[str], drive: Any) -> None:
+    class Changes(Callback):
+        def change(self, step: int, samples: int, name: str, old: Any, new: Any) -> None:
+            assert (step, samples) == (3, 96) and str(old) != str(new)
+            seen.append(name)
+
+    seen: list[str] = []
+    auto = other()
+    drive(auto, steps=3)
+    again = other(**changes)
+    before = again.batch_size, again.lr
+    again.observe(Changes())
+    again.model.load_state_dict(auto.model.state_dict())
+    again.load_state_dict(auto.state_dict())
+    assert seen == names and again.steps == 3 and again.place == auto.place
+    assert (again.batch_size, again.lr) == before
+    drive(again, steps=1)
+    assert again.steps == 4
+
+
+def test_another_optimizer_or_other_groups_are_refused(drive: Any) -> None:
+    auto = other()
+    drive(auto, steps=3)
+    state = auto.state_dict()
+    with pytest.raises(InputError, match=r"SGD.*Adam"):
+        other(make=lambda p: torch.optim.Adam(p, lr=0.1)).load_state_dict(state)
+    with pytest.raises(InputError, match=r"\[4\].*\[2, 2\]"):
+        other(
+            make=lambda p: torch.optim.SGD([{"params": (p := list(p))[:2]}, {"params": p[2:]}], lr=0.1)
+        ).load_state_dict(state)
 
 
 def test_failures_and_cuts_are_remembered(drive: Any) -> None:

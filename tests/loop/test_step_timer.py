@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rightbatch import AutoBatch
-from rightbatch.loop.timing.step_timer import COMPARE_EVERY_STEPS, LADDER_AGAIN_STEP, LEAST_COMPARED, StepTimer
+from rightbatch.loop.timing.step_timer import COMPARE_EVERY_STEPS, LEAST_COMPARED, SWEEP_AGAIN_STEP, StepTimer
 from rightbatch.measurements import StepTime
 from rightbatch.rules.batch_size import SweetSpot
 
@@ -18,10 +18,10 @@ HALF = (FIXED_S + UPDATE_S) / EACH_S
 def ready() -> StepTimer:
     """A clock that has climbed a ladder up to 512 samples and knows the seconds of an update."""
     clock = StepTimer()
-    clock.start_ladder(10**6, 512)
-    size = clock.climb(0.0)
+    clock.start_sweep(10**6, 512)
+    size = clock.sweep_on(0.0)
     while size is not None:
-        size = clock.climb(FIXED_S + EACH_S * size)
+        size = clock.sweep_on(FIXED_S + EACH_S * size)
     for _ in range(3):
         clock.add(64, FIXED_S + UPDATE_S + EACH_S * 64, UPDATE_S)
     return clock
@@ -74,11 +74,11 @@ def test_comparisons_are_due_now_and_then_and_beyond_what_was_timed() -> None:
 
 def climbed(clock: StepTimer, slower: Callable[[int], float]) -> None:
     """Climb a ladder while other work slows the machine down, then learn what an update takes."""
-    clock.start_ladder(10**6, 512)
-    size = clock.climb(0.0)
+    clock.start_sweep(10**6, 512)
+    size = clock.sweep_on(0.0)
     rungs = 0
     while size is not None:
-        size, rungs = clock.climb(slower(rungs) * (FIXED_S + EACH_S * size)), rungs + 1
+        size, rungs = clock.sweep_on(slower(rungs) * (FIXED_S + EACH_S * size)), rungs + 1
     for _ in range(3):
         clock.add(16, FIXED_S + UPDATE_S + EACH_S * 16, UPDATE_S)
 
@@ -98,19 +98,19 @@ def undisturbed(rung: int) -> float:
 
 def test_a_disturbed_ladder_is_climbed_once_more() -> None:
     clock = StepTimer()
-    assert clock.wants_ladder(0) and not clock.wants_ladder(1)
+    assert clock.wants_sweep(0) and not clock.wants_sweep(1)
     climbed(clock, disturbed)
     first = clock.fit()
     assert first is not None and first.half_performance < HALF / 5 and uncertain(first)
-    run(clock, LADDER_AGAIN_STEP, 16, load=1.0)  # too small to be compared: nothing mends the curve
+    run(clock, SWEEP_AGAIN_STEP, 16, load=1.0)  # too small to be compared: nothing mends the curve
     assert clock.fit() == first
-    assert not clock.wants_ladder(LADDER_AGAIN_STEP - 1) and clock.wants_ladder(LADDER_AGAIN_STEP)
+    assert not clock.wants_sweep(SWEEP_AGAIN_STEP - 1) and clock.wants_sweep(SWEEP_AGAIN_STEP)
     climbed(clock, undisturbed)
     fit = clock.fit()
     assert fit is not None and fit.half_performance == pytest.approx(HALF, rel=1e-6)
     present = clock.present()
     assert present is not None and present.fixed_s == pytest.approx(fit.fixed_s, rel=1e-6)
-    assert not clock.wants_ladder(LADDER_AGAIN_STEP + 1)
+    assert not clock.wants_sweep(SWEEP_AGAIN_STEP + 1)
 
 
 def test_of_two_disturbed_ladders_the_less_uncertain_is_kept_and_there_is_no_third() -> None:
@@ -119,22 +119,22 @@ def test_of_two_disturbed_ladders_the_less_uncertain_is_kept_and_there_is_no_thi
     first = clock.fit()
     climbed(clock, lambda rung: 40.0 if rung < 14 else 1.0)
     assert clock.fit() == first
-    assert not any(clock.wants_ladder(step) for step in range(1, 500))
+    assert not any(clock.wants_sweep(step) for step in range(1, 500))
 
 
 def test_a_sound_ladder_is_climbed_once() -> None:
-    assert not any(ready().wants_ladder(step) for step in range(1, 500))
+    assert not any(ready().wants_sweep(step) for step in range(1, 500))
 
 
 def test_a_second_ladder_left_in_the_middle_is_begun_again() -> None:
     clock, again = StepTimer(), StepTimer()
     climbed(clock, disturbed)
-    clock.start_ladder(10**6, 512)
-    clock.climb(0.0)
-    clock.abandon_ladder()
-    assert clock.wants_ladder(LADDER_AGAIN_STEP)
+    clock.start_sweep(10**6, 512)
+    clock.sweep_on(0.0)
+    clock.abandon_sweep()
+    assert clock.wants_sweep(SWEEP_AGAIN_STEP)
     again.load_state_dict(clock.state_dict())
-    assert again.wants_ladder(LADDER_AGAIN_STEP)
+    assert again.wants_sweep(SWEEP_AGAIN_STEP)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -144,7 +144,7 @@ def test_a_run_disturbed_at_its_start_finds_its_batch(epochs: int, monkeypatch: 
     The ladder is climbed again in the first epoch, where a quarter of it is left after step 64, else not at all.
     """
     now_s = [0.0]
-    monkeypatch.setattr("rightbatch.loop.auto_batch.perf_counter", lambda: now_s[0])
+    monkeypatch.setattr("rightbatch.loop.run_state.perf_counter", lambda: now_s[0])
     x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
     model = nn.Linear(3, 1)
     auto = AutoBatch(model, None, (x, x.sum(1, keepdim=True)), SweetSpot(initial=16, max_size=16), 0.01, epochs=epochs)
@@ -155,9 +155,9 @@ def test_a_run_disturbed_at_its_start_finds_its_batch(epochs: int, monkeypatch: 
         auto.backward(nn.functional.mse_loss(model(a), b))
         if auto.step():
             sizes.append(auto.last["batch_size"])
-            fit = auto.clock.fit()
-            if auto.steps == LADDER_AGAIN_STEP:
+            fit = auto.timer.fit()
+            if auto.steps == SWEEP_AGAIN_STEP:
                 assert fit is not None and uncertain(fit)
-    assert [size > 100 for size in sizes].count(True) == 2 and sizes[LADDER_AGAIN_STEP] > 100
+    assert [size > 100 for size in sizes].count(True) == 2 and sizes[SWEEP_AGAIN_STEP] > 100
     assert fit is not None and fit.half_performance == pytest.approx(30, rel=1e-6)
     assert auto.samples == epochs * 2000

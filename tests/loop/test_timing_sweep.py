@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rightbatch.loop.timing.step_timer import UPDATES_TO_TIME, StepTimer
-from rightbatch.loop.timing.timing_sweep import ENOUGH_SLOWDOWN, LEAST_ELAPSED_S, REPEAT_SHARE, REPEATS, WARM_UP, ladder
+from rightbatch.loop.timing.timing_sweep import (
+    ENOUGH_SLOWDOWN,
+    LEAST_ELAPSED_S,
+    REPEAT_SHARE,
+    REPEATS,
+    WARM_UP,
+    timing_sweep,
+)
 
 
 def climb(
@@ -15,7 +22,7 @@ def climb(
 ) -> tuple[list[int], list[tuple[int, float]]]:
     """Every size asked for, and the points at the end."""
     asked: list[int] = []
-    generator = ladder(most_samples, most_size)
+    generator = timing_sweep(most_samples, most_size)
     try:
         size = next(generator)
         while True:
@@ -89,18 +96,18 @@ def test_bounds_are_kept(fixed_s: float, each_s: float, most_samples: int, most_
 
 def start(clock: StepTimer, fixed_s: float, each_s: float) -> int:
     """Climb to the end; return how many samples that took."""
-    clock.start_ladder(10**6, 4096)
-    drawn, size = 0, clock.climb(0.0)
+    clock.start_sweep(10**6, 4096)
+    drawn, size = 0, clock.sweep_on(0.0)
     while size is not None:
         drawn += size
-        size = clock.climb(fixed_s + each_s * size)
+        size = clock.sweep_on(fixed_s + each_s * size)
     return drawn
 
 
 def test_the_clock_adds_the_update_to_the_ladder() -> None:
     """Passes take 1 ms + 10 µs·b, an update 0.5 ms: a step takes 1.5 ms + 10 µs·b, so that n½ is 150."""
     clock = StepTimer()
-    assert clock.climb(0.0) is None
+    assert clock.sweep_on(0.0) is None
     assert start(clock, 1e-3, 1e-5) > 500
     assert clock.fit() is None, "the seconds of an update are not known yet"
     for _ in range(UPDATES_TO_TIME):
@@ -125,13 +132,13 @@ def test_one_slow_update_does_not_count() -> None:
 
 def test_an_abandoned_ladder_leaves_nothing() -> None:
     clock = StepTimer()
-    clock.start_ladder(10**6, 4096)
-    assert clock.climb(0.0) == 8
-    clock.abandon_ladder()
-    assert clock.climb(1e-3) is None
+    clock.start_sweep(10**6, 4096)
+    assert clock.sweep_on(0.0) == 8
+    clock.abandon_sweep()
+    assert clock.sweep_on(1e-3) is None
     assert clock.points() == []
-    clock.start_ladder(10**6, 4096)
-    assert clock.climb(5.0) == 8, "a new one begins anew"
+    clock.start_sweep(10**6, 4096)
+    assert clock.sweep_on(5.0) == 8, "a new one begins anew"
 
 
 @pytest.mark.parametrize("updates", [1, UPDATES_TO_TIME])

@@ -51,7 +51,7 @@ def test_exact_where_it_is_free_or_nothing_is_cheaper(layer: nn.Module, shape: t
     ],
     ids=lambda value: str(value),
 )
-def test_a_sketch_where_exact_norms_are_dear(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_a_random_projection_where_exact_norms_are_dear(layer: nn.Module, shape: tuple[int, ...]) -> None:
     found = choice(layer, *shape)
     assert found.method == "sketch"
     assert "of the layer's own work" in found.reason

@@ -1,4 +1,4 @@
-"""How layers are read: the mean of sketches, the metric of an optimizer, and audits of what is estimated."""
+"""How layers are read: the mean of random projections, the metric of an optimizer, and audits of what is estimated."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ B = 24
 
 
 @pytest.fixture(autouse=True)
-def small_layers_are_sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_layers_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
     """These networks are so small that the plan would read them exactly."""
     monkeypatch.setattr(plan, "CALLS", -1e12)
     monkeypatch.setattr(plan, "FREE", 0)
@@ -64,8 +64,8 @@ def exact(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | float = 1.0)
 
 
 @pytest.mark.parametrize("kind", ["convolutions", "positions", "shared"])
-def test_sketches_are_unbiased_and_know_their_error(kind: str) -> None:
-    """The mean of 300 draws is within 4 standard errors of V̂; the stated error covers sketch and samples together."""
+def test_random_projections_are_unbiased_and_know_their_error(kind: str) -> None:
+    """The mean of 300 draws is within 4 standard errors of V̂; the stated error covers projection and samples."""
     model, x, y = case(kind)
     norms = PerExampleNorms(model, Cheapest())
     found = [measured(norms, model, x, y) for _ in range(300)]
@@ -143,7 +143,7 @@ def test_the_metric_of_the_optimizer(kind: str, pieces: int, make: Callable[...,
     assert found.metric == type(optimizer).__name__
 
 
-def test_audit_of_sketches() -> None:
+def test_audit_of_random_projections() -> None:
     """Exact values are those of samples of the batch; estimates scatter about them as the audit says (4 sigma)."""
     model, x, y = case("convolutions")
     audited = Audited(PerExampleNorms(model, Cheapest()), model, every=3, samples=B)

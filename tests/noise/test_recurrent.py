@@ -12,7 +12,7 @@ from rightbatch.noise import PerExampleNorms, squared_norm
 from rightbatch.noise.estimators.grad_hooks import GradHooks
 from rightbatch.noise.layers import reading
 from rightbatch.noise.layers.plan import Choice
-from rightbatch.noise.layers.recurrences import Recurrence, Steps, gru, lstm, rnn_relu, rnn_tanh
+from rightbatch.noise.layers.recurrences import Recurrence, RecurrentSteps, gru, lstm, rnn_relu, rnn_tanh
 from rightbatch.noise.layers.uses import LayerUse
 
 B, Q, H = 5, 4, 3
@@ -51,12 +51,12 @@ def test_derivatives_are_those_of_autograd(equations: Recurrence, bias: bool, po
         hidden.append(state[0])
     score = (torch.stack(hidden) * e).sum() + ((state[1] * d_cell).sum() if equations is lstm else 0)
     expected = torch.autograd.grad(score, [u0, v0])
-    given = Steps(x, torch.stack(before), e.clone(), c, d_cell, w_x, w_h, b_x, b_h)
+    given = RecurrentSteps(x, torch.stack(before), e.clone(), c, d_cell, w_x, w_h, b_x, b_h)
     kept = [None if value is None else value.clone() for value in given]
     found = equations(given)
     torch.testing.assert_close(found.hidden, torch.stack(hidden).detach(), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close((found.d_input, found.d_recurrent), expected, rtol=1e-11, atol=1e-13)
-    for name, value, first in zip(Steps._fields, given, kept, strict=True):
+    for name, value, first in zip(RecurrentSteps._fields, given, kept, strict=True):
         if value is not None and name != "d_hidden":
             assert torch.equal(value, first), name
 
@@ -125,13 +125,13 @@ def test_contributions_add_up_to_the_gradient(
 
 def summed(model: nn.Module, x: Tensor) -> dict[Tensor, Tensor]:
     """Σ c_i of every parameter."""
-    taps = GradHooks(model, keep=True)
-    run = taps.begin(len(x))
+    hooks = GradHooks(model, keep=True)
+    run = hooks.begin(len(x))
     model(x).sum().backward()
-    taps.remove()
-    taps.check(run)
+    hooks.remove()
+    hooks.check(run)
     found = {}
-    for use in taps.uses(run):
+    for use in hooks.uses(run):
         assert isinstance(use, LayerUse)
         for name, slot in use.slots().items():
             found[slot.parameter] = (
@@ -156,13 +156,13 @@ def test_half_precision_is_widened() -> None:
 def test_an_input_changed_in_between_is_refused(levels: int) -> None:
     model = Weighed(nn.LSTM(Q, H, levels, batch_first=True), everything, False)
     x = torch.randn(B, 6, Q)
-    taps = GradHooks(model, keep=True)
-    run = taps.begin(B)
+    hooks = GradHooks(model, keep=True)
+    run = hooks.begin(B)
     model(x).sum().backward()
-    taps.remove()
+    hooks.remove()
     x[1, 2] += 1
     with pytest.raises(UnsupportedError, match=r"'inner': its output .* not what it was .*changed in place"):
-        taps.uses(run)
+        hooks.uses(run)
 
 
 class Tagger(nn.Module):
@@ -177,7 +177,7 @@ class Tagger(nn.Module):
 
 
 @pytest.mark.parametrize("pieces", [[B], [2, 3]])
-def test_projections_and_layers_used_twice_are_sketched(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projections_and_layers_used_twice_are_projected(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "cheapest", lambda *_: Choice("sketch", 1, "told to"))  # small layers never would be
     model, x = Tagger().double(), torch.randn(B, 6, Q).double()
     exact, norms = PerExampleNorms(model), PerExampleNorms(model, reading.Cheapest())

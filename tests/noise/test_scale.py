@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rightbatch import InputError
-from rightbatch.measurements import ANYTHING, NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
+from rightbatch.measurements import (
+    ANYTHING,
+    NO_INTERVALS,
+    UNKNOWN,
+    ConfidenceInterval,
+    Intervals,
+    Measurement,
+    StandardErrors,
+)
 from rightbatch.noise import NoiseScale
 from rightbatch.noise.statistics.intervals import bound, fieller, positive, skewed_mean, t_quantile
 
@@ -59,7 +67,7 @@ def test_one_measurement_says_no_more_than_it_knows() -> None:
     found = tracker.estimate(3)
     assert (found.noise_scale, found.low, found.high, found.age_samples) == (5.0, 0.0, math.inf, 3)
     assert found.intervals == NO_INTERVALS
-    stated = Intervals(Interval(8.0, 13.0), Interval(1.0, 4.0), Interval(3.0, 9.0))
+    stated = Intervals(ConfidenceInterval(8.0, 13.0), ConfidenceInterval(1.0, 4.0), ConfidenceInterval(3.0, 9.0))
     tracker = NoiseScale()
     tracker.update(replace(one(10.0, 2.0, StandardErrors(1.0, 0.1, 0.5)), intervals=stated), 0)
     found = tracker.estimate(0)
@@ -155,11 +163,13 @@ def test_limits_hold_together(
 
 def test_limits_of_the_signal_by_hand() -> None:
     # ‖ḡ‖² = 3 + 1, error 1: 4 exp(±2/4) - 1
-    known = Interval(8.0, 8.0)
+    known = ConfidenceInterval(8.0, 8.0)
     found = bound(8.0, 3.0, 1.0, known, 1.0, 0.0, 2.0).signal
     assert found == pytest.approx((4 * math.exp(-0.5) - 1, 4 * math.exp(0.5) - 1))
     # a variance of up to four times as much: an error above of up to twice as much
-    assert bound(8.0, 3.0, 1.0, Interval(8.0, 32.0), 1.0, 0.0, 2.0).signal.high == pytest.approx(4 * math.e - 1)
+    assert bound(8.0, 3.0, 1.0, ConfidenceInterval(8.0, 32.0), 1.0, 0.0, 2.0).signal.high == pytest.approx(
+        4 * math.e - 1
+    )
     # a negative estimate says no more above than zero would
     assert bound(8.0, -0.5, 1.0, known, 1.0, 0.0, 2.0).signal == pytest.approx((0.0, math.exp(2.0) - 1))
     # and where nothing is known of the variance, nothing is said

@@ -111,12 +111,12 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 def found(model: nn.Module, x: Tensor, y: Tensor, squares: dict[Tensor, Tensor]) -> Tensor:
     """Σ over the slots, of the batch's own contributions: shape (b,)."""
-    taps = GradHooks(model, keep=True)
-    run = taps.begin(len(x))
+    hooks = GradHooks(model, keep=True)
+    run = hooks.begin(len(x))
     loss(model(x), y).backward()
-    taps.remove()
-    taps.check(run)
-    return torch.stack([n for uses in joined(taps.uses(run)) for n in slot_norms2(uses, squares).values()]).sum(0)
+    hooks.remove()
+    hooks.check(run)
+    return torch.stack([n for uses in joined(hooks.uses(run)) for n in slot_norms2(uses, squares).values()]).sum(0)
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -142,11 +142,11 @@ def test_agrees_with_gradients_formed_one_by_one(name: str, weighted: bool) -> N
 
 def test_of_one_use_the_parameters_add_up_and_one_may_be_weighted_alone() -> None:
     layer, x = nn.Linear(6, 5).double(), torch.randn(7, 6).double()
-    taps = GradHooks(layer, keep=True)
-    run = taps.begin(7)
+    hooks = GradHooks(layer, keep=True)
+    run = hooks.begin(7)
     layer(x).square().sum().backward()
-    taps.remove()
-    (use,) = taps.uses(run)
+    hooks.remove()
+    (use,) = hooks.uses(run)
     squares = {layer.bias: torch.rand(5).double()}
     d = 2 * layer(x).detach()
     exact = d.square().sum(1) * x.square().sum(1) + d.square() @ squares[layer.bias]
@@ -155,10 +155,10 @@ def test_of_one_use_the_parameters_add_up_and_one_may_be_weighted_alone() -> Non
 
 def test_half_precision_is_widened() -> None:
     layer, x = nn.Linear(6, 5).bfloat16(), torch.randn(7, 6).bfloat16()
-    taps = GradHooks(layer, keep=True)
-    run = taps.begin(7)
+    hooks = GradHooks(layer, keep=True)
+    run = hooks.begin(7)
     layer(x).sum().backward()
-    taps.remove()
-    (use,) = taps.uses(run)
+    hooks.remove()
+    (use,) = hooks.uses(run)
     norms2 = weighted_norms2(use, {layer.weight: torch.full((5, 6), 1e16), layer.bias: torch.full((5,), 1e16)})
     torch.testing.assert_close(norms2, 1e16 * 5 * (x.float().square().sum(1) + 1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import rightbatch
 from rightbatch import InputError
 from rightbatch.data import quadratic
-from rightbatch.fitting.losses import mean_squared_error
+from rightbatch.fitting.units import mean_squared_error
 from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.choice import relative_time, rounded
 from rightbatch.probing.gradient_noise import NoiseProbe

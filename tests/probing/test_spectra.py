@@ -13,8 +13,8 @@ from rightbatch.decision import Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.probing import feature_spectrum, kernel_spectrum
 from rightbatch.rules.batch_size import batch_size_rule
-from rightbatch.rules.interpolation import Spectrum
-from rightbatch.rules.lr import lr_rule
+from rightbatch.rules.recipes import Interpolation
+from rightbatch.rules.spectrum import Spectrum
 
 
 def unit_features(n: int, d: int, seed: int) -> np.ndarray:
@@ -113,7 +113,9 @@ def test_eigenvalues_of_zero_do_not_count() -> None:
 
 def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
     text = "interpolation(8.0, 2.0, 0.4)"
-    size, step = batch_size_rule(text), lr_rule(text)
+    size = batch_size_rule(text)
+    assert isinstance(size, Interpolation)
+    step = size.lr_rule
     spectrum = Spectrum(8.0, 2.0, 0.4)
     assert size.start(Plan(1000))[0].batch_size == math.floor(spectrum.critical_samples) == 6
     assert size.start(Plan(3))[0].batch_size == 3
@@ -133,7 +135,7 @@ def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
         (lambda: Spectrum(3.0, 2.0, 2.5), "belong to no loss"),
         (lambda: Spectrum(0.0, 2.0), "beta"),
         (lambda: batch_size_rule("interpolation(8.0, 9.0)"), "belong to no loss"),
-        (lambda: lr_rule("interpolation(8.0)"), "lambda_1"),
+        (lambda: batch_size_rule("interpolation(8.0)"), "lambda_1"),
         (lambda: batch_size_rule("interpolation(8.0, 1.0, max_size=0)"), "Interpolation.max_size"),
         (lambda: feature_spectrum(np.zeros((3, 2))), "all zero"),
         (lambda: feature_spectrum(np.zeros(3)), "give a matrix"),

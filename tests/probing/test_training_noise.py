@@ -9,7 +9,7 @@ import torch
 
 import rightbatch
 from rightbatch.data import quadratic
-from rightbatch.fitting.losses import mean_squared_error
+from rightbatch.fitting.units import mean_squared_error
 from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.steps import ProbeSteps
 from rightbatch.probing.timing_sweep import TimingSweep

@@ -15,7 +15,7 @@ from rightbatch import InputError
 from rightbatch.studies import Subject, study
 from rightbatch.studies.big_batches.claims import tail
 from rightbatch.studies.big_batches.design import BigBatches
-from rightbatch.studies.big_batches.objective import BatchObjective, known_objective
+from rightbatch.studies.big_batches.objective import FullObjective, known_objective
 from rightbatch.studies.big_batches.runs import FORWARD, gradient_norm, steps_of
 from rightbatch.studies.experiment import Result
 
@@ -63,15 +63,15 @@ def test_a_look_is_the_gradient_of_everything_at_once() -> None:
 
 
 def test_one_class_against_the_rest() -> None:
-    objective = BatchObjective.of(BLOBS, 0.01, 100, 2)
+    objective = FullObjective.of(BLOBS, 0.01, 100, 2)
     assert len(objective) == 100 and objective.outputs == 2 and set(objective.y.tolist()) == {0, 1}
     with pytest.raises(InputError, match="against_rest is 9"):
-        BatchObjective.of(BLOBS, 0.01, None, 9)
+        FullObjective.of(BLOBS, 0.01, None, 9)
 
 
 @pytest.mark.parametrize("form", ["fixed step", "Armijo", "BB"])
 def test_big_batch_on_all_the_data_is_gradient_descent(form: str) -> None:
-    objective = BatchObjective.of(BLOBS, 0.01, 64, None)
+    objective = FullObjective.of(BLOBS, 0.01, 64, None)
     model, twin = objective.network(0), objective.network(0)
     work = 0.0
     for step in islice(steps_of(objective, model, f"{form}, θ = 1", 64, 0, 0.02, 0.0), 5):
@@ -93,7 +93,7 @@ def test_big_batch_on_all_the_data_is_gradient_descent(form: str) -> None:
 
 
 def test_decayed_rates_and_the_gradient_left_behind() -> None:
-    objective = BatchObjective.of(BLOBS, 0.01, 80, None)
+    objective = FullObjective.of(BLOBS, 0.01, 80, None)
     model = objective.network(0)
     for step in islice(steps_of(objective, model, "SGD, decayed", 8, 0, 0.1, 2.0), 30):
         before = (step.work - 8) / 80  # passes before the step

@@ -17,7 +17,7 @@ from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Finding, Result
 from rightbatch.studies.generalisation.design import Generalisation
 from rightbatch.studies.generalisation.results import BUDGETS, WAYS, Cells, sweet_spot
-from rightbatch.studies.generalisation.runs import GeneralisationRun, divide, network, phases
+from rightbatch.studies.generalisation.runs import SteppedRun, divide, network, phases
 from rightbatch.studies.plain_steps import plain_batches
 
 BLOBS = Subject("blobs", "mlp")
@@ -90,7 +90,7 @@ def test_a_rate_is_tuned_by_what_is_asked_for() -> None:
     known = result["outcomes"]
     assert known["tuned"]["samples"]["validation_accuracy"] >= known["root"]["samples"]["validation_accuracy"]
     parts, model = divide(linear, 0, 120, 0.2, 0.0), linear.network(0)
-    run = GeneralisationRun(parts, model, iter([8]), frozenset({1}), frozenset())
+    run = SteppedRun(parts, model, iter([8]), frozenset({1}), frozenset())
     look = run.upto(1)
     with torch.no_grad():
         right = (model(parts.validation[0]).argmax(1) == parts.validation[1]).double().mean().item()
@@ -106,7 +106,7 @@ def test_a_run_goes_no_further_than_asked_and_says_where_it_broke() -> None:
             made.append(k)
             yield 4 * k if k < 6 else -1
 
-    run = GeneralisationRun(parts, model, steps(), frozenset({2, 4, 7}), frozenset({4}))
+    run = SteppedRun(parts, model, steps(), frozenset({2, 4, 7}), frozenset({4}))
     look = run.upto(2)
     assert look is not None and look.samples == 8 and made == [1, 2] and not run.kept
     assert run.upto(4) is not None and made == [1, 2, 3, 4] and set(run.kept) == {4}

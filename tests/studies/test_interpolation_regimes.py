@@ -9,7 +9,7 @@ import pytest
 
 from rightbatch import InputError
 from rightbatch.probing import feature_spectrum
-from rightbatch.rules.interpolation import Spectrum
+from rightbatch.rules.spectrum import Spectrum
 from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result
 from rightbatch.studies.interpolation_regimes.design import InterpolationRegimes

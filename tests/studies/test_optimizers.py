@@ -12,7 +12,15 @@ from rightbatch import InputError
 from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result
 from rightbatch.studies.optimizers import arms as optimizer_arms
-from rightbatch.studies.optimizers.arms import AUTOMATIC, AVERAGED, STARTS, ArmProblem, made, notations_apart, ruled_run
+from rightbatch.studies.optimizers.arms import (
+    AUTOMATIC,
+    AVERAGED,
+    STARTS,
+    TrainingProblem,
+    made,
+    notations_apart,
+    ruled_run,
+)
 from rightbatch.studies.optimizers.design import FREE, Optimizers, vertex
 from rightbatch.studies.plain_steps import plain_batches, plain_steps
 from rightbatch.studies.retuning import Retuned
@@ -22,18 +30,18 @@ SMALL = Optimizers(sizes=(16, 64, 256), seeds=3, samples=1024, tries=3)
 
 
 def test_the_notations_of_momentum_are_one_path() -> None:
-    assert notations_apart(ArmProblem.of(BLOBS), BLOBS, 0.05, 16, 40, seed=0) < 1e-12
+    assert notations_apart(TrainingProblem.of(BLOBS), BLOBS, 0.05, 16, 40, seed=0) < 1e-12
 
 
 def test_a_rate_apart_from_the_factor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_arms, "BETA", 0.5)
     begun = optimizer_arms.zero_begun
     monkeypatch.setattr(optimizer_arms, "zero_begun", lambda model, rate: begun(model, 1.01 * rate))
-    assert notations_apart(ArmProblem.of(BLOBS), BLOBS, 0.05, 16, 40, seed=0) > 1e-4
+    assert notations_apart(TrainingProblem.of(BLOBS), BLOBS, 0.05, 16, 40, seed=0) > 1e-4
 
 
 def test_averaged_momentum_is_the_recursion_begun_at_the_first_gradient() -> None:
-    problem, model = ArmProblem.of(BLOBS), BLOBS.network(0)
+    problem, model = TrainingProblem.of(BLOBS), BLOBS.network(0)
     weights, average = [p.detach().clone() for p in model.parameters()], None
     for _ in islice(plain_steps(model, problem.loss, problem.x, problem.y, 32, made(AVERAGED, model, 0.3), 1), 12):
         pass
@@ -60,7 +68,7 @@ def test_the_vertex_of_a_parabola_is_its_minimum(best: float) -> None:
 
 
 def test_rules_run_for_the_samples_they_are_given() -> None:
-    problem = ArmProblem.of(BLOBS)
+    problem = TrainingProblem.of(BLOBS)
     for batch, step in ((48, "dog"), (48, "auto"), ("auto", "auto")):
         result = ruled_run(problem, BLOBS.network(0), batch, step, 1600, 0)
         assert 1600 <= result["samples"][-1] < 1600 + 400 and len(result["losses"]) == len(result["samples"]) <= 12

@@ -46,10 +46,10 @@ def test_what_a_growing_batch_keeps_is_the_rate_per_sample(family: str) -> None:
 def test_a_larger_rate_begins_with_a_batch_larger_for_it() -> None:
     data = len(BLOBS.sources()[0])
     fixed, increased, larger = arms_of("increase", 8, 10, 0.9, 1.1, data)
-    assert larger.size.initial == 40 and larger.step(0.1).lr == pytest.approx(0.5)
+    assert larger.batch_size.initial == 40 and larger.lr(0.1) == pytest.approx(0.5)
     assert [arm.name for arm in arms_of("increase", 8, 10, 0.9, 1.1, 2000)][-1] == "more momentum"
     more = arms_of("increase", 8, 10, 0.9, 1.1, 2000)[-1]
-    assert more.size.initial == 200 and more.momentum == 0.98
+    assert more.batch_size.initial == 200 and more.momentum == 0.98
     assert [arm.name for arm in arms_of("increase", 30, 10, 0.9, 1.1, data)] == [fixed.name, increased.name]
 
 

@@ -25,7 +25,7 @@ def made(design: StartDistance, exponent: float) -> dict[str, Result]:
     results = {}
     for trial in design.trials(BLOBS):
         size, rate = trial.settings["size"], trial.settings["rate"]
-        steps = sorted({1, design.steps, design.samples // size})
+        steps = sorted({1, design.grid.steps, design.samples // size})
         ways = [100 * rate * step**exponent for step in steps]
         losses = [1 / step for step in steps]
         results[trial.key] = {**trial.settings, "steps": steps, "distances": ways, "losses": losses}
@@ -74,9 +74,8 @@ def test_the_published_distance_is_judged_on_the_published_data() -> None:
             key: {**r, "distances": [end / math.sqrt(800) * way for way in r["distances"]]}
             for key, r in results.items()
         }
-        found = findings(
-            design, Subject("folder/mnist", "mlp"), {(r["size"], r["rate"], r["seed"]): r for r in altered.values()}
-        )
+        cells = {(r["size"], r["rate"], r["seed"]): r for r in altered.values()}
+        found = findings(design.grid, Subject("folder/mnist", "mlp"), cells)
         assert found[3].verdict == verdict and f"{end:.2f}" in found[3].ours
 
 

@@ -14,7 +14,17 @@ from rightbatch import InputError
 from rightbatch.cli import main
 from rightbatch.errors import RunFolderError
 from rightbatch.fitting.stopping import Interruption
-from rightbatch.studies import EXPERIMENTS, Experiment, Finding, Section, Study, StudyTrial, Subject, Wiggle, study
+from rightbatch.studies import (
+    EXPERIMENTS,
+    Experiment,
+    Finding,
+    Section,
+    StudyResult,
+    StudyTrial,
+    Subject,
+    Wiggle,
+    study,
+)
 from rightbatch.studies.experiment import Result
 
 RAN: list[str] = []
@@ -51,7 +61,9 @@ class Squares(Experiment):
         )
 
 
-def run(folder: Path, experiment: Experiment | None = None, budget_s: float | None = None, processes: int = 0) -> Study:
+def run(
+    folder: Path, experiment: Experiment | None = None, budget_s: float | None = None, processes: int = 0
+) -> StudyResult:
     RAN.clear()
     return study(experiment or Squares(), folder=folder, budget_s=budget_s, processes=processes, progress=io.StringIO())
 

@@ -15,17 +15,25 @@ from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result
 from rightbatch.studies.surfaces.claims import _sooner
 from rightbatch.studies.surfaces.design import Surfaces, _settled
-from rightbatch.studies.surfaces.landscapes import OPTIMIZERS, PlateauSurface, Ravine, Saddle, Surface, descend, made
+from rightbatch.studies.surfaces.landscapes import (
+    OPTIMIZERS,
+    PlateauSurface,
+    RavineSurface,
+    SaddleSurface,
+    Surface,
+    descend,
+    made,
+)
 
 SMALL = Surfaces(sizes=(1, 64), steps=200, replicas=10, seeds=3, conditions=(10.0, 100.0))
 
 
-@pytest.mark.parametrize("surface", [Ravine(), Saddle(), PlateauSurface()])
+@pytest.mark.parametrize("surface", [RavineSurface(), SaddleSurface(), PlateauSurface()])
 def test_gradients_are_those_of_the_loss_and_the_largest_curvature_at_a_minimum_is_one(surface: Surface) -> None:
     w = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(4).requires_grad_()
     (expected,) = torch.autograd.grad(surface.loss(w).sum(), w)
     torch.testing.assert_close(surface.gradient(w.detach()), expected)
-    bottom = torch.tensor([0.0, 8.0 if isinstance(surface, Saddle) else 0.0], dtype=torch.float64)
+    bottom = torch.tensor([0.0, 8.0 if isinstance(surface, SaddleSurface) else 0.0], dtype=torch.float64)
     curvatures = torch.linalg.eigvalsh(torch.autograd.functional.hessian(surface.loss, bottom))
     assert surface.gradient(bottom).abs().max() == 0 and float(curvatures.max()) == pytest.approx(1)
 
@@ -33,7 +41,7 @@ def test_gradients_are_those_of_the_loss_and_the_largest_curvature_at_a_minimum_
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_replicas_at_once_are_the_optimizer_on_each(name: str) -> None:
     """torch's optimizer on two parameters alone, given the same noise."""
-    surface, make = Ravine(), made(name, 0.1)
+    surface, make = RavineSurface(), made(name, 0.1)
     together = list(islice(descend(surface, make, [0.0, 0.5], (-3.0, 1.0), 3, seed=1), 20))
     generator = torch.Generator().manual_seed(1)
     noises = [torch.randn(2, 3, 2, generator=generator, dtype=torch.float64) for _ in together]
@@ -49,8 +57,8 @@ def test_replicas_at_once_are_the_optimizer_on_each(name: str) -> None:
 def test_noise_in_a_ravine_leaves_the_known_loss() -> None:
     """Each direction keeps ησ²/(2b(2 - ηλ)) of loss; 2,000 late means of 200 replicas tell it to well within 5 %."""
     rate, scatter = 1.0, 0.3
-    paths = descend(Ravine(), made("SGD", rate), [scatter], (0.0, 0.0), 200, seed=0)
-    late = [float(Ravine().loss(w).mean()) for w in islice(paths, 400, 2400)]
+    paths = descend(RavineSurface(), made("SGD", rate), [scatter], (0.0, 0.0), 200, seed=0)
+    late = [float(RavineSurface().loss(w).mean()) for w in islice(paths, 400, 2400)]
     expected = sum(rate * scatter**2 / (2 * (2 - rate * curvature)) for curvature in (0.02, 1.0))
     assert np.mean(late) == pytest.approx(expected, rel=0.05)
 
@@ -65,7 +73,7 @@ def test_gradient_descent_crosses_the_plateau_in_the_time_of_its_flow() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_exact_gradient_stays_on_the_stable_manifold(name: str) -> None:
-    for w in islice(descend(Saddle(), made(name, 0.5), [0.0, 1e-6], (-8.0, 0.0), 2, seed=0), 800):
+    for w in islice(descend(SaddleSurface(), made(name, 0.5), [0.0, 1e-6], (-8.0, 0.0), 2, seed=0), 800):
         last = w
     assert last[0, :, 1].abs().max() == 0 and last[1, :, 1].abs().min() > 4
 

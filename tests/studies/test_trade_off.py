@@ -11,7 +11,7 @@ import pytest
 from rightbatch import InputError
 from rightbatch.studies import Subject, study
 from rightbatch.studies.experiment import Result, Section
-from rightbatch.studies.trade_off.curve import Curve, at_size, fit_curve, misfit, noise_along
+from rightbatch.studies.trade_off.curve import TradeOffCurve, at_size, fit_curve, misfit, noise_along
 from rightbatch.studies.trade_off.design import TradeOff
 
 BLOBS = Subject("blobs", "linear")
@@ -47,7 +47,7 @@ def section(results: list[Result]) -> Section:
 
 @pytest.mark.parametrize("critical", [0.7, 3.0, 20.0, 200.0])
 def test_the_curve_is_found_though_one_point_is_far_off(critical: float) -> None:
-    truth = Curve(50.0, critical)
+    truth = TradeOffCurve(50.0, critical)
     steps = [truth.steps(b) for b in SIZES]
     found = fit_curve(SIZES, steps)
     assert found is not None

@@ -7,10 +7,10 @@ from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .sample import Sample
-from .source import Source, require_trainable
+from .source import Source, require_map_style, require_trainable
 from .split import hold_out
 from .stream import BatchStream, Interval
-from .streams.source import IterableSource, as_stream, require_map_style
+from .streams.source import IterableSource, as_stream
 from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [

@@ -25,9 +25,8 @@ from .formats.memory_map import MemoryMapSource, memory_map_source
 from .formats.npz import npz_source
 from .formats.tables import Missing, Text, table_source
 from .map_style import dataset_source
-from .source import NEEDED, Source
+from .source import NEEDED, Source, require_map_style
 from .split import hold_out
-from .streams.source import require_map_style
 from .synthetic import blobs, quadratic
 from .workers.source import WorkerSource
 

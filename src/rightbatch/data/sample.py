@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .source import Source, SourceWrapper
-from .stream import BatchStream
 from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
@@ -24,7 +23,7 @@ class Sample(SourceWrapper):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, f"at most {SAMPLE:,} samples")
-        self._indices = torch.from_numpy(BatchStream(source, 0).order.indices(0, 0, min(len(source), SAMPLE)))
+        self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), SAMPLE)))
         each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
         self._caches = len(self._indices) * each <= SAMPLE_BYTES
         self._cached: tuple[Tensor, Tensor] | None = None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .order import Indices
+from .block_order import BlockOrder
+from .order import Indices, Order
 
 NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source
 
 
 class Source(ABC):
     """Base class of data sources: samples that can be fetched by index, in any order.
+
+    What else a source can do, it implements in its methods; the defaults here suit random access.
 
     Args:
         x_shape: shape of one sample's input.
@@ -27,6 +31,7 @@ class Source(ABC):
         loss: the default loss; None selects it by the type of the targets.
         block_ends: ends of the blocks in which slow storage is read; None for random access.
         window: number of blocks cached in memory and shuffled together; see `BatchStream`.
+        sequential: whether samples come in one fixed order, each once; `fetch` then reaches only the first few.
     """
 
     x_shape: tuple[int, ...]
@@ -38,6 +43,7 @@ class Source(ABC):
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     block_ends: Indices | None = None
     window: int = 16
+    sequential: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -56,11 +62,57 @@ class Source(ABC):
         """
         return self.fetch(indices)
 
+    def order(self, seed: int = 0, shuffle: bool = True) -> Order | BlockOrder:
+        """Return the order in which the samples are visited.
+
+        Args:
+            seed: seed of the order, 0 to 2⁶⁴ - 1.
+            shuffle: False visits the samples as they are stored.
+
+        Raises:
+            InputError: an empty source or a seed out of range.
+        """
+        if self.block_ends is None:
+            return Order(len(self), seed, shuffle)
+        return BlockOrder(self.block_ends, seed, shuffle, self.window)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return x and y at positions start, ..., stop - 1 of an epoch of an order."""
+        return self.fetch_epoch(torch.from_numpy(order.indices(epoch, start, stop)), order.seed, epoch)
+
     def prefetch(self, indices: Tensor) -> None:
-        """Announce that samples on slow storage are needed soon, so that they can be read ahead.
+        """Read samples ahead from slow storage, where the source can.
 
         Args:
             indices: one sample of each block, in the order in which the blocks are needed.
+        """
+        return None
+
+    def rewind(self) -> None:
+        """Return to the first sample; no effect with random access.
+
+        Raises:
+            InputError: the source cannot return to its first sample.
+        """
+        return None
+
+    def discard_before(self, epoch: int, position: int) -> None:
+        """Free the samples before this position; they are not fetched again."""
+        return None
+
+    def sample(self) -> Source:
+        """Return a source with random access for statistics of the data: here, all samples."""
+        return self
+
+    def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
+        """Return what is needed to resume at a position, in addition to its number: here, nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
+        """Return to a saved position.
+
+        Raises:
+            InputError: the position cannot be restored.
         """
         return None
 
@@ -95,6 +147,19 @@ class SourceWrapper(Source):
             source.y_dtype,
         )
         self.y_range, self.loss, self.notes = source.y_range, source.loss, (*source.notes, note)
+
+
+def require_map_style(source: Source, use: str) -> None:
+    """Raise if a stream is used where random access is required.
+
+    Raises:
+        DataError: the source is a stream.
+    """
+    if source.sequential:
+        raise DataError(
+            f"a stream cannot be {use}, since it only supports sequential access: write the samples with "
+            "rightbatch.data.write_shards(samples, folder, most=...) and pass the folder"
+        )
 
 
 def require_trainable(source: Source) -> None:

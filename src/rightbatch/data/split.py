@@ -11,12 +11,11 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
-from .source import Source, SourceWrapper
-from .streams.source import require_map_style
+from .source import Source, SourceWrapper, require_map_style
 from .workers.source import WorkerSource
 
 
-class SourcePart(SourceWrapper):
+class SourceSubset(SourceWrapper):
     """A part of a source, without a list of indices."""
 
     @abstractmethod
@@ -32,11 +31,11 @@ class SourcePart(SourceWrapper):
         return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
     def prefetch(self, indices: Tensor) -> None:
-        """Pass the announcement on to the whole source."""
+        """Forward the prefetch to the whole source."""
         self._source.prefetch(torch.from_numpy(self.whole(indices.numpy())))
 
 
-class View(SourcePart):
+class View(SourceSubset):
     """The samples of a source at an interval of an order.
 
     Args:
@@ -57,7 +56,7 @@ class View(SourcePart):
         return self._order.at(NO_EPOCH, indices + self._start)
 
 
-class StrataView(SourcePart):
+class StrataView(SourceSubset):
     """A part of a source on slow storage, from which one random sample of every few consecutive ones is held out.
 
     The order on disk is preserved, so that each part reads only blocks that contain its samples. Of n samples, h are

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from .block_order import BlockOrder
-from .order import Order
+from .order import require_positions
 from .source import Source
-from .streams.source import IterableSource
-from .workers.source import WorkerSource
 
 
 class Interval(NamedTuple):
@@ -34,8 +32,8 @@ class BatchStream:
 
     A source on slow storage has `block_ends`, the blocks in which it is read, and `window`, how many of them it caches:
     its samples are shuffled within that many blocks at a time (`BlockOrder`); other sources are shuffled completely.
-    The next blocks are announced in advance (`Source.prefetch`). A stream (`IterableSource`) is not shuffled; it
-    restarts here, and may discard samples that are no longer needed.
+    The next blocks are read ahead (`Source.prefetch`). A sequential source is not shuffled; it is rewound here, and
+    discards samples that are no longer needed.
 
     Args:
         source: the samples.
@@ -50,18 +48,13 @@ class BatchStream:
     def __init__(
         self, source: Source, seed: int = 0, shuffle: bool = True, device: torch.device | str | None = None
     ) -> None:
-        if isinstance(source, IterableSource):
-            source.restart()
+        source.rewind()
         self.source = source
-        self.order = (
-            Order(len(source), seed, shuffle and not isinstance(source, IterableSource))
-            if source.block_ends is None
-            else BlockOrder(source.block_ends, seed, shuffle, source.window)
-        )
+        self.order = source.order(seed, shuffle)
         self.device = None if device is None else torch.device(device)
         self._epoch = 0
         self._position = 0
-        self._announced: tuple[int, int] | None = None  # epoch and window
+        self._read_to: tuple[int, int] | None = None  # epoch and window
 
     @property
     def epoch(self) -> int:
@@ -111,31 +104,25 @@ class BatchStream:
         Raises:
             InputError: positions outside the epoch.
         """
-        if isinstance(self.source, WorkerSource):
-            x, y = self.source.fetch_interval(self.order, *interval)
-        elif isinstance(self.source, IterableSource):
-            x, y = self.source.fetch_interval(*interval)
-        else:
-            indices = torch.from_numpy(self.order.indices(*interval))
-            if isinstance(self.order, BlockOrder) and interval.samples:
-                self._announce(self.order, interval)
-            x, y = self.source.fetch_epoch(indices, self.order.seed, interval.epoch)
+        require_positions(*interval, self.order.n)
+        if isinstance(self.order, BlockOrder) and interval.samples:
+            self._read_ahead(self.order, interval)
+        x, y = self.source.fetch_interval(self.order, *interval)
         if self.device is None:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
-    def _announce(self, order: BlockOrder, interval: Interval) -> None:
-        """Announce the next blocks to the source, once per window."""
+    def _read_ahead(self, order: BlockOrder, interval: Interval) -> None:
+        """Make the source read the next blocks ahead, once per window."""
         number = order.window_at(interval.epoch, interval.start)
         place = interval.epoch, number
-        if self._announced is None or place > self._announced:  # not when trial steps restart a batch
-            self._announced = place
+        if self._read_to is None or place > self._read_to:  # not when trial steps restart a batch
+            self._read_to = place
             self.source.prefetch(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
-    def discard_before(self) -> None:
-        """Allow a stream to discard the samples before the current position."""
-        if isinstance(self.source, IterableSource):
-            self.source.discard_before(self._epoch, self._position)
+    def discard_consumed(self) -> None:
+        """Free the samples before the current position; only loading a saved position can return to them."""
+        self.source.discard_before(self._epoch, self._position)
 
     def seek(self, epoch: int, position: int) -> None:
         """Continue from a position of an epoch.
@@ -149,7 +136,7 @@ class BatchStream:
                 "start at 0"
             )
         self._epoch, self._position = epoch, position
-        self._announced = None
+        self._read_to = None
 
     def state_dict(self, place: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return a position and the identity of the order as plain values; for streams see `IterableSource.state_dict`.
@@ -159,7 +146,7 @@ class BatchStream:
         """
         epoch, position = place or (self._epoch, self._position)
         state = {"epoch": epoch, "position": position, **self._identity}
-        if isinstance(self.source, IterableSource):
+        if self.source.sequential:
             state["stream"] = self.source.state_dict(epoch, position)
         return state
 
@@ -174,8 +161,7 @@ class BatchStream:
         Raises:
             InputError: the state has another number of samples, seed or order.
         """
-        streams = isinstance(self.source, IterableSource)
-        needed = {"epoch", "position", *self._identity, *(["stream"] if streams else [])}
+        needed = {"epoch", "position", *self._identity, *(["stream"] if self.source.sequential else [])}
         if missing := sorted(needed - state.keys()):
             raise InputError(f"the saved data position has no {', '.join(missing)}")
         for name, here in self._identity.items():
@@ -185,5 +171,5 @@ class BatchStream:
                     "same data and seed, or start a new run"
                 )
         self.seek(state["epoch"], state["position"])
-        if isinstance(self.source, IterableSource):
+        if self.source.sequential:
             self.source.load_state_dict(state["stream"], self._epoch, self._position)

@@ -87,7 +87,7 @@ def recover(folder: RunFolder) -> Recovered | None:
             f"{reason}, and the one before it is of no use either ({error}). Restore one of them from a copy, "
             "or remove both to begin anew"
         ) from error
-    step = state["auto"]["counts"]["steps"]
+    step = state["auto"]["run"]["steps"]
     return Recovered(state, f"{reason}; going on from {previous.name}, step {step}")
 
 

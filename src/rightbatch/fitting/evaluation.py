@@ -1,18 +1,20 @@
 """Loss and accuracy of the iterate a run would ship."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchStream, IterableSource, Source
+from ..data import Source
 from ..data.streams.source import SAMPLE
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.sharding import sharded_modules, waiting_for_all
 from ..loop.memory.forward_limit import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
 from ..noise.isolation import random_state, set_random_state
-from .losses import Loss
+from .precision import Precision
+from .units import Loss, UnitLoss, unit_loss
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = SAMPLE
@@ -34,13 +36,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def evaluate(
     model: nn.Module,
-    loss: Loss,
+    loss: Loss | UnitLoss,
     source: Source,
     device: torch.device,
     ranks: ProcessGroup | None = None,
     limit: ForwardLimit | None = None,
+    precision: Precision | None = None,
 ) -> dict[str, float]:
-    """Mean loss over all samples of `source`, and accuracy where targets are classes.
+    """Mean loss over all units of `source`, and accuracy where targets are classes.
 
     Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
     found is added up. 1,024 samples are passed at once, or as many as `limit` says, which is halved wherever memory
@@ -54,7 +57,9 @@ def evaluate(
         OutOfMemoryError: memory ran out over a single sample in some process; raised in all. Or in any pass of a
             sharded model; raised there.
     """
-    total = correct = 0.0
+    total = correct = weighed = 0.0
+    unit = loss if isinstance(loss, UnitLoss) else unit_loss(loss, source)
+    passes = (precision or Precision(None, device)).passes
     classifies = False
     n = len(source)
     ranks = ranks or ProcessGroup()
@@ -64,13 +69,16 @@ def evaluate(
 
     @waiting_for_all(model, device)
     def take_in(start: int, stop: int) -> None:
-        nonlocal total, correct, classifies
+        nonlocal total, correct, weighed, classifies
         x, y = source.fetch(torch.arange(start, stop))
         x, y = x.to(device), y.to(device)
-        output: Tensor = model(x)
+        with passes():
+            output: Tensor = model(x)
+            value, weight = unit(output, y)
         classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
         right = float((output.argmax(1) == y).sum()) if classifies else 0.0
-        total += float(loss(output, y)) * (stop - start)
+        total += float(value) * float(weight) if float(weight) else 0.0
+        weighed += float(weight)
         correct += right
 
     fits = True
@@ -81,12 +89,12 @@ def evaluate(
                 fits = fits and in_passes(take_in, start, min(start + chunk, last), limit, device)
             elif together:
                 model(source.fetch(torch.arange(1))[0].to(device))
-    rows = ranks.gather([total, correct, float(classifies), float(fits)])
+    rows = ranks.gather([total, correct, float(classifies), float(fits), weighed])
     for rank, row in enumerate(rows):
         if not row[3]:
             raise exhausted(ranks.device_of(rank, device), rank if ranks.several else None)
-    total, correct, classifying, _ = (sum(column) for column in zip(*rows, strict=True))
-    result = {"loss": total / n}
+    total, correct, classifying, _, weighed = (sum(column) for column in zip(*rows, strict=True))
+    result = {"loss": total / weighed if weighed else math.nan}
     if classifying:
         result["accuracy"] = correct / n
     return result
@@ -110,9 +118,8 @@ def refresh_batch_norm(
         return
     momenta = [layer.momentum for layer in layers]
     state = random_state(device)
-    if isinstance(source, IterableSource):
-        source = source.sample()
-    order = BatchStream(source, seed=0).order
+    source = source.sample()
+    order = source.order()
     samples = min(len(source), BATCH_NORM_SAMPLES)
     limit = limit or ForwardLimit(CHUNK_SAMPLES)
     begin = 0

@@ -1,6 +1,6 @@
 """The loss a run uses when none is given, and what it demands of targets and outputs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,15 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Source
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, OutOfMemoryError
 from ..loop.memory.forward_limit import exhausted, is_out_of_memory
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean of the squared differences; outputs (b, 1) are compared with targets (b,) one by one, not all with all."""
-    return F.mse_loss(output.reshape(target.shape) if output.numel() == target.numel() else output, target)
+from .units import Loss, mean_squared_error
 
 
 def default_loss(source: Source) -> Loss:
@@ -108,3 +102,11 @@ def _require_classes(source: Source, output: Tensor, what: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def tried_output(model: nn.Module, x: Tensor) -> Tensor | None:
+    """The model's output for a few samples, without a trace; None where they do not fit into memory."""
+    try:
+        return _output(model, x)
+    except OutOfMemoryError:
+        return None

@@ -15,13 +15,14 @@ import torch
 from ..data import Interval
 from ..decision import Decision
 from ..errors import MissingExtraError
-from ..loop.processor import cpu_name
+from ..loop.callback import Callback
+from ..loop.distributed.rank_sync import cpu_name
 from ..measurements import Audit, StepTime
 from ..record import EventLog, Ledger, RunFolder, RunLock
 from ..report import Progress, write_report
 
 
-class Recorder:
+class Recorder(Callback):
     """The observer of a run.
 
     Args:
@@ -121,6 +122,21 @@ class Recorder:
             self._ledger.rewind(step, epoch, position)
         if warning and self.folder is not None:
             warnings.warn(f"{self.folder.path}: {warning}", stacklevel=2)
+
+    def overflow(self, step: int, samples: int, scale: float) -> None:
+        self.event("overflow", step=step, samples=samples, scale=scale)
+        self.progress.note(
+            f"step {step} not taken: the gradient overflowed at a loss scale of {scale:g}, which is lowered"
+        )
+
+    def change(self, step: int, samples: int, name: str, old: Any, new: Any) -> None:
+        self.event("change", step=step, samples=samples, name=name, old=old, new=new)
+        self.progress.note(f"{name} is {new} from now on, it was {old}")
+
+    def note(self, text: str) -> None:
+        """Something found before the first step that the user should know."""
+        self.event("note", text=text)
+        self.progress.note(text)
 
     def sync(self) -> int:
         """Bring everything told so far to the disk; return the bytes of the event log."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..measurements import Movement
 from ..noise.gradient_norm import is_part
-from .distributed.sharding import flat_apart, optimizer_state_apart, part_like, parts, total, whole_flat
+from .distributed.sharding import gather_full_flat, optimizer_state_like, part_like, parts, shard_flat_like, total
 
 MOVEMENT_EVERY_STEP_UNTIL = 64
 MOVEMENT_EVERY_STEPS = 8
@@ -162,28 +162,32 @@ class ScheduleFree:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on bit for bit, the optimizer included."""
-        vectors = {name: self.whole(getattr(self, f"_{name}").clone()) for name in ("x", "y", "z", "start")}
+        vectors = {name: self.gather_full(getattr(self, f"_{name}").clone()) for name in ("x", "y", "z", "start")}
         numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
-        return {**vectors, **numbers, "optimizer": self._each_flat(self.optimizer.state_dict(), self._x, self.whole)}
+        return {
+            **vectors,
+            **numbers,
+            "optimizer": self._each_flat(self.optimizer.state_dict(), self._x, self.gather_full),
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; the model's parameters are set to its y."""
         for name in ("x", "y", "z", "start"):
-            getattr(self, f"_{name}").copy_(self.apart(state[name]))
+            getattr(self, f"_{name}").copy_(self.shard_like(state[name]))
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
-        optimizer = self._each_flat(state["optimizer"], state["x"], self.apart)
-        self.optimizer.load_state_dict(optimizer_state_apart(self.optimizer, optimizer))
+        optimizer = self._each_flat(state["optimizer"], state["x"], self.shard_like)
+        self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, optimizer))
         torch._foreach_copy_(self._held, self._y_views)
 
-    def whole(self, flat: Tensor | None) -> Tensor | None:
-        """A vector over all parameters as it is saved; see `whole_flat`."""
-        return None if flat is None else whole_flat(flat, self._parameters)
+    def gather_full(self, flat: Tensor | None) -> Tensor | None:
+        """A vector over all parameters as it is saved; see `gather_full_flat`."""
+        return None if flat is None else gather_full_flat(flat, self._parameters)
 
-    def apart(self, flat: Tensor | None) -> Tensor | None:
+    def shard_like(self, flat: Tensor | None) -> Tensor | None:
         """The same as it is held."""
-        return None if flat is None else flat_apart(flat, self._parameters)
+        return None if flat is None else shard_flat_like(flat, self._parameters)
 
     def _each_flat(self, state: dict[str, Any], like: Tensor, change: Callable[[Tensor], Any]) -> dict[str, Any]:
         """The state of an optimizer; of the one brought along, which steps one flat vector, its vectors changed."""

@@ -31,7 +31,7 @@ LOST = 0.9  # of what was gained
 SLOW = 0.01  # weight of a loss in the average that tells what was gained and lost
 
 
-class _Beginning:
+class _FirstLosses:
     """What the first losses say: their mean L₀ and range R, and from both when a gain is real and a loss too much."""
 
     def __init__(self, losses: list[float]) -> None:
@@ -60,10 +60,10 @@ class Guard:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, averaging: ScheduleFree | None, by_rule: bool
     ) -> None:
-        self._kept = Snapshot(model, optimizer, averaging)
+        self._snapshot = Snapshot(model, optimizer, averaging)
         self._by_rule = by_rule
         self._first_losses: list[float] = []
-        self._beginning: _Beginning | None = None  # until they are complete
+        self._beginning: _FirstLosses | None = None  # until they are complete
         self._smooth_loss = self._lowest = math.nan
         self._slow_loss = self._slow_lowest = math.nan
         self._failures = 0
@@ -72,9 +72,9 @@ class Guard:
         self.cut = 1.0
 
     @property
-    def kept_step(self) -> int:
+    def snapshot_step(self) -> int:
         """The step whose state is kept."""
-        return self._kept.step
+        return self._snapshot.step
 
     def before_step(self, step: int, loss: float) -> None:
         """Keep the present state again where it is due; `loss`, which is finite, was measured at it."""
@@ -87,10 +87,10 @@ class Guard:
         self._lowest = self._smooth_loss if math.isnan(self._lowest) else min(self._lowest, self._smooth_loss)
         if not self._high_steps and not self._lost(self._slow_loss, self._slow_lowest, 0.5):
             self._count_good()
-        if step - self._kept.step >= KEEP_EVERY_STEPS:
+        if step - self._snapshot.step >= KEEP_EVERY_STEPS:
             near = self._smooth_loss <= self._lowest + abs(self._lowest) + 0.1
             if near and not self._lost(self._smooth_loss, self._lowest, 0.5):
-                self._kept.keep(step)
+                self._snapshot.take(step)
 
     def divergence(self, loss: float) -> str:
         """Why the run has diverged, though its numbers are finite, `loss` being that of this step; empty if not."""
@@ -111,7 +111,7 @@ class Guard:
             return
         self._first_losses.append(loss)
         if len(self._first_losses) == FIRST_STEPS:
-            self._beginning = _Beginning(self._first_losses)
+            self._beginning = _FirstLosses(self._first_losses)
             self._slow_loss = self._slow_lowest = self._beginning.loss
 
     def _count_good(self) -> None:
@@ -130,13 +130,17 @@ class Guard:
         gain = self._beginning.loss - lowest
         return gain >= self._beginning.real_gain and loss > lowest + share * gain
 
-    def keep(self, step: int) -> None:
+    def snapshot(self, step: int) -> None:
         """Keep the present state, a rule having asked for it."""
-        self._kept.keep(step)
+        self._snapshot.take(step)
+
+    def replace(self, optimizer: torch.optim.Optimizer, averaging: ScheduleFree) -> None:
+        """Another averaging, with its optimizer, has taken the place of the one before."""
+        self._snapshot.optimizer, self._snapshot.averaging = optimizer, averaging
 
     def restore(self) -> None:
         """Go back to the state last kept, no failure having happened."""
-        self._kept.restore()
+        self._snapshot.restore()
 
     def fail(self, step: int, reason: str, cut: bool) -> DivergedError | None:
         """Go back to the state last kept; with `cut` also halve all step sizes from now on.
@@ -148,7 +152,7 @@ class Guard:
         self._good_steps = self._high_steps = 0
         self._slow_loss = self._slow_lowest
         self._smooth_loss = math.nan
-        self._kept.restore()
+        self._snapshot.restore()
         if cut:
             self.cut *= CUT
         if self._failures >= MOST_FAILURES:
@@ -163,13 +167,13 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs."""
         numbers = {name: getattr(self, name) for name in _NUMBERS}
-        return {"kept": self._kept.state_dict(), "first_losses": list(self._first_losses), **numbers}
+        return {"snapshot": self._snapshot.state_dict(), "first_losses": list(self._first_losses), **numbers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._kept.load_state_dict(state["kept"])
+        self._snapshot.load_state_dict(state["snapshot"])
         self._first_losses = list(state["first_losses"])
-        self._beginning = _Beginning(self._first_losses) if len(self._first_losses) == FIRST_STEPS else None
+        self._beginning = _FirstLosses(self._first_losses) if len(self._first_losses) == FIRST_STEPS else None
         for name in _NUMBERS:
             setattr(self, name, state[name])
 

@@ -1,20 +1,20 @@
 """Where batches come from: the stream, cut into the micro-batches that memory, timing and measurement ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data import BatchStream, Interval
-from .accumulator import BatchAccumulator, even_sizes
+from .accumulator import BatchAccumulator
+from .cutting import BatchCutter, even_sizes
 from .distributed.process_group import ProcessGroup
 from .memory.forward_limit import ForwardLimit
 from .noise_meter import NoiseMeter
-from .supply import Supply
 from .timing.step_timer import StepTimer
 
-LADDER_REFERENCE = 64
-LADDER_SHARE = 4  # of an epoch: the ladder may have a quarter, half of it for its largest size
+SWEEP_REFERENCE = 64
+SWEEP_SHARE = 4  # of an epoch: the timing sweep may have a quarter, half of it for its largest size
 
 
 class MicroBatcher:
@@ -24,12 +24,11 @@ class MicroBatcher:
         ranks: the processes among which each micro-batch is divided.
         stream: the samples in their order.
         epochs: where they end; None for never.
-        exact: cut batches exactly, see `Supply`.
-        limit: most samples in one forward pass of one process.
-        clock: times steps.
+        exact: cut batches exactly, see `BatchCutter`.
+        limit: maximum number of samples in one forward pass of one process.
+        timer: times steps; None where no rule needs that, so that the hardware is not timed over batch sizes.
         meter: measures noise, where it is wanted.
         device: the model's.
-        timed: whether rules need the seconds of steps, so that the hardware is to be timed over batch sizes.
         repeatable: whether trial steps may want a batch again.
     """
 
@@ -40,7 +39,7 @@ class MicroBatcher:
         epochs: int | None,
         exact: bool,
         limit: ForwardLimit,
-        clock: StepTimer,
+        timer: StepTimer,
         meter: NoiseMeter | None,
         device: torch.device,
         timed: bool,
@@ -48,89 +47,111 @@ class MicroBatcher:
     ) -> None:
         self._ranks = ranks
         self._stream = stream
-        self._supply = Supply(stream, epochs, exact)
+        self._cutter = BatchCutter(stream, epochs, exact)
         self.limit = limit
-        self._clock = clock
+        self._timer = timer
         self._meter = meter
         self._device = device
         self._timed = timed
         self._repeatable = repeatable
+        self.uncut = False  # whether a batch is one pass, because its samples' losses depend on each other
 
-    def begin(self, step: int, wanted: int) -> BatchAccumulator:
-        """The batch of this step, of about `wanted` samples: timed, compared, measured or none of these."""
+    def begin(self, step: int, wanted: int, ahead: bool = False) -> BatchAccumulator:
+        """The batch of this step, of about `wanted` samples: timed, compared, measured or none of these.
+
+        Args:
+            step: number of steps taken so far.
+            wanted: the batch size decided.
+            ahead: another batch is still under way, so that this one is a plain one.
+        """
         self.limit.begin(-(-wanted // self._ranks.size))
         origin = (self._stream.epoch, self._stream.position)
-        gathering = self._ladder(step, origin)
-        if gathering is not None:
-            return gathering
-        intervals = self._supply.draw(wanted)
+        plain = ahead or self.uncut
+        batch = None if plain else self._sweep(step, origin)
+        if batch is not None:
+            return batch
+        intervals = self._cutter.draw(wanted)
         samples = sum(i.samples for i in intervals)
         meter = self._meter if self._meter is not None and self._meter.interval.due(step) else None
         # A measurement fixed to this step is made at it; one that its budget allows can be made at the next.
-        if len(intervals) == 1 and samples <= self._most_forward and not (meter and meter.interval.every):
-            sizes = self._clock.cut(step, samples)
+        if not plain and len(intervals) == 1 and samples <= self._most_forward and not (meter and meter.interval.every):
+            sizes = self._timer.cut(step, samples)
             if sizes is not None:
-                gathering = self._gathering(origin, samples, compared=True)
-                gathering.enqueue(intervals[0], sizes)
-                return gathering
+                batch = self._new(origin, samples, compared=True)
+                batch.enqueue(intervals[0], sizes)
+                return batch
         if meter is not None and not self._ranks.first:
             meter.reseed(f"{self._ranks.rank} {step}")
-        gathering = self._gathering(origin, samples, meter)
-        self._enqueue(gathering, intervals)
-        return gathering
+        batch = self._new(origin, samples, measured=meter is not None)
+        self._enqueue(batch, intervals)
+        return batch
 
-    def climb(self, gathering: BatchAccumulator) -> bool:
-        """Put the next rung of the timing ladder in the queue; False if there is none."""
-        size = self._clock.climb(gathering.seconds) if gathering.climbs else None
+    def sweep_on(self, batch: BatchAccumulator) -> bool:
+        """Queue the next size of the timing sweep; False if there is none."""
+        size = self._timer.sweep_on(batch.seconds) if batch.sweeps else None
         if size is None:
             return False
-        gathering.seconds = 0.0
-        self._enqueue(gathering, [self._stream.take(size)])
+        batch.seconds = 0.0
+        self._enqueue(batch, [self._stream.take(size)])
         return True
 
-    def enlarge(self, gathering: BatchAccumulator, wanted: int) -> bool:
+    def enlarge(self, batch: BatchAccumulator, wanted: int) -> bool:
         """Draw what the batch lacks of `wanted` samples; False if there are none for it."""
-        intervals = self._supply.draw(wanted, gathering.samples)
-        self._enqueue(gathering, intervals)
+        intervals = self._cutter.draw(wanted, batch.samples)
+        self._enqueue(batch, intervals)
         return bool(intervals)
 
-    def next(self, gathering: BatchAccumulator) -> tuple[Tensor, Tensor]:
+    def fetch(self, batch: BatchAccumulator) -> Any:
         """The samples of the batch's next micro-batch."""
-        return self._stream.fetch(gathering.hand_out(self._device))
+        share = batch.hand_out(self._device)
+        samples = self._stream.fetch(share.interval)
+        batch.watch(samples[0])
+        return samples
 
-    def give_back(self, gathering: BatchAccumulator) -> None:
-        """Go back to where the batch began."""
-        self._stream.seek(*gathering.origin)
+    def give_back(self, batch: BatchAccumulator) -> None:
+        """Return to where the batch began."""
+        self._stream.seek(*batch.origin)
+
+    def lengths(self, wanted: int, end: int) -> Iterator[int]:
+        """Passes of each batch from here to the epoch `end`, if batches of `wanted` samples are cut exactly."""
+        n, position = self._stream.order.n, self._stream.position
+        for epoch in range(self._stream.epoch, end):
+            left = n - (position if epoch == self._stream.epoch else 0)
+            while left:
+                taken = left if left == wanted + 1 and wanted > 1 else min(wanted, left)
+                yield max(1, self.limit.passes(taken, self._ranks.size))
+                left -= taken
 
     @property
     def _most_forward(self) -> int:
         return self.limit.now * self._ranks.size
 
-    def _gathering(
+    def _new(
         self,
         origin: tuple[int, int],
-        reference: int,
-        meter: NoiseMeter | None = None,
+        planned: int,
+        measured: bool = False,
         compared: bool = False,
-        climbs: bool = False,
+        sweeps: bool = False,
     ) -> BatchAccumulator:
-        most = self.limit.share
-        return BatchAccumulator(self._ranks, origin, reference, most, meter, compared, climbs, self._repeatable)
+        limit = self.limit.share
+        return BatchAccumulator(self._ranks, origin, planned, limit, measured, compared, sweeps, self._repeatable)
 
-    def _ladder(self, step: int, origin: tuple[int, int]) -> BatchAccumulator | None:
-        most = self._stream.order.n // LADDER_SHARE
-        if not self._timed or not self._clock.wants_ladder(step) or self._stream.remaining < most:
+    def _sweep(self, step: int, origin: tuple[int, int]) -> BatchAccumulator | None:
+        most = self._stream.order.n // SWEEP_SHARE
+        if not self._timed or not self._timer.wants_sweep(step) or self._stream.remaining < most:
             return None
-        self._clock.start_ladder(most, min(self._most_forward, most // 2))
-        gathering = self._gathering(origin, LADDER_REFERENCE, climbs=True)
-        return gathering if self.climb(gathering) else None
+        self._timer.start_sweep(most, min(self._most_forward, most // 2))
+        batch = self._new(origin, SWEEP_REFERENCE, sweeps=True)
+        batch.reference = float(SWEEP_REFERENCE)
+        return batch if self.sweep_on(batch) else None
 
-    def _enqueue(self, gathering: BatchAccumulator, intervals: Sequence[Interval]) -> None:
+    def _enqueue(self, batch: BatchAccumulator, intervals: Sequence[Interval]) -> None:
         groups = 1
-        if gathering.meter is not None and not gathering.pieces and intervals:
-            groups = -(-gathering.meter.groups // (len(intervals) * self._ranks.size))
+        if batch.measured and self._meter is not None and not batch.pieces and intervals and not self.uncut:
+            groups = -(-self._meter.groups // (len(intervals) * self._ranks.size))
         for interval in intervals:
             # At least two samples in each of the groups that are compared: BatchNorm cannot take one alone.
             least = min(groups, interval.samples // (2 * self._ranks.size))
             count = max(1, least, self.limit.passes(interval.samples, self._ranks.size))
-            gathering.enqueue(interval, even_sizes(interval.samples, count))
+            batch.enqueue(interval, even_sizes(interval.samples, count))

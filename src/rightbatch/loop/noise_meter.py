@@ -12,7 +12,7 @@ from ..errors import InputError, UnsupportedError
 from ..measurements import Measurement, NoiseEstimate
 from ..noise import Noise, NoiseScale
 from ..noise.estimators.estimator import Estimator
-from ..noise.methods import AUTO, METHODS, Subject, estimator
+from ..noise.methods import AUTO, METHODS, MeasuredModel, estimator
 from .distributed.process_group import ProcessGroup
 from .distributed.sharding import measurable, whole_parameters
 from .timing.measuring_interval import MeasuringInterval
@@ -58,7 +58,7 @@ class NoiseMeter:
         self.interval = MeasuringInterval(self.settings.budget, self.settings.every)
         self.noise: NoiseEstimate | None = None
         self.reason = ""
-        self._subject = Subject(model, parameters, optimizer, self.settings, projections)
+        self._subject = MeasuredModel(model, parameters, optimizer, self.settings, projections)
         self._tracker = NoiseScale()
         self._proven = self.settings.method == "auto"
         self._build(AUTO if self._proven else (self.settings.method,))
@@ -203,6 +203,18 @@ class NoiseMeter:
                 self._refuse(name, error)
                 self.reason = str(error)
         raise UnsupportedError(self.reason)
+
+    def compare_batches(self, reason: str) -> None:
+        """Measure by whole batches from now on, because parts of one tell nothing."""
+        self.disarm()
+        self.reason, self._proven = reason, True
+        self._build(("successive",))
+
+    def rebuild(self, parameters: list[nn.Parameter]) -> None:
+        """Other parameters are trained from now on; the average over the run continues."""
+        self.disarm()
+        self._subject = replace(self._subject, parameters=parameters)
+        self._build([self._name, *AUTO] if self._name not in AUTO else AUTO[AUTO.index(self._name) :])
 
     def _refuse(self, name: str, error: Exception) -> None:
         if not self._proven:

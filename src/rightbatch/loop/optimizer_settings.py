@@ -1,6 +1,6 @@
 """Settings of an optimizer other than its learning rate, by names that are the same for all optimizers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,3 +69,43 @@ def _set(group: Group, name: str, value: float) -> None:
         group["betas"] = (value, second) if name == "beta1" else (first, value)
     else:
         group["alpha"] = value
+
+
+def given_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What the caller has set in each parameter group: all plain numbers and flags."""
+    plain = (bool, int, float, tuple)
+    return [
+        {name: _plain(value) for name, value in group.items() if name != "params" and isinstance(_plain(value), plain)}
+        for group in optimizer.param_groups
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def keep_given(
+    optimizer: torch.optim.Optimizer, then: Sequence[Group], now: Sequence[Group], cut: float
+) -> list[tuple[str, Any, Any]]:
+    """Set, in an optimizer that was just loaded, what the caller gives otherwise than when it was saved.
+
+    Args:
+        optimizer: as loaded.
+        then: what the caller had set when the run began; see `given_settings`.
+        now: what the caller has set this time.
+        cut: by what the learning rate had been cut by divergences since.
+
+    Returns:
+        (name, then, now) of each setting that differs, of the first group where it does.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for group, before, present in zip(optimizer.param_groups, then, now, strict=False):
+        for name, value in present.items():
+            if name in before and before[name] != value:
+                factor = cut if name == "lr" else 1
+                if isinstance(group[name], torch.Tensor):
+                    group[name].fill_(value * factor)
+                else:
+                    group[name] = value if factor == 1 else value * factor
+                changed.setdefault(name, (before[name], value))
+    return [(name, old, new) for name, (old, new) in changed.items()]

@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..decision import BatchSizeRule, LRRule, Needs
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
+from ..rule_text import rule_name, write_rule
 from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
-from ..rules.lr import AveragedDistance, Constant, lr_rule
-from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, Wrapper
+from ..rules.lr import AveragedDistance, Constant, MomentumSchedule, WarmUp, lr_rule
+from ..rules.recipes import RECIPES, Recipe
+from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, BatchSizeWrapper
 from .optimizer_settings import averages_itself
 
 # Averaging removes most of the noise that is measured where the gradient is taken, so B_noise says less here. Three
@@ -18,44 +20,81 @@ from .optimizer_settings import averages_itself
 SWEET_SPOT_WHEN_AVERAGING = SweetSpot(floor=3.0, ceiling=8.0)
 
 
-def resolve_step(step: object) -> LRRule:
-    """The step rule meant: "auto" is `AveragedDistance`, None leaves the optimizer's own learning rate alone."""
-    if step is None:
-        return Constant()
-    if isinstance(step, str) and step == "auto":
-        return AveragedDistance()
-    return lr_rule(step)
+def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
+    """The two rules meant by what a caller gives for the batch size and the learning rate.
 
+    Args:
+        batch_size: "auto" (`SweetSpot`, with the bounds that suit averaging where the lr rule averages; also inside a
+            wrapper around nothing), a number, the name of a rule, a rule or a recipe.
+        lr: None (the optimizer's own learning rate), "auto" (`AveragedDistance`), a number, the name of a rule or a
+            rule. Beside a recipe, which brings its own lr rule, None and "auto" are the base rate of the recipe or of
+            the optimizer, a number is the base rate, and a warm-up or a momentum schedule goes around the recipe's.
 
-def resolve_batch(batch: object, step: LRRule) -> BatchSizeRule:
-    """The batch rule meant: "auto" is `SweetSpot`, with the bounds that suit averaging where `step` averages.
-
-    A rule around a rule that was given none goes around the same.
+    Raises:
+        InputError: one of them names no rule; a recipe beside another lr rule.
     """
-    if isinstance(batch, str) and batch == "auto":
-        return SWEET_SPOT_WHEN_AVERAGING if step.averages else SweetSpot()
-    rule = batch_size_rule(batch)
-    return _around_what_suits_averaging(rule) if step.averages else rule
+    _refuse_recipe(lr)
+    size = None if isinstance(batch_size, str) and batch_size == "auto" else batch_size_rule(batch_size)
+    recipe = _recipe_in(size)
+    if recipe is not None:
+        assert size is not None
+        return size, _lr_of(recipe, Constant() if lr == "auto" else lr_rule(lr))
+    rate = AveragedDistance() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
+    if size is None:
+        return (SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()), rate
+    return (_around_what_suits_averaging(size) if rate.averages else size), rate
+
+
+def _refuse_recipe(spec: object) -> None:
+    """Refuse a recipe, which decides batch size and learning rate, given for the learning rate."""
+    name = rule_name(spec) if isinstance(spec, str) else spec.name if isinstance(spec, Recipe) else None
+    if name in RECIPES:
+        raise InputError(
+            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and only the "
+            "base learning rate as lr=."
+        )
+
+
+def _recipe_in(rule: BatchSizeRule | None) -> Recipe | None:
+    while isinstance(rule, BatchSizeWrapper):
+        rule = rule.within
+    return rule if isinstance(rule, Recipe) else None
+
+
+def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
+    """The recipe's lr rule, with the base rate and inside the wrappers that `given` consists of."""
+    if isinstance(given, Constant):
+        return (recipe if given.lr is None else recipe.with_lr(given.lr)).lr_rule
+    if isinstance(given, WarmUp | MomentumSchedule):
+        return replace(given, rule=_lr_of(recipe, given.within))
+    if given == recipe.lr_rule:
+        return given
+    raise InputError(
+        f"lr={write_rule(given)!r} is given beside batch_size={write_rule(recipe)!r}, a recipe, which sets the "
+        "learning rate itself: leave lr out, give a number (the base rate) or 'warm-up', or choose another rule."
+    )
 
 
 def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
-    if not isinstance(rule, Wrapper):
+    if not isinstance(rule, BatchSizeWrapper):
         return rule
     # By identity: a sweet spot that the caller has written down is left as it is.
     within = SWEET_SPOT_WHEN_AVERAGING if rule.rule is UNWRAPPED else _around_what_suits_averaging(rule.within)
     return rule if within is rule.rule else replace(rule, rule=within)
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters to be trained.
+def require_no_scheduler(lr: object) -> None:
+    """Raise for a torch scheduler given as the learning rate.
 
     Raises:
-        InputError: there are none.
+        InputError: it is one; names `per_sample`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError("The model has no trainable parameters: none has requires_grad=True.")
-    return parameters
+    if isinstance(lr, LRScheduler | ReduceLROnPlateau):
+        raise InputError(
+            f"lr={type(lr).__name__} is a scheduler that counts steps, whose size changes here: give "
+            "lr=rightbatch.loop.per_sample(lambda optimizer: "
+            f"{type(lr).__name__}(optimizer, ...), samples=...), which counts samples."
+        )
 
 
 def require_compatible(step: LRRule, optimizer: torch.optim.Optimizer | None) -> None:

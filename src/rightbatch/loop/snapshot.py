@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .averaging import ScheduleFree
-from .distributed.sharding import apart, optimizer_state_apart, parts
+from .distributed.sharding import optimizer_state_like, parts, shard_like
 
 
 class Snapshot:
@@ -21,8 +21,8 @@ class Snapshot:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, averaging: ScheduleFree | None) -> None:
         self._model = model
-        self._optimizer = optimizer
-        self._averaging = averaging
+        self.optimizer = optimizer
+        self.averaging = averaging
         self._parameters: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._average: Tensor | None = None
@@ -30,14 +30,14 @@ class Snapshot:
         self.step = -1
 
     @torch.no_grad()
-    def keep(self, step: int) -> None:
+    def take(self, step: int) -> None:
         """Remember the present state as that of `step`."""
         self._buffers = [b.clone() for b in self._model.buffers()]
-        if self._averaging is not None:
-            self._average = self._averaging.average()
+        if self.averaging is not None:
+            self._average = self.averaging.average()
         else:
             self._parameters = [p.detach().clone() for p in self._model.parameters() if p.requires_grad]
-            self._optimizer_state = _copied(self._optimizer.state_dict())
+            self._optimizer_state = _copied(self.optimizer.state_dict())
         self.step = step
 
     @torch.no_grad()
@@ -45,14 +45,14 @@ class Snapshot:
         """Put the remembered state back; an averaging run begins again from its average."""
         for buffer, kept in zip(self._model.buffers(), self._buffers, strict=True):
             buffer.copy_(kept)
-        if self._averaging is not None and self._average is not None:
-            self._averaging.restart(self._average)
+        if self.averaging is not None and self._average is not None:
+            self.averaging.restart(self._average)
             return
         parameters: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
         torch._foreach_copy_(parts(parameters), parts(self._parameters))
-        rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(_copied(self._optimizer_state))
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(_copied(self._optimizer_state))
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Snapshot:
             "step": self.step,
             "parameters": self._parameters,
             "buffers": self._buffers,
-            "average": self._averaging.whole(self._average) if self._averaging is not None else None,
+            "average": self.averaging.gather_full(self._average) if self.averaging is not None else None,
             "optimizer": self._optimizer_state,
         }
 
@@ -69,10 +69,10 @@ class Snapshot:
         """Go on from `state`."""
         self.step = state["step"]
         trained = [p for p in self._model.parameters() if p.requires_grad]
-        self._parameters = [apart(full, like) for full, like in zip(state["parameters"], trained, strict=False)]
+        self._parameters = [shard_like(full, like) for full, like in zip(state["parameters"], trained, strict=False)]
         self._buffers = list(state["buffers"])
-        self._average = self._averaging.apart(state["average"]) if self._averaging is not None else None
-        self._optimizer_state = optimizer_state_apart(self._optimizer, state["optimizer"])
+        self._average = self.averaging.shard_like(state["average"]) if self.averaging is not None else None
+        self._optimizer_state = optimizer_state_like(self.optimizer, state["optimizer"])
 
 
 def _copied(state: Any) -> Any:

@@ -1,5 +1,7 @@
-"""What moves the parameters: an optimizer, averaging or not, at the learning rates that rules decide."""
+"""Update: what moves the parameters, an optimizer, averaging or not, at the learning rates that rules decide."""
 
+import math
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,41 +10,83 @@ import torch
 from torch import nn
 
 from ..decision import Decision, LRRule
-from ..errors import DivergedError
+from ..errors import DivergedError, InputError
 from ..measurements import Movement
 from .averaging import ScheduleFree
-from .distributed.sharding import fresh, optimizer_state_apart, require_steps, reshard, sharded_modules, whole
+from .clip import Clip
+from .distributed.sharding import fresh, gather_full, optimizer_state_like, require_steps, reshard, sharded_modules
+from .gather import Totals
+from .gradients import Gradients
 from .guard import CUT, Guard
-from .optimizer_settings import apply_settings
+from .optimizer_settings import apply_settings, given_settings, keep_given
 
-WORTH_TELLING = 1.1  # by what factor the learning rate must have changed
-DEFAULT_RATE = 1e-2
+WORTH_REPORTING = 1.1  # by what factor the learning rate must have changed
+DEFAULT_LR = 1e-2
+OUTSIDE_STEPS = 3  # changes of the rate by someone else, one at each step, before it is warned of
+SCHEDULED_OUTSIDE = (
+    "The learning rate is changed from outside at every optimizer step, as by a torch scheduler, while the batch size "
+    "changes: the schedule no longer keeps its place in the data. Give the scheduler as "
+    "lr=rightbatch.loop.per_sample(make_scheduler, samples=...), which counts samples."
+)
 
 
-class Stepper:
-    """Takes steps, sets their size, and goes back to a good state where that is wanted.
+class Update:
+    """Takes steps, sets their length, and goes back to a good state where that is wanted.
 
-    A rate that is decided is that of the optimizer's first parameter group; the others keep their ratios to it.
+    A rate that is decided is that of the first parameter group with a rate above 0; the others keep their ratios to it,
+    and a group at 0 stays at 0. A rate that a warm-up has set to 0 counts as the group's `initial_lr`.
 
     Args:
         model: whose parameters move.
-        parameters: those that are trained.
+        gradients: along which they move.
         optimizer: the caller's; None brings one that suits the rule.
-        rule: the step rule; averages by schedule-free averaging if it wants that, and guards itself or is guarded.
+        rule: the lr rule; averages by schedule-free averaging if it wants that, and guards itself or is guarded.
+        clip: bounds the gradient of each step.
+        scaler: is told of overflows; None for none.
+
+    Raises:
+        InputError: every learning rate of the optimizer is 0.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer | None, rule: LRRule
+        self,
+        model: nn.Module,
+        gradients: Gradients,
+        optimizer: torch.optim.Optimizer | None,
+        rule: LRRule,
+        clip: Clip,
+        scaler: "torch.amp.GradScaler | None",
     ) -> None:
-        require_steps(rule, parameters)
+        require_steps(rule, gradients.parameters)
+        self._model = model
+        self._gradients = gradients
         self._sharded = sharded_modules(model)
+        self._rule = rule
+        self.clip = clip
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._given = optimizer
+        self._given_settings = given_settings(optimizer) if optimizer is not None else []
         self._averaging = ScheduleFree(model, optimizer) if rule.averages else None
-        given = self._averaging.optimizer if self._averaging is not None else optimizer
-        self.optimizer: torch.optim.Optimizer = given or torch.optim.SGD(parameters, lr=DEFAULT_RATE)
-        self._guarded = not rule.guards
+        own = self._averaging.optimizer if self._averaging is not None else optimizer
+        self.optimizer: torch.optim.Optimizer = own or torch.optim.SGD(gradients.parameters, lr=DEFAULT_LR)
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=rule.guards)
-        self.lr = self.told_rate = base = self._first_rate()
-        self._ratios = [float(group["lr"]) / base if base else 1.0 for group in self.optimizer.param_groups]
+        self.sums = False  # whether the loss is a sum: steps then go along the sum, measurements are of the mean
+        self._stepping = False
+        self._outside = _OutsideRates()
+        self._read_groups()
+        self.lr = self.reported_lr = self._base_rate()
+
+    def _read_groups(self) -> None:
+        """The ratios of the groups' rates to that of the first group with one."""
+        rates = [_rate(group) or float(group.get("initial_lr", 0.0)) for group in self.optimizer.param_groups]
+        if not any(rates) and self._given is not None:
+            raise InputError(
+                f"Every learning rate of the {type(self._given).__name__} is 0, so that nothing would move: give it a "
+                "rate above 0 in at least one parameter group."
+            )
+        self._base = next((place for place, rate in enumerate(rates) if rate), 0)
+        base = rates[self._base]
+        self._ratios = [rate / base if base else 1.0 for rate in rates]
 
     @property
     def averages(self) -> bool:
@@ -55,14 +99,19 @@ class Stepper:
         return None if self._averaging is None else self._averaging.movement
 
     @property
-    def kept_step(self) -> int:
+    def snapshot_step(self) -> int:
         """The step of the state that a failure goes back to; negative before `begin`."""
-        return self._guard.kept_step
+        return self._guard.snapshot_step
 
     @property
-    def worth_telling(self) -> bool:
-        """Whether the learning rate has changed by a tenth since it was last told."""
-        return not self.told_rate / WORTH_TELLING <= self.lr <= self.told_rate * WORTH_TELLING
+    def worth_reporting(self) -> bool:
+        """Whether the learning rate has changed by a tenth since it was last reported."""
+        return not self.reported_lr / WORTH_REPORTING <= self.lr <= self.reported_lr * WORTH_REPORTING
+
+    @property
+    def by_others(self) -> bool:
+        """Whether someone else calls the optimizer's step."""
+        return not self._stepping
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within, the model holds the iterate to evaluate and to ship."""
@@ -75,71 +124,187 @@ class Stepper:
             self._averaging.finalize()
 
     def begin(self, step: int) -> None:
-        """Keep the present state, if there is none to go back to."""
+        """A batch begins: take a snapshot if there is none to go back to."""
         reshard(self._sharded)
-        if self._guard.kept_step < 0:
-            self._guard.keep(step)
+        if self._guard.snapshot_step < 0:
+            self._guard.snapshot(step)
 
-    def set_rate(self, rate: float | None) -> None:
+    def refresh(self, step: int) -> None:
+        """Take in parameters that were frozen, unfrozen or added."""
+        if self._averaging is not None:
+            self._averaging.finalize()
+            self._averaging = ScheduleFree(self._model, self._given)
+            self.optimizer = self._averaging.optimizer
+            self._guard.replace(self.optimizer, self._averaging)
+        self._read_groups()
+        self._guard.snapshot(step)
+
+    def set_lr(self, lr: float | None) -> None:
         """Set the learning rate, less what failures have cut it by; None leaves it to whoever has set it."""
-        if rate is not None:
+        if lr is not None:
             for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
-                group["lr"] = rate * ratio * self._guard.cut
-        self.lr = self._first_rate()
+                _set_rate(group, lr * ratio * self._guard.cut)
+        self.lr = self._base_rate()
 
-    def prepare(self, decision: Decision, step: int, loss: float) -> None:
-        """Do what a step rule has decided but for the step itself: keep a state or go back to one, set the rate."""
+    def direction(self, totals: Totals) -> float:
+        """Make the gradients gathered those of the mean loss, clipped; return ‖g‖² of what is left."""
+        sums = self.sums and not self._rule.searches
+        return self.clip.apply(self._gradients, totals.scale, totals.norm2, totals.samples if sums else 1)
+
+    def prepare(self, decision: Decision, step: int, loss: float, batch_size: int) -> None:
+        """Do what an lr rule has decided but for the step itself: snapshot, rollback, the rate and other settings."""
+        if self._outside.scheduled(self.optimizer, batch_size):
+            warnings.warn(SCHEDULED_OUTSIDE, stacklevel=4)
         if decision.action == "return":
             self._guard.restore()
         elif decision.action == "keep":
-            self._guard.keep(step)
+            self._guard.snapshot(step)
         self._guard.before_step(step, loss)
-        self.set_rate(decision.lr)
+        self.set_lr(decision.lr)
         apply_settings(self.optimizer, decision.settings)
 
     def step(self, samples: int) -> None:
         """Move along the gradients in the parameters, the mean over so many samples."""
-        if self._averaging is not None:
-            self._averaging.step(samples, self.lr)
-        else:
-            self.optimizer.step()
+        self._stepping = True
+        try:
+            if self._averaging is not None:
+                self._averaging.step(samples, self.lr)
+            else:
+                self.optimizer.step()
+        finally:
+            self._stepping = False
+        self._outside.note(self.optimizer)
+        self.tell_scaler(overflowed=False)
+        torch.clear_autocast_cache()  # which holds the weights of before, if the caller's autocast surrounds the loop
+
+    def tell_scaler(self, overflowed: bool) -> None:
+        """Let the scaler adapt its scale to what became of this step."""
+        if self._scaler is None:
+            return
+        # Its public way to learn of an overflow is a gradient that it unscales itself: one of our own.
+        stand_in = torch.zeros((), device=self._gradients.parameters[0].device, requires_grad=True)
+        stand_in.grad = torch.full_like(stand_in, math.inf if overflowed else 0.0)
+        self._scaler.unscale_(torch.optim.SGD([stand_in], lr=0.0))
+        self._scaler.update()
+
+    @property
+    def loss_scale(self) -> float:
+        """The scaler's present scale; 1 without one."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    @property
+    def can_overflow(self) -> bool:
+        """Whether a gradient that is not finite may be the fault of the loss scale, which is then lowered."""
+        return self.loss_scale > 1.0
 
     def divergence(self, loss: float) -> str:
         """Why the run has diverged, though its numbers are finite; empty if it has not, or the rule judges itself."""
         return self._guard.divergence(loss)
 
     def fail(self, step: int, reason: str) -> DivergedError | None:
-        """Go back to the state last kept and, where the rule does not do so itself, halve the step size.
+        """Go back to the last snapshot and, where the rule does not do so itself, halve the learning rate.
 
         Returns:
             The error to end the run with, if this was one failure too many.
         """
-        diverged = self._guard.fail(step, reason, cut=self._guarded)
-        if self._guarded:
+        cuts = not self._rule.guards
+        diverged = self._guard.fail(step, reason, cut=cuts)
+        if cuts:
             for group in self.optimizer.param_groups:
-                group["lr"] *= CUT
-            self.set_rate(None)
+                _set_rate(group, _rate(group) * CUT)
+            self.set_lr(None)
+        torch.clear_autocast_cache()
         return diverged
 
-    def _first_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+    def _base_rate(self) -> float:
+        return _rate(self.optimizer.param_groups[self._base])
 
     def state_dict(self) -> dict[str, Any]:
         """All that goes with the model's own state."""
         return {
-            "optimizer": whole(self.optimizer.state_dict()) if self._averaging is None else None,
-            "averaging": None if self._averaging is None else whole(self._averaging.state_dict()),
-            "guard": whole(self._guard.state_dict()),
-            "told_rate": self.told_rate,
+            "kind": type(self.optimizer).__name__,
+            "groups": [len(group["params"]) for group in self.optimizer.param_groups],
+            "given": [dict(settings) for settings in self._given_settings],
+            "optimizer": gather_full(self.optimizer.state_dict()) if self._averaging is None else None,
+            "averaging": None if self._averaging is None else gather_full(self._averaging.state_dict()),
+            "guard": gather_full(self._guard.state_dict()),
+            "reported_lr": self.reported_lr,
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Continue from `state`; settings that the caller now gives otherwise than then are those given now.
+
+        Returns:
+            (name, then, now) of each setting that differs.
+
+        Raises:
+            InputError: the state is of another optimizer, or of other parameter groups.
+        """
+        self._require_same_optimizer(state)
         reshard(self._sharded)
-        if self._averaging is not None:
+        if self._averaging is not None and state["averaging"] is not None:
             self._averaging.load_state_dict(state["averaging"])
-        else:
-            self.optimizer.load_state_dict(optimizer_state_apart(self.optimizer, state["optimizer"]))
+        elif self._averaging is None and state["optimizer"] is not None:
+            self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, state["optimizer"]))
         self._guard.load_state_dict(state["guard"])
-        self.lr = self._first_rate()
-        self.told_rate = state["told_rate"]
+        changed = keep_given(self.optimizer, state["given"], self._given_settings, self._guard.cut)
+        if self._scaler is not None and state["scaler"] is not None:
+            self._scaler.load_state_dict(state["scaler"])
+        self.lr = self._base_rate()
+        self.reported_lr = state["reported_lr"]
+        return changed
+
+    def _require_same_optimizer(self, state: Mapping[str, Any]) -> None:
+        kind, groups = type(self.optimizer).__name__, [len(group["params"]) for group in self.optimizer.param_groups]
+        averages = state["averaging"] is not None
+        if kind != state["kind"] or averages != self.averages:
+            raise InputError(
+                f"The saved run has the optimizer {_named(state['kind'], averages)}, this one has "
+                f"{_named(kind, self.averages)}: give the saved one, or start a new run."
+            )
+        if groups != state["groups"]:
+            raise InputError(
+                f"The saved run has parameter groups of {state['groups']} parameters, this one of {groups}: give the "
+                "optimizer the same groups, or start a new run."
+            )
+
+
+def _named(kind: str, averages: bool) -> str:
+    return f"{kind} with schedule-free averaging" if averages else kind
+
+
+class _OutsideRates:
+    """Notices a learning rate that someone else changes at every step although the batch size changes."""
+
+    def __init__(self) -> None:
+        self._rates: list[float] = []
+        self._sizes: set[int] = set()
+        self._changes = 0
+        self._warned = False
+
+    def scheduled(self, optimizer: torch.optim.Optimizer, batch_size: int) -> bool:
+        """Whether to warn, once."""
+        if self._warned or not self._rates:
+            return False
+        self._sizes.add(batch_size)
+        changed = self._rates != [_rate(group) for group in optimizer.param_groups]
+        self._changes = self._changes + 1 if changed else 0
+        self._warned = self._changes >= OUTSIDE_STEPS and len(self._sizes) >= OUTSIDE_STEPS
+        return self._warned
+
+    def note(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step was taken at these rates."""
+        if not self._warned:
+            self._rates = [_rate(group) for group in optimizer.param_groups]
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    return float(group["lr"])
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):  # of a capturable optimizer
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .settings import Noise, noise_settings
+from .methods import Noise, noise_settings
 from .statistics.scale import NoiseScale
 
 if TYPE_CHECKING:

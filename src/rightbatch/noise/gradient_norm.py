@@ -38,11 +38,16 @@ def row_norms2(rows: Tensor) -> Tensor:
 
 
 def squared_norm(tensors: Iterable[Tensor | None]) -> float:
-    """‖t‖² over all entries of all tensors, such as every `p.grad`; None counts as zero.
+    """‖t‖² over all entries of all tensors, such as every `p.grad`; None counts as zero. The device is read once."""
+    return float(squared_norm_tensor(tensors))
+
+
+def squared_norm_tensor(tensors: Iterable[Tensor | None]) -> Tensor:
+    """‖t‖² as a tensor without dimensions, so that the device need not be read at once.
 
     Small tensors are one dot product each; of others the rows are reduced in their own precision (at least float32),
     then the norms of the rows. It passes over the memory once, as one flat norm does, and is right to 1e-6 where that
-    loses four digits on a layer of 10^7 weights. The device is read once.
+    loses four digits on a layer of 10^7 weights.
     """
     squares = []
     for tensor in tensors:
@@ -60,7 +65,8 @@ def squared_norm(tensors: Iterable[Tensor | None]) -> float:
                 values = torch.linalg.vector_norm(values.flatten(1), dim=1)
         flat = values.reshape(-1)
         squares.append(torch.dot(flat, flat))
-    if all(square.device.type == "cpu" for square in squares):
-        return sum(square.item() for square in squares)
-    numbers: list[float] = torch.stack([square.to(squares[0].device) for square in squares]).tolist()
-    return sum(numbers)
+    if not squares:
+        return torch.zeros(())
+    home = squares[0].device
+    wide = sum_dtype(home)
+    return torch.stack([square.to(home, wide) for square in squares]).sum()

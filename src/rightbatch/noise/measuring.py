@@ -20,12 +20,11 @@ from .layers.coverage import coupled
 from .layers.sharing import joined, norms2_of
 from .layers.uses import ParamUse
 from .layers.weighted import slot_norms2
-from .methods import Subject, estimator
+from .methods import MeasuredModel, Noise, estimator
 from .objective import Loss, Objective
 from .parameter_groups import ParameterGroups
 from .preconditioner import Preconditioner
 from .reference import flat
-from .settings import Noise
 from .statistics.jackknife import jackknife, jackknife_micro_batches
 
 READ = ("sketch", "subset", "norm-layers")  # by the estimators of training, in one backward pass
@@ -92,7 +91,7 @@ def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Mea
     coupling = coupled(objective.model)
     if not coupling:
         try:
-            return _by_taps(objective, groups)
+            return _by_hooks(objective, groups)
         except UnsupportedError as error:
             because = str(error)
         try:
@@ -106,21 +105,21 @@ def _measured(objective: Objective, groups: ParameterGroups, method: str) -> Mea
     return _by_micro_batches(objective, groups, because)
 
 
-def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
+def _by_hooks(objective: Objective, groups: ParameterGroups) -> Measurement:
     """All per-example norms and inner products from one backward pass."""
-    taps = GradHooks(objective.model, keep=True)
+    hooks = GradHooks(objective.model, keep=True)
     before = objective.random_state()
-    run = taps.begin(objective.samples)
+    run = hooks.begin(objective.samples)
     try:
         value = objective.value()
-        taps.remove()
-        taps.verify(value)
+        hooks.remove()
+        hooks.verify(value)
         drew = objective.drew_since(before)
         gradients = objective.differentiated(value)
     finally:
-        taps.remove()
-    taps.check(run)
-    b, uses, squares = objective.samples, taps.uses(run), groups.squares(gradients)
+        hooks.remove()
+    hooks.check(run)
+    b, uses, squares = objective.samples, hooks.uses(run), groups.squares(gradients)
     n = _summed(_norms2(uses, groups, squares), b) * b * b
     weighted: dict[Tensor, Tensor | None] = {
         p: g * squares[p] if g is not None and p in squares else g
@@ -130,7 +129,7 @@ def _by_taps(objective: Objective, groups: ParameterGroups) -> Measurement:
     if not drew:
         _check_first(objective, groups.flat_squares(gradients), n.sum(0))
     found = _jackknifed(groups, n, p, groups.norms2(gradients), "all samples in one backward pass")
-    return replace(found, layers=taps.layers_exact)
+    return replace(found, layers=hooks.layers_exact)
 
 
 def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) -> Measurement:
@@ -138,7 +137,7 @@ def _by_estimator(objective: Objective, groups: ParameterGroups, method: str) ->
     if groups.metric or groups.count > 1:
         raise UnsupportedError(f"method={method!r} measures all parameters in the plain metric: leave optimizer out")
     settings = Noise(method=method)
-    reader = estimator(method, Subject(objective.model, objective.parameters, None, settings))
+    reader = estimator(method, MeasuredModel(objective.model, objective.parameters, None, settings))
     kept = [p.grad for p in objective.parameters]
     reader.arm(objective.samples)
     try:

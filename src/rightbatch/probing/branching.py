@@ -11,7 +11,7 @@ from torch import nn
 
 from ..data import Source
 from ..errors import DivergedError, InputError
-from ..fitting.losses import Loss
+from ..fitting.units import Loss
 from ..loop import AutoBatch
 from ..loop.distributed.process_group import alone
 from ..noise.isolation import devices_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import ExponentialAverage
-from ..fitting.losses import Loss
+from ..fitting.units import Loss
 from ..ranges import require_number, require_whole
 from .rate_curve import RateCurve
 from .run import require_model, seed_device

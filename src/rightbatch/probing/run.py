@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import DataError, InputError, UnsupportedError
-from ..fitting.losses import Loss
+from ..fitting.units import Loss
 from ..measurements import NoiseEstimate, StepTime
 from ..noise.gradient_norm import is_part
 from ..ranges import require_number, require_whole

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..rules.interpolation import Spectrum
+from ..rules.spectrum import Spectrum
 
 
 def feature_spectrum(features: Any) -> Spectrum:

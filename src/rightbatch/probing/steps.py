@@ -10,9 +10,10 @@ from torch import nn
 
 from ..data import BatchStream, Interval, Source, as_source, require_map_style, require_trainable
 from ..errors import DataError, InputError
-from ..fitting.losses import Loss, default_loss, require_fitting
-from ..loop.accumulator import cut, even_sizes
+from ..fitting.losses import default_loss, require_fitting
+from ..fitting.units import Loss
 from ..loop.averaging import ScheduleFree
+from ..loop.cutting import cut, even_sizes
 from ..loop.memory.forward_limit import is_out_of_memory, release
 from ..loop.noise_meter import NoiseMeter
 

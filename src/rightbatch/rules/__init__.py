@@ -1,5 +1,5 @@
 """The batch-size and learning-rate rules, one file each; none imports torch."""
 
-from . import batch_size, lr
+from . import batch_size, lr, recipes
 
-__all__ = ["batch_size", "lr"]
+__all__ = ["batch_size", "lr", "recipes"]

@@ -10,8 +10,8 @@ from typing import Any
 from ..decision import BatchSizeRule, LRRule, Needs
 from .batch_size import BATCH_SIZE_RULES
 from .lr import LR_RULES
-from .wrappers.batch_size_wrapper import Wrapper as SizeWrapper
-from .wrappers.lr_wrapper import Wrapper as StepWrapper
+from .wrappers.batch_size_wrapper import BatchSizeWrapper
+from .wrappers.lr_wrapper import LRWrapper
 
 WIDTH = 112
 INDENT = 24
@@ -67,9 +67,9 @@ def _entry(rule: type[BatchSizeRule] | type[LRRule]) -> Entry:
 
 
 def _measures(rule: Any) -> str:
-    if issubclass(rule, SizeWrapper):
+    if issubclass(rule, BatchSizeWrapper):
         return "what the rule within does"
-    own = rule() if issubclass(rule, StepWrapper) else rule  # around the optimizer's own rate, which measures nothing
+    own = rule() if issubclass(rule, LRWrapper) else rule  # around the optimizer's own rate, which measures nothing
     needs = own.needs
     if Needs.EVERY_BATCH in needs:
         needs &= ~Needs.NOISE  # the smoothed noise then comes for nothing
@@ -80,7 +80,7 @@ def _measures(rule: Any) -> str:
         found.append("batches that grow before their step is taken")
     if getattr(own, "averages", False) is True:
         found.append("the average of the iterates, for one more copy of the parameters")
-    if issubclass(rule, StepWrapper):
+    if issubclass(rule, LRWrapper):
         found.append("what the rule within does")
     return "; ".join(found) or "nothing"
 

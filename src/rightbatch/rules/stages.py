@@ -1,12 +1,25 @@
 """Stages of a schedule counted in samples: how many have passed, and what they do to batch and rate alike."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ranges import require_number, require_whole
 
 ROUNDING = 1e-9  # of a stage: 3 · 0.1 epochs are three stages of 0.1 epochs
+
+
+class RunPosition(NamedTuple):
+    """Samples consumed before a batch, samples in the training set, and samples of the whole run where known."""
+
+    samples: int
+    train_samples: int
+    total_samples: int | None
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.samples / self.train_samples
 
 
 def require_length(name: str, epochs: float, samples: int | None) -> None:

@@ -1,4 +1,4 @@
-"""How training scales with processes: measured on this machine, simulated beyond."""
+"""Internal: how training scales with processes: measured on this machine, simulated beyond."""
 
 from .measuring import Measured, measure
 from .simulation import Fleet, Simulated, simulate

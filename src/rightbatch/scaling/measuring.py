@@ -96,8 +96,8 @@ def _loop(data: Sequence[torch.Tensor], batch: int | str, seconds: float) -> tup
             continue
         if auto.steps == WARM_UP_STEPS:
             begin_s, begin_samples = time.perf_counter(), auto.samples
-        (over, *_) = auto.consensus.agreed(time.perf_counter() - begin_s > seconds, False, False)
+        (over, *_) = auto.sync.agreed(time.perf_counter() - begin_s > seconds, False, False)
         if over and auto.steps > WARM_UP_STEPS:
             break
     rate = (auto.samples - begin_samples) / (time.perf_counter() - begin_s)
-    return rate, auto.consensus.decisions, auto.steps
+    return rate, auto.sync.decisions, auto.steps

@@ -21,7 +21,7 @@ from ..decision import BatchSizeRule, Plan, StepContext
 from ..errors import RunFolderError
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.timing.step_time_model import StepTimeModel
-from ..loop.timing.timing_sweep import ladder
+from ..loop.timing.timing_sweep import timing_sweep
 from ..measurements import NoiseEstimate, StandardErrors
 from ..record import Ledger, verify_ledger
 from ..rules.batch_size import SweetSpot
@@ -197,11 +197,11 @@ def simulate(
 
 def _sweep(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
     """The points of a timing sweep, as at the start of a run."""
-    rungs = ladder(most, most // 2)
-    size = next(rungs)
+    sweep = timing_sweep(most, most // 2)
+    size = next(sweep)
     while True:
         try:
-            size = rungs.send(timed(size))
+            size = sweep.send(timed(size))
         except StopIteration as end:
             points: list[tuple[int, float]] = end.value
             return points

@@ -16,7 +16,7 @@ from .probe_regret import ProbeRegret
 from .rate_scaling import RateScaling
 from .schedules import Schedules
 from .start_distance import StartDistance
-from .studying import Study, study
+from .studying import StudyResult, study
 from .subject import Subject
 from .surfaces import Surfaces
 from .trade_off import TradeOff
@@ -61,7 +61,7 @@ __all__ = [
     "Schedules",
     "Section",
     "StartDistance",
-    "Study",
+    "StudyResult",
     "StudyTrial",
     "Subject",
     "Surfaces",

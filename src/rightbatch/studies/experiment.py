@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
-STORED_DIGITS = 5  # more than a figure or an interval shows
+SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"  # cited by several studies
+DIGITS = 5  # of stored curves: more than a figure or an interval shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +112,4 @@ class Experiment(ABC):
 
 def rounded(values: Iterable[float]) -> list[float]:
     """Round values to 5 significant digits for storage; nan and infinities stay unchanged."""
-    return [float(f"{value:.{STORED_DIGITS}g}") for value in values]
+    return [float(f"{value:.{DIGITS}g}") for value in values]

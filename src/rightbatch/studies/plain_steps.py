@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from ..fitting.losses import Loss
+    from ..fitting.units import Loss
 
 
 class PlainStep(NamedTuple):

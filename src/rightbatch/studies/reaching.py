@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from ..fitting.losses import Loss
+    from ..fitting.units import Loss
 
 OPTIMIZERS = ("SGD", "momentum", "Adam")
 MOMENTUM = 0.9

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import __version__
+from .._version import __version__
 from ..errors import InputError, RunFolderError
 from ..fitting.recorder import machine, now
 from ..fitting.stopping import Interruption
@@ -29,7 +29,7 @@ RESULTS = "results.jsonl"
 
 
 @dataclass(slots=True)
-class Study:
+class StudyResult:
     """The result of `study`.
 
     Args:
@@ -59,7 +59,7 @@ def study(
     budget_s: float | None = None,
     processes: int | None = None,
     progress: TextIO | None = None,
-) -> Study:
+) -> StudyResult:
     """Run an experiment and write its page; the same call resumes it.
 
     Trials run in separate processes with one thread each. Ctrl-C stops the running ones and writes the page from the
@@ -103,7 +103,7 @@ def study(
     shown = {key: result for key, result in results.items() if key in wanted}
     page = write_page(path, experiment, subject, shown, len(trials), stopped, made)
     say.end(f"{stopped}; page: {page}")
-    return Study(experiment, subject, shown, len(trials), stopped, made, page)
+    return StudyResult(experiment, subject, shown, len(trials), stopped, made, page)
 
 
 def _run(
@@ -211,7 +211,7 @@ def _folder(experiment: Experiment, subject: Subject) -> Path:
 
 
 def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[str, Result], str]:
-    """Create the folder, or read the results of an earlier call; with the text of `Study.made`."""
+    """Create the folder, or read the results of an earlier call; with the text of `StudyResult.made`."""
     design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # every experiment is a dataclass
     about = {"experiment": experiment.name, "design": design, **asdict(subject)}
     log = path / RESULTS

@@ -13,7 +13,7 @@ from ..rules.lr import LR_RULES
 from .live import check_live
 from .problems import PROBLEMS, logistic
 from .situations import CALM, TRACES, lost, parabola, plan
-from .subject import Answer, RuleUnderTest, same
+from .subject import Answer, RuleSubject, same
 from .watching import nothing_from_outside
 
 Rule = BatchSizeRule | LRRule
@@ -58,7 +58,7 @@ def check(rule: Rule, name: str, optimizer: str = "SGD", logistic_data: str | os
         ConformanceError: the rule does what no rule may do.
         InputError: it is no rule, or there is no such check.
     """
-    subject = RuleUnderTest(rule)
+    subject = RuleSubject(rule)
     if name == DECLARATIONS:
         _declares(subject)
     elif name in TRACES:
@@ -76,12 +76,12 @@ def ignores_the_loss(rule: Rule, optimizer: str = "SGD") -> None:
     Raises:
         ConformanceError: it decides otherwise.
     """
-    subject = RuleUnderTest(rule)
+    subject = RuleSubject(rule)
     with_losses, without = (_drive(subject, name, optimizer) for name in ("calm", "nan loss"))
     subject.require(same(with_losses, without), "decides differently if the loss is nan")
 
 
-def _declares(subject: RuleUnderTest) -> None:
+def _declares(subject: RuleSubject) -> None:
     rule = subject.rule
     subject.require(is_dataclass(rule), "is not a dataclass whose fields are its hyper-parameters")
     subject.require(isinstance(rule.needs, Needs), f"has needs {rule.needs!r}, which must be a Needs")
@@ -99,18 +99,18 @@ def _declares(subject: RuleUnderTest) -> None:
     subject.require(again == rule, f"is written as {text!r}, which is parsed as {again!r}")
 
 
-def _answers_sensibly(subject: RuleUnderTest, trace: str, optimizer: str) -> None:
+def _answers_sensibly(subject: RuleSubject, trace: str, optimizer: str) -> None:
     for respond in (parabola, lost) if not subject.sizes else (parabola,):
         with nothing_from_outside() as met:
             answers = _drive(subject, trace, optimizer, respond)
         subject.require(not met, f"calls {', '.join(met[:3])}: a rule may only use its arguments")
-        again = RuleUnderTest(replace(subject.rule))  # type: ignore[type-var]  # a dataclass
+        again = RuleSubject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass
         found = _drive(again, trace, optimizer, respond, checkpoint=True)
         subject.require(same(found, answers), f"decides differently when asked twice ({trace})")
 
 
 def _drive(
-    subject: RuleUnderTest,
+    subject: RuleSubject,
     trace: str,
     optimizer: str,
     respond: Callable[..., object] = parabola,

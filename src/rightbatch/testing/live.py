@@ -12,8 +12,8 @@ from torch import Tensor
 from ..decision import BatchSizeRule, Decision, LRRule, Needs, Outcome, Plan, Search, StepContext, Trial
 from ..loop import AutoBatch
 from ..measurements import StepTime
-from .problems import LiveProblem
-from .subject import Answer, RuleUnderTest, same
+from .problems import TrainedProblem
+from .subject import Answer, RuleSubject, same
 
 AnyRule = TypeVar("AnyRule", bound=BatchSizeRule | LRRule)
 
@@ -112,11 +112,11 @@ class TapedStep(Taped[LRRule]):
         return decision, state
 
 
-class LiveRun:
+class TapedRun:
     """A training run that records the calls of the rule."""
 
     def __init__(
-        self, subject: RuleUnderTest, problem: LiveProblem, optimizer: str, micro_batch: int | None = None
+        self, subject: RuleSubject, problem: TrainedProblem, optimizer: str, micro_batch: int | None = None
     ) -> None:
         rule = subject.rule
         taped = TapedSize(rule) if isinstance(rule, BatchSizeRule) else TapedStep(rule)
@@ -137,7 +137,7 @@ class LiveRun:
         )
         self.saved: bytes | None = None
 
-    def train(self) -> "LiveRun":
+    def train(self) -> "TapedRun":
         """Train for the number of steps that the check needs; save a checkpoint once."""
         for x, y in self.auto:
             loss = self.problem.loss(self.model(x), y)
@@ -164,7 +164,7 @@ class LiveRun:
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
 
 
-def check_live(subject: RuleUnderTest, problem: LiveProblem, optimizer: str) -> None:
+def check_live(subject: RuleSubject, problem: TrainedProblem, optimizer: str) -> None:
     """Check the rule on a problem.
 
     A run resumed from a checkpoint must continue bit for bit; a run with micro-batches must be equal up to rounding;
@@ -173,17 +173,17 @@ def check_live(subject: RuleUnderTest, problem: LiveProblem, optimizer: str) -> 
     Raises:
         ConformanceError: it does not.
     """
-    whole = LiveRun(subject, problem, optimizer).train()
+    whole = TapedRun(subject, problem, optimizer).train()
     _asked_again(subject, whole.tape)
     if whole.saved is not None:
-        taken_up = LiveRun(subject, problem, optimizer)
+        taken_up = TapedRun(subject, problem, optimizer)
         taken_up.load(whole.saved)
         taken_up.train()
         equal = torch.equal(taken_up.parameters(), whole.parameters())
         subject.require(equal, "continues differently after a checkpoint: all its memory must be in its state")
         later = whole.tape.answers[len(whole.tape.answers) - len(taken_up.tape.answers) :]
         subject.require(same(later, taken_up.tape.answers), "decides differently after a checkpoint")
-    cut = LiveRun(subject, problem, optimizer, MICRO_BATCH).train()
+    cut = TapedRun(subject, problem, optimizer, MICRO_BATCH).train()
     sizes = [now.batch_size for now in whole.tape.asked], [now.batch_size for now in cut.tape.asked]
     subject.require(sizes[0] == sizes[1], "takes other batch sizes with micro-batches")
     for one, other in zip(whole.tape.answers, cut.tape.answers, strict=True):
@@ -192,8 +192,8 @@ def check_live(subject: RuleUnderTest, problem: LiveProblem, optimizer: str) -> 
         subject.require(close, f"sets the learning rate {rates[1]} with micro-batches, and {rates[0]} without")
 
 
-def _asked_again(subject: RuleUnderTest, tape: Tape) -> None:
-    again = RuleUnderTest(replace(subject.rule))  # type: ignore[type-var]  # a dataclass: checked before
+def _asked_again(subject: RuleSubject, tape: Tape) -> None:
+    again = RuleSubject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass: checked before
     assert tape.plan is not None
     state = again.start(tape.plan).state
     for now, answer in zip(tape.asked, tape.answers, strict=True):

@@ -15,7 +15,7 @@ MOST_FROM_A_PATH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class LiveProblem:
+class TrainedProblem:
     """A model, its data and its loss, in double precision.
 
     Args:
@@ -29,14 +29,14 @@ class LiveProblem:
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
-def known_noise() -> LiveProblem:
+def known_noise() -> TrainedProblem:
     """A quadratic with known gradient noise."""
     problem = quadratic(N, features=4, distance=1.0, dtype=torch.float64)
     x, y = problem.source.fetch(torch.arange(N))
-    return LiveProblem(problem.model, (x, y), F.mse_loss)
+    return TrainedProblem(problem.model, (x, y), F.mse_loss)
 
 
-def logistic(path: str | os.PathLike[str] | None = None) -> LiveProblem:
+def logistic(path: str | os.PathLike[str] | None = None) -> TrainedProblem:
     """A logistic regression on sparse binary features like those of a9a, or on the first samples at `path`."""
     if path is None:
         generator = torch.Generator().manual_seed(0)
@@ -54,10 +54,10 @@ def logistic(path: str | os.PathLike[str] | None = None) -> LiveProblem:
         nn.init.zeros_(model.bias)
         return model
 
-    return LiveProblem(make, (x, y.reshape(-1, 1)), F.binary_cross_entropy_with_logits)
+    return TrainedProblem(make, (x, y.reshape(-1, 1)), F.binary_cross_entropy_with_logits)
 
 
-def network() -> LiveProblem:
+def network() -> TrainedProblem:
     """A network with one hidden layer that classifies three clouds of points."""
     x, y = blobs(N).fetch(torch.arange(N))
 
@@ -66,10 +66,10 @@ def network() -> LiveProblem:
             torch.default_generator.manual_seed(0)
             return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
-    return LiveProblem(make, (x.double() / 10, y), F.cross_entropy)
+    return TrainedProblem(make, (x.double() / 10, y), F.cross_entropy)
 
 
-PROBLEMS: dict[str, Callable[[], LiveProblem]] = {
+PROBLEMS: dict[str, Callable[[], TrainedProblem]] = {
     "quadratic": known_noise,
     "logistic regression": logistic,
     "network": network,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from ..decision import BatchSizeRule, Decision, LRRule, Outcome, Plan, StepContext, Trial
 from ..errors import InputError
-from ..loop.rule_state import restored
+from ..loop.decide import restored
 
 MOST_TRIALS = 61  # of one step: thirty halvings and thirty doublings
 Respond = Callable[[Trial], Outcome]
@@ -31,7 +31,7 @@ def same(a: object, b: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleUnderTest:
+class RuleSubject:
     """A rule for the batch size or the learning rate.
 
     Args:

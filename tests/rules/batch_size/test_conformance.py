@@ -7,7 +7,6 @@ from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (
     BATCH_SIZE_RULES,
     CABS,
-    AdaBatch,
     AdAdaGrad,
     AdaDamp,
     AugmentedTest,
@@ -16,15 +15,12 @@ from rightbatch.rules.batch_size import (
     Cyclic,
     DDPNorm,
     DiveBatch,
-    DontDecay,
     Fixed,
-    GeoDamp,
     Goodput,
     GradientNoiseScale,
     Growth,
     Hysteresis,
     InnerProductTest,
-    Interpolation,
     MemoryCap,
     MinHold,
     NormTest,
@@ -35,12 +31,12 @@ from rightbatch.rules.batch_size import (
     Ramp,
     Replay,
     Rounded,
-    Seesaw,
     SimiGrad,
     SweetSpot,
     UnbiasedNormTest,
     WholeIfSmall,
 )
+from rightbatch.rules.recipes import AdaBatch, DontDecay, GeoDamp, Interpolation, Seesaw
 from rightbatch.testing import CHECKS, check, ignores_the_loss
 
 N = 200

@@ -12,21 +12,18 @@ from rightbatch.decision import BatchSizeRule, LRRule, Plan, StepContext
 from rightbatch.errors import InputError
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (
-    AdaBatch,
     AdaDamp,
     Cyclic,
-    DontDecay,
-    GeoDamp,
     Growth,
     Orr,
     Piecewise,
     Plateau,
     RadaDamp,
     Replay,
-    Seesaw,
     batch_size_rule,
 )
 from rightbatch.rules.lr import lr_rule
+from rightbatch.rules.recipes import AdaBatch, DontDecay, GeoDamp, Seesaw
 
 N = 1000
 
@@ -66,11 +63,12 @@ def rates(rule: LRRule, batches: list[tuple[int, int]], total: int, train_sample
 
 
 def test_ada_batch_doubles_and_its_rate_halves() -> None:
-    batches = drive(AdaBatch(10, every_epochs=2), 7 * N)
+    recipe = AdaBatch(10, every_epochs=2)
+    batches = drive(recipe, 7 * N)
     for samples, size in batches:
         assert size == 10 * 2 ** (samples // (2 * N))
     assert drive(AdaBatch(10, every_samples=2 * N), 7 * N) == batches
-    found = rates(lr_rule("ada-batch(every_epochs=2)"), batches, 7 * N)
+    found = rates(recipe.lr_rule, batches, 7 * N)
     # What each sample moves falls by 0.25 at a stage, as at a fixed batch with a decay of 0.25.
     for (samples, size), rate in zip(batches, found, strict=True):
         assert rate / size == pytest.approx(0.1 / 10 * 0.25 ** (samples // (2 * N)))
@@ -78,17 +76,18 @@ def test_ada_batch_doubles_and_its_rate_halves() -> None:
 
 
 def test_geo_damp_grows_and_beyond_its_cap_the_rate_decays() -> None:
-    rule = GeoDamp(10, every_epochs=1, max_size=60)
-    batches = drive(rule, 6 * N)
-    found = rates(lr_rule("geo-damp(initial=10, every_epochs=1, max_size=60)"), batches, 6 * N)
+    recipe = GeoDamp(10, every_epochs=1, max_size=60)
+    batches = drive(recipe, 6 * N)
+    found = rates(recipe.lr_rule, batches, 6 * N)
     for (samples, size), rate in zip(batches, found, strict=True):
         asked = 10 * 2 ** (samples // N)
         assert size == min(60, asked) and rate == pytest.approx(0.1 * min(1, 60 / asked))
 
 
 def test_dont_decay_lowers_the_noise_of_sgd_by_the_factor_at_every_milestone() -> None:
-    batches = drive(DontDecay(8, 5.0, (2, 4, 6)), 8 * N)
-    found = rates(lr_rule("dont-decay(initial=8, milestones=(2, 4, 6))"), batches, 8 * N)
+    recipe = DontDecay(8, 5.0, milestones=(2, 4, 6))
+    batches = drive(recipe, 8 * N)
+    found = rates(recipe.lr_rule, batches, 8 * N)
     for (samples, size), rate in zip(batches, found, strict=True):
         stage = sum(samples >= milestone * N for milestone in (2, 4, 6))
         assert size == (8, 40, 100, 100)[stage]  # a tenth of the data at most
@@ -110,8 +109,9 @@ def test_seesaw_approaches_two_over_pi_of_the_steps() -> None:
 @pytest.mark.parametrize("most", [None, 100])
 def test_seesaw_keeps_rate_over_root_of_batch_to_the_cosine(most: int | None) -> None:
     total = 20 * N
-    batches = drive(Seesaw(16, 2.0, max_size=most), total)
-    found = rates(lr_rule(f"seesaw(initial=16, max_size={most})"), batches, total)
+    recipe = Seesaw(16, 2.0, max_size=most)
+    batches = drive(recipe, total)
+    found = rates(recipe.lr_rule, batches, total)
     for (samples, size), rate in zip(batches, found, strict=True):
         level = math.cos(math.pi / 2 * samples / total)
         cuts = math.floor(-math.log2(level))
@@ -123,7 +123,7 @@ def test_seesaw_keeps_rate_over_root_of_batch_to_the_cosine(most: int | None) ->
 
 
 def test_what_depends_on_the_length_of_the_run_wants_to_know_it() -> None:
-    for rule in (Seesaw(), Growth(), lr_rule("seesaw")):
+    for rule in (Seesaw(), Growth(), Seesaw().lr_rule):
         with pytest.raises(InputError, match="length of the run"):
             rule.start(Plan(N, lr=0.1))
     for told in (Seesaw(total_samples=10 * N), Growth(over_epochs=3), Growth(over_samples=50)):
@@ -166,7 +166,7 @@ def test_cyclic_goes_up_and_down() -> None:
 
 SCHEDULES: list[BatchSizeRule] = [
     AdaBatch(3, factor=1.7, every_samples=333),
-    DontDecay(3, 2.5, (1, 2.5)),
+    DontDecay(3, 2.5, milestones=(1, 2.5)),
     Seesaw(5, factor=1.3),
     Piecewise("0:8 1K:32"),
     Growth(3, 300),
@@ -314,8 +314,19 @@ def test_refuses_impossible_settings(text: str, words: str) -> None:
 
 
 def test_a_rate_schedule_needs_a_rate() -> None:
-    for name in ("ada-batch", "geo-damp", "dont-decay", "seesaw"):
-        with pytest.raises(InputError, match="learning rate of 0"):
-            lr_rule(name).start(Plan(N, total_samples=10))
-        with pytest.raises(InputError, match="lr"):
-            lr_rule(f"{name}(lr=-1)")
+    for recipe in (AdaBatch, GeoDamp, DontDecay, Seesaw):
+        with pytest.raises(InputError, match=f"{recipe.__name__} has a learning rate of 0"):
+            recipe().lr_rule.start(Plan(N, total_samples=10))
+        with pytest.raises(InputError, match=f"{recipe.__name__}.lr"):
+            recipe(lr=-1)
+        assert recipe(lr=0.3).lr_rule.start(Plan(N, total_samples=10))[0].lr == 0.3
+
+
+def test_the_name_of_a_recipe_is_no_learning_rate_rule() -> None:
+    for spec in ("seesaw", "Ada_Batch(8)", Seesaw()):
+        with pytest.raises(InputError, match="give it as batch_size="):
+            lr_rule(spec)
+    with pytest.raises(InputError, match="give one"):
+        Seesaw(lr=0.1).with_lr(0.2)
+    with pytest.raises(InputError, match="computes the learning rate itself"):
+        batch_size_rule("interpolation(2.0, 1.0)").with_lr(0.2)  # type: ignore[attr-defined]

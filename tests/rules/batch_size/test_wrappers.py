@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import BatchSizeRule, Decision, Needs, Plan, StepContext
 from rightbatch.errors import InputError
-from rightbatch.loop.rule_state import restored
+from rightbatch.loop.decide import restored
 from rightbatch.measurements import Measurement
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (

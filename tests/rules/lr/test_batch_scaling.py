@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import Decision, LRRule, Needs, Plan, StepContext
 from rightbatch.errors import InputError, UnsupportedError
-from rightbatch.loop.rule_state import restored
+from rightbatch.loop.decide import restored
 from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.lr import LEGW, SDE, AdaScale, Beta2HalfLife, LinearScaling, SquareRootScaling, Surge, lr_rule
+from rightbatch.rules.recipes import Seesaw
 
 N = 1000
 ADAM = {"beta1": 0.9, "beta2": 0.96, "eps": 1e-6, "weight_decay": 0.1}
@@ -86,9 +87,8 @@ def test_gain_of_ada_scale_is_batch_ratio_times_efficiency(v: float, s: float, a
 
 
 def test_ada_scale_shows_the_base_run_and_stops_with_it() -> None:
-    rule = AdaScale(
-        "seesaw(0.1, initial=8)", at=8, base_steps=100
-    )  # cuts where the cosine has fallen to a half: at 2/3
+    # Cuts where the cosine has fallen to a half: at 2/3.
+    rule = AdaScale(Seesaw(8, lr=0.1).lr_rule, at=8, base_steps=100)
     state = rule.start(PLAN)[1]
     gain = first(rule, situation(64, noise=noise(56.0, 1.0))).evidence["gain"]
     assert gain == pytest.approx(64 / 8 * (56 + 8) / (56 + 64))
@@ -168,9 +168,9 @@ def test_the_first_batch_is_the_reference_where_none_is_given(kind: Any) -> None
 
 @pytest.mark.parametrize("kind", SCALED)
 def test_wrappers_nest_and_states_and_texts_come_back(kind: Any) -> None:
-    rule = kind("ada-batch(0.1, every_epochs=1)", at=16)
+    rule = kind("exponential(0.1, every_epochs=2)", at=16)
     text = write_rule(rule)
-    assert lr_rule(text) == rule and "ada-batch(" in text
+    assert lr_rule(text) == rule and "exponential(" in text
     assert rule.needs in (Needs.NOTHING, Needs.NOISE)
     twice = LinearScaling(rule, at=16)
     state = twice.start(PLAN)[1]

@@ -14,8 +14,7 @@ from .. import map_style
 from ..arrays import TensorSource, array_source, as_tensor
 from ..opening import as_source
 from ..order import Indices
-from ..source import Source
-from ..streams.source import require_map_style
+from ..source import Source, require_map_style
 
 
 class Opened(NamedTuple):

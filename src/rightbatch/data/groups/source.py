@@ -113,7 +113,7 @@ class GroupedSource(Source):
         return x if shared is None else torch.cat([shared.flatten(1), x.flatten(1)], 1), y
 
     def prefetch(self, indices: Tensor) -> None:
-        """Pass the announcement on to the source of the shared parts."""
+        """Forward the prefetch to the source of the shared parts."""
         if isinstance(self._groups, Table) and self._groups.shared is not None:
             self._groups.shared.prefetch(indices)
 

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from ...errors import DataError, InputError
 from ...ranges import require_whole
 from ..arrays import TensorSource, require_finite
+from ..block_order import BlockOrder
 from ..collating import Collation
+from ..order import Order
 from ..source import Source
 from .items import StreamItems
 from .passes import Passes
@@ -52,6 +54,8 @@ class IterableSource(Source):
         DataError: there are no items, or they are not pairs of tensors, arrays or numbers.
     """
 
+    sequential = True
+
     def __init__(self, items: StreamItems, length: int) -> None:
         self._items, self._name, self._length = items, items.name, length
         self._passes = Passes(items.samples, items.name)
@@ -88,7 +92,11 @@ class IterableSource(Source):
             raise InputError(f"cannot fetch sample {int(indices.max()):,} by index: {ADVICE}")
         return sample.fetch(indices)
 
-    def fetch_interval(self, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def order(self, seed: int = 0, shuffle: bool = True) -> Order:
+        """Return the order of the stream, which is never shuffled."""
+        return Order(len(self), seed, False)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return x and y at positions start, ..., stop - 1 of an epoch that have not been discarded.
 
         Raises:
@@ -108,7 +116,7 @@ class IterableSource(Source):
         x, y = zip(*self._sample, strict=True)
         return TensorSource(torch.cat(x)[:count], torch.cat(y)[:count], self.notes)
 
-    def restart(self) -> None:
+    def rewind(self) -> None:
         """Return to the first sample.
 
         Raises:
@@ -119,7 +127,7 @@ class IterableSource(Source):
             self._chunks, self._begin, self._end = deque(), 0, 0
 
     def discard_before(self, epoch: int, position: int) -> None:
-        """Allow the samples before this position to be discarded."""
+        """Free the samples before this position; they are not fetched again."""
         self._begin = max(self._begin, epoch * self._length + position)
         while self._chunks and self._chunks[0].stop <= self._begin:
             self._chunks.popleft()
@@ -237,16 +245,3 @@ def as_stream(
             raise InputError(f"{items.name} has no length: pass length=, the number of samples in an epoch") from None
     require_whole("length", length, least=2)
     return IterableSource(items, length)
-
-
-def require_map_style(source: Source, use: str) -> None:
-    """Raise if a stream is used where random access is required.
-
-    Raises:
-        DataError: the source is a stream.
-    """
-    if isinstance(source, IterableSource):
-        raise DataError(
-            f"a stream cannot be {use}, since it only supports sequential access: write the samples with "
-            "rightbatch.data.write_shards(samples, folder, most=...) and pass the folder"
-        )

@@ -12,6 +12,7 @@ With one process nothing is sent and every answer is what went in.
 
 import hashlib
 import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -24,13 +25,12 @@ from ...decision import Decision, Outcome
 from ...errors import InputError, RightbatchError, UnsupportedError
 from ...measurements import Movement
 from ...noise.gradient_norm import is_part
-from ..accumulator import BatchAccumulator
-from ..processor import cpu_name
+from ..gradients import Gradients
+from ..timing.step_times import StepTimes
 from .process_group import ProcessGroup
 from .sharding import average_gradients, require_evenly_sharded, squared_norm, sum_gradients
 
 COMPARE_EVERY_STEPS = 100
-TIMES = 3  # of a step, told with the next
 WISHES = 3
 SAME = 1e-6  # by which norms of the same parameters may differ: by rounding on unlike machines, not by a step
 
@@ -91,10 +91,36 @@ class Seen:
     movement: Movement | None
 
 
+@dataclass(slots=True)
+class BatchRecord:
+    """What a process has seen of a batch, or what all have.
+
+    Args:
+        loss: sum of the losses over all units.
+        weight: units.
+        failed: why the batch leads to no step; empty if nothing is wrong.
+        oversized: samples of the pass that ran out of memory; 0 where none did.
+        rank: of the process in which it did.
+        seconds: spent on the passes.
+    """
+
+    loss: float
+    weight: float
+    failed: str = ""
+    oversized: int = 0
+    rank: int = 0
+    seconds: float = 0.0
+
+    def smallest(self, oversized: Sequence[float]) -> "BatchRecord":
+        """Of the passes that ran out of memory, which is the smallest, and of which process."""
+        samples, rank = min((int(count), rank) for rank, count in enumerate(oversized) if count)
+        return BatchRecord(math.nan, 0.0, "", samples, rank)
+
+
 class RankSync:
     """Keeps the processes of a run in step.
 
-    `decisions` is the digest of all decisions so far; `times` are those of the last step, to be told with the next.
+    `decisions` is the digest of all decisions so far.
 
     Args:
         ranks: the processes.
@@ -113,12 +139,9 @@ class RankSync:
         self.decisions = 0
         self._last = ""
         self._step = 0
-        self.times: list[float] = []
         self._wishes = self._granted = [False] * WISHES
         self._alike = not ranks.several or len(set(ranks.collect(_machine(parameters[0].device)))) == 1
         self._model = model
-        self._parameters = parameters
-        self._to_sum = [p for p in parameters if not is_part(p)]  # the others' gradients are summed as they come
         if ranks.several:
             shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
             for what, value in {**settings, "the model": crc32(repr(shapes).encode())}.items():
@@ -145,45 +168,41 @@ class RankSync:
         if self.ranks.several:
             self.ranks.copy_from_first(list(self._model.buffers()))
 
-    def hear(self, gathering: BatchAccumulator, add: bool) -> None:
-        """Bring together what the processes have seen of the batch so far, and add up their gradients if wanted.
+    def exchange(self, record: BatchRecord, gradients: Gradients, add: bool, times: StepTimes | None) -> BatchRecord:
+        """Combine what the processes have seen of the batch so far, and sum their gradients where `add`.
 
-        Of times the slowest process's count: those of this batch, and those told of the step before. Where memory ran
-        out somewhere, `oversized` is set everywhere and the rest is worth nothing.
+        Of seconds the slowest process's count: those of this batch, and `times`, those of the step before. Where memory
+        ran out somewhere, only `oversized` and `rank` of the record count.
 
         Raises:
             RightbatchError: the step before was not the same everywhere; names ranks and values.
         """
-        gathering.loss_total = gathering.loss_sum
         if not self.ranks.several:
-            return
-        present = [p.grad is not None for p in self._to_sum]
-        compared = bool(self.times) and self._step % COMPARE_EVERY_STEPS == 0
-        norm2 = squared_norm([p.detach() for p in self._parameters]) if compared else 0.0
-        times = self.times or [0.0] * TIMES
-        own = [float(bool(gathering.failed)), gathering.loss_sum, crc32(bytes(present)), self.decisions, norm2]
-        own += [float(gathering.oversized), *map(float, self._wishes), gathering.seconds, *times]
-        own += [seconds for _, seconds in gathering.times_s]
+            return record
+        parameters = [p for p in gradients.parameters if not is_part(p)]  # gradients of parts are summed as they come
+        present = [p.grad is not None for p in parameters]
+        compared = self._step % COMPARE_EVERY_STEPS == 0
+        norm2 = squared_norm([p.detach() for p in gradients.parameters]) if compared else 0.0
+        own = [float(bool(record.failed)), record.loss, record.weight, float(record.oversized), record.seconds]
+        own += [float(crc32(bytes(present))), float(self.decisions), norm2, *map(float, self._wishes)]
+        own += [] if times is None else times.numbers
         receive = self.ranks.start_gather(own)
-        finish = self.ranks.start_sum(self._to_sum) if add else None
-        columns = list(zip(*receive(), strict=True))
-        failed, losses, presence, decisions, norms2, oversized = columns[:6]
-        self._granted = [any(column) for column in columns[6 : 6 + WISHES]]
-        slowest = [max(column) for column in columns[6 + WISHES :]]
+        finish = self.ranks.start_sum(parameters) if add else None
+        rows = receive()
+        failed, losses, weights, oversized, seconds, presence, decisions, norms2 = list(zip(*rows, strict=True))[:8]
+        self._granted = [any(row[8 + i] for row in rows) for i in range(WISHES)]
         if any(oversized):
             if finish is not None:
                 finish(present)
-            _note_smallest(gathering, oversized)
-            return
+            return record.smallest(oversized)
         if finish is not None:
             finish(present if len(set(presence)) == 1 else self.ranks.any(*present))
-            self._add_summed(gathering)
+            gradients.add_summed()
         self._require_same_steps(decisions, norms2)
-        gathering.loss_total, gathering.seconds = math.fsum(losses), slowest[0]
-        self.times = slowest[1 : 1 + TIMES] if self.times else []
-        gathering.times_s = [(n, s) for (n, _), s in zip(gathering.times_s, slowest[1 + TIMES :], strict=True)]
-        if any(failed):
-            gathering.failed = self._reason(gathering.failed)
+        if times is not None:
+            times.slowest([row[8 + WISHES :] for row in rows])
+        reason = self._reason(record.failed) if any(failed) else ""
+        return BatchRecord(math.fsum(losses), math.fsum(weights), reason, 0, 0, max(seconds))
 
     def _require_same_steps(self, decisions: Sequence[float], norms2: Sequence[float]) -> None:
         if len(set(decisions)) > 1:
@@ -200,43 +219,28 @@ class RankSync:
         self._wishes = list(wishes)
         return self._granted
 
-    def hear_trial(self, gathering: BatchAccumulator) -> None:
-        """Bring together what a trial step has given, gradients included where it wants them; `oversized` as `hear`."""
+    def exchange_trial(self, record: BatchRecord, gradients: Gradients, add: bool) -> BatchRecord:
+        """Combine what a trial step has given, gradients included where `add`."""
         if not self.ranks.several:
-            return
-        rows = self.ranks.gather([float(bool(gathering.failed)), gathering.trial_loss_sum, gathering.oversized])
-        failed, losses, oversized = zip(*rows, strict=True)
+            return record
+        rows = self.ranks.gather([float(bool(record.failed)), record.loss, record.weight, float(record.oversized)])
+        failed, losses, weights, oversized = zip(*rows, strict=True)
         if any(oversized):
-            _note_smallest(gathering, oversized)
-            return
-        gathering.trial_loss_sum = math.fsum(losses)
-        if any(failed):
-            gathering.failed = self._reason(gathering.failed)
-        elif gathering.wants_gradient:
-            self.ranks.add_gradients(self._parameters)
+            return record.smallest(oversized)
+        reason = self._reason(record.failed) if any(failed) else ""
+        if add and not reason:
+            self.ranks.add_gradients(gradients.parameters)
+        return BatchRecord(math.fsum(losses), math.fsum(weights), reason)
 
     def _reason(self, failed: str) -> str:
         reasons = self.ranks.collect(failed)
         return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
-    def add_gradients(self, gathering: BatchAccumulator) -> None:
-        """Leave the sum over the processes in the parameters."""
-        self.ranks.add_gradients(self._to_sum)
-        self._add_summed(gathering)
-
-    def _add_summed(self, gathering: BatchAccumulator) -> None:
-        """Of a batch that was enlarged, add the sum of its first part."""
-        for parameter, earlier in zip(self._parameters, gathering.summed or [], strict=False):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
-        gathering.summed = None
-
-    def set_aside(self, gathering: BatchAccumulator) -> None:
-        """Before a batch is enlarged: what has been added up must not be added up again."""
+    def sum(self, gradients: Gradients) -> None:
+        """Leave the sum of the gradients over the processes in the parameters."""
         if self.ranks.several:
-            gathering.summed = [p.grad for p in self._parameters]
-            for parameter in self._parameters:
-                parameter.grad = None
+            self.ranks.add_gradients([p for p in gradients.parameters if not is_part(p)])
+            gradients.add_summed()
 
     def seen(self, own: Seen) -> Seen:
         """What the first process has computed; all must have come to the same but for rounding.
@@ -285,12 +289,6 @@ class RankSync:
         self.require_same_model()
 
 
-def _note_smallest(gathering: BatchAccumulator, oversized: Sequence[float]) -> None:
-    """Of the passes that ran out of memory, which is the smallest, and of which process."""
-    found = min((int(samples), rank) for rank, samples in enumerate(oversized) if samples)
-    gathering.oversized, gathering.oversized_rank = found
-
-
 def _machine(device: torch.device) -> tuple[object, ...]:
     """What sums are rounded by."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -305,3 +303,13 @@ def _require_close(what: str, values: Sequence[float]) -> None:
         raise RightbatchError(
             f"The processes have gone apart in {what}: {listed}. Change parameters and optimizer in all of them alike."
         )
+
+
+def cpu_name() -> str:
+    """The model of the processor, as far as the system reports it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

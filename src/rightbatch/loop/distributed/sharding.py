@@ -180,18 +180,18 @@ def squared_norm(tensors: Sequence[Tensor]) -> float:
 # States: saved whole, by the first process, and spread again over however many there are.
 
 
-def whole(state: Any) -> Any:
+def gather_full(state: Any) -> Any:
     """A state in which tensors are whole, on the CPU; in other processes than the first they are left empty."""
     if isinstance(state, Tensor):
         return _in_first(state.full_tensor()) if is_part(state) else state  # type: ignore[attr-defined]
     if isinstance(state, dict):
         found = copy(state)  # with what a module's state says of its versions
-        found.update({key: whole(value) for key, value in state.items()})
+        found.update({key: gather_full(value) for key, value in state.items()})
         return found
-    return [whole(value) for value in state] if isinstance(state, list) else state
+    return [gather_full(value) for value in state] if isinstance(state, list) else state
 
 
-def apart(full: Tensor, like: Any) -> Tensor:
+def shard_like(full: Tensor, like: Any) -> Tensor:
     """A whole tensor, known to all processes, spread as `like` is."""
     if not is_part(like) or is_part(full):
         return full
@@ -200,19 +200,19 @@ def apart(full: Tensor, like: Any) -> Tensor:
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def model_state_apart(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+def model_state_like(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """The state of a model, spread as its own is."""
     present, found = model.state_dict(), copy(state)
-    found.update({name: apart(value, present.get(name)) for name, value in state.items()})
+    found.update({name: shard_like(value, present.get(name)) for name, value in state.items()})
     return found
 
 
-def optimizer_state_apart(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+def optimizer_state_like(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of an optimizer, spread as its parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def spread(entry: Any, like: Tensor) -> Any:
-        return apart(entry, like) if isinstance(entry, Tensor) and entry.shape == like.shape else entry
+        return shard_like(entry, like) if isinstance(entry, Tensor) and entry.shape == like.shape else entry
 
     if not state or not any(map(is_part, parameters)):
         return dict(state)
@@ -220,22 +220,22 @@ def optimizer_state_apart(optimizer: torch.optim.Optimizer, state: Mapping[str, 
     return {**state, "state": {i: {k: spread(v, parameters[i]) for k, v in kept.items()} for i, kept in entries}}
 
 
-def whole_flat(flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """A flat vector over what all processes hold of the parameters, in the order of the whole ones; as `whole`."""
+def gather_full_flat(flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """A flat vector over what all processes hold of the parameters, in the order of the full ones."""
     if not any(map(is_part, parameters)):
         return flat
     held = parts(parameters)
     pieces = torch.split(flat, [part.numel() for part in held])
     spread = [part_like(piece.view_as(h), p) for piece, h, p in zip(pieces, held, parameters, strict=True)]
-    return torch.cat([tensor.reshape(-1) for tensor in whole(spread)])
+    return torch.cat([tensor.reshape(-1) for tensor in gather_full(spread)])
 
 
-def flat_apart(flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def shard_flat_like(flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """What this process holds of such a vector."""
     if not any(map(is_part, parameters)):
         return flat
     pieces = torch.split(flat, [p.numel() for p in parameters])
-    spread = [apart(piece.view(p.shape), p) for piece, p in zip(pieces, parameters, strict=True)]
+    spread = [shard_like(piece.view(p.shape), p) for piece, p in zip(pieces, parameters, strict=True)]
     return torch.cat([part.reshape(-1) for part in parts(spread)])
 
 

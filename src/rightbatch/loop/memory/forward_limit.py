@@ -202,3 +202,11 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def wait(device: torch.device) -> None:
+    """Wait for the device to finish what it was given, so that seconds tell how long that took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -13,10 +13,10 @@ REPEATS = (2, 3)  # at least, at most
 REPEAT_SHARE = 0.05
 LEAST_ELAPSED_S = 0.1
 ENOUGH_SLOWDOWN = 3.5
-Ladder = Generator[int, float, list[tuple[int, float]]]
+TimingSweep = Generator[int, float, list[tuple[int, float]]]
 
 
-def ladder(most_samples: int, most_size: int) -> Ladder:
+def timing_sweep(most_samples: int, most_size: int) -> TimingSweep:
     """Yield micro-batch sizes and receive their seconds; return (size, seconds) points.
 
     It doubles from 4 and ends when a micro-batch takes 3.5 times as long as the quickest, which puts the

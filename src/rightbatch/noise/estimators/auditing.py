@@ -19,10 +19,10 @@ EXAMPLES = 16
 class Audited(Estimator):
     """Passes everything on to another estimator, and every `every` batches compares its answer with an exact one.
 
-    Where layers are estimated one by one (sketches), the estimates of a few samples are held against the exact norms
-    of the same samples: their difference is the estimator's error alone. Of the other estimators V̂ is held against
-    that from the exact norms of a few samples of the batch, so that the choice of samples scatters too. Both say by
-    how much: `Audit.standard_error`.
+    Where layers are estimated one by one (random projections), the estimates of a few samples are held against the
+    exact norms of the same samples: their difference is the estimator's error alone. Of the other estimators V̂ is
+    held against that from the exact norms of a few samples of the batch, so that the choice of samples scatters
+    too. Both say by how much: `Audit.standard_error`.
 
     Args:
         estimator: whose measurements are audited.

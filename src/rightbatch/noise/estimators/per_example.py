@@ -63,9 +63,9 @@ class PerExampleNorms(Estimator):
     ) -> None:
         self._reading = reading or NormReader()
         self._projections = projections
-        self._taps = GradHooks(model, keep=projections, reading=self._reading, only=only)
+        self._hooks = GradHooks(model, keep=projections, reading=self._reading, only=only)
         self._passes: list[Pass] = []
-        self._part = self._taps.covered if only is not None else None
+        self._part = self._hooks.covered if only is not None else None
 
     @property
     def description(self) -> str:
@@ -77,22 +77,22 @@ class PerExampleNorms(Estimator):
 
         It adds to the micro-batches armed before, back to the last `disarm`.
         """
-        if not self._taps.attached:
+        if not self._hooks.attached:
             self.clear()
-        self._passes.append(self._taps.begin(samples))
+        self._passes.append(self._hooks.begin(samples))
 
     def pass_over(self, samples: int) -> None:
-        if self._taps.attached:
-            self._taps.begin(samples)
+        if self._hooks.attached:
+            self._hooks.begin(samples)
 
     def disarm(self) -> None:
         """Take every hook off the model and end the batch: it can still be read, until `arm` begins the next."""
-        self._taps.remove()
+        self._hooks.remove()
 
     def clear(self) -> None:
         """Forget what was seen."""
         self._passes.clear()
-        self._taps.forget()
+        self._hooks.forget()
         self._reading.clear()
 
     def audit(self, samples: int) -> None:
@@ -109,9 +109,7 @@ class PerExampleNorms(Estimator):
         Raises:
             UnsupportedError: naming the layers.
         """
-        if self._taps.marking:
-            self._taps.verify(loss)
-            self._taps.marking = False
+        self._hooks.verify(loss)
 
     def measurement(self, gradient_norm2: float, samples: int, scale: float = 1.0) -> Measurement:
         """The noise of the batch seen so far; a batch enlarged afterwards is armed again and read again.
@@ -132,14 +130,14 @@ class PerExampleNorms(Estimator):
             raise InputError(f"the variance of {samples} sample is not defined; measure at least 2")
         seen = sum(run.samples for run in self._passes)
         for run in self._passes:
-            self._taps.check(run)
-        weighted = self._reading.gradient_norm2(self._taps.covered)
+            self._hooks.check(run)
+        weighted = self._reading.gradient_norm2(self._hooks.covered)
         if weighted is not None:
             gradient_norm2 = weighted * scale * scale
         elif self._part is not None:
             gradient_norm2 = squared_norm(p.grad for p in self._part) * scale * scale
         # where only some rows are read each counts for as many as its micro-batch has samples to a row
-        parts = [(run.samples, self._taps.norms2(run)) for run in self._passes]
+        parts = [(run.samples, self._hooks.norms2(run)) for run in self._passes]
         own = [0.0, 0.0]
         if parts:
             each = [norms2 if count == len(norms2) else norms2 * (count / len(norms2)) for count, norms2 in parts]
@@ -164,17 +162,17 @@ class PerExampleNorms(Estimator):
             standard_error=StandardErrors(spread, math.nan, math.nan),
             method=self._reading.name,
             metric=self._reading.metric,
-            layers=self._taps.layers_read,
+            layers=self._hooks.layers_read,
             audit=self._reading.audited(),
             projection_variance=(excess2 - excess * excess / b) / (b - 1) if self._projections else math.nan,
         )
 
     def _products(self, unit: float, gradient_norm2: float) -> list[float]:
         """The sums of ⟨g_i, g_B⟩ - ‖g_B‖² and of its square, ⟨g_i, g_B⟩ being b·scale² ⟨c_i, Σ c⟩."""
-        sums: dict[Tensor, Tensor | None] = {p: p.grad for p in self._taps.covered}
+        sums: dict[Tensor, Tensor | None] = {p: p.grad for p in self._hooks.covered}
         if not self._passes:
             return [0.0, 0.0]
-        products = torch.cat([self._taps.products(run, sums) for run in self._passes])
+        products = torch.cat([self._hooks.products(run, sums) for run in self._passes])
         excess = products.to(sum_dtype(products.device)) * unit - gradient_norm2
         found: list[float] = torch.stack([excess.sum(), excess.dot(excess)]).tolist()
         return found

@@ -117,7 +117,7 @@ PREPARING = REARRANGING | {
 }
 
 
-class Step(NamedTuple):
+class BackwardStep(NamedTuple):
     """One node between a source and its broadcast.
 
     Args:
@@ -159,7 +159,7 @@ class Route(NamedTuple):
     node: Node
     slot: int
     shape: Shape
-    steps: tuple[Step, ...]
+    steps: tuple[BackwardStep, ...]
 
     def rows(self, d: Tensor) -> Tensor:
         """What each sample contributes to the gradient at that input, from the gradient at the node's output.
@@ -264,7 +264,7 @@ class Graph:
                 if len(given) < len(shape) or given[0] == 1:
                     yield slot
 
-    def _upwards(self, node: Node, steps: tuple[Step, ...]) -> Iterator[Route | None]:
+    def _upwards(self, node: Node, steps: tuple[BackwardStep, ...]) -> Iterator[Route | None]:
         """The routes from a node on, None for one that is not known."""
         if node in self._last or len(steps) == MOST_ROUTES:
             yield None
@@ -276,7 +276,7 @@ class Graph:
             elif (user, slot) in self._broadcast:
                 yield Route(user, slot, shape, done)
             elif user in self._shared and user.name() in PREPARING:
-                yield from self._upwards(user, (Step(user, 0, slot, shape), *done))
+                yield from self._upwards(user, (BackwardStep(user, 0, slot, shape), *done))
             else:
                 yield None
 
@@ -296,7 +296,7 @@ def _saved_names(kind: type[Node]) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
-def undone(rows: Tensor, steps: Iterable[Step]) -> Tensor:
+def undone(rows: Tensor, steps: Iterable[BackwardStep]) -> Tensor:
     """Gradients of each sample at the source, from those at the top of the steps that were made of it."""
     for step in steps:
         rows = step.undone(rows)

@@ -5,7 +5,7 @@ about 0.045 ns on the core with AVX2 that the constants were timed on, in float3
 128 positions and 1 to 512 channels, at batches of 8 to 128.
 
 There the choice agreed with timings, but for small layers where both are within a fifth, and a linear layer of four
-positions read exactly at 7 % of its own work, not sketched at 5 %. The shares named in reasons are rough, and too low
+positions read exactly at 7 % of its own work, not projected at 5 %. The shares named in reasons are rough, and too low
 for layers that take little time.
 """
 
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .convolution import GRAM_COST, TRANSPOSED_CONVOLUTION, gram_is_cheaper
-from .convolution_sketches import COPY, READ, along_input
+from .convolution_projections import COPY, READ, along_input
 from .embedding import EMBEDDING
 from .linear import LINEAR
+from .random_projections import RANDOM_PROJECTIONS
 from .rule import Rule, Snapshot, trains
-from .sketches import SKETCHES
 
-# A sketch of k probes is about sqrt(2/(k·r·b)) off for a layer and b equal samples. r, the effective rank of one
-# gradient, was 1.1 to 4.7 in most layers of two small networks on Fashion-MNIST. Unequal samples count for fewer,
+# A random projection of k probes is about sqrt(2/(k·r·b)) off for a layer and b equal samples. r, the effective rank of
+# one gradient, was 1.1 to 4.7 in most layers of two small networks on Fashion-MNIST. Unequal samples count for fewer,
 # later in training for 10 to 20 of 64: one probe was then 0.2 to 0.5 off in a layer, 0.03 to 0.08 over all of them.
 RANK = 2
 # Of a layer's norms, by that formula for equal samples. A tenth would be met by more probes; two take 1.4 to 1.6 times
@@ -30,9 +30,9 @@ RANK = 2
 ERROR = 0.25
 MOST_PROBES = 4
 FREE = 0.02  # of the layer's own work
-CALLS = 800_000  # what a sketch's small operations cost more than those of an exact rule, whatever their size
+CALLS = 800_000  # what a projection's small operations cost more than those of an exact rule, whatever their size
 FEW_CHANNELS = 6  # how much dearer a convolution's work on one channel is than on many
-EMBEDDING_EXACT, EMBEDDING_SKETCH, EMBEDDING_OWN = 55, 13, 41  # for each float of d; a sketch for each probe too
+EMBEDDING_EXACT, EMBEDDING_PROJECTED, EMBEDDING_OWN = 55, 13, 41  # for each float of d; projected, for each probe too
 TABLE = 9  # for each float of an embedding's gradient
 
 
@@ -45,7 +45,7 @@ class Choice(NamedTuple):
 
 
 def cheapest(rule: Rule, layer: Any, kept: Snapshot, d: Tensor, probes: int = 1) -> Choice:
-    """The cheapest sufficient way to read a layer's use: exact where that is free or no dearer than a sketch.
+    """The cheapest sufficient way to read a layer's use: exact where that is free or no dearer than projecting.
 
     Args:
         rule: the layer's rule.
@@ -54,7 +54,7 @@ def cheapest(rule: Rule, layer: Any, kept: Snapshot, d: Tensor, probes: int = 1)
         d: gradient at its output, shape (b, ...).
         probes: the least number of probes.
     """
-    if rule not in SKETCHES:
+    if rule not in RANDOM_PROJECTIONS:
         return Choice("exact", 0, "there is nothing cheaper")
     if not trains(layer.weight):
         return Choice("exact", 0, "the weight is frozen; its bias is exact for free")
@@ -68,16 +68,17 @@ def cheapest(rule: Rule, layer: Any, kept: Snapshot, d: Tensor, probes: int = 1)
         found = _convolution_costs(layer, x, g, probes)
     if found is None:
         return Choice("exact", 0, "free: one position, or one channel in each group")
-    exact, sketch, own = (len(d) * cost for cost in found)
-    sketch += CALLS
+    exact, projection, own = (len(d) * cost for cost in found)
+    projection += CALLS
     share = f"exact norms take about {max(1, round(100 * exact / own))} % of the layer's own work"
-    if exact <= max(sketch, FREE * own):
+    if exact <= max(projection, FREE * own):
         return Choice("exact", 0, share)
-    sketches = "a random-sign sketch takes" if probes == 1 else f"{probes} random-sign sketches take"
-    return Choice("sketch", probes, f"{share}, {sketches} less")
+    projections = "a random-sign projection takes" if probes == 1 else f"{probes} random-sign projections take"
+    return Choice("sketch", probes, f"{share}, {projections} less")
 
 
-Costs = tuple[float, float, float]  # for each sample: exact norms, sketch, the layer's own forward and backward pass
+# For each sample: exact norms, random projection, the layer's own forward and backward pass.
+Costs = tuple[float, float, float]
 
 
 def _linear_costs(a: Tensor, d: Tensor, probes: int) -> Costs | None:
@@ -103,8 +104,8 @@ def _convolution_costs(layer: Any, x: Tensor, g: Tensor, probes: int) -> Costs |
         near, far, unfolded = inputs * n, outputs, m
     else:
         near, far, unfolded = outputs * m, inputs, n
-    sketch = groups * (_passes(probes) / 2 * near + probes * kernel * unfolded * (far + COPY))
-    return exact, sketch, 3 * products
+    projection = groups * (_passes(probes) / 2 * near + probes * kernel * unfolded * (far + COPY))
+    return exact, projection, 3 * products
 
 
 def _embedding_costs(layer: Any, d: Tensor, probes: int) -> Costs | None:
@@ -112,7 +113,7 @@ def _embedding_costs(layer: Any, d: Tensor, probes: int) -> Costs | None:
     if floats == d.shape[-1]:
         return None
     own = EMBEDDING_OWN * floats + TABLE * layer.weight.numel() / len(d)
-    return EMBEDDING_EXACT * floats, EMBEDDING_SKETCH * probes * floats, own
+    return EMBEDDING_EXACT * floats, EMBEDDING_PROJECTED * probes * floats, own
 
 
 def _passes(probes: int) -> float:

@@ -14,9 +14,9 @@ from ...measurements import Audit, LayerReading
 from ..gradient_norm import squared_norm
 from ..preconditioner import TRAINING_FLOOR, Preconditioner
 from .plan import Choice, cheapest
+from .random_projections import RANDOM_PROJECTIONS
 from .sharing import joined, joint_norms2, merged, norms2_of
 from .signs import Signs
-from .sketches import SKETCHES
 from .uses import LayerUse, ParamUse
 from .weighted import slot_norms2, weighted_norms2
 
@@ -184,7 +184,7 @@ class Cheapest(NormReader):
     of the estimates too.
 
     Args:
-        probes: sketches averaged for each sample; more are taken where that is too few for a layer.
+        probes: random projections averaged for each sample; more are taken where that is too few for a layer.
         seed: of generators of its own, for the signs and for the samples audited.
     """
 
@@ -238,7 +238,7 @@ class Cheapest(NormReader):
                 self._note(path, use, choice.method, choice.reason)
         if choice.method != "sketch":
             return use.norms2()
-        norms2 = SKETCHES[use.rule](use.layer, use.kept, use.d, self._signs, choice.probes)
+        norms2 = RANDOM_PROJECTIONS[use.rule](use.layer, use.kept, use.d, self._signs, choice.probes)
         if audited is not None:
             self._pairs.append((norms2[audited], use.at(audited).norms2()))
         return norms2

@@ -20,7 +20,7 @@ _sigmoid_slope = torch.ops.aten.sigmoid_backward  # (e, σ) -> e σ (1 - σ)
 _tanh_slope = torch.ops.aten.tanh_backward  # (e, τ) -> e (1 - τ²)
 
 
-class Steps(NamedTuple):
+class RecurrentSteps(NamedTuple):
     """One level in one direction, over the T steps in the order in which they are taken.
 
     | symbol | argument | meaning |
@@ -56,7 +56,7 @@ class Steps(NamedTuple):
         return [None, *self.d_hidden[:-1]]
 
 
-class Found(NamedTuple):
+class RecurrentGradients(NamedTuple):
     """What follows: the hidden states once more, shape (T, b, H), and the gradients at u and v, (T, b, gates · H)."""
 
     hidden: Tensor
@@ -64,10 +64,10 @@ class Found(NamedTuple):
     d_recurrent: Tensor
 
 
-Recurrence = Callable[[Steps], Found]
+Recurrence = Callable[[RecurrentSteps], RecurrentGradients]
 
 
-def lstm(steps: Steps) -> Found:
+def lstm(steps: RecurrentSteps) -> RecurrentGradients:
     """Long short-term memory: c = f c' + i g, h = o tanh(c), with i, f, o = σ(u + v) and g = tanh(u + v)."""
     u, v = steps.projections(4)
     gates = u.add_(v)
@@ -90,10 +90,10 @@ def lstm(steps: Steps) -> Found:
         d_cell.mul_(kept)
         if earlier is not None:
             earlier.addmm_(d_gates, steps.w_hidden)
-    return Found(o * squashed, d.flatten(2), d.flatten(2))
+    return RecurrentGradients(o * squashed, d.flatten(2), d.flatten(2))
 
 
-def gru(steps: Steps) -> Found:
+def gru(steps: RecurrentSteps) -> RecurrentGradients:
     """Gated recurrent unit: h = (1 - z) n + z h', with r, z = σ(u + v) and n = tanh(u + r v)."""
     u, v = steps.projections(3)
     r, z = u[:, :, :2].add_(v[:, :, :2]).sigmoid_().unbind(2)
@@ -107,30 +107,30 @@ def gru(steps: Steps) -> Found:
         if earlier is not None:
             earlier.addcmul_(kept, e).addmm_(d_gates, steps.w_hidden)
     d_input = torch.cat([d[:, :, :2], slope.mul_(steps.d_hidden).unsqueeze(2)], 2)
-    return Found(n.addcmul_(z, difference), d_input.flatten(2), d.flatten(2))
+    return RecurrentGradients(n.addcmul_(z, difference), d_input.flatten(2), d.flatten(2))
 
 
-def rnn_tanh(steps: Steps) -> Found:
+def rnn_tanh(steps: RecurrentSteps) -> RecurrentGradients:
     """Elman's network: h = tanh(u + v)."""
     u, v = steps.projections(1)
     hidden = u.add_(v).tanh_().squeeze(2)
     return _plain(steps, hidden, _tanh_slope(torch.ones_like(hidden), hidden))
 
 
-def rnn_relu(steps: Steps) -> Found:
+def rnn_relu(steps: RecurrentSteps) -> RecurrentGradients:
     """The same with rectifiers: h = max(0, u + v)."""
     u, v = steps.projections(1)
     hidden = u.add_(v).relu_().squeeze(2)
     return _plain(steps, hidden, hidden.sign())
 
 
-def _plain(steps: Steps, hidden: Tensor, d: Tensor) -> Found:
+def _plain(steps: RecurrentSteps, hidden: Tensor, d: Tensor) -> RecurrentGradients:
     """Of a layer without gates, from the slopes of its activation, which are overwritten."""
     for d_gate, e, earlier in reversed(list(zip(d, steps.d_hidden, steps.earlier(), strict=True))):
         d_gate.mul_(e)
         if earlier is not None:
             earlier.addmm_(d_gate, steps.w_hidden)
-    return Found(hidden, d, d)
+    return RecurrentGradients(hidden, d, d)
 
 
 def recurrence(module: Any) -> Recurrence:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import ROUGH, TOLERANCES, CallUse
-from .recurrences import Steps, recurrence
+from .recurrences import RecurrentSteps, recurrence
 from .uses import ParamUse, Projection, projected
 
 LAYERS = (nn.RNN, nn.GRU, nn.LSTM)
@@ -84,7 +84,9 @@ class RecurrentUse(CallUse):
                 hidden, e = (value.chunk(directions, 2)[direction].flip(turned) for value in (above, d))
                 e[-1] += call.d_last[0][number]
                 a, before = x.flip(turned), torch.cat([call.first[0][number].unsqueeze(0), hidden[:-1]])
-                found = equations(Steps(a, before, e, call.first[1][number], call.d_last[1][number], *weights[number]))
+                found = equations(
+                    RecurrentSteps(a, before, e, call.first[1][number], call.d_last[1][number], *weights[number])
+                )
                 if above is call.hidden:
                     self._compare(found.hidden, hidden, call.tolerance)
                 w_input, w_hidden, b_input, b_hidden = parameters[number]

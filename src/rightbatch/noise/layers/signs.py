@@ -1,4 +1,4 @@
-"""Random signs for sketches, from a generator of their own."""
+"""Random signs for random projections, from a generator of their own."""
 
 import random
 from collections.abc import Mapping
@@ -68,14 +68,14 @@ class Signs:
         self._pools.clear()
 
 
-def sketch_norms2(sketches: Tensor, probes: int) -> Tensor:
-    """Squared norms of the sketches of each sample, averaged over the probes.
+def projected_norms2(projections: Tensor, probes: int) -> Tensor:
+    """Squared norms of the random projections of each sample, averaged over the probes.
 
     Args:
-        sketches: c_i e for every probe in turn, shape (b, ...).
+        projections: c_i e for every probe in turn, shape (b, ...).
         probes: k.
 
     Returns:
         Shape (b,).
     """
-    return row_norms2(sketches.flatten(1)).div_(probes)
+    return row_norms2(projections.flatten(1)).div_(probes)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedError
 from ..gradient_norm import row_norms2, sum_dtype
-from .broadcasts import REARRANGING, Route, Step, undone
+from .broadcasts import REARRANGING, BackwardStep, Route, undone
 from .embedding import EMBEDDING
 from .linear import BILINEAR, LINEAR
 from .normalization import LAYER_NORM, RMS_NORM
@@ -35,7 +35,7 @@ class ParameterUse:
     name: str
     parameter: Tensor
     rows: Tensor
-    steps: tuple[Step, ...]
+    steps: tuple[BackwardStep, ...]
 
     @property
     def samples(self) -> int:

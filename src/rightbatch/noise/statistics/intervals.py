@@ -3,7 +3,7 @@
 import math
 from functools import lru_cache
 
-from ...measurements import ANYTHING, Interval, Intervals
+from ...measurements import ANYTHING, ConfidenceInterval, Intervals
 
 LARGEST_EXPONENT = 700.0  # exp of more is no float
 
@@ -12,7 +12,7 @@ def bound(
     variance: float,
     signal: float,
     noise: float,
-    of_variance: Interval,
+    of_variance: ConfidenceInterval,
     signal_error: float,
     covariance: float,
     t: float,
@@ -38,7 +38,7 @@ def bound(
     hold most of it, e says little of s, and v₊ knows.
 
     Returns:
-        Limits of at least 0; `Interval(0, inf)` where nothing can be said.
+        Limits of at least 0; `ConfidenceInterval(0, inf)` where nothing can be said.
 
     Reference: Fieller, "Some problems in interval estimation" (1954); Donner, Zou, "Closed-form confidence intervals
     for functions of the normal mean and standard deviation" (2012), for limits in the place of standard errors.
@@ -49,25 +49,25 @@ def bound(
     high = at_least + _shift(at_least + noise, t * signal_error * growth)
     together = t * t * covariance
     if variance <= 0.0 or not math.isfinite(together):
-        return Intervals(of_variance, Interval(max(low, 0.0), high), ANYTHING)
+        return Intervals(of_variance, ConfidenceInterval(max(low, 0.0), high), ANYTHING)
     down, up = variance - of_variance.low, of_variance.high - variance
     least = most = math.nan
     if math.isfinite(high):
         least = fieller(variance, signal, down, high - at_least, together)[0]
     if math.isfinite(up) and low > 0.0:
         most = fieller(variance, signal, up, signal - low, together)[1]
-    scale = Interval(0.0 if math.isnan(least) else least, math.inf if math.isnan(most) else most)
-    return Intervals(of_variance, Interval(max(low, 0.0), high), scale)
+    scale = ConfidenceInterval(0.0 if math.isnan(least) else least, math.inf if math.isnan(most) else most)
+    return Intervals(of_variance, ConfidenceInterval(max(low, 0.0), high), scale)
 
 
-def positive(estimate: float, error: float, t: float) -> Interval:
+def positive(estimate: float, error: float, t: float) -> ConfidenceInterval:
     """Limits of a positive number on the logarithmic scale: x exp(±t e/x)."""
     if estimate <= 0.0 or not math.isfinite(t * error):
         return ANYTHING
-    return Interval(estimate + _shift(estimate, -t * error), estimate + _shift(estimate, t * error))
+    return ConfidenceInterval(estimate + _shift(estimate, -t * error), estimate + _shift(estimate, t * error))
 
 
-def skewed_mean(mean: float, error: float, skewness: float, samples: int, t: float) -> Interval:
+def skewed_mean(mean: float, error: float, skewness: float, samples: int, t: float) -> ConfidenceInterval:
     """Limits of the positive mean of a skewed distribution, by Hall's cubic transformation of Student's statistic.
 
     T = (x̄ - μ)/e is skewed where the sample is; g(T) = T + aT²/3 + a²T³/27 + a/6, a = γ/√n, is so only to the order
@@ -86,7 +86,7 @@ def skewed_mean(mean: float, error: float, skewness: float, samples: int, t: flo
     def inverse(y: float) -> float:
         return y if abs(a) < 1e-6 else 3.0 / a * (math.cbrt(1.0 + a * (y - a / 6.0)) - 1.0)
 
-    return Interval(max(0.0, mean - error * inverse(t)), max(0.0, mean - error * inverse(-t)))
+    return ConfidenceInterval(max(0.0, mean - error * inverse(t)), max(0.0, mean - error * inverse(-t)))
 
 
 def _shift(estimate: float, deviation: float) -> float:

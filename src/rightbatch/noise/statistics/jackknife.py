@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...measurements import NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, StandardErrors
+from ...measurements import NO_INTERVALS, UNKNOWN, ConfidenceInterval, Intervals, Measurement, StandardErrors
 from .intervals import bound, skewed_mean, t_quantile
 
 
@@ -77,9 +77,9 @@ def jackknife_micro_batches(found: Measurement, sizes: Sequence[int], norms2: Te
         found,
         standard_error=StandardErrors(size * errors.variance, errors.signal, size * errors.noise_scale),
         intervals=Intervals(
-            Interval(*(size * limit for limit in intervals.variance)),
+            ConfidenceInterval(*(size * limit for limit in intervals.variance)),
             intervals.signal,
-            Interval(*(size * limit for limit in intervals.noise_scale)),
+            ConfidenceInterval(*(size * limit for limit in intervals.noise_scale)),
         ),
     )
 

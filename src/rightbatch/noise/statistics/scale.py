@@ -5,7 +5,15 @@ from typing import Any
 
 from ...averages import ExponentialAverage
 from ...errors import InputError
-from ...measurements import NO_INTERVALS, UNKNOWN, Interval, Intervals, Measurement, NoiseEstimate, StandardErrors
+from ...measurements import (
+    NO_INTERVALS,
+    UNKNOWN,
+    ConfidenceInterval,
+    Intervals,
+    Measurement,
+    NoiseEstimate,
+    StandardErrors,
+)
 from .intervals import bound, positive, t_quantile
 
 
@@ -132,4 +140,4 @@ class NoiseScale:
         vv, ss, vs = state["scatter"]
         self._scatter = (vv, ss, vs)
         errors, limits = state["first_error"], state["first_intervals"]
-        self._first = (StandardErrors(*errors), Intervals(*(Interval(*pair) for pair in limits)))
+        self._first = (StandardErrors(*errors), Intervals(*(ConfidenceInterval(*pair) for pair in limits)))

@@ -10,6 +10,8 @@ from typing import Any
 from ...decision import BatchSizeRule
 from ...errors import InputError
 from ...rule_text import number_in, read_rule
+from ..recipes import RECIPES
+from ..wrappers.batch_size_wrapper import BatchSizeWrapper
 from ..wrappers.bounded import Bounded
 from ..wrappers.hysteresis import Hysteresis
 from ..wrappers.memory_cap import MemoryCap
@@ -18,7 +20,6 @@ from ..wrappers.ramp import Ramp
 from ..wrappers.rounded import Rounded
 from ..wrappers.whole_if_small import WholeIfSmall
 from .ad_ada_grad import AdAdaGrad
-from .ada_batch import AdaBatch
 from .ada_damp import AdaDamp
 from .augmented_test import AugmentedTest
 from .big_batch import BigBatch
@@ -26,21 +27,17 @@ from .cabs import CABS
 from .cyclic import Cyclic
 from .ddp_norm import DDPNorm
 from .dive_batch import DiveBatch
-from .dont_decay import DontDecay
 from .fixed import Fixed
-from .geo_damp import GeoDamp
 from .goodput import Goodput
 from .gradient_noise_scale import GradientNoiseScale
 from .growth import Growth
 from .inner_product_test import InnerProductTest
-from .interpolation import Interpolation
 from .norm_test import NormTest
 from .orr import Orr
 from .piecewise import Piecewise
 from .plateau import Plateau
 from .rada_damp import RadaDamp
 from .replay import Replay
-from .seesaw import Seesaw
 from .simi_grad import SimiGrad
 from .sweet_spot import SweetSpot
 from .unbiased_norm_test import UnbiasedNormTest
@@ -58,16 +55,11 @@ MEASURED: tuple[type[BatchSizeRule], ...] = (
     CABS,
     DiveBatch,
     SimiGrad,
-    Interpolation,
 )
 SCHEDULES: tuple[type[BatchSizeRule], ...] = (
     Piecewise,
     Growth,
     Cyclic,
-    AdaBatch,
-    DontDecay,
-    Seesaw,
-    GeoDamp,
     AdaDamp,
     RadaDamp,
     Plateau,
@@ -75,7 +67,9 @@ SCHEDULES: tuple[type[BatchSizeRule], ...] = (
     Replay,
 )
 WRAPPERS: tuple[type[BatchSizeRule], ...] = (Bounded, MemoryCap, Hysteresis, MinHold, Rounded, WholeIfSmall, Ramp)
-BATCH_SIZE_RULES: dict[str, type[BatchSizeRule]] = {rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS}
+BATCH_SIZE_RULES: dict[str, type[BatchSizeRule]] = {
+    rule.name: rule for rule in RULES + MEASURED + SCHEDULES + WRAPPERS
+} | RECIPES  # a recipe is a batch-size rule that brings its learning rate
 
 
 def batch_size_rule(spec: Any) -> BatchSizeRule:
@@ -103,11 +97,12 @@ def batch_size_rule(spec: Any) -> BatchSizeRule:
     )
 
 
+BatchSizeWrapper.read = batch_size_rule
+
 __all__ = [
     "BATCH_SIZE_RULES",
     "CABS",
     "AdAdaGrad",
-    "AdaBatch",
     "AdaDamp",
     "AugmentedTest",
     "BigBatch",
@@ -115,15 +110,12 @@ __all__ = [
     "Cyclic",
     "DDPNorm",
     "DiveBatch",
-    "DontDecay",
     "Fixed",
-    "GeoDamp",
     "Goodput",
     "GradientNoiseScale",
     "Growth",
     "Hysteresis",
     "InnerProductTest",
-    "Interpolation",
     "MemoryCap",
     "MinHold",
     "NormTest",
@@ -134,7 +126,6 @@ __all__ = [
     "Ramp",
     "Replay",
     "Rounded",
-    "Seesaw",
     "SimiGrad",
     "SweetSpot",
     "UnbiasedNormTest",

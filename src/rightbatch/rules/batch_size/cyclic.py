@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from ...errors import InputError
 from ...ranges import require_whole
-from ..stages import length_samples, require_length
-from .schedule import Course, Schedule
+from ..stages import RunPosition, length_samples, require_length
+from .schedule import BatchSizeSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class Cyclic(Schedule):
+class Cyclic(BatchSizeSchedule):
     """Let the batch go from `min_size` up to `max_size` and back in every cycle, linearly in the samples seen.
 
         b = min_size + (max_size - min_size) · (1 - |2u - 1|),    u = s/T - ⌊s/T⌋
@@ -50,6 +50,6 @@ class Cyclic(Schedule):
             raise InputError(f"Cyclic.max_size is {self.max_size}, less than min_size, {self.min_size}: swap them.")
         require_length("Cyclic.every", self.every_epochs, self.every_samples)
 
-    def _size(self, course: Course) -> int:
-        share = course.samples / length_samples(self.every_epochs, self.every_samples, course.train_samples) % 1.0
+    def _size(self, position: RunPosition) -> int:
+        share = position.samples / length_samples(self.every_epochs, self.every_samples, position.train_samples) % 1.0
         return round(self.min_size + (self.max_size - self.min_size) * (1 - abs(2 * share - 1)))

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal, get_args
 
 from ...decision import Decision, Plan
 from ...ranges import require_choice, require_number, require_whole
-from ..stages import require_total
-from .schedule import Course, Schedule, ScheduleState
+from ..stages import RunPosition, require_total
+from .schedule import BatchSizeSchedule, BatchSizeScheduleState
 
 Shape = Literal["linear", "geometric"]
 
 
 @dataclass(frozen=True, slots=True)
-class Growth(Schedule):
+class Growth(BatchSizeSchedule):
     """Grow from b0 to b1 over S samples: linear, b0 + (b1 - b0)·u, or geometric, b0·(b1/b0)^u; u = min(1, s/S).
 
     | symbol | argument | meaning |
@@ -53,20 +53,20 @@ class Growth(Schedule):
         if self.over_samples is not None:
             require_whole("Growth.over_samples", self.over_samples, least=1)
 
-    def start(self, plan: Plan) -> tuple[Decision, ScheduleState]:
+    def start(self, plan: Plan) -> tuple[Decision, BatchSizeScheduleState]:
         """Decide the first batch; refuse a length that is not known."""
-        self._length(Course(0, plan.train_samples, plan.total_samples))
-        return Schedule.start(self, plan)
+        self._length(RunPosition(0, plan.train_samples, plan.total_samples))
+        return BatchSizeSchedule.start(self, plan)
 
-    def _length(self, course: Course) -> float:
+    def _length(self, position: RunPosition) -> float:
         if self.over_samples is not None:
             return float(self.over_samples)
         if self.over_epochs is not None:
-            return self.over_epochs * course.train_samples
-        return float(require_total("Growth without over_epochs or over_samples", None, course.total_samples))
+            return self.over_epochs * position.train_samples
+        return float(require_total("Growth without over_epochs or over_samples", None, position.total_samples))
 
-    def _size(self, course: Course) -> int:
-        share = min(1.0, course.samples / self._length(course))
+    def _size(self, position: RunPosition) -> int:
+        share = min(1.0, position.samples / self._length(position))
         if self.shape == "linear":
             return round(self.initial + (self.last - self.initial) * share)
         return round(self.initial * math.pow(self.last / self.initial, share))

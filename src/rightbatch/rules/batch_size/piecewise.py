@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, get_args
 
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
-from .schedule import Course, Schedule
+from ..stages import RunPosition
+from .schedule import BatchSizeSchedule
 
 Unit = Literal["samples", "epochs"]
 Pairs = tuple[tuple[float, int], ...]
@@ -16,7 +17,7 @@ SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
-class Piecewise(Schedule):
+class Piecewise(BatchSizeSchedule):
     """Take the batch sizes of a list, each from its threshold on.
 
     Args:
@@ -52,8 +53,8 @@ class Piecewise(Schedule):
         require_choice(f"{type(self).__name__}.unit", self.unit, get_args(Unit))
         object.__setattr__(self, "sizes", pairs)
 
-    def _size(self, course: Course) -> int:
-        place = course.samples if self.unit == "samples" else course.samples / course.train_samples
+    def _size(self, position: RunPosition) -> int:
+        place = position.samples if self.unit == "samples" else position.epoch
         assert not isinstance(self.sizes, str)
         return self.sizes[bisect_right(self.sizes, place, key=lambda pair: pair[0]) - 1][1]
 

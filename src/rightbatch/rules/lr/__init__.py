@@ -13,12 +13,12 @@ from ..wrappers.ada_scale import AdaScale
 from ..wrappers.beta2_half_life import Beta2HalfLife
 from ..wrappers.legw import LEGW
 from ..wrappers.linear_scaling import LinearScaling
+from ..wrappers.lr_wrapper import LRWrapper
 from ..wrappers.momentum_schedule import MomentumSchedule
 from ..wrappers.sde import SDE
 from ..wrappers.square_root_scaling import SquareRootScaling
 from ..wrappers.surge import Surge
 from ..wrappers.warm_up import WarmUp
-from .ada_batch import AdaBatch
 from .armijo import Armijo
 from .averaged_distance import AveragedDistance
 from .barzilai_borwein import BarzilaiBorwein
@@ -26,26 +26,21 @@ from .constant import Constant
 from .cosine import Cosine
 from .curvature import CurvatureStep
 from .dog import DoG
-from .dont_decay import DontDecay
 from .dowg import DoWG
 from .exponential import Exponential
-from .geo_damp import GeoDamp
 from .goldstein import Goldstein
-from .interpolation import Interpolation
 from .inverse_time import InverseTime
 from .noise_scaled import NoiseScaled
 from .one_cycle import OneCycle
 from .polyak import Polyak
 from .polynomial import Polynomial
 from .range_test import RangeTest
-from .schedule_free import ScheduleFree
-from .seesaw import Seesaw
+from .schedule_free import ScheduleFreeLR
 from .step_decay import StepDecay
 
-RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance, Interpolation)
-FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFree)
+RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
+FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFreeLR)
 SCHEDULES: tuple[type[LRRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
-PAIRED: tuple[type[LRRule], ...] = (AdaBatch, DontDecay, Seesaw, GeoDamp)  # with the batch rules of these names
 SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     LinearScaling,
     SquareRootScaling,
@@ -56,7 +51,7 @@ SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
     Beta2HalfLife,
 )
 AROUND: tuple[type[LRRule], ...] = (WarmUp, MomentumSchedule)  # a rule
-LR_RULES: dict[str, type[LRRule]] = {rule.name: rule for rule in RULES + FOUND + SCHEDULES + PAIRED + SCALED + AROUND}
+LR_RULES: dict[str, type[LRRule]] = {rule.name: rule for rule in RULES + FOUND + SCHEDULES + SCALED + AROUND}
 
 
 def lr_rule(spec: Any) -> LRRule:
@@ -84,11 +79,12 @@ def lr_rule(spec: Any) -> LRRule:
     raise InputError(f"lr={spec!r} is no learning rate and no rule for one: give a number, one of {names}, or a rule.")
 
 
+LRWrapper.read = lr_rule
+
 __all__ = [
     "LEGW",
     "LR_RULES",
     "SDE",
-    "AdaBatch",
     "AdaScale",
     "Armijo",
     "AveragedDistance",
@@ -99,11 +95,8 @@ __all__ = [
     "CurvatureStep",
     "DoG",
     "DoWG",
-    "DontDecay",
     "Exponential",
-    "GeoDamp",
     "Goldstein",
-    "Interpolation",
     "InverseTime",
     "LinearScaling",
     "MomentumSchedule",
@@ -112,8 +105,7 @@ __all__ = [
     "Polyak",
     "Polynomial",
     "RangeTest",
-    "ScheduleFree",
-    "Seesaw",
+    "ScheduleFreeLR",
     "SquareRootScaling",
     "StepDecay",
     "Surge",

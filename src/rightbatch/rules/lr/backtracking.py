@@ -14,7 +14,7 @@ LEAST_GRADIENT_NORM2 = 1e-16
 FLOAT32_ROUNDING = 2.0**-23
 
 
-class Found(NamedTuple):
+class AcceptedStep(NamedTuple):
     """The first step that passed, how many trials it took, and what the last one answered."""
 
     step: float
@@ -86,12 +86,14 @@ class Backtracking:
             return float(self.initial)
         return step * PASS_GROWTH ** (now.batch_size / now.train_samples) if reset == "gradual" else step
 
-    def search(self, now: StepContext, step: float, gradient: bool = False) -> Generator[Trial, Outcome, Found | None]:
+    def search(
+        self, now: StepContext, step: float, gradient: bool = False
+    ) -> Generator[Trial, Outcome, AcceptedStep | None]:
         """Try `step`, then shorter ones; with `gradient`, ask for the curvature too. None if every trial failed."""
         allowed = now.loss + self.rounding * abs(now.loss)
         for trials in range(1, self.most_trials + 1):
             outcome = yield Trial(step, gradient)
             if outcome.loss <= allowed - self.c * step * now.gradient_norm2:
-                return Found(step, trials, outcome)
+                return AcceptedStep(step, trials, outcome)
             step *= self.factor
         return None

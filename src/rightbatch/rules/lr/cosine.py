@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number, require_whole
-from .course import Fall
+from .whole_run import Decay
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine(Fall):
+class Cosine(Decay):
     """η(s) = η0 · (f + (1 - f) · (1 + cos(π p))/2), p the part of the run, or of the cycle, that is over.
 
     | symbol | argument | meaning |
@@ -40,7 +40,7 @@ class Cosine(Fall):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Fall.__post_init__(self)
+        Decay.__post_init__(self)
         require_whole("Cosine.cycles", self.cycles, least=1)
         require_number("Cosine.growth", self.growth, above=0)
 

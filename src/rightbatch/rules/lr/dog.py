@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...decision import Decision, Needs, Plan, Search, StepContext
+from ...errors import UnsupportedError
 from ...ranges import require_number
-from .gradient_steps import require_gradient_steps
 
 LEAST_SQUARES = 1e-8
 
@@ -85,3 +85,17 @@ class DoG:
 
     def _step(self, farthest: float, squares: float) -> float:
         return farthest / math.sqrt(squares + LEAST_SQUARES)
+
+
+def require_gradient_steps(name: str, plan: Plan) -> None:
+    """Refuse an optimizer that does not step along the gradient; one that is not known passes.
+
+    Raises:
+        UnsupportedError: its class is not SGD, nor one of its kin by its name; Schedule-Free SGD averages.
+    """
+    name_of = plan.optimizer.upper()
+    if name_of and ("SGD" not in name_of or "SCHEDULEFREE" in name_of):
+        raise UnsupportedError(
+            f"The step rule '{name}' works out the length of a step along the gradient, but {plan.optimizer} moves in "
+            "another direction; use torch.optim.SGD (momentum allowed) or another step rule."
+        )

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from ..stages import length_samples, periods_passed, require_length
-from .schedule import Schedule
+from ..stages import RunPosition, length_samples, periods_passed, require_length
+from .schedule import LRSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class Exponential(Schedule):
+class Exponential(LRSchedule):
     """η = η0 · γ^(s/T), at every batch; with `staircase` γ^⌊s/T⌋, which is step decay with even steps.
 
     | symbol | argument | meaning |
@@ -39,10 +39,10 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Schedule.__post_init__(self)
+        LRSchedule.__post_init__(self)
         require_number("Exponential.factor", self.factor, above=0, most=1)
         require_length("Exponential.every", self.every_epochs, self.every_samples)
 
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        length = length_samples(self.every_epochs, self.every_samples, train_samples)
-        return float(self.factor ** (periods_passed(samples, length) if self.staircase else samples / length))
+    def _share(self, at: RunPosition) -> float:
+        length = length_samples(self.every_epochs, self.every_samples, at.train_samples)
+        return float(self.factor ** (periods_passed(at.samples, length) if self.staircase else at.samples / length))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from .schedule import Schedule
+from ..stages import RunPosition
+from .schedule import LRSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class InverseTime(Schedule):
+class InverseTime(LRSchedule):
     """η = η0 / (1 + k·e).
 
     | symbol | argument | meaning |
@@ -38,9 +39,8 @@ class InverseTime(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Schedule.__post_init__(self)
+        LRSchedule.__post_init__(self)
         require_number("InverseTime.decay", self.decay, least=0)
 
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        epoch = samples / train_samples
-        return 1 / (1 + self.decay * (math.floor(epoch) if self.staircase else epoch))
+    def _share(self, at: RunPosition) -> float:
+        return 1 / (1 + self.decay * (math.floor(at.epoch) if self.staircase else at.epoch))

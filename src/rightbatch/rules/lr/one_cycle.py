@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from .course import Course
+from ..stages import RunPosition
+from .whole_run import WholeRunSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class OneCycle(Course):
+class OneCycle(WholeRunSchedule):
     """From η0/a up to η0 and down to f·η0, along half cosines, while the momentum falls and rises again.
 
     | symbol | argument | meaning |
@@ -49,16 +50,16 @@ class OneCycle(Course):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Course.__post_init__(self)
+        WholeRunSchedule.__post_init__(self)
         require_number("OneCycle.divide", self.divide, least=1)
         require_number("OneCycle.rise", self.rise, least=0, most=1)
         if self.momentum_high is not None:
             require_number("OneCycle.momentum_high", self.momentum_high, least=0, most=1)
         require_number("OneCycle.momentum_low", self.momentum_low, least=0, most=1)
 
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        assert total_samples is not None
-        height, rising = self._height(samples / total_samples)
+    def _share(self, at: RunPosition) -> float:
+        assert at.total_samples is not None
+        height, rising = self._height(at.samples / at.total_samples)
         bottom = 1 / self.divide if rising else self.final
         return bottom + (1 - bottom) * height
 

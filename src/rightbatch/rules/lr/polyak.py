@@ -6,7 +6,7 @@ from typing import ClassVar
 from ...decision import Decision, Needs, Plan, Search, StepContext
 from ...ranges import require_number
 from .backtracking import LEAST_GRADIENT_NORM2, PASS_GROWTH
-from .gradient_steps import require_gradient_steps
+from .dog import require_gradient_steps
 
 
 @dataclass(frozen=True, slots=True)

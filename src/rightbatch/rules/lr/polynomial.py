@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from .course import Fall
+from .whole_run import Decay
 
 
 @dataclass(frozen=True, slots=True)
-class Polynomial(Fall):
+class Polynomial(Decay):
     """η(s) = η0 · (f + (1 - f) · (1 - s/S)^q).
 
     | symbol | argument | meaning |
@@ -34,7 +34,7 @@ class Polynomial(Fall):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Fall.__post_init__(self)
+        Decay.__post_init__(self)
         require_number("Polynomial.power", self.power, above=0)
 
     def _shape(self, part: float) -> float:

@@ -8,11 +8,11 @@ from typing import ClassVar
 from ...decision import NO_EVIDENCE, Decision, Needs, Plan, Search, StepContext
 from ...errors import InputError
 from ...ranges import require_number
-from ..stages import require_total
+from ..stages import RunPosition, require_total
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleState:
+class LRScheduleState:
     """What a schedule remembers of the start of the run.
 
     Args:
@@ -27,7 +27,7 @@ class ScheduleState:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule(ABC):
+class LRSchedule(ABC):
     """A learning rate η(s) = η0 · share(s), s the samples consumed before the batch.
 
     Counted in samples it keeps its place when the batch changes; a run taken up again with more epochs than at first
@@ -54,34 +54,37 @@ class Schedule(ABC):
         if self.lr is not None:
             require_number(f"{type(self).__name__}.lr", self.lr, above=0)
 
-    def start(self, plan: Plan) -> tuple[Decision, ScheduleState]:
+    def start(self, plan: Plan) -> tuple[Decision, LRScheduleState]:
         """Begin at the first stage."""
         base = float(plan.lr if self.lr is None else self.lr)
         if not base > 0:
-            who = type(self).__name__
             raise InputError(
-                f"{who} has a learning rate of {base:g} to schedule: give it a lr or the optimizer one above 0."
+                f"{self._title()} has a learning rate of {base:g} to schedule: set lr, or the optimizer's, above 0."
             )
         total = plan.total_samples
         if self.needs_total:
-            total = require_total(type(self).__name__, self._given_total(plan.train_samples), total)
-        rate = base * self._share(0, plan.train_samples, total)
+            total = require_total(self._title(), self._given_total(plan.train_samples), total)
+        rate = base * self._share(RunPosition(0, plan.train_samples, total))
         settings = self._settings(0, total, plan.settings)
         reason = f"the schedule begins at {rate:g}"
-        return Decision(lr=rate, reason=reason, settings=settings), ScheduleState(base, total, dict(plan.settings))
+        return Decision(lr=rate, reason=reason, settings=settings), LRScheduleState(base, total, dict(plan.settings))
 
-    def decide(self, now: StepContext, state: ScheduleState) -> Search:
+    def decide(self, now: StepContext, state: LRScheduleState) -> Search:
         """Set the rate of the current batch."""
         yield from ()
         total = self._given_total(now.train_samples) or now.total_samples or state.total_samples
-        rate = state.lr * self._share(now.samples, now.train_samples, total)
+        rate = state.lr * self._share(RunPosition(now.samples, now.train_samples, total))
         settings = self._settings(now.samples, total, state.settings)
         reason = f"after {now.samples} samples the schedule says {rate:.4g}"
         return Decision(lr=rate, reason=reason, settings=settings), state
 
+    def _title(self) -> str:
+        """What the rule is called in messages."""
+        return type(self).__name__
+
     @abstractmethod
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        """η/η0 for a batch before which `samples` samples were consumed."""
+    def _share(self, at: RunPosition) -> float:
+        """η/η0 at a position of the run."""
 
     def _settings(self, samples: int, total_samples: int | None, known: Mapping[str, float]) -> Mapping[str, float]:
         """Settings of the optimizer at that place; `known` are those that it has."""

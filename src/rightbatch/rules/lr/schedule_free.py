@@ -10,7 +10,7 @@ FIRST = 0.0025
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleFree:
+class ScheduleFreeLR:
     """Keep one rate and evaluate and ship the average of the iterates, instead of letting the rate decay.
 
         y = β·x + (1 - β)·z,    z <- z - η·d(∇F(y)),    x <- x + (w/Σw)·(z - x),    w = η²·b
@@ -47,7 +47,7 @@ class ScheduleFree:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if self.lr is not None:
-            require_number("ScheduleFree.lr", self.lr, above=0)
+            require_number("ScheduleFreeLR.lr", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Set the rate, once."""

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from ..stages import milestones_passed, require_milestones
-from .schedule import Schedule
+from ..stages import RunPosition, milestones_passed, require_milestones
+from .schedule import LRSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class StepDecay(Schedule):
+class StepDecay(LRSchedule):
     """η = η0 · γ^k, k the milestones reached.
 
     | symbol | argument | meaning |
@@ -37,9 +37,9 @@ class StepDecay(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        Schedule.__post_init__(self)
+        LRSchedule.__post_init__(self)
         require_number("StepDecay.factor", self.factor, above=0, most=1)
         object.__setattr__(self, "milestones", require_milestones("StepDecay.milestones", self.milestones))
 
-    def _share(self, samples: int, train_samples: int, total_samples: int | None) -> float:
-        return float(self.factor ** milestones_passed(samples / train_samples, self.milestones))
+    def _share(self, at: RunPosition) -> float:
+        return float(self.factor ** milestones_passed(at.epoch, self.milestones))

@@ -8,7 +8,7 @@ from typing import Any
 from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_whole
-from .lr_wrapper import Altered, Wrapper
+from .lr_wrapper import Altered, LRWrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class ScaledState:
 
 
 @dataclass(frozen=True, slots=True)
-class ForOneBatch(Wrapper):
+class ForOneBatch(LRWrapper):
     """A rule whose rate was found for one batch size and is altered for others.
 
     Args:
@@ -35,7 +35,7 @@ class ForOneBatch(Wrapper):
 
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
-        Wrapper.__post_init__(self)
+        LRWrapper.__post_init__(self)
         who = type(self).__name__
         if self.at is not None:
             require_whole(f"{who}.at", self.at, least=1)

@@ -1,8 +1,9 @@
 """Batch-size rules around a rule: what bounds, hysteresis, dwell, snapping, memory caps and ramps have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from ...decision import BatchSizeRule, Decision, Needs, Plan, StepContext
 from ...errors import InputError
@@ -12,7 +13,7 @@ UNWRAPPED = SweetSpot()
 
 
 @dataclass(frozen=True, slots=True)
-class WrapperState:
+class BatchSizeWrapperState:
     """What a rule around a rule remembers.
 
     Args:
@@ -30,7 +31,7 @@ class WrapperState:
     decided_samples: int = 0
 
 
-class Place(NamedTuple):
+class WrapContext(NamedTuple):
     """Where a run stands when a size is altered.
 
     Args:
@@ -43,11 +44,11 @@ class Place(NamedTuple):
     train_samples: int
     samples: int = 0
     step: int = 0
-    held: WrapperState | None = None
+    held: BatchSizeWrapperState | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapper(ABC):
+class BatchSizeWrapper(ABC):
     """A rule that alters what another rule, the one within, decides.
 
     The rule within is shown the size it last wanted, not the one decided in its place, and goes on as if it had been
@@ -66,11 +67,11 @@ class Wrapper(ABC):
 
     rule: BatchSizeRule | str | int = UNWRAPPED
 
+    read: ClassVar[Callable[[Any], BatchSizeRule]]  # set by the registry of rules, which imports this module
+
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..batch_size import batch_size_rule  # the registry there imports this module
-
-        object.__setattr__(self, "rule", batch_size_rule(self.rule))
+        object.__setattr__(self, "rule", BatchSizeWrapper.read(self.rule))
         least, most = self._limits()
         if most is not None and most < least:
             raise InputError(
@@ -93,33 +94,35 @@ class Wrapper(ABC):
         """Whether the rule within enlarges the current batch."""
         return self.within.enlarges_current
 
-    def start(self, plan: Plan) -> tuple[Decision, WrapperState]:
+    def start(self, plan: Plan) -> tuple[Decision, BatchSizeWrapperState]:
         """Alter the first batch of the rule within."""
         inner, inner_state = self.within.start(plan)
         wanted = inner.batch_size or 1
-        batch_size, why = self._alter(wanted, Place(plan.train_samples))
+        batch_size, why = self._alter(wanted, WrapContext(plan.train_samples))
         batch_size = self._within_limits(batch_size, plan.train_samples)
         # The first size holds from step 0 on; what a rule decides at a step that it may not enlarge, from the next.
         decided_step = 0 if self.enlarges_current else -1
-        return _account(inner, wanted, batch_size, why), WrapperState(inner_state, wanted, batch_size, decided_step)
+        return _account(inner, wanted, batch_size, why), BatchSizeWrapperState(
+            inner_state, wanted, batch_size, decided_step
+        )
 
-    def decide(self, now: StepContext, state: WrapperState) -> tuple[Decision, WrapperState]:
+    def decide(self, now: StepContext, state: BatchSizeWrapperState) -> tuple[Decision, BatchSizeWrapperState]:
         """Alter what the rule within decides."""
         inner, inner_state = self.within.decide(replace(now, wanted=state.wanted), state.inner)
         wanted = state.wanted if inner.batch_size is None else inner.batch_size
         # The first batch that the decision is about: the current one where it can still be enlarged.
         samples = now.samples if self.enlarges_current else now.samples + now.batch_size
-        batch_size, why = self._alter(wanted, Place(now.train_samples, samples, now.step, state))
+        batch_size, why = self._alter(wanted, WrapContext(now.train_samples, samples, now.step, state))
         batch_size = self._within_limits(batch_size, now.train_samples)
         if batch_size == state.batch_size:
             decision = inner if inner.batch_size is None else _account(inner, wanted, batch_size, why)
             return decision, replace(state, inner=inner_state, wanted=wanted)
-        return _account(inner, wanted, batch_size, why), WrapperState(
+        return _account(inner, wanted, batch_size, why), BatchSizeWrapperState(
             inner_state, wanted, batch_size, now.step, samples
         )
 
     @abstractmethod
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         """What becomes of the size that the rule within wants, and why if it is altered."""
 
     def _own_limits(self) -> tuple[int, int | None]:
@@ -128,7 +131,7 @@ class Wrapper(ABC):
     def _limits(self) -> tuple[int, int | None]:
         """The least and most that this wrapper and all within it allow."""
         least, most = self._own_limits()
-        if not isinstance(self.rule, Wrapper):
+        if not isinstance(self.rule, BatchSizeWrapper):
             return least, most
         inner_least, inner_most = self.rule._limits()
         mosts = [limit for limit in (most, inner_most) if limit is not None]

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded(Wrapper):
+class Bounded(BatchSizeWrapper):
     """Hold any rule within bounds: b = min(max(b_wanted, min_size), max_size).
 
     The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than
@@ -34,12 +34,12 @@ class Bounded(Wrapper):
         require_whole("Bounded.min_size", self.min_size, least=1)
         if self.max_size is not None:
             require_whole("Bounded.max_size", self.max_size, least=1)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
     def _own_limits(self) -> tuple[int, int | None]:
         return int(self.min_size), None if self.max_size is None else int(self.max_size)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         if wanted < self.min_size:
             return wanted, f"at least {self.min_size} are allowed"
         return wanted, "no more are allowed"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class Hysteresis(Wrapper):
+class Hysteresis(BatchSizeWrapper):
     """Move the batch size only when the wanted one differs by a factor: b_wanted >= f·b or b_wanted <= b/f.
 
     | symbol | argument | meaning |
@@ -35,9 +35,9 @@ class Hysteresis(Wrapper):
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         require_number("Hysteresis.factor", self.factor, above=1)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         held = wanted if place.held is None else place.held.batch_size
         if held == wanted or wanted >= held * self.factor or wanted * self.factor <= held:
             return wanted, ""

@@ -1,9 +1,9 @@
 """Step rules around a step rule: what scaling with the batch, warm-up and AdaScale have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from ...decision import NO_EVIDENCE, Action, Decision, LRRule, Needs, Plan, Search, Stateless, StepContext
 from ...errors import InputError
@@ -13,7 +13,7 @@ UNWRAPPED = Constant()
 
 
 @dataclass(frozen=True, slots=True)
-class WrapperState:
+class LRWrapperState:
     """What a step rule around a step rule remembers.
 
     Args:
@@ -49,7 +49,7 @@ class Altered:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapper(ABC):
+class LRWrapper(ABC):
     """A step rule that alters what another step rule, the one within, decides.
 
     The rule within is shown the rate it last wanted, not the one used in its place, and goes on as if it had been
@@ -68,11 +68,11 @@ class Wrapper(ABC):
 
     rule: LRRule | str | float | None = UNWRAPPED
 
+    read: ClassVar[Callable[[Any], LRRule]]  # set by the registry of rules, which imports this module
+
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
-        from ..lr import lr_rule  # the registry there imports this module
-
-        object.__setattr__(self, "rule", lr_rule(self.rule))
+        object.__setattr__(self, "rule", LRWrapper.read(self.rule))
 
     @property
     def within(self) -> LRRule:
@@ -99,7 +99,7 @@ class Wrapper(ABC):
         """Whether the rule within guards."""
         return self.within.guards
 
-    def start(self, plan: Plan) -> tuple[Decision, WrapperState]:
+    def start(self, plan: Plan) -> tuple[Decision, LRWrapperState]:
         """Alter the first rate of the rule within."""
         inner, inner_state = self.within.start(self._planned(plan))
         rate = float(plan.lr if inner.lr is None else inner.lr)
@@ -110,15 +110,15 @@ class Wrapper(ABC):
                 "0."
             )
         altered = self._begin(rate, plan)
-        return _account(inner, altered), WrapperState(inner_state, rate, altered.own)
+        return _account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
 
-    def decide(self, now: StepContext, state: WrapperState) -> Search:
+    def decide(self, now: StepContext, state: LRWrapperState) -> Search:
         """Alter what the rule within decides."""
         shown = replace(self._shown(now, state.own), lr=state.lr)
         inner, inner_state = yield from self.within.decide(shown, state.inner)
         rate = state.lr if inner.lr is None else inner.lr
         altered = self._alter(rate, now, state.own)
-        return _account(inner, altered), WrapperState(inner_state, rate, altered.own)
+        return _account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
         """What becomes of the rate when a run starts, before a batch is known."""

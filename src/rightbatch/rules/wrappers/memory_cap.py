@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryCap(Wrapper):
+class MemoryCap(BatchSizeWrapper):
     """Cap any rule at the largest batch that fits into memory: b = min(b_wanted, most).
 
     Meant for batches that must go through the model in one forward pass; anywhere else leave the batch to the rule and
@@ -34,10 +34,10 @@ class MemoryCap(Wrapper):
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         require_whole("MemoryCap.max_size", self.max_size, least=1)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
     def _own_limits(self) -> tuple[int, int | None]:
         return 1, int(self.max_size)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         return wanted, "no more fit into memory"

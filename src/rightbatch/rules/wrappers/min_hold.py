@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class MinHold(Wrapper):
+class MinHold(BatchSizeWrapper):
     """Keep every batch size for at least `steps` steps and `samples` samples; then move to what is wanted by then.
 
     While a rule enlarges the current batch, the size grows within one step as often as it wants: it dwells once the
@@ -35,9 +35,9 @@ class MinHold(Wrapper):
         """Refuse impossible settings."""
         require_whole("MinHold.steps", self.steps, least=0)
         require_whole("MinHold.samples", self.samples, least=0)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         held = place.held
         if held is None or place.step == held.decided_step:
             return wanted, ""

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal, get_args
 from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_choice, require_number
-from .lr_wrapper import Altered, Wrapper
+from .lr_wrapper import Altered, LRWrapper
 
 Unit = Literal["steps", "samples", "epochs"]
 
 
 @dataclass(frozen=True, slots=True)
-class MomentumSchedule(Wrapper):
+class MomentumSchedule(LRWrapper):
     """Set the momentum, or Adam's beta1, from given places on.
 
     Raising the momentum from m to m' multiplies the length of the steps in the long run by (1 - m)/(1 - m'), five times
@@ -40,7 +40,7 @@ class MomentumSchedule(Wrapper):
 
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
-        Wrapper.__post_init__(self)
+        LRWrapper.__post_init__(self)
         require_choice("MomentumSchedule.unit", self.unit, get_args(Unit))
         try:
             stages = tuple((float(place), float(value)) for place, value in self.stages)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_number, require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class Ramp(Wrapper):
+class Ramp(BatchSizeWrapper):
     """Begin at `initial` samples and approach what any rule wants linearly in the samples seen: a warm-up.
 
         b(s) = first + (b_wanted - first) · min(1, s/S)
@@ -43,9 +43,9 @@ class Ramp(Wrapper):
         require_number("Ramp.over_epochs", self.over_epochs, above=0)
         if self.over_samples is not None:
             require_whole("Ramp.over_samples", self.over_samples, least=1)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         length = self.over_epochs * place.train_samples if self.over_samples is None else float(self.over_samples)
         if place.samples >= length:
             return wanted, ""

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal, get_args
 
 from ...errors import InputError
 from ...ranges import require_choice, require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 Direction = Literal["nearest", "up", "down"]
 POWERS_OF_TWO = "powers-of-two"
 
 
 @dataclass(frozen=True, slots=True)
-class Rounded(Wrapper):
+class Rounded(BatchSizeWrapper):
     """Snap the sizes of any rule to a grid: powers of two, multiples of a number, or a few sizes.
 
     The nearest size is the nearest by ratio: from 45 it is down to 32 and from 46 up to 64. Where the data or the
@@ -49,9 +49,9 @@ class Rounded(Wrapper):
         else:
             require_whole("Rounded.grid", self.grid, least=1)
         require_choice("Rounded.direction", self.direction, get_args(Direction))
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         least, most = self._range(place.train_samples)
         wanted = min(max(wanted, least), most)
         below, above = self._below(wanted), self._above(wanted)

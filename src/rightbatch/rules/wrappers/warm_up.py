@@ -7,11 +7,11 @@ from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_number
 from ..stages import length_samples, require_length
-from .lr_wrapper import Altered, Wrapper
+from .lr_wrapper import Altered, LRWrapper
 
 
 @dataclass(frozen=True, slots=True)
-class WarmUp(Wrapper):
+class WarmUp(LRWrapper):
     """Scale the rate of the rule within by a + (1 - a)·s/w while s < w.
 
     | symbol | argument | meaning |
@@ -43,7 +43,7 @@ class WarmUp(Wrapper):
 
     def __post_init__(self) -> None:
         """Build the rule within and refuse impossible settings."""
-        Wrapper.__post_init__(self)
+        LRWrapper.__post_init__(self)
         if self.within.searches or self.within.guards:
             raise InputError(
                 f"WarmUp scales a rate, but '{self.within.name}' finds its step on the batches it meets: give a rate "

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ranges import require_whole
-from .batch_size_wrapper import Place, Wrapper
+from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
-class WholeIfSmall(Wrapper):
+class WholeIfSmall(BatchSizeWrapper):
     """Take all the data as the batch where there are at most `threshold` samples; else leave any rule as it is.
 
     A batch of all the data has a gradient free of noise, and a few hundred samples seldom take longer than a few
@@ -29,9 +29,9 @@ class WholeIfSmall(Wrapper):
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         require_whole("WholeIfSmall.threshold", self.threshold, least=1)
-        Wrapper.__post_init__(self)
+        BatchSizeWrapper.__post_init__(self)
 
-    def _alter(self, wanted: int, place: Place) -> tuple[int, str]:
+    def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
         if place.train_samples > self.threshold:
             return wanted, ""
         return place.train_samples, f"all of the data are at most {self.threshold} samples"

@@ -2,15 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
 from ..over_seeds import below_zero, show, within
-
-if TYPE_CHECKING:
-    from .design import BigBatches
 
 Cells = Mapping[tuple[str, int], Result]  # by method and seed
 
@@ -30,8 +26,8 @@ def tail(result: Result, name: str, low: float = LATE, high: float = 1.0) -> flo
     return float(np.mean(np.log10(np.maximum(values, LEAST)))) if values else math.nan
 
 
-def findings(design: "BigBatches", cells: Cells, linear: bool) -> list[Finding]:
-    """Every claim and its verdict."""
+def findings(cells: Cells, thetas: Sequence[float], untuned: float, linear: bool) -> list[Finding]:
+    """Every claim and its verdict, of forms with these θ beside a rate that nobody tuned."""
     of_classes = any(r["test"] for r in cells.values())
     by_error = of_classes and not linear
     margin, unit = (POINT, "points of test error") if by_error else (TWOFOLD, "log₁₀ of the objective")
@@ -44,7 +40,7 @@ def findings(design: "BigBatches", cells: Cells, linear: bool) -> list[Finding]:
     def beyond(arm: str, others: Sequence[str]) -> list[float]:
         """By seed, cost of a method over the least of the others."""
         found = []
-        for seed in range(design.seeds):
+        for seed in _seeds(cells):
             ours, theirs = cells.get((arm, seed)), [cells.get((other, seed)) for other in others]
             if ours is None or any(r is None for r in theirs):
                 continue
@@ -57,19 +53,19 @@ def findings(design: "BigBatches", cells: Cells, linear: bool) -> list[Finding]:
         claim: str, published: str, forms: Sequence[str], others: Callable[[float], Sequence[str]], allowed: float
     ) -> Finding:
         parts, verdicts = [], []
-        for theta in design.thetas:
+        for theta in thetas:
             for form in forms:
                 values = beyond(f"{form}, θ = {theta:g}", others(theta))
                 if values:
                     parts.append(f"{form}, θ = {theta:g}: {show(values, 2)}")
-                if theta == design.thetas[0]:
+                if theta == thetas[0]:
                     verdicts.append(below_zero([value - allowed for value in values]))
         ours = f"{'; '.join(parts)} ({unit})" if parts else "not run"
         return Finding(claim, DE, published, ours, _all(verdicts))
 
     tuned, automatic = ("SGD, tuned", "SGD, decayed"), ("Armijo", "BB")
     near = "one point of test accuracy" if by_error else "a factor of two"
-    whose = f"with θ = {design.thetas[0]:g}"
+    whose = f"with θ = {thetas[0]:g}"
     found = [
         compared(
             f"Big Batch with {form}, {whose} and nothing tuned, comes in equal passes within {near} of SGD whose "
@@ -83,7 +79,7 @@ def findings(design: "BigBatches", cells: Cells, linear: bool) -> list[Finding]:
     ]
     found += [
         compared(
-            f"Big Batch with Armijo and with BB, {whose}, beats SGD at a constant rate of {design.untuned:g} that "
+            f"Big Batch with Armijo and with BB, {whose}, beats SGD at a constant rate of {untuned:g} that "
             "nobody tuned",
             "it does; curves only",
             automatic,
@@ -98,10 +94,10 @@ def findings(design: "BigBatches", cells: Cells, linear: bool) -> list[Finding]:
             lambda theta: (f"fixed step, θ = {theta:g}",),
             margin,
         ),
-        _no_decay(design, cells),
-        _surrogate(design, cells),
+        _no_decay(cells, thetas),
+        _surrogate(cells, thetas[0]),
     ]
-    return [*found, _straight(design, cells)] if linear else found
+    return [*found, _straight(cells, thetas)] if linear else found
 
 
 def _whole(cells: Cells, arm: str, seed: int) -> Result | None:
@@ -109,10 +105,10 @@ def _whole(cells: Cells, arm: str, seed: int) -> Result | None:
     return result if result is not None and result["whole"] else None
 
 
-def _no_decay(design: "BigBatches", cells: Cells) -> Finding:
+def _no_decay(cells: Cells, thetas: Sequence[float]) -> Finding:
     """Decades that the objective falls in the second half of the passes, both at one constant rate."""
     parts, verdicts = [], []
-    for theta in design.thetas:
+    for theta in thetas:
         runs = [r for s in _seeds(cells) if (r := _whole(cells, f"fixed step, θ = {theta:g}", s)) is not None]
         both = [(_fall(r), _fall(r["plain"])) for r in runs if r["plain"]["whole"]]
         falls = [pair for pair in both if all(map(math.isfinite, pair))]
@@ -121,7 +117,7 @@ def _no_decay(design: "BigBatches", cells: Cells) -> Finding:
             parts.append(f"θ = {theta:g}: {show(ours, 2)}, SGD {show(theirs, 2)}")
         verdicts.append(below_zero([theirs - ours for ours, theirs in falls]))
     return Finding(
-        f"at a constant rate Big Batch with θ = {design.thetas[0]:g} goes on falling in the second half of the passes "
+        f"at a constant rate Big Batch with θ = {thetas[0]:g} goes on falling in the second half of the passes "
         "where SGD, at the same rate, comes to a floor",
         DE,
         "no decay is needed; curves only",
@@ -134,10 +130,10 @@ def _fall(result: Result) -> float:
     return tail(result, "excess", *MIDDLE) - tail(result, "excess")
 
 
-def _surrogate(design: "BigBatches", cells: Cells) -> Finding:
+def _surrogate(cells: Cells, theta: float) -> Finding:
     """The norm of the batch's gradient over that of all the data, late."""
     parts, verdicts = [], []
-    for arm in (*(f"{form}, θ = {design.thetas[0]:g}" for form in ("Armijo", "BB", "fixed step")), "SGD, tuned"):
+    for arm in (*(f"{form}, θ = {theta:g}" for form in ("Armijo", "BB", "fixed step")), "SGD, tuned"):
         runs = [r for s in _seeds(cells) if (r := _whole(cells, arm, s)) is not None]
         ratios = [tail(r, "batch_norms") - tail(r, "norms") for r in runs]
         if ratios:
@@ -154,16 +150,16 @@ def _surrogate(design: "BigBatches", cells: Cells) -> Finding:
     )
 
 
-def _straight(design: "BigBatches", cells: Cells) -> Finding:
+def _straight(cells: Cells, thetas: Sequence[float]) -> Finding:
     """R² of the logarithm of the norm against steps, from the first pass on; theory has it for θ below 1."""
     parts: list[str] = []
     verdict: Verdict = "cannot tell"
-    for theta in design.thetas:
+    for theta in thetas:
         runs = [r for s in _seeds(cells) if (r := _whole(cells, f"fixed step, θ = {theta:g}", s)) is not None]
         squares = [square for r in runs if (square := _r2(r)) is not None]
         if squares:
             parts.append(f"θ = {theta:g}: {show(squares)}")
-        if theta == max((t for t in design.thetas if t < 1), default=0.0):
+        if theta == max((t for t in thetas if t < 1), default=0.0):
             verdict = within(squares, (STRAIGHT, math.inf))
     return Finding(
         "on a strongly convex objective the logarithm of the gradient norm falls along a straight line over the steps "

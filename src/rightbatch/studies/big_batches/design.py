@@ -15,7 +15,7 @@ from ..retuning import Retuned, retune
 from ..subject import Subject
 from .claims import DE, Cells, findings, tail
 from .figure import draw_passes
-from .objective import BatchObjective, known_objective
+from .objective import FullObjective, known_objective
 from .runs import gradient_norm, steps_of
 
 SERIES = ("passes", "steps", "sizes", "rates", "excess", "norms", "batch_norms", "train", "test")
@@ -96,7 +96,7 @@ class BigBatches(Experiment):
             raise InputError("BigBatches.thetas and BigBatches.decays need one number each, or more.")
         if self.most_samples is not None:
             require_whole("BigBatches.most_samples", self.most_samples, least=2)
-        objective = BatchObjective.of(subject, self.penalty, self.most_samples, self.against_rest)
+        objective = FullObjective.of(subject, self.penalty, self.most_samples, self.against_rest)
         if self.size > len(objective):
             raise InputError(f"BigBatches.size is {self.size}, but there are only {len(objective)} samples.")
         return [
@@ -135,7 +135,7 @@ class BigBatches(Experiment):
         drawing = Drawing(
             "big_batch",
             draw_passes(arms, cells, linear, samples),
-            f"{'Excess objective and gradient' if linear else 'BatchObjective and gradient'} norm over all training "
+            f"{'Excess objective and gradient' if linear else 'Objective and gradient'} norm over all training "
             "samples, batch size and step size against passes, of the first seed. Dotted: Big Batch with θ below 1",
         )
         measure = "log₁₀ (ℓ - ℓ*)" if linear else "log₁₀ ℓ"
@@ -151,7 +151,7 @@ class BigBatches(Experiment):
             "last batch",
         )
         paragraphs = [*self._paragraphs(samples, linear), *self._seen(cells, samples)]
-        return Section(paragraphs, [drawing], head, rows, findings(self, cells, linear))
+        return Section(paragraphs, [drawing], head, rows, findings(cells, self.thetas, self.untuned, linear))
 
     def _paragraphs(self, samples: int, linear: bool) -> list[str]:
         kind = f"a penalty of λ = {self.penalty:g}, in double precision" if linear else "no penalty"
@@ -204,13 +204,13 @@ class BigBatches(Experiment):
 
     # Running.
 
-    def _tuned(self, objective: BatchObjective, arm: str, seed: int, decay: float, start: float) -> Retuned:
+    def _tuned(self, objective: FullObjective, arm: str, seed: int, decay: float, start: float) -> Retuned:
         def cost(rate: float, _: float) -> float:
             return self._train(objective, arm, seed, rate, decay)
 
         return retune(cost, start, tries=self.tries)
 
-    def _train(self, objective: BatchObjective, arm: str, seed: int, rate: float, decay: float) -> float:
+    def _train(self, objective: FullObjective, arm: str, seed: int, rate: float, decay: float) -> float:
         """The whole objective at the end; inf where it has not fallen after half of the passes."""
         model, checked = objective.network(seed), False
         before, budget = objective.look(model).value, self.passes * len(objective)
@@ -225,7 +225,7 @@ class BigBatches(Experiment):
 
     def _follow(
         self,
-        objective: BatchObjective,
+        objective: FullObjective,
         least: float,
         arm: str,
         seed: int,

@@ -1,4 +1,4 @@
-"""BatchObjective, gradient norm, batch size and step size of every method against passes over the data."""
+"""Objective, gradient norm, batch size and step size of every method against passes over the data."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

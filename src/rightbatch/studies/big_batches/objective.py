@@ -13,7 +13,7 @@ from ..subject import Subject, everything
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 CHUNK_SAMPLES = 4096
 POWER_STEPS = 50
@@ -29,7 +29,7 @@ class ObjectiveLook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BatchObjective:
+class FullObjective:
     """ℓ(w) = mean loss over the training samples + λ/2·‖w‖², the penalty for models linear in their parameters.
 
     A linear model, which has one minimum, is taken in double precision.
@@ -57,7 +57,7 @@ class BatchObjective:
     @classmethod
     def of(
         cls, subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None
-    ) -> "BatchObjective":
+    ) -> "FullObjective":
         """Of a subject; columns of a table that leave [-1, 1], and quantities to predict, are centred and scaled.
 
         Args:
@@ -221,9 +221,9 @@ class BatchObjective:
 @cache
 def known_objective(
     subject: Subject, penalty: float, most_samples: int | None, against_rest: int | None
-) -> tuple[BatchObjective, float]:
+) -> tuple[FullObjective, float]:
     """The objective and its ℓ*, worked out once in a process."""
-    objective = BatchObjective.of(subject, penalty, most_samples, against_rest)
+    objective = FullObjective.of(subject, penalty, most_samples, against_rest)
     return objective, objective.least()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import DivergedError
 from ..plain_steps import plain_steps
-from .objective import BatchObjective
+from .objective import FullObjective
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +17,7 @@ FORWARD = 1 / 3  # of a gradient: what a trial of the line search costs, which i
 NOISE_GROUPS = 16  # a penalty hides from exact per-example norms: the noise is then that between so many micro-batches
 
 
-class DescentStep(NamedTuple):
+class MethodStep(NamedTuple):
     """A step just made: work so far in samples, the size carried on, rate, and its gradient's norm where known."""
 
     work: float
@@ -27,8 +27,8 @@ class DescentStep(NamedTuple):
 
 
 def steps_of(
-    objective: BatchObjective, model: "nn.Module", arm: str, size: int, seed: int, rate: float, decay: float
-) -> Iterator[DescentStep]:
+    objective: FullObjective, model: "nn.Module", arm: str, size: int, seed: int, rate: float, decay: float
+) -> Iterator[MethodStep]:
     """Train by a method without end, or until it diverges.
 
     Args:
@@ -52,8 +52,8 @@ def gradient_norm(model: "nn.Module") -> float:
 
 
 def _plain(
-    objective: BatchObjective, model: "nn.Module", adadelta: bool, size: int, seed: int, rate: float, decay: float
-) -> Iterator[DescentStep]:
+    objective: FullObjective, model: "nn.Module", adadelta: bool, size: int, seed: int, rate: float, decay: float
+) -> Iterator[MethodStep]:
     import torch
 
     parameters, loss = list(model.parameters()), objective.of_batches(model)
@@ -61,17 +61,18 @@ def _plain(
     for step in plain_steps(model, loss, objective.x, objective.y, size, optimizer, seed):
         if not math.isfinite(step.loss):
             return
-        yield DescentStep(step.samples, size, optimizer.param_groups[0]["lr"], None)
+        yield MethodStep(step.samples, size, optimizer.param_groups[0]["lr"], None)
         if decay:
             optimizer.param_groups[0]["lr"] = rate / (1 + decay * step.samples / len(objective))
 
 
 def _big_batch(
-    objective: BatchObjective, model: "nn.Module", form: str, theta: float, size: int, seed: int, rate: float
-) -> Iterator[DescentStep]:
+    objective: FullObjective, model: "nn.Module", form: str, theta: float, size: int, seed: int, rate: float
+) -> Iterator[MethodStep]:
     import torch
 
-    from ...loop.auto_batch import ENDLESS, AutoBatch
+    from ...loop.auto_batch import AutoBatch
+    from ...loop.run_state import ENDLESS
     from ...noise import Noise
     from ...rules.batch_size import BigBatch
     from ...rules.lr import Armijo, BarzilaiBorwein, Constant
@@ -89,6 +90,6 @@ def _big_batch(
                 value = loss(model(x), y)
             auto.backward(value)
             if auto.step():
-                yield DescentStep(work, auto.batch_size, auto.lr, auto.last["gradient_norm"])
+                yield MethodStep(work, auto.batch_size, auto.lr, auto.last["gradient_norm"])
     except DivergedError:
         return

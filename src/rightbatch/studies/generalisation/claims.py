@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from ..experiment import Finding, Verdict
+from ..experiment import SHEN, Finding, Verdict
 from ..over_seeds import below_zero, mean_interval, show
 from .results import SPELLED, WAYS, Cells, size_text, sweet_spot
 
 KESKAR = "Keskar et al. (ICLR 2017)"
-SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"
 MARGIN = 0.005  # half a point of accuracy: less counts as testing as well
 PUBLISHED_RATIO = 9.0  # the least of six ratios of sharpness
 

@@ -10,17 +10,17 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
-from ..experiment import Experiment, Result, Section, StudyTrial
+from ..experiment import SHEN, Experiment, Result, Section, StudyTrial
 from ..retuning import retune
 from ..subject import Subject
-from .claims import KESKAR, SHEN, findings
+from .claims import KESKAR, findings
 from .figure import drawings
 from .results import BUDGETS, WAYS, Cells, rows, seen
 from .runs import (
     DROPOUT,
-    GeneralisationRun,
     Parts,
     Phase,
+    SteppedRun,
     curve,
     divide,
     network,
@@ -156,9 +156,9 @@ class Generalisation(Experiment):
         samples = self.epochs * len(parts.train[0])
         ends = {"samples": samples // size, "steps": samples // small}
         ends["seconds"] = min(max(round(ends["steps"] * seconds[0] / seconds[1]), ends["samples"]), ends["steps"])
-        runs: dict[float, GeneralisationRun] = {}
+        runs: dict[float, SteppedRun] = {}
 
-        def run_at(rate: float) -> GeneralisationRun:
+        def run_at(rate: float) -> SteppedRun:
             if rate not in runs:
                 model = network(subject, seed, kind)
                 plan: list[Phase] = [(size, rate, None)]
@@ -253,13 +253,13 @@ class Generalisation(Experiment):
         last: int,
         ends: set[int],
         seed: int,
-    ) -> GeneralisationRun:
+    ) -> SteppedRun:
         looks = np.geomspace(max(1, last // 200), last, self.looks).round().astype(int).tolist()
         steps = phases(parts, model, self._optimizer(model), plan, seed)
-        return GeneralisationRun(parts, model, steps, frozenset({*looks, *ends}), frozenset(ends))
+        return SteppedRun(parts, model, steps, frozenset({*looks, *ends}), frozenset(ends))
 
     @staticmethod
-    def _sharpness(model: "nn.Module", parts: Parts, run: GeneralisationRun, end: int) -> dict[str, float]:
+    def _sharpness(model: "nn.Module", parts: Parts, run: SteppedRun, end: int) -> dict[str, float]:
         """Of the loss over all samples trained on, in a network beside that of the run, which may go on."""
         model.load_state_dict(run.kept[end])
         about = model, parts.loss, *parts.train
@@ -280,6 +280,6 @@ class Generalisation(Experiment):
         after = {*(first * looks).round(), *(first + second * looks).round()}
         model = network(subject, seed, "plain")
         steps = phases(parts, model, self._optimizer(model), [*plan[:1], (*plan[1][:2], None)], seed)
-        run = GeneralisationRun(parts, model, steps, frozenset(int(step) for step in after), frozenset())
+        run = SteppedRun(parts, model, steps, frozenset(int(step) for step in after), frozenset())
         end = run.upto(first + second)
         return {"end": end and end.rounded(), "curve": curve(run, first + second)}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
     Part = tuple[Tensor, Tensor]
 
@@ -106,7 +106,7 @@ def network(subject: Subject, seed: int, kind: str) -> "nn.Module":
 
 
 @dataclass(eq=False)
-class GeneralisationRun:
+class SteppedRun:
     """Training that goes on when asked to.
 
     Args:
@@ -202,7 +202,7 @@ def step_seconds(parts: Parts, models: Sequence["nn.Module"], optimizers: Any, s
     return [float(value) for value in np.median(np.diff(ends, axis=0), axis=0)]
 
 
-def curve(run: GeneralisationRun, last: int) -> dict[str, list[float]]:
+def curve(run: SteppedRun, last: int) -> dict[str, list[float]]:
     """The looks up to `last`, as lists."""
     looks = [look.rounded() for step, look in sorted(run.made.items()) if step <= last]
     return {
@@ -210,7 +210,7 @@ def curve(run: GeneralisationRun, last: int) -> dict[str, list[float]]:
     }
 
 
-def outcome(run: GeneralisationRun, last: int, rate: float, more: Mapping[str, float]) -> dict[str, float]:
+def outcome(run: SteppedRun, last: int, rate: float, more: Mapping[str, float]) -> dict[str, float]:
     """What a run is after `last` steps, what it was where validation was best, and `more`."""
     stopped = run.best(last)
     return {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
     from ...noise.objective import Objective
 
 Vector = NDArray[np.float64]

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..experiment import Finding, Result
+from ..experiment import SHEN, Finding, Result
 from ..over_seeds import all_within, show
 
 Cell = tuple[str, int, int]  # moment, batch size, seed
 
-SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"
 GROWING = (1e-3, math.inf)  # less is rounding
 LINEAR = (0.9, 1.1)  # exponents taken as 1
 ROUNDING = 1e-4  # relative, of the squares of norms kept to 5 digits

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
+from ..experiment import SHEN, Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..plain_steps import plain_steps
 from ..subject import Subject, everything
-from .claims import SHEN, Cell, against_theory, average, findings
+from .claims import Cell, against_theory, average, findings
 from .figure import draw_norms
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 CHUNK_SAMPLES = 1024  # whose gradients are read in one backward pass
 

@@ -11,7 +11,7 @@ from ..subject import Subject
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 LOOK = 1.05  # the loss over all samples is taken at steps this far apart
 PASSES = 500  # over its samples, after which a run is given up

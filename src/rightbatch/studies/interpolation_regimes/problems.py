@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...rules.interpolation import Spectrum
+from ...rules.spectrum import Spectrum
 
 Features = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -18,7 +18,7 @@ from .figure import draw_growth
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
     from ...measurements import NoiseEstimate
 
 LOOK_SAMPLES, LOOK_BATCHES, LEAST_LOOK_BATCHES = 512, 16, 8

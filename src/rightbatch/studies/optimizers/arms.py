@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...data import Source
-    from ...fitting.losses import Loss
+    from ...fitting.units import Loss
 
 BETA = 0.9  # of momentum
 AVERAGED = "averaged momentum"
@@ -68,7 +68,7 @@ def zero_begun(model: "nn.Module", rate: float) -> "Optimizer":
 
 
 @dataclass(frozen=True)
-class ArmProblem:
+class TrainingProblem:
     """A subject ready to be trained on.
 
     Args:
@@ -87,7 +87,7 @@ class ArmProblem:
     source: "Source"
 
     @classmethod
-    def of(cls, subject: Subject) -> "ArmProblem":
+    def of(cls, subject: Subject) -> "TrainingProblem":
         """Loaded once in a process."""
         return _problem(subject)
 
@@ -107,7 +107,7 @@ class ArmProblem:
 
 
 @cache
-def _problem(subject: Subject) -> ArmProblem:
+def _problem(subject: Subject) -> TrainingProblem:
     import torch
 
     from ...data import as_source
@@ -116,11 +116,11 @@ def _problem(subject: Subject) -> ArmProblem:
     source, test = subject.sources()
     x, y = everything(source)
     some = torch.from_numpy(np.linspace(0, len(x) - 1, min(MEASURED, len(x))).astype(np.int64))
-    return ArmProblem(x, y, default_loss(source), as_source((x[some], y[some])), test, source)
+    return TrainingProblem(x, y, default_loss(source), as_source((x[some], y[some])), test, source)
 
 
 def final_loss(
-    problem: ArmProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
+    problem: TrainingProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
 ) -> float:
     """Training loss after plain steps; inf where it was lost on the way."""
     for step in islice(plain_steps(model, problem.loss, problem.x, problem.y, size, optimizer, seed), steps):
@@ -131,7 +131,7 @@ def final_loss(
 
 
 def plain_run(
-    problem: ArmProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
+    problem: TrainingProblem, model: "nn.Module", optimizer: "Optimizer", size: int, steps: int, seed: int
 ) -> dict[str, Any]:
     """Plain steps, with looks at the training loss; packaged optimizers show their average there."""
     marks, seen, losses = _marks(steps), [], []
@@ -147,7 +147,7 @@ def plain_run(
 
 
 def packaged_run(
-    name: str, problem: ArmProblem, model: "nn.Module", size: int, steps: int, seed: int
+    name: str, problem: TrainingProblem, model: "nn.Module", size: int, steps: int, seed: int
 ) -> dict[str, Any]:
     """An optimizer of another package at its defaults."""
     package, kind = PACKAGED[name]
@@ -157,11 +157,12 @@ def packaged_run(
 
 
 def ruled_run(
-    problem: ArmProblem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int
+    problem: TrainingProblem, model: "nn.Module", batch: Any, step: str, samples: int, seed: int
 ) -> dict[str, Any]:
     """A rule of this library, with whatever optimizer suits it."""
     from ...fitting.evaluation import refresh_batch_norm
-    from ...loop.auto_batch import ENDLESS, AutoBatch
+    from ...loop.auto_batch import AutoBatch
+    from ...loop.run_state import ENDLESS
 
     auto = AutoBatch(model, None, problem.source, batch, step, seed=seed, epochs=ENDLESS)
     seen, losses, sizes = [], [], []
@@ -188,7 +189,7 @@ def ruled_run(
     return {"samples": seen, "losses": rounded(losses), "loss": _short(losses[-1]), "batch": median, **result}
 
 
-def notations_apart(problem: ArmProblem, subject: Subject, rate: float, size: int, steps: int, seed: int) -> float:
+def notations_apart(problem: TrainingProblem, subject: Subject, rate: float, size: int, steps: int, seed: int) -> float:
     """Largest relative difference of the loss between torch's momentum and the average started at zero, rate/(1 - β).
 
     In double precision, over the first steps.
@@ -220,7 +221,7 @@ def _turn(optimizer: "Optimizer", way: str) -> None:
         getattr(optimizer, way)()
 
 
-def _refresh(optimizer: "Optimizer", model: "nn.Module", problem: ArmProblem) -> None:
+def _refresh(optimizer: "Optimizer", model: "nn.Module", problem: TrainingProblem) -> None:
     from ...fitting.evaluation import refresh_batch_norm
 
     if hasattr(optimizer, "eval"):

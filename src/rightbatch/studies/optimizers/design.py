@@ -19,7 +19,7 @@ from .arms import (
     PACKAGED,
     RULED,
     STARTS,
-    ArmProblem,
+    TrainingProblem,
     final_loss,
     installed,
     made,
@@ -104,7 +104,7 @@ class Optimizers(Experiment):
             return {"optimizer": name, "size": size, "seed": seed, **self._run(subject, name, size, seed)}
 
     def _run(self, subject: Subject, name: str, size: int, seed: int) -> Result:
-        problem, model, order = ArmProblem.of(subject), subject.network(seed), seed + FURTHER
+        problem, model, order = TrainingProblem.of(subject), subject.network(seed), seed + FURTHER
         if name == AUTOMATIC:
             return ruled_run(problem, model, "auto", "auto", self.samples, order)
         if name in RULED:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...decision import Decision, LRRule
+from ...decision import LRRule
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ...rules.lr import AdaScale, LinearScaling, SquareRootScaling, StepDecay, WarmUp
@@ -17,8 +17,7 @@ from .claims import ADA_SCALE, RULES, ScalingRuns, findings, rows
 from .figure import draw_scaling
 
 if TYPE_CHECKING:
-    from ...data import Interval, Source
-    from ...measurements import Audit
+    from ...data import Source
 
 TUNING_SHARE = 0.2  # of the training data, held out to tune the rate of the base batch
 TRIES = 7  # of rates, at most
@@ -186,10 +185,10 @@ def _train(
     model, loss, here = subject.network(seed), default_loss(train), torch.device("cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=design.rate, momentum=design.momentum)
     noise = Noise(every=1) if isinstance(step, AdaScale) else None
-    watch = _Failures()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         auto = AutoBatch(model, optimizer, train, design.base * scale, step, seed=seed, epochs=epochs, noise=noise)
+        watch = _failures()
         auto.observe(watch)
         for x, y in auto:
             auto.backward(loss(model(x), y))
@@ -206,26 +205,17 @@ def _train(
     return {"steps": auto.steps, **{key: float(f"{value:.5g}") for key, value in found.items()}}
 
 
-class _Failures:
-    """Notes whether the guard of the loop had to step in."""
+def _failures() -> Any:
+    """A callback that notes whether the guard of the loop had to step in; torch is imported only here."""
+    from ...loop import Callback
 
-    failed = False
+    class Failures(Callback):
+        failed = False
 
-    def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None:
-        """It had."""
-        self.failed = True
+        def failure(self, step: int, samples: int, reason: str, lr: float, restored_step: int) -> None:
+            self.failed = True
 
-    def decision(
-        self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision
-    ) -> None: ...
-
-    def consumed(self, step: int, intervals: "list[Interval]") -> None: ...
-
-    def audit(self, step: int, samples: int, method: str, audit: "Audit") -> None: ...
-
-    def measuring(self, step: int, samples: int, method: str) -> None: ...
-
-    def memory(self, step: int, samples: int, old: int, new: int, rank: int | None, device: str) -> None: ...
+    return Failures()
 
 
 def _constant_guess(train: "Source", test: "Source") -> float:

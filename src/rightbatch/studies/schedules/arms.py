@@ -30,14 +30,14 @@ class Arm:
 
     Args:
         name: for tables and figures.
-        size: its batch rule.
-        step: its step rule, of the tuned rate.
+        batch_size: its batch-size rule, or a recipe.
+        lr: its lr rule for a tuned rate; beside a recipe, the base rate.
         momentum: of SGD; None is Adam.
     """
 
     name: str
-    size: "BatchSizeRule"
-    step: "Callable[[float], LRRule]"
+    batch_size: "BatchSizeRule"
+    lr: "Callable[[float], LRRule | float]"
     momentum: float | None
 
     def optimizer(self, model: "nn.Module", rate: float) -> "Optimizer":
@@ -60,35 +60,23 @@ def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, sa
         cut: Seesaw's.
         samples: to train on.
     """
-    from ...rules.batch_size import AdaBatch, DontDecay, Fixed, Seesaw
-    from ...rules.lr import AdaBatch as AdaBatchRate
-    from ...rules.lr import DontDecay as DontDecayRate
-    from ...rules.lr import Seesaw as SeesawRate
+    from ...rules.batch_size import Fixed
     from ...rules.lr import StepDecay
+    from ...rules.recipes import AdaBatch, DontDecay, Seesaw
 
     if family == "AdaBatch":
         every = epochs / ADA_BATCH_STAGES
         stages = tuple(every * k for k in range(1, ADA_BATCH_STAGES))
         return [
             Arm("fixed, rate ÷ 4", Fixed(size), lambda r: StepDecay(r, ADA_BATCH_DECAY, stages), momentum),
-            Arm(
-                "AdaBatch",
-                AdaBatch(size, 2.0, every),
-                lambda r: AdaBatchRate(r, 2 * ADA_BATCH_DECAY, every),
-                momentum,
-            ),
+            Arm("AdaBatch", AdaBatch(size, every_epochs=every, decay=2 * ADA_BATCH_DECAY), float, momentum),
         ]
     if family == "increase":
         milestones = tuple(epochs * share for share in MILESTONES)
 
         def grown(name: str, by: int, momentum: float) -> Arm:
-            first, rate = size * by, 1 if by == 1 else INCREASE
-            return Arm(
-                name,
-                DontDecay(first, INCREASE, milestones),
-                lambda r: DontDecayRate(r * rate, first, INCREASE, milestones),
-                momentum,
-            )
+            rate = 1 if by == 1 else INCREASE
+            return Arm(name, DontDecay(size * by, INCREASE, milestones=milestones), lambda r: r * rate, momentum)
 
         # The noise goes as ε·N/(b·(1 - m)): the batch makes up for a larger rate, and for more momentum.
         more = round(INCREASE * (1 - momentum) / (1 - MORE_MOMENTUM))
@@ -100,8 +88,8 @@ def arms_of(family: str, size: int, epochs: int, momentum: float, cut: float, sa
         ]
     return [
         # With no room to grow Seesaw takes the whole cut off the rate: a quarter of a cosine, in small steps.
-        Arm("fixed, cosine", Fixed(size), lambda r: SeesawRate(r, size, cut, max_size=size), None),
-        Arm("Seesaw", Seesaw(size, cut), lambda r: SeesawRate(r, size, cut), None),
+        Arm("fixed, cosine", Fixed(size), lambda r: Seesaw(size, cut, r, max_size=size).lr_rule, None),
+        Arm("Seesaw", Seesaw(size, cut), float, None),
     ]
 
 
@@ -169,7 +157,7 @@ def train(
     from ...loop.auto_batch import AutoBatch
 
     loss, run, device = default_loss(data), ScheduledRun(), torch.device("cpu")
-    auto = AutoBatch(model, arm.optimizer(model, rate), data, arm.size, arm.step(rate), seed=seed, epochs=epochs)
+    auto = AutoBatch(model, arm.optimizer(model, rate), data, arm.batch_size, arm.lr(rate), seed=seed, epochs=epochs)
     due, place = epochs / looks, 0.0
     run.keep_place(0.0, auto.batch_size, auto.lr)
     model.train()

@@ -14,16 +14,16 @@ EQUAL_LOSS = (-5.0, 5.0)  # % of the loss
 SAVED = (33.0, 39.0)  # % of the steps: 36 within 3
 
 
-class _Comparison:
-    """The runs of a schedule compared with those of the fixed batch of its family."""
+class SchedulePairs:
+    """The runs of each schedule compared with those of the fixed batch of its family."""
 
     def __init__(self, results: Mapping[str, Result]) -> None:
-        self._results = results
+        self._results = list(results.values())
 
-    def pairs(self, family: str, name: str) -> list[tuple[Result, Result]]:
-        """The run of the schedule and of the fixed batch, by seed."""
+    def of(self, family: str, name: str) -> list[tuple[Result, Result]]:
+        """The run of the schedule and of the fixed batch, by seed, if both are complete."""
         found = []
-        for r in self._results.values():
+        for r in self._results:
             arms = r["arms"]
             if r["family"] == family and name in arms:
                 control = next(iter(arms.values()))
@@ -33,18 +33,18 @@ class _Comparison:
 
     def values(self, family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
         """One number per seed."""
-        return [value(ours, control) for ours, control in self.pairs(family, name)]
+        return [value(ours, control) for ours, control in self.of(family, name)]
 
     def equal(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
         """The claim of equal accuracy."""
         points = self.values(family, name, _points)
-        ours = f"{show(points, 2)} points, {_steps(self.pairs(family, name))}" if points else "not run"
+        ours = f"{show(points, 2)} points, {_steps(self.of(family, name))}" if points else "not run"
         return Finding(claim, source, published, ours, within(points, EQUAL))
 
     def fewer(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
         """The claim of fewer steps."""
         logs = self.values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
-        return Finding(claim, source, published, _steps(self.pairs(family, name)) or "not run", below_zero(logs))
+        return Finding(claim, source, published, _steps(self.of(family, name)) or "not run", below_zero(logs))
 
     def faster(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
         """The claim of less time."""
@@ -55,21 +55,23 @@ class _Comparison:
 
 def findings(results: Mapping[str, Result], cut: float) -> list[Finding]:
     """Every claim and its verdict."""
-    runs = _Comparison(results)
-    return [*_ada_batch(runs), *_increase(runs), *_seesaw(runs, cut)]
+    pairs = SchedulePairs(results)
+    return [*_ada_batch(pairs), *_increased(pairs), *_seesaw(pairs, cut)]
 
 
-def _ada_batch(runs: _Comparison) -> list[Finding]:
+def _ada_batch(pairs: SchedulePairs) -> list[Finding]:
     return [
-        runs.equal(
+        pairs.equal(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch ends within one point of the accuracy of a fixed small batch whose rate decays by 4 a stage",
             ADA_BATCH,
             "within 1 %",
         ),
-        runs.fewer("AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"),
-        runs.faster(
+        pairs.fewer(
+            "AdaBatch", "AdaBatch", "AdaBatch takes fewer steps than the fixed small batch", ADA_BATCH, "fewer"
+        ),
+        pairs.faster(
             "AdaBatch",
             "AdaBatch",
             "AdaBatch takes less time than the fixed small batch",
@@ -79,24 +81,24 @@ def _ada_batch(runs: _Comparison) -> list[Finding]:
     ]
 
 
-def _increase(runs: _Comparison) -> list[Finding]:
-    momentum = runs.values("increase", "more momentum", _points)
+def _increased(pairs: SchedulePairs) -> list[Finding]:
+    momentum = pairs.values("increase", "more momentum", _points)
     return [
-        runs.equal(
+        pairs.equal(
             "increase",
             "increased",
             "a batch five times as large at each stage ends within one point of a rate five times as small",
             SMITH,
             "94.4 % against 94.3 %, CIFAR-10",
         ),
-        runs.fewer(
+        pairs.fewer(
             "increase",
             "increased",
             "increasing the batch takes fewer steps than decaying the rate",
             SMITH,
             "about 29,000 against 80,000: 0.36",
         ),
-        runs.equal(
+        pairs.equal(
             "increase",
             "larger rate",
             "with rate and batch five times as large from the start it still ends within one point",
@@ -107,7 +109,7 @@ def _increase(runs: _Comparison) -> list[Finding]:
             "with more momentum as well, and a batch larger for it, accuracy is lost",
             SMITH,
             "93.3 % against 94.3 %, in fewer than 2,500 of 80,000 steps",
-            f"{show(momentum, 2)} points, {_steps(runs.pairs('increase', 'more momentum'))}"
+            f"{show(momentum, 2)} points, {_steps(pairs.of('increase', 'more momentum'))}"
             if momentum
             else "not run: its first batch would be above a tenth of the data",
             below_zero(momentum),
@@ -122,10 +124,10 @@ def _increase(runs: _Comparison) -> list[Finding]:
     ]
 
 
-def _seesaw(runs: _Comparison, cut: float) -> list[Finding]:
-    excess = runs.values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
-    accuracy = runs.values("Seesaw", "Seesaw", _points)
-    saved = runs.values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
+def _seesaw(pairs: SchedulePairs, cut: float) -> list[Finding]:
+    excess = pairs.values("Seesaw", "Seesaw", lambda a, b: 100 * (a["loss"][-1] / b["loss"][-1] - 1))
+    accuracy = pairs.values("Seesaw", "Seesaw", _points)
+    saved = pairs.values("Seesaw", "Seesaw", lambda a, b: 100 * (1 - a["steps"] / b["steps"]))
     return [
         Finding(
             "Seesaw ends at the loss of cosine decay at a fixed batch, within 5 % of it",

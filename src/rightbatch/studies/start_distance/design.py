@@ -9,13 +9,13 @@ import numpy as np
 
 from ...errors import InputError
 from ...ranges import require_number, require_whole
-from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..gradient_norms.claims import SHEN
+from ..experiment import SHEN, Drawing, Experiment, Result, Section, StudyTrial, rounded
 from ..over_seeds import show
 from ..plain_steps import plain_steps
 from ..subject import Subject, everything
-from .claims import Cell, after, best, findings
+from .claims import findings
 from .figure import draw_distances
+from .results import Cell, DistanceGrid, after, best
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,9 @@ class StartDistance(Experiment):
         return Subject("digits", "mlp")
 
     @property
-    def steps(self) -> int:
-        """That the largest batch takes; all are compared after so many as well."""
-        return self.samples // max(self.sizes)
-
-    def scaled(self, size: int) -> float:
-        """The first rate, scaled linearly."""
-        return self.rates[0] * size / self.sizes[0]
+    def grid(self) -> DistanceGrid:
+        """Sizes and rates, and how far each is run."""
+        return DistanceGrid(self.sizes, self.rates, self.samples)
 
     def trials(self, subject: Subject) -> list[StudyTrial]:
         """One run for each size, rate and seed: all sizes and rates with the first seed first.
@@ -79,7 +75,7 @@ class StartDistance(Experiment):
             f"batch {size}, rate {rate:g}, seed {seed}": {"size": size, "rate": rate, "seed": seed}
             for seed in range(self.seeds)
             for size in self.sizes
-            for rate in (*self.rates, self.scaled(size))
+            for rate in (*self.rates, self.grid.scaled(size))
         }
         return [StudyTrial(key, settings) for key, settings in runs.items()]
 
@@ -97,7 +93,7 @@ class StartDistance(Experiment):
         parameters = [p for p in model.parameters() if p.requires_grad]
         distance, optimizer = Distance(parameters), torch.optim.SGD(parameters, lr=rate)
         last = self.samples // size
-        looks = {self.steps, last, *np.geomspace(1, last, self.looks).round().astype(int).tolist()}
+        looks = {self.grid.steps, last, *np.geomspace(1, last, self.looks).round().astype(int).tolist()}
         steps, distances, losses = [], [], []
         for step in plain_steps(model, loss, x, y, size, optimizer, seed):
             over = step.number == last or not math.isfinite(step.loss)
@@ -120,29 +116,29 @@ class StartDistance(Experiment):
             if not runs:
                 rows.append([f"{rate:g}", f"{size:,}", "0", "diverged", "", "", ""])
                 continue
-            ways = [after(r, self.steps) for r in runs], [r["distances"][-1] for r in runs]
+            ways = [after(r, self.grid.steps) for r in runs], [r["distances"][-1] for r in runs]
             numbers = *ways, *zip(*(best(r) for r in runs), strict=True)
             rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(show(values) for values in numbers)])
         paragraphs = [
             f"Plain SGD on the mean loss at learning rates {', '.join(f'{rate:g}' for rate in self.rates)}, and the "
             f"first of them scaled linearly with the batch size. Each run consumes {self.samples:,} samples; after "
-            f"{self.steps:,} steps, all that the largest batch takes, all are compared as well. Runs of one seed share "
-            "initial parameters. Intervals hold 90 %, over seeds.",
+            f"{self.grid.steps:,} steps, all that the largest batch takes, all are compared as well. Runs of one seed "
+            "share initial parameters. Intervals hold 90 %, over seeds.",
             "At a fixed learning rate the way is paid for in steps: in equal samples a larger batch takes fewer.",
         ]
         drawing = Drawing(
             "start_distance",
-            draw_distances(self, cells),
+            draw_distances(self.grid, cells),
             "Distance from the initial parameters, of the first seed, against samples (left) and steps (right), a row "
             "for each learning rate; numbers are batch sizes. Dotted: where the smallest batch has its least test loss",
         )
-        head = ("rate", "batch size", "runs", f"‖w - w₀‖ after {self.steps:,} steps", "at the end")
+        head = ("rate", "batch size", "runs", f"‖w - w₀‖ after {self.grid.steps:,} steps", "at the end")
         return Section(
             paragraphs,
             [drawing],
             (*head, "at least test loss", "least test loss"),
             rows,
-            findings(self, subject, whole),
+            findings(self.grid, subject, whole),
         )
 
     def _is_whole(self, result: Result) -> bool:

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..experiment import Result
-from .claims import Cell, best
+from .results import Cell, DistanceGrid, best
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .design import StartDistance
-
 LINES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
 
-def draw_distances(design: "StartDistance", cells: Mapping[Cell, Result]) -> "Figure":
+def draw_distances(grid: DistanceGrid, cells: Mapping[Cell, Result]) -> "Figure":
     """A row of panels for each learning rate, of the first seed; dotted, the best solution of the smallest batch."""
     from ...report.drawing import BLUE, ORANGE, finish, log_axis, styled
 
@@ -27,12 +25,12 @@ def draw_distances(design: "StartDistance", cells: Mapping[Cell, Result]) -> "Fi
         from matplotlib.figure import Figure
 
         first = min(seed for _, _, seed in cells)
-        small, low = design.sizes[0], design.rates[0]
+        small, low = grid.sizes[0], grid.rates[0]
         ends = [best(r)[0] for (b, rate, _), r in cells.items() if (b, rate) == (small, low)]
         aims = [way for way in ends if math.isfinite(way)]
-        figure = Figure(figsize=(9.5, 2.9 * len(design.rates)), layout="constrained")
-        for panels, rate in zip(figure.subplots(len(design.rates), 2, squeeze=False), design.rates, strict=True):
-            runs = {b: cells[b, rate, first] for b in design.sizes if (b, rate, first) in cells}
+        figure = Figure(figsize=(9.5, 2.9 * len(grid.rates)), layout="constrained")
+        for panels, rate in zip(figure.subplots(len(grid.rates), 2, squeeze=False), grid.rates, strict=True):
+            runs = {b: cells[b, rate, first] for b in grid.sizes if (b, rate, first) in cells}
             ways = [way for run in runs.values() for way in run["distances"] if 0 < way < math.inf]
             for axes, unit in zip(panels, ("samples", "steps"), strict=True):
                 per_step = unit == "steps"
@@ -49,7 +47,7 @@ def draw_distances(design: "StartDistance", cells: Mapping[Cell, Result]) -> "Fi
                     )  # fmt: skip
                 axes.set_title(f"learning rate {rate:g}, equal {unit}", fontsize=10)
                 if ways:
-                    left, top = (1, design.samples / small) if per_step else (small, design.samples)
+                    left, top = (1, grid.samples / small) if per_step else (small, grid.samples)
                     log_axis(axes, "x", left, top * 3, ticks=5)
                     log_axis(axes, "y", min(ways) / 1.3, max(*ways, *aims) * 1.6, ticks=5)
                 if aims:

@@ -3,16 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
 from ..over_seeds import below_zero, mean_interval, show, within
-from .landscapes import MOMENTUM, Saddle
-
-if TYPE_CHECKING:
-    from .design import Surfaces
+from .landscapes import MOMENTUM, SaddleSurface
 
 NG = "A. Ng, Deep Learning (2017), course 2"
 GE = "R. Ge, F. Huang, C. Jin, Y. Yuan, Escaping From Saddle Points (COLT 2015)"
@@ -25,12 +21,19 @@ MOST = 0.5  # the share above which descents count as leaving
 Runs = Mapping[str, Sequence[Result]]
 
 
-def claims(design: "Surfaces", runs: Runs) -> list[Finding]:
-    """Those that the runs there are bear on."""
+def claims(runs: Runs, sizes: Sequence[int], conditions: Sequence[float], limit: int) -> list[Finding]:
+    """Those that the runs there are bear on.
+
+    Args:
+        runs: by optimizer.
+        sizes: batch sizes that they were run at.
+        conditions: condition numbers of the exact ravines.
+        limit: steps at most.
+    """
     found = {name: list(batch) for name, batch in runs.items() if name != "exact ravines"}
     exact = list(runs.get("exact ravines", []))
-    findings = [*_leaving(design, found), *_crossing(design, found), *_following(design, found)]
-    return findings + _along(design, found) + (_exact(design, exact) if exact else [])
+    findings = [*_leaving(found, sizes, limit), *_crossing(found, sizes, limit), *_following(found, sizes)]
+    return findings + _along(found, limit) + (_exact(exact, conditions) if exact else [])
 
 
 def steps_told(batch: Sequence[Result], surface: str, columns: int) -> list[str]:
@@ -44,10 +47,10 @@ def steps_told(batch: Sequence[Result], surface: str, columns: int) -> list[str]
     return texts
 
 
-def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
+def _leaving(found: Runs, sizes: Sequence[int], limit: int) -> list[Finding]:
     findings = []
     whole = [run["saddle"]["share"][-1] for batch in found.values() for run in batch]
-    parts = {b: [run["saddle"]["share"][i] for run in found.get("SGD", [])] for i, b in enumerate(design.sizes)}
+    parts = {b: [run["saddle"]["share"][i] for run in found.get("SGD", [])] for i, b in enumerate(sizes)}
     if whole and all(parts.values()):
         known = [mean_interval(values) for values in parts.values()]
         verdict: Verdict = "cannot tell"
@@ -56,16 +59,16 @@ def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
         elif all(each and each[0] > MOST for each in known):
             verdict = "agrees"
         shares = ", ".join(f"{show(values, 2)} at {b:,}" for b, values in parts.items())
-        ours = f"share of descents that leave within {design.steps:,} steps: exact {max(whole):g}, SGD {shares}"
+        ours = f"share of descents that leave within {limit:,} steps: exact {max(whole):g}, SGD {shares}"
         claim = "stochastic gradients leave a saddle that the full gradient never leaves from its stable manifold"
         findings.append(Finding(claim, f"{GE}; {DAUPHIN}", "with noise yes, without no", ours, verdict))
     for name, batch in found.items():
-        slopes = [_slope(design, run["saddle"]["steps"]) for run in batch]
+        slopes = [_slope(run["saddle"]["steps"], sizes) for run in batch]
         if None in slopes or not slopes:
             continue
         given = [slope for slope in slopes if slope is not None]
         if name == "SGD":
-            growth = 2 * math.log(1 + batch[0]["rate"] * Saddle().curvature)
+            growth = 2 * math.log(1 + batch[0]["rate"] * SaddleSurface().curvature)
             ratios = [slope * growth for slope in given]
             claim = "gradient descent leaves a saddle after a time logarithmic in the noise, ln(b)/(2·ln(1 + ηλ))"
             ours = f"slope over ln b as a share of it {show(ratios, 2)}"
@@ -78,11 +81,11 @@ def _leaving(design: "Surfaces", found: Runs) -> list[Finding]:
     return findings
 
 
-def _crossing(design: "Surfaces", found: Runs) -> list[Finding]:
+def _crossing(found: Runs, sizes: Sequence[int], limit: int) -> list[Finding]:
     findings = []
     plain = {run["seed"]: run["plateau"]["steps"] for run in found.get("SGD", [])}
     for name, source in (("RMSProp", HINTON), ("Adam", KINGMA)):
-        for i, size in ((len(design.sizes), "the exact gradient"), (0, f"batches of {design.sizes[0]:,}")):
+        for i, size in ((len(sizes), "the exact gradient"), (0, f"batches of {sizes[0]:,}")):
             pairs = [
                 (run["plateau"]["steps"][i] or math.inf, plain[run["seed"]][i] or math.inf)
                 for run in found.get(name, [])
@@ -91,7 +94,7 @@ def _crossing(design: "Surfaces", found: Runs) -> list[Finding]:
             if not pairs:
                 continue
             claim = f"{name} leaves a plateau sooner than gradient descent, with {size}"
-            findings.append(_sooner(claim, f"{NG}; {source}", pairs, design.steps))
+            findings.append(_sooner(claim, f"{NG}; {source}", pairs, limit))
     return findings
 
 
@@ -113,8 +116,8 @@ def _sooner(claim: str, source: str, pairs: Sequence[tuple[float, float]], limit
     return Finding(claim, source, published, ours, verdict)
 
 
-def _following(design: "Surfaces", found: Runs) -> list[Finding]:
-    logs, findings = np.log(design.sizes), []
+def _following(found: Runs, sizes: Sequence[int]) -> list[Finding]:
+    logs, findings = np.log(sizes), []
     for name, batch in found.items():
         linear = name in ("SGD", "momentum")
         apart = [run["ravine"]["beside"][: len(logs)] for run in batch]
@@ -128,7 +131,7 @@ def _following(design: "Surfaces", found: Runs) -> list[Finding]:
     return findings
 
 
-def _along(design: "Surfaces", found: Runs) -> list[Finding]:
+def _along(found: Runs, limit: int) -> list[Finding]:
     plain = {run["seed"]: run["ravine"]["steps"][-1] for run in found.get("SGD", [])}
     pairs = [
         (run["ravine"]["steps"][-1] or math.inf, plain[run["seed"]] or math.inf)
@@ -138,11 +141,11 @@ def _along(design: "Surfaces", found: Runs) -> list[Finding]:
     if not pairs:
         return []
     claim = "momentum speeds descent along a ravine, rates tuned for each"
-    return [_sooner(claim, f"{NG}; {POLYAK}", pairs, design.steps)]
+    return [_sooner(claim, f"{NG}; {POLYAK}", pairs, limit)]
 
 
-def _exact(design: "Surfaces", exact: Sequence[Result]) -> list[Finding]:
-    logs, findings = np.log(design.conditions), []
+def _exact(exact: Sequence[Result], conditions: Sequence[float]) -> list[Finding]:
+    logs, findings = np.log(conditions), []
     for name, value, text in (
         ("SGD", 1.0, "gradient descent takes steps in proportion to the condition number"),
         ("momentum", 0.5, "heavy ball takes steps in proportion to the root of the condition number"),
@@ -162,6 +165,6 @@ def _exact(design: "Surfaces", exact: Sequence[Result]) -> list[Finding]:
     return [*findings, Finding(claim, f"{NG}; {POLYAK}", "below 0", ours, below_zero(across))]
 
 
-def _slope(design: "Surfaces", steps: Sequence[int | None]) -> float | None:
-    known = [float(taken) for taken in steps[: len(design.sizes)] if taken is not None]
-    return float(np.polyfit(np.log(design.sizes), known, 1)[0]) if len(known) == len(design.sizes) else None
+def _slope(steps: Sequence[int | None], sizes: Sequence[int]) -> float | None:
+    known = [float(taken) for taken in steps[: len(sizes)] if taken is not None]
+    return float(np.polyfit(np.log(sizes), known, 1)[0]) if len(known) == len(sizes) else None

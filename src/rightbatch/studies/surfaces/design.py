@@ -14,7 +14,18 @@ from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, round
 from ..retuning import retune
 from ..subject import Subject
 from .claims import claims, steps_told
-from .landscapes import FLOOR, MOMENTUM, OPTIMIZERS, SQUARES, PlateauSurface, Ravine, Saddle, Surface, descend, made
+from .landscapes import (
+    FLOOR,
+    MOMENTUM,
+    OPTIMIZERS,
+    SQUARES,
+    PlateauSurface,
+    RavineSurface,
+    SaddleSurface,
+    Surface,
+    descend,
+    made,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,14 +119,14 @@ class Surfaces(Experiment):
         if kind not in OPTIMIZERS:
             return {"kind": kind, "seed": seed, **self._exact(np.random.default_rng([seed, len(OPTIMIZERS)]))}
         rate, result = self.rate(kind), {}
-        for number, surface in enumerate((Ravine(), Saddle(), PlateauSurface())):
+        for number, surface in enumerate((RavineSurface(), SaddleSurface(), PlateauSurface())):
             start = surface.start(np.random.default_rng([seed, number]))  # of all optimizers alike
             result[surface.name] = self._descent(surface, kind, rate, start, seed)
         return {"kind": kind, "seed": seed, "rate": rate, **result}
 
     def rate(self, optimizer: str) -> float:
         """The one, of powers of two, with the fewest steps to the floor of the ravine at batches of 16."""
-        ravine, start = Ravine(), (-10.0, 2.0)
+        ravine, start = RavineSurface(), (-10.0, 2.0)
         level = TUNED_FLOOR * _loss(ravine, start)
 
         def cost(rate: float, limit: float) -> float:
@@ -145,7 +156,7 @@ class Surfaces(Experiment):
             if step <= BESIDE:
                 beside.append(((w - w[-1:]) ** 2).sum(-1).mean(1))
         each = torch.stack(losses).T.tolist()
-        if isinstance(surface, Ravine):
+        if isinstance(surface, RavineSurface):
             taken = [_settled(curve, FLOOR * _loss(surface, start)) for curve in each]
             taken = [step if step is not None and step <= STAYING * self.steps else None for step in taken]
         else:
@@ -168,7 +179,7 @@ class Surfaces(Experiment):
         for name in ("SGD", "momentum"):
             taken[name] = []
             for condition in self.conditions:
-                ravine, root = Ravine(condition), math.sqrt(condition)
+                ravine, root = RavineSurface(condition), math.sqrt(condition)
                 start = (-math.sqrt(condition), ratio)  # the loss begins in both directions alike, up to the ratio
                 rate, beta = 2 / (1 + 1 / condition), 0.0
                 if name == "momentum":
@@ -183,7 +194,7 @@ class Surfaces(Experiment):
                     if losses[-1] < aim / 100:
                         break
                 taken[name].append(_settled(losses[1:], aim))
-        swing, start = 2 * SWING, Ravine().start(random)
+        swing, start = 2 * SWING, RavineSurface().start(random)
         ways = {}
         for name, rate in (("SGD", swing), ("momentum", (1 - MOMENTUM) * swing)):
             path = [start, *(tuple(w[0, 0].tolist()) for w in self._swung(name, rate, start))]
@@ -191,7 +202,7 @@ class Surfaces(Experiment):
         return {"taken": taken, "swung": ways}
 
     def _swung(self, name: str, rate: float, start: tuple[float, float]) -> "list[Tensor]":
-        return list(islice(descend(Ravine(), made(name, rate), [0.0], start, 1, 0), SWINGS))
+        return list(islice(descend(RavineSurface(), made(name, rate), [0.0], start, 1, 0), SWINGS))
 
     def section(self, subject: Subject, results: Mapping[str, Result]) -> Section:
         """The paths, how many steps they took, and the claims."""
@@ -205,7 +216,7 @@ class Surfaces(Experiment):
         names = [f"{b:,}" if b else "all" for b in self.all_sizes]
         rows = [
             (name, f"{batch[0]['rate']:g}", surface, f"{len(batch)}", *steps_told(batch, surface, len(names)))
-            for surface in (Ravine.name, Saddle.name, PlateauSurface.name)
+            for surface in (RavineSurface.name, SaddleSurface.name, PlateauSurface.name)
             for name, batch in found.items()
         ]
         drawings = []
@@ -217,20 +228,19 @@ class Surfaces(Experiment):
                     f"Paths on the {surface.name}, a panel for each optimizer, a line for each batch size: the first "
                     f"replica of the first seed, up to where it first was {_place(surface)}",
                 )
-                for surface in (PlateauSurface(), Saddle(), Ravine())
+                for surface in (PlateauSurface(), SaddleSurface(), RavineSurface())
             ]
             about = "Steps to the goal on each surface against batch size, a line for each optimizer; at the top: never"
             drawings.append(Drawing("surface_steps", steps_figure(found, self.all_sizes, self.steps), about))
         head = ("optimizer", "rate", "surface", "runs", *(f"steps, batch {name}" for name in names))
-        return Section(self._paragraphs(), drawings, head, rows, claims(self, runs))
+        return Section(self._paragraphs(), drawings, head, rows, claims(runs, self.sizes, self.conditions, self.steps))
 
     def _paragraphs(self) -> list[str]:
-        saddle = Saddle()
+        ravine, saddle, plateau = RavineSurface(), SaddleSurface(), PlateauSurface()
         return [
-            f"Two parameters, no data: a ravine (x²/{Ravine().condition:g} + y²)/2, a saddle of curvatures 1 and "
+            f"Two parameters, no data: a ravine (x²/{ravine.condition:g} + y²)/2, a saddle of curvatures 1 and "
             f"-{saddle.curvature:g} with minima {saddle.half_width:g} away, and a plateau around a bowl of radius "
-            f"{PlateauSurface().scale:g}, entered from five radii away. The largest curvature at a minimum is 1 on "
-            "all three. "
+            f"{plateau.scale:g}, entered from five radii away. The largest curvature at a minimum is 1 on all three. "
             f"The gradient of one sample scatters about the exact one by σ = {self.sigma:g} in each component, that "
             "of a batch of b by σ/√b; 'all' is the exact gradient. The optimizers are torch's: momentum of "
             f"{MOMENTUM:g}, RMSProp with an average of squares of {SQUARES:g} as in its authors' lecture, Adam at its "

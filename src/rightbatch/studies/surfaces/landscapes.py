@@ -45,7 +45,7 @@ class Surface(ABC):
 
 
 @dataclass(frozen=True)
-class Ravine(Surface):
+class RavineSurface(Surface):
     """f = (x²/κ + y²)/2, κ the condition number: steep across, nearly level along."""
 
     condition: float = 50.0
@@ -72,7 +72,7 @@ class Ravine(Surface):
 
 
 @dataclass(frozen=True)
-class Saddle(Surface):
+class SaddleSurface(Surface):
     """f = x²/2 + λ(y⁴/(4h²) - y²/2), curvatures 1 and -λ at the saddle, minima at y = ±h, where that along y is 2λ.
 
     The exact gradient at y = 0 has no part along y: that line is the saddle's stable manifold.

@@ -12,7 +12,7 @@ GRID = 241
 DOUBTFUL = 2.0  # a critical batch beyond the sizes by this factor is no more than a bound
 
 
-class Curve(NamedTuple):
+class TradeOffCurve(NamedTuple):
     """S = S_min (1 + B_crit/b) and E = S b = E_min (1 + b/B_crit), so that (S/S_min - 1)(E/E_min - 1) = 1.
 
     Attributes:
@@ -33,7 +33,7 @@ class Curve(NamedTuple):
         return self.least_steps * (1 + self.critical / size)
 
 
-def fit_curve(sizes: Sequence[float], steps: Sequence[float]) -> Curve | None:
+def fit_curve(sizes: Sequence[float], steps: Sequence[float]) -> TradeOffCurve | None:
     """Fit the curve to the logarithms of the steps, by Huber's loss.
 
     For every B_crit on a fine geometric grid the best S_min is found by reweighting, then the grid is refined about the
@@ -61,7 +61,7 @@ def fit_curve(sizes: Sequence[float], steps: Sequence[float]) -> Curve | None:
     critical = math.exp(grid[best])
     if not b.min() / DOUBTFUL <= critical <= b.max() * DOUBTFUL:
         return None
-    return Curve(math.exp(float(centre[best, 0])), critical)
+    return TradeOffCurve(math.exp(float(centre[best, 0])), critical)
 
 
 def noise_along(steps: Sequence[float], variance: Sequence[float], signal: Sequence[float], size: int) -> float | None:

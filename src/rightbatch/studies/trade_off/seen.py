@@ -10,7 +10,7 @@ import numpy as np
 from ...loop.timing.step_time_model import StepTimeModel
 from ...measurements import StepTime
 from ..experiment import Result
-from .curve import Curve, fit_curve, noise_along
+from .curve import TradeOffCurve, fit_curve, noise_along
 
 WITHIN = 1.1  # of the least time
 
@@ -66,18 +66,18 @@ class TradeOffResults:
         return {r["size"]: r["rate"] for r in self.results if r["seed"] == seed and r["rate"]}
 
     @cached_property
-    def curves(self) -> dict[int, Curve]:
+    def curves(self) -> dict[int, TradeOffCurve]:
         """The fitted curve by seed, where it can be told."""
         fits = {seed: fit_curve(*self.reached(seed)) for seed in self.seeds}
         return {seed: fit for seed, fit in fits.items() if fit is not None}
 
     @cached_property
-    def curve(self) -> Curve | None:
+    def curve(self) -> TradeOffCurve | None:
         """The mean curve, of the means of log S_min and log B_crit."""
         if not self.curves:
             return None
         least = geometric_mean(curve.least_steps for curve in self.curves.values())
-        return Curve(least, geometric_mean(self.criticals))
+        return TradeOffCurve(least, geometric_mean(self.criticals))
 
     @property
     def criticals(self) -> list[float]:

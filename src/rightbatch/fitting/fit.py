@@ -1,0 +1,183 @@
+"""Train a model in one call: our loop, on the same engine as yours."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..loop.auto_batch import AutoBatch
+from ..loop.callback import Callback
+from ..loop.distributed.process_group import ProcessGroup
+from ..noise import Noise
+from ..record import RunFolder, RunLock
+from ..report import Progress
+from ..rule_text import write_rule
+from .preparing import FitInputs, FitSettings, MakeOptimizer, Prepared, prepare
+from .randomness import own_random_numbers, seed_of
+from .recorder import Recorder
+from .training import Training
+from .units import Loss
+
+
+@dataclass(slots=True)
+class Run:
+    """What `fit` returns.
+
+    Args:
+        model: the model given, holding the best iterate by validation; without validation data, the last.
+        history: one dict per step and per evaluation, in order.
+        best: the evaluation `model` comes from; empty without validation data.
+        stopped: why the run ended, in words.
+        folder: the run folder, if there is one; of several processes only the first has it.
+        test: {"loss": ..., "accuracy": ...} of `model` on the test data, if there are any.
+    """
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    stopped: str
+    folder: Path | None
+    test: dict[str, float] | None = None
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    loss: Loss | None = None,
+    valid: Any = None,
+    test: Any = None,
+    batch_size: Any = "auto",
+    lr: Any = "auto",
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
+    *,
+    epochs: int | None = None,
+    seconds: float | None = None,
+    stop_at: Mapping[str, float] | None = None,
+    patience: int | None = None,
+    eval_every: float = 1.0,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    precision: str | None = None,
+    micro_batch: int | None = None,
+    noise: Noise | str | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+    checkpoint_every: float = 600.0,
+) -> Run:
+    """Train `model` with the batch size and learning rate chosen from what is measured on the way.
+
+    If torch.distributed is initialized, all processes make this call and train one model; the first writes.
+
+    Args:
+        model: trained in place.
+        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
+        loss: `loss(output, target)`; default: cross-entropy for integer targets, mean squared error for others. The
+            units of torch's own losses are known (class weights, `ignore_index`, a sum); another must be a mean.
+        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss is
+            returned.
+        test: like `train`; evaluated once, at the end.
+        batch_size: "auto", a number, the name of a rule or a rule.
+        lr: "auto", a number, the name of a rule, a rule, or None for the optimizer's own.
+        optimizer: a torch optimizer over the model's parameters, or a function from parameters to one. Default:
+            schedule-free Adam if the lr rule averages, as "auto" does, plain SGD otherwise.
+        epochs: maximum passes over the data; see `Budget` for what holds where no limit is given.
+        seconds: time limit, evaluation included.
+        stop_at: such as {"valid_loss": 0.3}; stops when reached.
+        patience: stops after so many evaluations without a better validation loss.
+        eval_every: epochs between evaluations.
+        clip_norm: as in `AutoBatch`; so are `clip_value`, `micro_batch` and `noise`.
+        clip_value: see `AutoBatch`.
+        precision: None, "bf16" or "fp16" for the forward passes (torch.autocast).
+        micro_batch: see `AutoBatch`.
+        noise: see `AutoBatch`.
+        seed: of the order of the samples and of dropout; the caller's random numbers are left alone.
+        device: where the model is moved first; None leaves it where it is.
+        run_dir: folder for settings, events, ledger, checkpoints, parameters and report, of one run at a time.
+        resume: resume the run in `run_dir`, if there is one; other settings than then are taken, and reported.
+        callbacks: objects of `rightbatch.loop.Callback` that listen to the run.
+        progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
+        checkpoint_every: maximum seconds between checkpoints; there is one at each evaluation too.
+
+    Raises:
+        InputError: unusable data, model, loss or settings; nothing has been changed then.
+        RunFolderError: `run_dir` cannot be used or written; the last checkpoint is whole, and resume=True continues.
+        DivergedError: it diverged again and again, at lower learning rates too; everything up to then is written.
+        OutOfMemoryError: memory ran out over a single sample; likewise.
+    """
+    return _run(**locals())
+
+
+def _run(
+    model: nn.Module, train: Any, loss: Any, valid: Any, test: Any, device: Any, precision: Any, **settings: Any
+) -> Run:
+    inputs = FitInputs(model=model, train=train, loss=loss, valid=valid, test=test, device=device, precision=precision)
+    given = FitSettings(**settings)
+    prepared = prepare(inputs, given)
+    auto = prepared.auto
+    try:
+        recorder = _recorder(auto.ranks, given, _config(prepared, given))
+    except BaseException:
+        auto.finalize()
+        raise
+    training = Training(prepared, given, recorder)
+    try:
+        with own_random_numbers(seed_of(given.seed, auto.ranks.rank), training.devices):
+            try:
+                training.begin(given.resume)
+            except BaseException:
+                auto.finalize()
+                raise
+            ended = training.run()
+    finally:
+        recorder.release()
+    folder = recorder.folder.path if recorder.folder is not None else None
+    return Run(auto.model, training.history.rows, training.best.row, ended.stopped, folder, ended.test)
+
+
+def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
+    auto: AutoBatch = prepared.auto
+    return {
+        "model": type(auto.model).__name__,
+        "train_samples": auto.train_samples,
+        "batch_size": write_rule(auto.batch_size_rule),
+        "lr": write_rule(auto.lr_rule),
+        "noise": None if auto.meter is None else str(auto.meter.settings),
+        "optimizer": type(auto.optimizer).__name__,
+        "clip_norm": given.clip_norm,
+        "clip_value": given.clip_value,
+        "precision": prepared.precision.name,
+        "seed": given.seed,
+        "budget": prepared.budget.describe(),
+        "eval_every": given.eval_every,
+    }
+
+
+def _recorder(ranks: ProcessGroup, given: FitSettings, config: Mapping[str, Any]) -> Recorder:
+    """The recorder of a run; the first process has it, the others report nothing to anyone."""
+    made: list[Recorder] = []
+    ranks.on_first(lambda: made.append(_locked(given, config, Progress(given.progress))))
+    return made[0] if made else Recorder(None, Progress(False))
+
+
+def _locked(given: FitSettings, config: Mapping[str, Any], progress: Progress) -> Recorder:
+    """The recorder of a run, its folder locked before anything in it is looked at."""
+    if given.run_dir is None:
+        return Recorder(None, progress)
+    folder = RunFolder(Path(given.run_dir))
+    folder.require_writable()
+    lock = RunLock(folder.lock)
+    try:
+        if not (given.resume and folder.holds_run):
+            RunFolder.create(given.run_dir, config)
+        return Recorder(folder, progress, lock)
+    except BaseException:
+        lock.release()
+        raise

@@ -1,0 +1,257 @@
+"""What is checked before training starts: arguments, data, loss and model, in this order; nothing is changed before."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import Source, as_source, hold_out, require_map_style, require_trainable
+from ..errors import InputError, UnsupportedError
+from ..loop.auto_batch import AutoBatch
+from ..loop.callback import Callback
+from ..loop.distributed.process_group import ProcessGroup
+from ..loop.distributed.rank_sync import unwrapped
+from ..loop.gradients import trainable
+from ..loop.run_state import ENDLESS
+from ..noise import Noise
+from ..noise.isolation import devices_of
+from ..ranges import require_number, require_whole
+from .losses import default_loss, require_fitting, tried_output
+from .precision import Precision
+from .randomness import own_random_numbers
+from .stopping import Budget
+from .units import PROBES, Kind, Loss, UnitLoss, kind_of, unit_loss
+from .weights import require_storable
+
+MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
+A_SUM = (
+    "The loss is a sum over the samples: its value grows with the number of samples it is given. Give its mean "
+    "(reduction='mean'), so that the learning rate does not depend on the batch size."
+)
+COUPLED = (
+    "the loss of a batch is not the mean of the losses of its samples: they depend on each other, or it is a mean over "
+    "units that samples have unequal numbers of"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitInputs:
+    """What `fit` is asked to train, on what; see there."""
+
+    model: nn.Module
+    train: Any
+    loss: Loss | None
+    valid: Any
+    test: Any
+    device: torch.device | str | None
+    precision: str | None
+
+    def __post_init__(self) -> None:
+        """Raise for a loss or a device that cannot be one.
+
+        Raises:
+            InputError: naming the argument.
+        """
+        if self.loss is not None and not callable(self.loss):
+            raise InputError(
+                f"loss must be a function of output and target, got {self.loss!r}: write loss=F.cross_entropy."
+            )
+        if self.device is not None and not isinstance(self.device, str | torch.device):
+            raise InputError(f"device={self.device!r} cannot be used here: give a name such as 'cpu' or 'cuda:0'.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How `fit` is asked to train; see there."""
+
+    batch_size: Any
+    lr: Any
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None
+    epochs: int | None
+    seconds: float | None
+    stop_at: Mapping[str, float] | None
+    patience: int | None
+    eval_every: float
+    clip_norm: float | None
+    clip_value: float | None
+    micro_batch: int | None
+    noise: Noise | str | None
+    seed: int
+    run_dir: str | os.PathLike[str] | None
+    resume: bool
+    callbacks: Sequence[Callback]
+    progress: bool | None
+    checkpoint_every: float
+
+    def __post_init__(self) -> None:
+        """Raise for what cannot be used whatever data and model are.
+
+        Raises:
+            InputError: naming the argument.
+        """
+        require_number("eval_every", self.eval_every, above=0)
+        require_number("checkpoint_every", self.checkpoint_every, above=0)
+        require_whole("seed", self.seed, least=0)
+        optimizer = self.optimizer
+        wrong = None
+        if self.seed >= 2**64:
+            wrong = f"seed is {self.seed}: give a whole number below 2**64."
+        elif optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer) and not callable(optimizer):
+            wrong = (
+                "optimizer must be a torch.optim.Optimizer or a function that makes one of parameters, got "
+                f"{optimizer!r}: write optimizer=torch.optim.Adam."
+            )
+        elif self.run_dir is not None and not isinstance(self.run_dir, str | os.PathLike):
+            wrong = f"run_dir must be the path of a folder, got {self.run_dir!r}."
+        elif self.resume and self.run_dir is None:
+            wrong = "resume=True needs run_dir=, the folder of the run to resume."
+        elif not all(isinstance(callback, Callback) for callback in self.callbacks):
+            wrong = f"callbacks must be objects of rightbatch.loop.Callback, got {list(self.callbacks)!r}."
+        if wrong is not None:
+            raise InputError(wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What training needs, checked.
+
+    Args:
+        auto: the loop.
+        loss: with its units.
+        precision: of passes.
+        train: data to train on.
+        valid: to validate on.
+        test: to test on.
+        budget: when the run ends.
+        notes: what was found of the loss that the user should know.
+    """
+
+    auto: AutoBatch
+    loss: UnitLoss
+    precision: Precision
+    train: Source
+    valid: Source | None
+    test: Source | None
+    budget: Budget
+    notes: tuple[str, ...]
+
+
+def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
+    """Check data, loss, model and rules, and build the loop.
+
+    Raises:
+        InputError: unusable data, model, loss or settings; nothing has been changed then.
+        UnsupportedError: rules, optimizer, loss and model that do not go together.
+    """
+    model = unwrapped(inputs.model, ProcessGroup.present())
+    with own_random_numbers(given.seed, devices_of(model)):  # trying out data and model may draw some
+        train = as_source(inputs.train)
+        require_trainable(train)
+        valid, train = _validation(inputs.valid, train, given.seed)
+        test = None if inputs.test is None else as_source(inputs.test)
+        for other in (valid, test):
+            if other is not None:
+                require_map_style(other, "evaluated on")
+        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
+        loss = default_loss(train) if inputs.loss is None else inputs.loss
+        parameters = trainable(model)
+        _require_accuracy(given.stop_at, valid)
+        _move(model, inputs.device)
+        for name, source in (("train", train), ("valid", valid), ("test", test)):
+            if source is not None:
+                require_fitting(model, loss, source, name)
+        optimizer = given.optimizer
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            optimizer = optimizer(parameters)
+        if given.run_dir is not None:
+            require_storable(model)
+        precision = Precision(inputs.precision, parameters[0].device)
+        weighed = unit_loss(loss, train)
+        kind = _kind(model, weighed, loss, train)
+        auto = AutoBatch(
+            inputs.model,
+            optimizer,
+            train,
+            given.batch_size,
+            given.lr,
+            clip_norm=given.clip_norm,
+            clip_value=given.clip_value,
+            scaler=precision.scaler(),
+            micro_batch=given.micro_batch,
+            noise=given.noise,
+            seed=given.seed,
+            epochs=budget.epochs or ENDLESS,
+        )
+    notes = []
+    if kind is Kind.NEITHER and given.micro_batch is None:
+        _require_whole_batches(auto)
+        auto.do_not_cut(COUPLED)
+        notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
+        warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
+    if kind is Kind.SUM:
+        auto.step_along_the_sum()
+    return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
+
+
+def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kind:
+    """What the loss is over samples: known of torch's own, tried of others.
+
+    Raises:
+        InputError: it is a sum that torch did not name one.
+    """
+    if weighed.known or train.loss is loss:
+        return weighed.kind
+    x, y = train.fetch(torch.arange(min(PROBES, len(train))))
+    device = next(model.parameters()).device
+    output = tried_output(model, x.to(device))
+    kind = Kind.MEAN if output is None else kind_of(loss, output, y.to(device))
+    if kind is Kind.SUM:
+        raise InputError(A_SUM)
+    return kind
+
+
+def _require_whole_batches(auto: AutoBatch) -> None:
+    if auto.ranks.several:
+        raise UnsupportedError(
+            f"In several processes each sees its share of a batch only, but {COUPLED}: gather the outputs of all "
+            "processes in the loss and give micro_batch=, or train in one process."
+        )
+
+
+def _move(model: nn.Module, device: torch.device | str | None) -> None:
+    if device is None:
+        return
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _require_accuracy(stop_at: Mapping[str, float] | None, valid: Source | None) -> None:
+    if valid is None or "valid_accuracy" not in (stop_at or {}):
+        return
+    if valid.y_dtype.is_floating_point or valid.y_shape:
+        raise InputError(
+            f"valid_accuracy cannot be a target: the targets are {valid.y_dtype} of shape {valid.y_shape}, accuracy "
+            "needs one integer class a sample. Use valid_loss."
+        )
+
+
+def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, Source]:
+    """The validation data and what is left to train on."""
+    if valid is None:
+        return None, train
+    if isinstance(valid, float):
+        if not 0 < valid < 1:
+            raise InputError(f"valid as a fraction of train must lie between 0 and 1, got {valid}.")
+        rest, held_out = hold_out(train, valid, seed)
+        require_trainable(rest)
+        return held_out, rest
+    source = as_source(valid)
+    if len(source) == 0:
+        raise InputError("valid holds no samples.")
+    return source, train

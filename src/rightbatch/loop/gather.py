@@ -1,0 +1,226 @@
+"""Gather: the passes of a batch, their losses and gradients, put together over passes and processes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .accumulator import BatchAccumulator, Total
+from .distributed.rank_sync import BatchRecord, RankSync
+from .gradients import Gradients, read
+from .memory.forward_limit import wait
+from .micro_batcher import MicroBatcher
+from .noise_meter import NoiseMeter
+from .timing.step_times import StepTimes
+
+SECOND_BACKWARD = "second time"  # torch, of a graph whose memory is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A batch as far as it is gathered, in all processes.
+
+    Args:
+        samples: of all its intervals.
+        weight: units of its loss; 0 where every pass was skipped.
+        loss: mean over the units; nan if it failed.
+        scale: factor from the gradients as gathered to that of the mean loss.
+        norm2: squared norm of the latter.
+        failed: why it leads to no step; empty if nothing is wrong.
+        overflowed: the gradient is not finite because the scaled loss was too large for its precision.
+    """
+
+    samples: int
+    weight: float
+    loss: float
+    scale: float
+    norm2: float
+    failed: str = ""
+    overflowed: bool = False
+
+
+class PassTooLarge(Exception):  # not an error yet: the batch is restarted in smaller passes
+    """Memory ran out in some process; raised in all of them.
+
+    Args:
+        samples: of the pass that did not fit.
+        rank: of the process.
+    """
+
+    def __init__(self, samples: int, rank: int) -> None:
+        super().__init__(samples, rank)
+        self.samples, self.rank = samples, rank
+
+
+class Gather:
+    """Differentiates the passes of a batch and puts together what they give.
+
+    Args:
+        batcher: where passes come from.
+        gradients: where their gradients are added up.
+        meter: watches the passes of measured batches.
+        sync: exchanges records with the other processes.
+        scaler: scales losses of low precision; None for none.
+        device: the model's.
+    """
+
+    def __init__(
+        self,
+        batcher: MicroBatcher,
+        gradients: Gradients,
+        meter: NoiseMeter | None,
+        sync: RankSync,
+        scaler: "torch.amp.GradScaler | None",
+        device: torch.device,
+    ) -> None:
+        self._batcher = batcher
+        self._gradients = gradients
+        self._meter = meter
+        self._sync = sync
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._device = device
+        self.last_times: StepTimes | None = None  # of the step before, not yet known to the other processes
+
+    def arm(self, batch: BatchAccumulator) -> None:
+        """Get ready for the forward pass of the micro-batch whose loss is awaited next."""
+        if self._meter is not None and batch.measured and not batch.repeating and batch.awaiting:
+            share = batch.head
+            (self._meter.pass_over if share.idle else self._meter.arm)(share.interval.samples)
+
+    def take(self, batch: BatchAccumulator, loss: Tensor, weight: float, differentiate: bool) -> None:
+        """Take in the loss of the micro-batch awaited next, the mean over `weight` units.
+
+        Raises:
+            InputError: it was differentiated before.
+        """
+        share, last = batch.head, len(batch.awaiting) + len(batch.queue) == 1
+        loss_scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        if not differentiate:
+            return
+        self._gradients.clear()
+        if share.idle or not weight:
+            if self._gradients.sharded:
+                (loss_scaled * 0.0).backward()  # type: ignore[no-untyped-call]  # the others wait for this process
+                self._gradients.clear()
+        else:
+            self._backward(batch, loss, loss_scaled, weight)
+        if last and self._meter is not None and batch.measured and not batch.repeating:
+            self._meter.gather()
+        self._gradients.checks_norm = batch.measured or batch.ranks.several or len(batch.pieces) > 1
+        self._gradients.collect(last)
+        if batch.sweeps or batch.compared:
+            wait(self._device)  # its seconds count
+
+    def _backward(self, batch: BatchAccumulator, loss: Tensor, scaled: Tensor, weight: float) -> None:
+        factor = batch.factor(weight)
+        meter = self._meter if batch.measured and not batch.repeating else None
+        if meter is not None:
+            meter.verify(loss)
+        try:
+            (scaled if factor == 1.0 else scaled * factor).backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if SECOND_BACKWARD not in str(error):
+                raise
+            raise InputError(
+                "The loss was differentiated before auto.backward(loss): remove loss.backward(), which "
+                "auto.backward(loss) calls."
+            ) from error
+        if meter is not None:
+            meter.take(batch.head.interval.samples, factor * self._loss_scale)
+
+    def skip(self, batch: BatchAccumulator) -> None:
+        """Drop the micro-batch awaited next; a batch of which some passes are missing is not measured."""
+        self._gradients.clear()
+        if self._meter is not None and batch.measured and not batch.repeating:
+            self._meter.gather()
+            self._meter.disarm()
+            batch.measured = False
+        self._gradients.collect(last=len(batch.awaiting) + len(batch.queue) == 1)
+
+    @property
+    def _loss_scale(self) -> float:
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    def more(self, batch: BatchAccumulator, summed: bool = False) -> None:
+        """Further passes of the same batch are queued."""
+        self._gradients.reopen(summed and self._sync.ranks.several)
+
+    def sweep_on(self, batch: BatchAccumulator) -> bool:
+        """Queue the next size of a timing sweep; at its end sum its gradients and return False."""
+        if self._batcher.sweep_on(batch):
+            self.more(batch)
+            return True
+        if batch.sweeps:
+            self._sync.sum(self._gradients)
+        return False
+
+    def combine(self, batch: BatchAccumulator) -> BatchRecord:
+        """What all processes have seen of the batch, whose gradients are summed over them unless it goes on sweeping.
+
+        Raises:
+            InputError: the gradients were changed by someone else.
+            PassTooLarge: memory ran out in some process.
+        """
+        self._gradients.require_unchanged()
+        self._gradients.unmark()
+        record = self._sync.exchange(
+            self._record(batch.total, batch), self._gradients, not batch.sweeps, self.last_times
+        )
+        batch.seconds = record.seconds
+        if record.oversized:
+            raise PassTooLarge(record.oversized, record.rank)
+        return record
+
+    def totals(self, batch: BatchAccumulator, record: BatchRecord) -> Totals:
+        """The batch in numbers, its passes and processes being put together: the one read from the device."""
+        single = not self._sync.ranks.several
+        norm2: Tensor | float = self._gradients.norm2() if single or not record.failed else math.nan
+        if single:
+            loss, norm2 = batch.total.read(norm2)
+            failed = f"the loss became {loss}" if batch.total.losses and not math.isfinite(loss) else ""
+        else:
+            loss, failed = record.loss, record.failed
+            (norm2,) = read([norm2])
+        if not record.weight:
+            return Totals(batch.samples, 0.0, math.nan, 0.0, math.nan)
+        scale = batch.reference / record.weight / self._loss_scale
+        norm2 = norm2 * scale * scale
+        return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
+
+    def combine_trial(self, batch: BatchAccumulator, differentiated: bool) -> tuple[float, float]:
+        """The mean loss at a trial point, nan where it is not finite, and the factor to its mean gradient.
+
+        Raises:
+            PassTooLarge: memory ran out in some process.
+        """
+        self._gradients.unmark()
+        record = self._sync.exchange_trial(self._record(batch.total, batch), self._gradients, differentiated)
+        if record.oversized:
+            raise PassTooLarge(record.oversized, record.rank)
+        loss = batch.total.read()[0] if not self._sync.ranks.several else record.loss
+        mean = loss / record.weight if record.weight and not record.failed else math.nan
+        scale = batch.reference / record.weight / self._loss_scale if record.weight else 0.0
+        return (mean if math.isfinite(mean) else math.nan), scale
+
+    def _record(self, total: Total, batch: BatchAccumulator) -> BatchRecord:
+        """Of one process nothing need be read from the device yet."""
+        if not self._sync.ranks.several:
+            return BatchRecord(0.0, total.weight, seconds=batch.seconds)
+        (loss,) = total.read()
+        failed = f"the loss became {loss}" if total.losses and not math.isfinite(loss) else ""
+        return BatchRecord(loss, total.weight, failed, seconds=batch.seconds)
+
+    def report_exhausted(self, batch: BatchAccumulator, samples: int) -> None:
+        """Tell the other processes that memory ran out in this one.
+
+        Raises:
+            PassTooLarge: always.
+        """
+        record = BatchRecord(math.nan, 0.0, "", samples, self._sync.ranks.rank)
+        if batch.repeating:
+            record = self._sync.exchange_trial(record, self._gradients, False)
+        else:
+            record = self._sync.exchange(record, self._gradients, not batch.sweeps, self.last_times)
+        raise PassTooLarge(record.oversized, record.rank)

@@ -1,0 +1,207 @@
+"""The gradient of the batch under way, and of that batch only.
+
+Passes are added up here and not in the parameters, so that whatever else differentiates the model meanwhile (a
+generator's pass through the discriminator, a `zero_grad` kept from an older loop) neither adds to the batch nor takes
+from it. The parameters hold the whole sum from the last pass on; who changes it there before the step is found out.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..noise.gradient_norm import is_part, squared_norm_tensor
+from .distributed.sharding import parts
+from .distributed.sharding import squared_norm as squared_norm_over_ranks
+
+Gradient = Tensor | None
+SAME = 1e-5  # relative, of two norms of the same float32 gradient
+
+CHANGED = (
+    "The gradients were changed between auto.backward(loss) and auto.step(). To clip them, give clip_norm= or call "
+    "auto.clip_grad_norm_(max_norm) instead of torch.nn.utils.clip_grad_norm_; with a GradScaler, give scaler= and "
+    "call none of its methods; remove zero_grad() between the two calls; differentiate other losses before "
+    "auto.backward(loss) or after auto.step()."
+)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model that require gradients.
+
+    Raises:
+        InputError: there are none, or some have no shape yet.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError("The model has no trainable parameters: set requires_grad=True on some.")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
+        raise InputError(
+            "The model has lazy parameters without a shape: call the model once on a batch, then build the optimizer."
+        )
+    return parameters
+
+
+class Gradients:
+    """Gathers the gradient of one batch after another.
+
+    Args:
+        model: whose trainable parameters are differentiated.
+        optimizer: the caller's; parameters it holds beyond the model's are differentiated, too.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self.checks_norm = (
+            False  # whether more than one pass or process makes a change dangerous that leaves no version
+        )
+        self._stored: list[Gradient] = []  # of earlier passes
+        self._summed: list[Gradient] = []  # of earlier passes, over all processes
+        self._marks: list[tuple[Gradient, int]] = []
+        self._marked_norm2: Tensor | float = 0.0
+        self._read()
+
+    def _read(self) -> None:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        self._all = list(dict.fromkeys(chain(self._model.parameters(), *(group["params"] for group in groups))))
+        self._seen = self._signature()
+        trainable(self._model)
+        self.parameters = [p for p in self._all if p.requires_grad]
+        self.sharded = is_part(self.parameters[0])
+
+    def _signature(self) -> tuple[int, ...]:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        return (*(len(group["params"]) for group in groups), *(p.requires_grad for p in self._all))
+
+    def refresh(self) -> bool:
+        """Take in parameters that were frozen, unfrozen or given to the optimizer; whether there were any."""
+        if self._signature() == self._seen:
+            return False
+        self._read()
+        return True
+
+    def clear(self) -> None:
+        """Remove the gradients of all parameters."""
+        for parameter in self._all:
+            parameter.grad = None
+
+    def forget(self) -> None:
+        """End the batch."""
+        self._stored, self._summed, self._marks = [], [], []
+        self.clear()
+
+    def collect(self, last: bool) -> None:
+        """Take in the pass just differentiated; after the `last` one the parameters hold the sum.
+
+        Other gradients must have been cleared before the pass.
+        """
+        if self._stored:
+            self._add_to_parameters(self._stored)
+            self._stored = []
+        if last:
+            self._mark()
+        else:
+            self._stored = self._take()
+
+    def reopen(self, summed: bool) -> None:
+        """More passes of the same batch follow; `summed`: what is gathered is already the sum over the processes."""
+        if summed:
+            self._summed = self._take()
+        else:
+            self._stored = self._take()
+        self._marks = []
+
+    def add_summed(self) -> None:
+        """Add what was summed over the processes before the batch was enlarged."""
+        if self._summed:
+            self._add_to_parameters(self._summed)
+            self._summed = []
+
+    def require_unchanged(self) -> None:
+        """Raise where someone else has changed the gradient since its last pass.
+
+        Raises:
+            InputError: naming the ways to clip, scale and clear that are served.
+        """
+        for parameter, (gradient, version) in zip(self.parameters, self._marks, strict=False):
+            if parameter.grad is not gradient or (gradient is not None and gradient._version != version):
+                raise InputError(CHANGED)
+        if self._marks and self.checks_norm and self._marked_norm2 is not None:
+            before, now = read([self._marked_norm2, self.norm2()])
+            if abs(now - before) > SAME * abs(before):
+                raise InputError(CHANGED)
+
+    def unmark(self) -> None:
+        """The gradient is about to be changed by the loop itself."""
+        self._marks = []
+
+    @property
+    def present(self) -> list[Tensor]:
+        """The gradients that the parameters hold."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def norm2(self) -> Tensor | float:
+        """‖g‖² of what the parameters hold, not yet read from the device; nan where they hold nothing."""
+        gradients = self.present
+        if not gradients:
+            return float("nan")
+        return squared_norm_over_ranks(gradients) if self.sharded else squared_norm_tensor(gradients)
+
+    @torch.no_grad()
+    def scale_(self, factor: float) -> None:
+        """Multiply the gradient."""
+        if factor != 1.0:
+            torch._foreach_mul_(self.present, factor)
+
+    @torch.no_grad()
+    def clip_value_(self, most: float) -> float:
+        """Clamp each entry to ±most; return ⟨g, clamped g⟩."""
+        before = [g.clone() for g in self.present]
+        torch._foreach_clamp_max_(self.present, most)
+        torch._foreach_clamp_min_(self.present, -most)
+        return dot(before, self.present)
+
+    def _mark(self) -> None:
+        self._marks = [(g, 0 if g is None else g._version) for g in (p.grad for p in self.parameters)]
+        self._marked_norm2 = self.norm2() if self.checks_norm else 0.0
+
+    def _take(self) -> list[Gradient]:
+        gradients = [p.grad for p in self.parameters]
+        self.clear()
+        return gradients
+
+    @torch.no_grad()
+    def _add_to_parameters(self, earlier: Sequence[Gradient]) -> None:
+        """Add gradients to those of the parameters, in the memory of the earlier ones."""
+        pairs = []
+        for parameter, sum_ in zip(self.parameters, earlier, strict=True):
+            if sum_ is None:
+                continue
+            if parameter.grad is not None:
+                pairs.append((sum_, parameter.grad))
+            parameter.grad = sum_
+        if any(g.is_sparse for pair in pairs for g in pair):
+            for sum_, gradient in pairs:
+                sum_.add_(gradient)
+        elif pairs:
+            torch._foreach_add_(parts([a for a, _ in pairs]), parts([b for _, b in pairs]))
+
+
+def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
+    """⟨a, b⟩ over all entries of all tensors."""
+    return sum(float((x.detach() * y.detach()).sum()) for x, y in zip(a, b, strict=True))
+
+
+def read(numbers: Sequence[Tensor | float]) -> list[float]:
+    """Bring numbers from the device, all in one transfer."""
+    tensors = [(place, n) for place, n in enumerate(numbers) if isinstance(n, Tensor)]
+    found = [float("nan") if isinstance(n, Tensor) else n for n in numbers]
+    if tensors:
+        home = tensors[0][1].device
+        wide = torch.float32 if home.type == "mps" else torch.float64
+        packed = torch.stack([n.detach().to(home, wide).reshape(()) for _, n in tensors])
+        for (place, _), value in zip(tensors, packed.tolist(), strict=True):
+            found[place] = value
+    return found

@@ -1,0 +1,264 @@
+"""What the phases of a step do: the glue between the parts that each of them needs."""
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import BatchStream
+from ..decision import Decision, Outcome, StepContext, Trial
+from ..errors import DivergedError
+from ..measurements import Measurement
+from ..ranges import require_number
+from .accumulator import BatchAccumulator
+from .decide import Decide
+from .distributed.rank_sync import BatchRecord, RankSync
+from .gather import Gather, Totals
+from .gradients import Gradients
+from .measure import Measure
+from .micro_batcher import MicroBatcher
+from .report import Report
+from .run_state import RunState
+from .timing.step_timer import StepTimer
+from .timing.step_times import StepTimes
+from .trial import LineSearch
+from .update import Update
+
+NOT_FINITE = "the gradient is not finite"
+
+
+class Step:
+    """The phases of `phases.steps`.
+
+    Args:
+        model: trained.
+        run: how far it has come.
+        stream: where samples come from.
+        batcher: cuts them into passes.
+        gradients: of the batch under way.
+        sync: the other processes.
+        timer: models the seconds of a step.
+        gather: the first phase.
+        measure: the third.
+        decide: the fourth.
+        update: the sixth.
+        report: the last.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunState,
+        stream: BatchStream,
+        batcher: MicroBatcher,
+        gradients: Gradients,
+        sync: RankSync,
+        timer: StepTimer,
+        gather: Gather,
+        measure: Measure,
+        decide: Decide,
+        update: Update,
+        report: Report,
+    ) -> None:
+        self._model = model
+        self.run = run
+        self.stream = stream
+        self.batcher = batcher
+        self.gradients = gradients
+        self.sync = sync
+        self.timer = timer
+        self.gather = gather
+        self.measure_ = measure
+        self.decide_ = decide
+        self.update_ = update
+        self.report = report
+        self.search: LineSearch | None = None
+        self._direction_norm2 = 0.0
+
+    # Gather and measure.
+
+    def combine(self, batch: BatchAccumulator) -> BatchRecord:
+        return self.gather.combine(batch)
+
+    def sweep_on(self, batch: BatchAccumulator) -> bool:
+        return self.gather.sweep_on(batch)
+
+    def totals(self, batch: BatchAccumulator, record: BatchRecord) -> Totals:
+        totals = self.gather.totals(batch, record)
+        finite = totals.norm2 - totals.norm2 == 0.0
+        if totals.failed or not totals.weight:
+            return totals
+        if not finite and self.update_.can_overflow:
+            return replace(totals, overflowed=True)
+        failed = self.update_.divergence(totals.loss) if finite else NOT_FINITE
+        return replace(totals, failed=failed, loss=float("nan") if failed else totals.loss) if failed else totals
+
+    def measure(self, batch: BatchAccumulator, totals: Totals) -> Measurement | None:
+        if totals.overflowed or not totals.weight:
+            return None
+        return self.measure_(batch, totals, self.run.samples)
+
+    # Decide and enlarge.
+
+    def context(
+        self, batch: BatchAccumulator, totals: Totals, measurement: Measurement | None, grew: bool
+    ) -> StepContext:
+        return self.decide_.context(self.run, batch, totals, measurement, grew)
+
+    def decide(self, context: StepContext) -> Decision:
+        return self.decide_.batch_size(context)
+
+    def enlarge(self, batch: BatchAccumulator, decision: Decision) -> bool:
+        """Draw the samples the rule still wants for this very step; False if it wants none, or there are none."""
+        wanted = min(decision.batch_size or 0, self.run.train_samples)
+        if not self.decide_.batch_size_rule.enlarges_current or decision.action or wanted <= batch.samples:
+            return False
+        if not self.batcher.enlarge(batch, wanted):
+            return False
+        self.gather.more(batch, summed=True)
+        self.measure_.reopen(batch)
+        batch.decided_step = self.run.steps + 1
+        batch.seconds += self.run.lap()
+        return True
+
+    # Try.
+
+    def direction(
+        self, batch: BatchAccumulator, totals: Totals, context: StepContext
+    ) -> Generator[Trial, Outcome, tuple[Decision, Any]]:
+        """Make the gradient that of a step, and begin what the lr rule makes of it."""
+        self.measure_.close(batch, self.run.samples)
+        self._direction_norm2 = self.update_.direction(totals)
+        if self._direction_norm2 != totals.norm2:
+            context = replace(context, gradient_norm2=self._direction_norm2)
+        return self.decide_.lr(context)
+
+    def try_out(self, batch: BatchAccumulator, trial: Trial) -> None:
+        batch.seconds += self.run.lap()
+        if self.search is None:
+            slope = self.update_.clip.slope
+            self.search = LineSearch(self._model, self.gradients.parameters, self._direction_norm2, slope)
+        self.search.move(trial)
+        batch.repeat()
+        batch.seconds += self.run.lap()
+
+    def outcome(self, batch: BatchAccumulator) -> Outcome:
+        assert self.search is not None
+        loss, scale = self.gather.combine_trial(batch, self.search.trial.gradient)
+        return self.sync.outcome(self.search.outcome(loss, scale))
+
+    def leave_trial(self) -> None:
+        if self.search is not None:
+            self.search.leave()
+            self.search = None
+
+    def clip_once(self, max_norm: float) -> Tensor:
+        """Clip the batch under way to this norm; return the norm gathered so far."""
+        require_number("max_norm", max_norm, above=0)
+        self.update_.clip.once = max_norm
+        norm2 = self.gradients.norm2()
+        return (norm2 if isinstance(norm2, Tensor) else torch.tensor(norm2)).sqrt()
+
+    # Update and report.
+
+    def update(self, batch: BatchAccumulator, totals: Totals, size: Decision, lr: tuple[Decision, Any]) -> bool:
+        """Apply what the rules decided: the one place where anything is changed."""
+        decision, lr_state = lr
+        run, update = self.run, self.update_
+        self.decide_.commit(lr_state)
+        update.prepare(decision, run.steps, totals.loss, totals.samples)
+        self.sync.note(run.steps, totals.samples, update.lr, size, decision)
+        if update.worth_reporting or decision.action in ("return", "stop"):
+            self.report.lr(decision)
+        for decided in (size, decision):
+            if decided.action == "stop":
+                run.stopped = decided.reason
+        taken = decision.action != "return" and not run.stopped
+        if taken:
+            update.step(totals.samples)
+        self._commit(batch, stepped=True)
+        self._set_batch_size(size)
+        self.end(batch)
+        self.sync.share_buffers()
+        update_s = run.lap()
+        batch.seconds += update_s
+        self._keep_times(batch, totals, update_s, plain=taken and not batch.sweeps)
+        if taken:
+            self.report.step(batch, totals)
+        return taken
+
+    def _set_batch_size(self, size: Decision) -> None:
+        run = self.run
+        if size.batch_size is None:
+            return
+        wanted = max(1, min(size.batch_size, run.train_samples))
+        if wanted != run.batch_size:
+            self.report.batch_size(run.batch_size, wanted, size)
+            run.batch_size, run.decided_step = wanted, run.steps
+
+    def _keep_times(self, batch: BatchAccumulator, totals: Totals, update_s: float, plain: bool) -> None:
+        times = StepTimes(
+            self.run.steps,
+            totals.samples,
+            batch.seconds,
+            batch.trial_s,
+            update_s,
+            batch.measured,
+            plain,
+            batch.times_s if batch.compared else [],
+        )
+        if self.sync.ranks.several:
+            self.gather.last_times = times
+        else:
+            times.teach(self.timer, self.measure_.meter)
+
+    def drop(self, batch: BatchAccumulator, totals: Totals, context: StepContext) -> DivergedError | None:
+        """End a batch that leads to no step; return the error to end the run with, if this was a failure too many."""
+        if not totals.weight:
+            self._end_without_step(batch, stepped=False)
+            return None
+        if totals.overflowed:
+            scale = self.update_.loss_scale
+            self.update_.tell_scaler(overflowed=True)
+            self._end_without_step(batch, stepped=True)
+            self.report.overflow(scale)
+            return None
+        decision = self.decide_.failed(context)
+        if decision is not None:
+            self.update_.set_lr(decision.lr)
+            if decision.action == "return":
+                self.report.lr(decision)
+        self._end_without_step(batch, stepped=True)
+        diverged = self.update_.fail(self.run.steps, totals.failed)
+        self.report.failure(totals.failed)
+        return diverged
+
+    def _end_without_step(self, batch: BatchAccumulator, stepped: bool) -> None:
+        self.decide_.discard()
+        self._commit(batch, stepped)
+        self.end(batch)
+        self.gather.last_times = None
+
+    def _commit(self, batch: BatchAccumulator, stepped: bool) -> None:
+        """The batch's samples are used up, whether or not they led to a step."""
+        self.run.steps += stepped
+        self.run.samples += batch.samples
+        self.stream.discard_consumed()
+        self.report.consumed(batch.intervals)
+
+    def refresh(self) -> None:
+        """Take in parameters that were frozen, unfrozen or added since the last batch."""
+        self.update_.refresh(self.run.steps)
+        if self.measure_.meter is not None:
+            self.measure_.meter.rebuild(self.gradients.parameters)
+        if self.decide_.distance is not None:
+            self.decide_.distance.refresh(self.gradients.parameters)
+
+    def end(self, batch: BatchAccumulator, undo: bool = False) -> None:
+        """Leave nothing of the batch behind; `undo`: it was abandoned."""
+        self.gradients.forget()
+        self.update_.clip.once = None
+        self.measure_.forget(batch, self.run.samples, undo)
+        self.timer.abandon_sweep()
