@@ -95,14 +95,14 @@ def test_default_budgets(no_report: None, tmp_path: Path) -> None:
     assert run.stopped == "10 epochs are done"
     assert run.best == {}
     run = quiet(network(), valid=valid_data(), lr=30.0, run_dir=tmp_path / "b")
-    assert run.stopped == "5 evaluations brought no better validation loss"
+    assert run.stopped == "no improvement in 5 evaluations"
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert config["budget"] == "100 epochs or 5 evaluations without a better validation loss"
 
 
 def test_a_budget_of_seconds(no_report: None) -> None:
     run = quiet(network(), seconds=0.05)
-    assert run.stopped == "0.05 seconds are over"
+    assert run.stopped == "time limit reached (0.05 s)"
     assert steps(run)
 
 
@@ -120,7 +120,7 @@ def test_a_target(no_report: None) -> None:
 def test_patience(no_report: None) -> None:
     """Ended by so many evaluations in a row without a better loss, counted from the best one."""
     run = quiet(network(), valid=valid_data(), lr=30.0, patience=3, eval_every=0.4)
-    assert run.stopped == "3 evaluations brought no better validation loss"
+    assert run.stopped == "no improvement in 3 evaluations"
     losses = [row["valid_loss"] for row in evaluations(run)]
     assert losses.index(min(losses)) == len(losses) - 4
     assert [row["best"] for row in evaluations(run)][-4:] == [True, False, False, False]
@@ -389,12 +389,15 @@ def test_going_on_is_bit_for_bit(step: Any, no_report: None, tmp_path: Path) -> 
     assert [{k: v for k, v in event.items() if k != "kind"} for event in told] == resumed.history
 
 
+TRIED = 4  # calls of the loss before training
+
+
 def failing_at(call: int, error: Exception) -> Callable[[Tensor, Tensor], Tensor]:
     calls = iter(range(10**6))
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        # The first call is fit's trial of model and loss.
-        if next(calls) == call:
+        # The first calls are fit's trial of model and loss.
+        if next(calls) == TRIED + call - 1:
             raise error
         return F.cross_entropy(output, target)
 
@@ -434,7 +437,7 @@ def test_patience_counts_on_after_a_resume(no_report: None, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="broken off"):
         quiet(network(), loss=loss, run_dir=tmp_path, **settings)
     resumed = quiet(network(), run_dir=tmp_path, resume=True, **settings)
-    assert resumed.stopped == straight.stopped == "3 evaluations brought no better validation loss"
+    assert resumed.stopped == straight.stopped == "no improvement in 3 evaluations"
     assert untimed(resumed.history) == untimed(straight.history)
     assert torch.equal(weights(resumed.model), weights(straight.model))
 
@@ -455,11 +458,9 @@ def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 15}, r"of fixed\(batch_size=30\) and .*this run has fixed\(batch_size=15\)"),
-        ({"lr": 0.2}, r"this run has .*lr=0.2"),
         ({"seed": 8}, "seed=0, this stream has seed=8"),
         ({"train": blobs(N + 2)}, f"n={N}, this stream has n={N + 2}"),
-        ({"model": nn.Linear(2, 3)}, "of another model: .*Linear"),
+        ({"model": nn.Linear(2, 3)}, "does not match this model: .*Linear"),
     ],
 )
 def test_going_on_with_another_run_is_refused(
@@ -493,7 +494,7 @@ def interrupting(when: Callable[[int, bool], bool]) -> Callable[[Tensor, Tensor]
 def test_an_interruption_ends_the_run_cleanly(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
     model = network()
-    loss = interrupting(lambda call, training: training and call >= 7)
+    loss = interrupting(lambda call, training: training and call >= TRIED + 6)
     run = quiet(model, loss=loss, valid=valid_data(), epochs=50, run_dir=tmp_path)
     assert run.stopped == "interrupted"
     assert signal.getsignal(signal.SIGINT) is handler
@@ -535,7 +536,7 @@ def test_a_later_interruption_ends_at_once(no_report: None, tmp_path: Path, monk
     monkeypatch.setattr("rightbatch.fitting.stopping.ECHO_S", -1.0)
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        if next(calls) == 8:
+        if next(calls) == TRIED + 7:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             pytest.fail("the second should have come through")
@@ -554,7 +555,7 @@ def test_a_failure_is_recorded(no_report: None, tmp_path: Path) -> None:
     calls = iter(range(10**6))
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target) * (float("nan") if next(calls) == 8 else 1.0)
+        return F.cross_entropy(output, target) * (float("nan") if next(calls) == TRIED + 7 else 1.0)
 
     run = quiet(network(), loss=loss, epochs=3, run_dir=tmp_path)
     (event,) = [e for e in read_events(tmp_path / "events.jsonl") if e["kind"] == "failure"]

@@ -118,7 +118,7 @@ def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
     calls = iter(range(10**6))
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        if next(calls) == 8:
+        if next(calls) == 11:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
         return F.cross_entropy(output, target)
@@ -131,11 +131,11 @@ def test_two_signals_at_once_are_one_and_the_run_goes_on_from_there(
     run = trained(loss=loss, epochs=50, resume=False, progress=False)
     assert run.stopped == "interrupted" and 5 < run.history[-1]["step"] < 9
     trained(epochs=1, progress=True)
-    assert f"going on after step {run.history[-1]['step']}" in capsys.readouterr().err
+    assert f"resumed after step {run.history[-1]['step']}" in capsys.readouterr().err
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (tmp_path / name).unlink(missing_ok=True)
     trained(epochs=1, progress=True)
-    assert "begun anew: it had no checkpoint yet" in capsys.readouterr().err
+    assert "restarted: no checkpoint found" in capsys.readouterr().err
 
 
 def test_whoever_watches_around_is_told_too() -> None:

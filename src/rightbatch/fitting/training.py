@@ -95,6 +95,8 @@ class Training:
         self.checkpoint_due_s = perf_counter() + given.checkpoint_every
         self.checkpointed = (-1, -1)
         self.devices = devices_of(auto.model)
+        blocks = prepared.train.block_ends is not None
+        self.sample = Sample(prepared.train) if blocks else prepared.train  # BatchNorm's statistics are of these
         self.best = BestIterate(self.budget)
         self.evaluated_step = -1
         self.next_evaluation = self.eval_samples
@@ -232,9 +234,7 @@ class Training:
         )
 
     def _refresh_batch_norm(self) -> None:
-        train = self.prepared.train
-        shown = train if train.block_ends is None else Sample(train)
-        work = partial(refresh_batch_norm, self.model, shown, self.device, self.evaluation_limit)
+        work = partial(refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit)
         if sharded_modules(self.model):
             work()
         else:
