@@ -257,9 +257,9 @@ def test_parameters_of_the_optimizer_beyond_the_model_are_part_of_the_batch() ->
     )
     for a, b in auto:
         auto.backward(F.mse_loss(model(a) * temperature, b))
-        before = float(temperature)
+        before = temperature.item()
         if auto.step():
-            assert 0 < abs(float(temperature) - before) <= 0.01 + 1e-6
+            assert 0 < abs(temperature.item() - before) <= 0.01 + 1e-6
 
 
 def test_several_loops_beside_each_other_do_not_disturb() -> None:
