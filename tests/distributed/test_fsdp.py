@@ -171,7 +171,7 @@ def test_runs_go_on_sharded_otherwise_or_not_at_all(
         assert len(found["losses"]) == len(expected["losses"]) > 23
         torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected["losses"]), rtol=1e-8, atol=0)
         saved = [load_checkpoint(tmp_path / folder / "checkpoint.pt") for folder in (f"{name} whole", name)]
-        for part in ("model", "stepper"):  # the optimizer's state, the averages, the state kept to go back to
+        for part in ("model", "update"):  # the optimizer's state, the averages, the state kept to go back to
             theirs, mine = (tree_leaves({**state, **state["auto"]}[part]) for state in saved)
             torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
         assert found["valid"][-1] == pytest.approx(expected["valid"][-1], rel=1e-8)

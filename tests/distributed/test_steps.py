@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rightbatch import AutoBatch
-from rightbatch.noise import squared_norm
+from rightbatch.loop.gradients import read
 
 N, D, CLASSES = 203, 6, 3  # N is a prime times 7: nothing divides evenly
 
@@ -110,7 +110,7 @@ def test_enlarged_batches_have_the_gradient_of_their_samples(together: Any, nois
                 rows.append((auto.last["batch_size"], auto.last["gradient_norm"]))
         found = []
         for (size, norm), intervals in zip(rows, told, strict=True):
-            x, y = (torch.cat(parts) for parts in zip(*map(auto._stream.fetch, intervals), strict=True))
+            x, y = (torch.cat(parts) for parts in zip(*map(auto._step.stream.fetch, intervals), strict=True))
             loss = nn.functional.cross_entropy(model(x), y)
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             found.append((size - len(x), norm, torch.cat([g.flatten() for g in gradients]).norm().item()))
@@ -156,8 +156,8 @@ def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.Monk
 
     def work(rank: int) -> dict[str, Any]:
         monkeypatch.setattr("rightbatch.loop.distributed.rank_sync._machine", lambda device: (rank,))
-        real = squared_norm
-        monkeypatch.setattr("rightbatch.loop.auto_batch.squared_norm", lambda t: real(t) * (off if rank else 1.0))
+        real = read
+        monkeypatch.setattr("rightbatch.loop.gather.read", lambda n: [value * (off if rank else 1.0) for value in real(n)])
         return train(rank, batch_size=24, epochs=3, **settings)
 
     first, second = together(2, work)

@@ -239,7 +239,7 @@ def test_groups_and_state_of_a_given_optimizer_are_taken_over() -> None:
     start = trained(model)
     averaging = ScheduleFree(model, optimizer)
     assert averaging.optimizer is optimizer
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 2]  # what is frozen may be unfrozen
     g = torch.ones(7, dtype=torch.float64)
     put(model, g)
     averaging.step(5, 0.2)

@@ -98,6 +98,11 @@ class BatchAccumulator:
     trial_s: float = 0.0
     times_s: list[tuple[int, float]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Several processes must agree on the unit beforehand: the sample."""
+        if self.ranks.several or self.sweeps:
+            self.reference = float(self.planned)
+
     @property
     def samples(self) -> int:
         """Of all intervals, in all processes."""
@@ -147,10 +152,8 @@ class BatchAccumulator:
 
     def factor(self, weight: float) -> float:
         """By what a pass of so many units multiplies its loss."""
-        if not self.reference:
-            # A batch of one pass is differentiated as it is, whatever its units are; processes must agree beforehand.
-            alone = not self.ranks.several
-            self.reference = weight * self.planned / self.head.interval.samples if alone else float(self.planned)
+        if not self.reference:  # a batch of one pass is differentiated as it is, whatever its units are
+            self.reference = weight * self.planned / self.head.interval.samples
         return weight / self.reference
 
     def note(self, loss: Tensor | None, weight: float, seconds: float) -> None:

@@ -210,7 +210,7 @@ _NUMBERS = ("weight_sum", "steps", "squared_directions", "direction2", "distance
 def _exchange(optimizer: torch.optim.Optimizer, new: Mapping[Any, Any]) -> None:
     """Let an optimizer step other parameters in place of its own, with the state it has for them."""
     for group in optimizer.param_groups:
-        group["params"] = [new[p] for p in group["params"] if p in new]
+        group["params"] = [new.get(p, p) for p in group["params"]]  # frozen ones stay, and may be unfrozen later
     for parameter in [p for p in optimizer.state if p in new]:
         optimizer.state[new[parameter]] = optimizer.state.pop(parameter)
 

@@ -128,8 +128,8 @@ class Gradients:
         for parameter, (gradient, version) in zip(self.parameters, self._marks, strict=False):
             if parameter.grad is not gradient or (gradient is not None and gradient._version != version):
                 raise InputError(CHANGED)
-        if self._marks and self.checks_norm and self._marked_norm2 is not None:
-            before, now = read([self._marked_norm2, self.norm2()])
+        if self._marks and self.checks_norm:
+            before, now = read([self._marked_norm2, self._norm2_here()])
             if abs(now - before) > SAME * abs(before):
                 raise InputError(CHANGED)
 
@@ -165,7 +165,11 @@ class Gradients:
 
     def _mark(self) -> None:
         self._marks = [(g, 0 if g is None else g._version) for g in (p.grad for p in self.parameters)]
-        self._marked_norm2 = self.norm2() if self.checks_norm else 0.0
+        self._marked_norm2 = self._norm2_here() if self.checks_norm else 0.0
+
+    def _norm2_here(self) -> Tensor:
+        """‖g‖² of what this process holds: a change made here is noticed here."""
+        return squared_norm_tensor(parts(self.present))
 
     def _take(self) -> list[Gradient]:
         gradients = [p.grad for p in self.parameters]

@@ -143,7 +143,6 @@ class MicroBatcher:
             return None
         self._timer.start_sweep(most, min(self._most_forward, most // 2))
         batch = self._new(origin, SWEEP_REFERENCE, sweeps=True)
-        batch.reference = float(SWEEP_REFERENCE)
         return batch if self.sweep_on(batch) else None
 
     def _enqueue(self, batch: BatchAccumulator, intervals: Sequence[Interval]) -> None:
