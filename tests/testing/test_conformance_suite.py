@@ -92,7 +92,7 @@ class Offender:
         }.get(self.how, lambda: 8)()
         reason = "" if self.how == "no reason" else "hold"
         rate = 0.1 if self.how == "a rate" else None
-        return Decision(samples, rate, reason), RootState(8)  # type: ignore[arg-type]
+        return Decision(samples, rate, reason=reason), RootState(8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
