@@ -4,8 +4,8 @@
     python examples/averages.py DailyDelhiClimateTrain.csv          Delhi, 2013 to 2016, and a figure of it
     python examples/averages.py DailyDelhiClimateTrain.csv --out averages.svg
 
-A larger beta averages over more days: about 1/(1 - beta). The curve is smoother and follows later. Begun at zero
-without correction it starts far too low; the correction mends that and is gone after a few windows.
+A larger beta averages over more days, about 1/(1 - beta): the curve is smoother and has a longer lag. Without bias
+correction it starts far too low; the correction fixes that and vanishes after a few windows.
 """
 
 import argparse
@@ -22,7 +22,7 @@ BETAS = {0.5: GREEN, 0.9: BLUE, 0.98: ORANGE}
 
 
 def temperatures(path: str | None) -> list[float]:
-    """Mean temperature of each day in °C, from a file or made up."""
+    """Mean temperature of each day in °C, from a file or synthetic."""
     if path is not None:
         with open(path, newline="", encoding="utf-8") as file:
             return [float(row["meantemp"]) for row in csv.DictReader(file)]

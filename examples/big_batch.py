@@ -1,4 +1,4 @@
-"""Big Batch by name: the batch grows until its gradient stands out of its own noise, and no step size is given.
+"""Big Batch by name: the batch grows until its gradient exceeds its noise, and no learning rate is given.
 
     pip install 'rightbatch[demo]'
     python examples/big_batch.py
@@ -21,7 +21,7 @@ import rightbatch
 
 
 def main() -> None:
-    """Run one of the published forms and print how batch, step and gradient go."""
+    """Run one of the published variants and print batch size, learning rate and gradient norm."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", default="big-batch")
     parser.add_argument("--lr", default="armijo", help="armijo, barzilai-borwein or a number")

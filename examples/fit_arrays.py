@@ -4,8 +4,8 @@
     python examples/fit_arrays.py
     python examples/fit_arrays.py --run-dir runs/digits --seconds 20
 
-The batch size and the step size are chosen from what is measured while training goes on; the report draws both and
-gives every decision with its reason. The model that comes back is the one with the least validation loss.
+Batch size and learning rate are chosen from measurements during training; the report shows both, and every decision
+with its reason. The returned model is the one with the lowest validation loss.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     """Fit a small convolutional network to the digits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--run-dir", type=Path, help="where to write the report; a temporary folder by default")
+    parser.add_argument("--run-dir", type=Path, help="folder for the report (default: a temporary folder)")
     options = parser.parse_args()
 
     x, y = load_digits(return_X_y=True)

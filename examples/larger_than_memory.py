@@ -1,12 +1,12 @@
-"""Train on data that stay on the disk: logistic regression, nothing tuned, and a report.
+"""Train on data that stay on disk: logistic regression, nothing tuned, and a report.
 
     pip install 'rightbatch[report]'
     python examples/larger_than_memory.py
     python examples/larger_than_memory.py --samples 5_000_000 --folder runs/millions      2 GB, a few minutes
 
-The samples come as a stream, which is brought to the disk once; training then reads the rows of each batch, in an
-order shuffled anew each epoch, and holds no more in memory. The labels are drawn from a known logistic model, so that
-the loss of the true model is known too. The same line again goes on with its run, or says that it is done.
+The samples come as a stream that is written to disk once; training then reads only the rows of each batch, in an order
+that is reshuffled every epoch. The labels are drawn from a known logistic model, so the loss of the true model is known
+too. Run the same command again to resume.
 """
 
 import argparse

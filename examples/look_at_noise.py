@@ -7,11 +7,11 @@ Measured at four stages of a training run, each time on all 1797 samples:
 
     variance      tr(Σ): how much the gradients of single samples differ
     signal        |g|²: squared length of the gradient that all of them share
-    noise scale   variance / signal, in samples. A batch of so many has as much noise as signal: much smaller batches
-                  point mostly at random, much larger ones repeat what is known
+    noise scale   variance / signal, in samples. A batch of this size has as much noise as signal: much smaller batches
+                  point in mostly random directions, much larger ones add little
 
-Early on the samples agree and the noise scale is small; as the model fits, the common signal vanishes sooner than the
-differences, and the noise scale grows. That is why a batch size that was right at the start is not right later.
+Early on the samples agree and the noise scale is small; as the model fits, the common signal vanishes faster than the
+differences, and the noise scale grows. That is why the best batch size at the start is not the best one later.
 """
 
 import torch

@@ -20,7 +20,7 @@ After:
         auto.backward(loss)                                             # instead of loss.backward(): also measures
         auto.step()                                                     # instead of optimizer.step()
 
-The learning rate stays the optimizer's own; the batch size follows the gradient noise and the speed of this machine.
+The learning rate is the optimizer's; the batch size follows the gradient noise and the speed of this machine.
 """
 
 import torch

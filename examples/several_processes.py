@@ -1,13 +1,13 @@
-"""Train one model in several processes, on one machine or many: the loop of one process, begun by torchrun.
+"""Train one model in several processes, on one machine or many: the loop of one process, started by torchrun.
 
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py --folder runs/several
     torchrun --standalone --nproc-per-node 2 examples/several_processes.py --folder runs/several --shard
-    python examples/several_processes.py                                                          one process, as ever
+    python examples/several_processes.py                                                          one process
 
-The batch is that of all processes together: each is given its share, and all take the same steps. The second line,
-given again, goes on with its run, with as many processes as there are by then; so does the third, the parameters and
-what the optimizer keeps for them being spread over the processes.
+The batch is that of all processes together: each gets its share, and all take the same steps. Run the second command
+again to resume, with any number of processes; the third command does the same with parameters and optimizer state
+sharded over the processes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rightbatch.loop.distributed.ending import end_process_group
 
 
 def begin() -> torch.device:
-    """Make the processes known to each other; NCCL between GPUs, gloo between CPUs."""
+    """Initialize the process group: NCCL for GPUs, gloo for CPUs."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -37,7 +37,7 @@ def begin() -> torch.device:
 def main() -> None:
     """Train, and end the process group once nothing refers to the model any more."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", help="train by rightbatch.fit into this run folder, or go on with the run in it")
+    parser.add_argument("--folder", help="train with rightbatch.fit in this run folder, or resume the run in it")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--shard", action="store_true", help="spread the parameters over the processes (FSDP2)")
     options = parser.parse_args()

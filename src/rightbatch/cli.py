@@ -185,7 +185,7 @@ class Verify:
     def run(self) -> int:
         """Read the ledger and the checkpoints and print what they prove."""
         from .record import RunFolder, verify_ledger
-        from .record.checksum import open_sealed
+        from .record.checksum import open_verified
 
         folder = RunFolder.open(self.folder)
         samples = folder.read_config().get("train_samples")
@@ -197,7 +197,7 @@ class Verify:
         for file in (folder.checkpoint, folder.previous_checkpoint):
             if file.exists():
                 try:
-                    with open_sealed(file):
+                    with open_verified(file):
                         print(f"{file}: agrees with its SHA-256 digest")
                 except RunFolderError as error:
                     print(error)

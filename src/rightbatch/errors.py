@@ -1,58 +1,58 @@
-"""Every error Rightbatch raises on purpose.
+"""The exceptions that Rightbatch raises.
 
     RightbatchError
-    ├── InputError (ValueError)      what was given cannot be used: data, model, loss, settings, paths
-    │   └── DataError                the samples themselves: shapes, types, missing values, formats
-    ├── UnsupportedError (TypeError) the quantity asked for is not defined, or not available, for this model or rule
-    ├── RunFolderError (OSError)     the run folder cannot be written, or already holds a run
-    │   └── DamagedFileError         a file in it is not what was written
-    ├── OutOfMemoryError (MemoryError)  the smallest pass, one sample or two, does not fit into memory
-    ├── TraceError (RuntimeError)     probing found something changed that it must leave as it was
-    ├── DivergedError (ArithmeticError)  training diverged again and again and was stopped
-    └── MissingExtraError (ImportError)  an optional dependency is needed; the message says what to install
+    ├── InputError (ValueError)      an invalid argument: data, model, loss, setting or path
+    │   └── DataError                invalid samples: shape, type, missing values, file format
+    ├── UnsupportedError (TypeError) not defined, or not implemented, for this model or rule
+    ├── RunFolderError (OSError)     the run folder is not writable, or already contains a run
+    │   └── DamagedFileError         a file in it is truncated or corrupted
+    ├── OutOfMemoryError (MemoryError)  even the smallest forward pass does not fit into memory
+    ├── TraceError (RuntimeError)     running the model changed state that must not change
+    ├── DivergedError (ArithmeticError)  training diverged repeatedly and was stopped
+    └── MissingExtraError (ImportError)  an optional dependency is missing; the message names the extra to install
 
-A message says what was given, what is allowed and what to do, in one or two sentences.
+Each message states, in one or two sentences, what was given, what is allowed and what to do.
 """
 
 
 class RightbatchError(Exception):
-    """The root of all errors raised on purpose."""
+    """Base class of all Rightbatch exceptions."""
 
 
 class InputError(RightbatchError, ValueError):
-    """Something given by the caller cannot be used."""
+    """An argument is invalid."""
 
 
 class DataError(InputError):
-    """The samples cannot be used as they are."""
+    """The samples are invalid."""
 
 
 class UnsupportedError(RightbatchError, TypeError):
-    """A quantity is not defined, or not available, for this model or rule."""
+    """The requested quantity is not defined, or not implemented, for this model or rule."""
 
 
 class RunFolderError(RightbatchError, OSError):
-    """The run folder cannot be written, or already holds a run."""
+    """The run folder is not writable, or already contains a run."""
 
 
 class DamagedFileError(RunFolderError):
-    """A file in the run folder is cut short or altered."""
+    """A file in the run folder is truncated or corrupted."""
 
 
 class OutOfMemoryError(RightbatchError, MemoryError):
-    """Memory runs out over the smallest pass there is, of one sample or two, so that smaller ones cannot help."""
+    """Even the smallest forward pass, one sample or two, does not fit into memory."""
 
 
 class TraceError(RightbatchError, RuntimeError):
-    """Something that probing must leave as it was has been changed while it ran."""
+    """Running the model changed state that must not change while it is probed."""
 
 
 class DivergedError(RightbatchError, ArithmeticError):
-    """Training diverged again and again and was stopped."""
+    """Training diverged repeatedly and was stopped."""
 
 
 class MissingExtraError(RightbatchError, ImportError):
-    """An optional dependency is needed."""
+    """An optional dependency is missing."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': pip install 'rightbatch[{extra}]'")

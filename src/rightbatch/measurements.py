@@ -1,6 +1,6 @@
-"""What has been measured: the values that estimators and clocks hand to the rules.
+"""Measurements: the values that estimators and timers pass to the rules.
 
-Everything here is plain numbers. Notation: per-example gradients g_i, a batch of b samples with mean gradient g_B,
+All values are plain numbers. Notation: per-example gradients g_i, a batch of b samples with mean gradient g_B,
 the covariance of one sample's gradient Σ, the true gradient g.
 """
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class StandardErrors(NamedTuple):
-    """Standard errors of a measurement's numbers; nan where this estimator cannot tell from one batch."""
+    """Standard errors of a measurement; nan if unknown from one batch."""
 
     variance: float
     signal: float
@@ -21,7 +21,7 @@ UNKNOWN = StandardErrors(math.nan, math.nan, math.nan)
 
 
 class ConfidenceInterval(NamedTuple):
-    """From low to high, with 90 % confidence; from 0 to infinity where nothing can be said."""
+    """A 90 % interval from low to high; from 0 to infinity if unknown."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ ANYTHING = ConfidenceInterval(0.0, math.inf)
 
 
 class Intervals(NamedTuple):
-    """Where a measurement's true values lie, each with 90 % confidence."""
+    """The 90 % intervals of a measurement."""
 
     variance: ConfidenceInterval
     signal: ConfidenceInterval
@@ -43,7 +43,7 @@ NO_INTERVALS = Intervals(ANYTHING, ANYTHING, ANYTHING)
 
 @dataclass(frozen=True, slots=True)
 class LayerReading:
-    """How one layer's share of the noise was had: its module path and type, the estimator and why it was taken."""
+    """How the noise of one layer was measured: its module path and type, the estimator and the reason."""
 
     path: str
     layer: str
@@ -53,13 +53,13 @@ class LayerReading:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A cheap estimate held against the exact one on a few samples of the same batch.
+    """An approximate estimate compared with the exact one, on a few samples of the same batch.
 
     Args:
-        audited_samples: how many were looked at exactly.
-        estimate: the cheap estimate: of Σ ‖g_i‖² over these samples where samples are estimated one by one, else V̂.
+        audited_samples: number of samples measured exactly.
+        estimate: the approximate estimate of Σ ‖g_i‖² over these samples for per-sample estimators, otherwise of V̂.
         exact: the same quantity from the exact norms of these samples.
-        standard_error: of estimate - exact, as the spread over the samples lets expect.
+        standard_error: of estimate - exact, from the spread over the samples.
     """
 
     audited_samples: int
@@ -75,14 +75,14 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """Curvature where the gradient points, and the noise weighted by curvature; H is the Hessian of the batch's loss.
+    """Curvature along the gradient, and the noise weighted by curvature; H is the Hessian of the batch's loss.
 
     Args:
-        along_gradient: gᵀHg/‖g‖², the curvature along the gradient; 1 over it is the step that a clean gradient allows.
-        noise_scale: tr(HΣ)/(gᵀHg) in samples, the noise scale with curvature taken into account; nan if not asked for.
-        standard_error: of the noise scale; nan where unknown.
-        method: how products with H were had: "Hessian-vector product" or "gradient difference".
-        reason: why the second, in words.
+        along_gradient: gᵀHg/‖g‖², the curvature along the gradient; its inverse is the best noise-free step.
+        noise_scale: tr(HΣ)/(gᵀHg) in samples, the noise scale weighted by curvature; nan if not requested.
+        standard_error: of the noise scale; nan if unknown.
+        method: how products with H were computed: "Hessian-vector product" or "gradient difference".
+        reason: why the second was used, as text.
     """
 
     along_gradient: float
@@ -94,7 +94,7 @@ class Curvature:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One look at the gradient noise, from one batch.
+    """A measurement of the gradient noise from one batch.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -108,17 +108,17 @@ class Measurement:
         gradient_norm2: ‖g_B‖².
         variance: V̂.
         signal: ŝ.
-        standard_error: standard errors of variance, signal and noise_scale; nan where unknown.
+        standard_error: standard errors of variance, signal and noise_scale; nan if unknown.
         method: the estimator's name, such as "per-example" or "micro-batch".
-        reason: why this estimator was used, in words.
+        reason: why this estimator was used, as text.
         cost_s: seconds the measurement added, nan if not timed.
-        metric: whose preconditioner P was applied, such as "AdamW": then g_i stands for P g_i throughout; "" for none.
-        layers: how each layer was read, where layers are read one by one.
-        groups: the same measurement of each of the optimizer's parameter groups on its own, in their order.
-        curvature: where it was asked for.
-        audit: where the estimate was held against the exact one.
-        projection_variance: Σ_i (⟨g_i, g_B⟩ - ‖g_B‖²)² / (b - 1), where it was asked for, else nan.
-        intervals: 90 % intervals of variance, signal and noise_scale; 0 to infinity where this batch cannot tell.
+        metric: the optimizer whose preconditioner P was applied, such as "AdamW", so that g_i means P g_i; "" if none.
+        layers: how each layer was measured, for estimators that work by layer.
+        groups: the same measurement for each parameter group of the optimizer, in order.
+        curvature: if requested.
+        audit: if the estimate was compared with the exact one.
+        projection_variance: Σ_i (⟨g_i, g_B⟩ - ‖g_B‖²)² / (b - 1), if requested, otherwise nan.
+        intervals: 90 % intervals of variance, signal and noise_scale; 0 to infinity if unknown from this batch.
     """
 
     samples: int
@@ -139,25 +139,24 @@ class Measurement:
 
     @property
     def noise_scale(self) -> float:
-        """V̂/ŝ in samples; infinite when no signal stands out of the noise."""
+        """V̂/ŝ in samples; infinite if the signal is not positive."""
         return self.variance / self.signal if self.signal > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseEstimate:
-    """The smoothed noise: averages of V̂ and ŝ taken separately, then divided.
+    """The smoothed noise: V̂ and ŝ averaged separately, then divided.
 
     Args:
         variance: average of V̂.
         signal: average of ŝ.
         noise_scale: their ratio, in samples.
-        low: with 90 % confidence the noise scale is between `low` and `high`.
-        high: infinite while the signal is not told from zero.
+        low: lower end of the 90 % interval of the noise scale.
+        high: upper end; infinite if the signal is not significantly different from zero.
         standard_error: of variance, signal and noise_scale.
-        measurements: how many went in.
-        age_samples: samples consumed since the last of them.
-        mean_age_samples: samples consumed since the measurements, on average with the weights they have: how old what
-            the estimate says is.
+        measurements: number of measurements.
+        age_samples: samples consumed since the last measurement.
+        mean_age_samples: samples consumed since the measurements, as their weighted mean.
         intervals: 90 % intervals of variance, signal and noise_scale, the last being `low` and `high`.
     """
 
@@ -175,7 +174,7 @@ class NoiseEstimate:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one step against its samples: t(b) = fixed_s + per_sample_s · b (Hockney's t0 and t1).
+    """Step time over batch size: t(b) = fixed_s + per_sample_s · b (Hockney's t0 and t1).
 
     `half_performance` is n½ = t0/t1 in samples, `standard_error` belongs to it, `sizes` counts the distinct batch
     sizes that were timed and `smallest` and `largest` bound them.
@@ -196,7 +195,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """How far an averaged iterate has come since its start x0, and by what steps.
+    """The distance of an averaged iterate from its start x0, and its steps.
 
     Args:
         distance_rms: ‖x - x0‖₂ / sqrt(number of parameters), x the average.

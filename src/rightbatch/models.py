@@ -1,6 +1,6 @@
 """Internal: the built-in models, and models imported by path.
 
-torch is imported inside the functions: `rightbatch list` reads this file and should answer at once.
+torch is imported inside the functions so that `rightbatch list`, which imports this module, starts fast.
 """
 
 import inspect
@@ -48,7 +48,7 @@ def cnn(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
 
     channels, height, width = _image_shape(x_shape)
     layers: list[nn.Module] = [nn.Unflatten(1, (1, height))] if len(x_shape) == 2 else []
-    # 16 channels, not 32: on 28 x 28 pixels the step takes half the time and Fashion-MNIST gets as far in equal time.
+    # 16 channels, not 32: on 28 x 28 pixels a step takes half the time, and Fashion-MNIST is learned as fast.
     layers += [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU()]
     if min(height, width) >= SECOND_BLOCK_FROM_PIXELS:
         layers.append(nn.MaxPool2d(2))
@@ -62,27 +62,27 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], "nn.Module"]] = {"linear": li
 
 
 def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0) -> "nn.Module":
-    """Build a model by name, on the CPU; the global random state is left as it was.
+    """Build a model by name, on the CPU, without changing the global random state.
 
     Args:
-        name: a key of `MODELS`, or `module:factory`, looked up with the current folder on the import path. The factory
-            is called with `x_shape` and `outputs` where it has parameters of these names.
+        name: a key of `MODELS`, or `module:factory`, imported with the current folder on the import path. The factory
+            receives `x_shape` and `outputs` if it has parameters of these names.
         x_shape: shape of one sample, without the batch axis.
-        outputs: numbers the model returns for one sample: classes, or regression targets.
-        seed: of the initial parameters.
+        outputs: number of outputs per sample: classes, or regression targets.
+        seed: seed of the initial parameters.
 
     Returns:
         The model.
 
     Raises:
-        InputError: no such name, module or factory, a factory that cannot be called or returns no `torch.nn.Module`, or
-            `cnn` on samples that are not images.
+        InputError: the name, module or factory does not exist, the factory fails or does not return a
+            `torch.nn.Module`, or `cnn` is used on samples that are not images.
     """
     import torch
 
     factory = _imported_factory(name, x_shape, outputs) if ":" in name else None
     if factory is None and name not in MODELS:
-        raise InputError(f"--model {name!r} is not known; give one of {', '.join(MODELS)}, or module:factory.")
+        raise InputError(f"Unknown --model {name!r}: use one of {', '.join(MODELS)}, or module:factory.")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
@@ -99,7 +99,7 @@ def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0
 def _flatten(x_shape: tuple[int, ...]) -> "nn.Module":
     from torch import nn
 
-    # A batch of single numbers has no axis to flatten: it gets one.
+    # A batch of scalars has no axis to flatten, so add one.
     return nn.Flatten() if x_shape else nn.Unflatten(0, (-1, 1))
 
 
@@ -107,8 +107,9 @@ def _image_shape(x_shape: tuple[int, ...]) -> tuple[int, int, int]:
     shape = (1, *x_shape) if len(x_shape) == 2 else x_shape
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < SMALLEST_SIDE_PIXELS:
         raise InputError(
-            f"cnn takes images of shape (height, width), (1, height, width) or (3, height, width), sides of "
-            f"{SMALLEST_SIDE_PIXELS} or more; each sample here has shape {tuple(x_shape)}. Use mlp or linear."
+            f"cnn expects images of shape (height, width), (1, height, width) or (3, height, width), at least "
+            f"{SMALLEST_SIDE_PIXELS} x {SMALLEST_SIDE_PIXELS} pixels; these samples have shape {tuple(x_shape)}. "
+            "Use mlp or linear instead."
         )
     return shape[0], shape[1], shape[2]
 
@@ -120,7 +121,7 @@ def _imported_factory(path: str, x_shape: tuple[int, ...], outputs: int) -> Call
         sys.path.insert(0, here)
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever a caller's module raises while it is read
+    except Exception as error:  # a user's module may raise anything on import
         raise InputError(
             f"Cannot import the module of --model {path!r} with {here} on the path: {type(error).__name__}: {error}"
         ) from error

@@ -93,24 +93,24 @@ def test_a_source_is_taken_as_it_is() -> None:
         ((X, Y[:5]), "x has 6 samples and y has 5"),
         ((X[:0], Y[:0]), "the data are empty"),
         ((np.zeros((6, 0)), Y), "the data are empty: x has shape"),
-        ((3.0, Y), "x is a single number"),
-        ((X, Y, Y), "given as 3 values: pass a pair"),
-        ([X], "given as 1 values: pass a pair"),
-        (X, "has no targets: pass a pair"),
-        (torch.ones(3, 2), "has no targets: pass a pair"),
+        ((3.0, Y), "x is a scalar"),
+        ((X, Y, Y), "got 3 values as data: pass a pair"),
+        ([X], "got 1 values as data: pass a pair"),
+        (X, "without targets: pass a pair"),
+        (torch.ones(3, 2), "without targets: pass a pair"),
         ((X.astype(object), Y), "x is an object array .* x.astype"),
         ((X, Y.astype(object)), "y is an object array"),
         ((X * 1j, Y), "x is complex"),
         ((torch.ones(6, 2) * 1j, Y), "x is complex .*view_as_real"),
         ((torch.eye(6).to_sparse(), Y), "sparse .*to_dense"),
-        ((X.astype(str), Y), "x has dtype <U32: only real numbers"),
-        ((X.astype(np.longdouble), Y), "only real numbers"),
+        ((X.astype(str), Y), "x has dtype <U32: convert it"),
+        ((X.astype(np.longdouble), Y), "convert it to real numbers"),
         ((X, np.array(["2020-01-01"] * 6, "datetime64[D]")), "y has dtype datetime64"),
         (([[1, 2], [3]], [0, 1]), "x is not a rectangular array"),
-        ((torch.ones(6, 2, device="meta"), Y), "x is on meta and y on cpu"),
-        ({"x": X, "y": Y}, "dict cannot be used as data: pass a pair"),
-        (None, "NoneType cannot be used as data"),
-        (7, "int cannot be used as data"),
+        ((torch.ones(6, 2, device="meta"), Y), "x is on meta and y is on cpu"),
+        ({"x": X, "y": Y}, "unsupported data of type dict: pass a pair"),
+        (None, "unsupported data of type NoneType"),
+        (7, "unsupported data of type int"),
     ],
 )
 def test_refused(data: Any, message: str) -> None:
@@ -139,7 +139,7 @@ def test_the_search_for_nan_spans_its_pieces(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_training_needs_two_samples() -> None:
     require_trainable(as_source((X[:2], Y[:2])))
-    with pytest.raises(DataError, match="a single sample: training needs at least 2"):
+    with pytest.raises(DataError, match="a single sample: provide at least 2"):
         require_trainable(as_source((X[:1], Y[:1])))
 
 
@@ -162,5 +162,5 @@ def test_impossible_divisions_are_refused() -> None:
     for fraction in (0, 1, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
             hold_out(source, fraction)
-    with pytest.raises(DataError, match="1 samples cannot be divided"):
+    with pytest.raises(DataError, match="1 samples cannot be split"):
         hold_out(as_source((X[:1], Y[:1])), 0.5)

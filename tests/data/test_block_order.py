@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
@@ -20,6 +20,7 @@ def epoch_of(order: BlockOrder, epoch: int) -> list[int]:
     return order.indices(epoch, 0, order.n).tolist()
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
     window=st.integers(1, 15),
@@ -178,13 +179,13 @@ def test_a_stream_follows_the_blocks_of_its_source() -> None:
 
 @pytest.mark.parametrize("ends", [[], [0, 3], [3, 3], [4, 2]])
 def test_impossible_blocks_are_refused(ends: list[int]) -> None:
-    with pytest.raises(InputError, match="ascend"):
+    with pytest.raises(InputError, match="increase"):
         BlockOrder(np.array(ends, np.int64))
     with pytest.raises(InputError, match="window"):
         BlockOrder(np.array([3]), window=0)
     with pytest.raises(InputError, match="at least 1"):
         BlockOrder.even(0, 1)
-    with pytest.raises(InputError, match="do not exist"):
+    with pytest.raises(InputError, match="out of range"):
         BlockOrder.even(9, 2).indices(0, 3, 10)
 
 

@@ -154,7 +154,7 @@ def test_files_called_train_and_test_are_that(tmp_path: Path) -> None:
     splits = load(tmp_path, target="y")
     assert len(splits.train) == 80 and splits.test is not None and len(splits.test) == 20
     parquet(tmp_path / "more", TABLE, 10)
-    with pytest.raises(DataError, match=r"train-0\.parquet is called train, .*more\.parquet by no part"):
+    with pytest.raises(DataError, match=r"train-0\.parquet names its part, .*more\.parquet does not"):
         load(tmp_path, target="y")
 
 
@@ -165,7 +165,7 @@ def test_an_epoch_reads_each_block_once(
 ) -> None:
     monkeypatch.setattr(blocks, "WINDOW_BYTES", 4 * 10 * 20)  # four blocks of ten samples: two mixed, two to come
     source = as_source(write(tmp_path / "set", TABLE, 10), target="y")
-    assert (source.window, source.kept_blocks) == (2, 4)
+    assert (source.window, source.cached_blocks) == (2, 4)
     monkeypatch.setattr(ColumnSource, "prefetch", Source.prefetch)  # else blocks of the next epoch are read as well
     reads.clear()
     stream = BatchStream(source, seed=1)
@@ -222,11 +222,11 @@ def test_each_sample_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"name": ["x"] * N, "y": Y}, r"not numbers are the columns name: drop them with text='drop'"),
+        ({"name": ["x"] * N, "y": Y}, r"the columns name are not numeric: drop them with text='drop'"),
         ({"y": Y}, "no feature columns are left"),
-        ({"a": A}, "name the column|no column 'y'; the columns are a"),
+        ({"a": A}, "name the column|no column 'y'; columns: a"),
         ({"a": A, "y": pa.array([None] * N, pa.float32())}, "missing"),
-        ({"a": A, "y": [b"x"] * N}, "target y is binary: numbers or text"),
+        ({"a": A, "y": [b"x"] * N}, "target y has type binary"),
         ({"a": A, "y": [f"t{i}" for i in range(N)] * 1}, None),
     ],
 )
@@ -237,7 +237,7 @@ def test_tables_refused(tmp_path: Path, write: Writer, columns: dict[str, Any], 
         return
     with pytest.raises(DataError, match=message):
         as_source(path, target="y")
-    with pytest.raises(DataError, match=r"name the column to predict with target='\.\.\.'"):
+    with pytest.raises(DataError, match="target="):
         as_source(path)
 
 
@@ -246,11 +246,11 @@ def test_text_can_be_dropped(tmp_path: Path, write: Writer) -> None:
     path = write(tmp_path / "set", TABLE.append_column("name", [["x"] * N]), 9)
     source = as_source(path, target="y", text="drop")
     assert np.array_equal(source.fetch(torch.arange(N))[0], X) and "dropped the text columns name" in source.describe()
-    with pytest.raises(DataError, match="not numbers are the columns name"):
+    with pytest.raises(DataError, match="the columns name are not numeric"):
         as_source(path, target="y", text="ordinal")
-    with pytest.raises(DataError, match="missing='mean' would have to see all"):
+    with pytest.raises(DataError, match="missing='mean' is not supported"):
         as_source(path, target="y", text="drop", missing="mean")
-    with pytest.raises(InputError, match="text='ignore' is unknown"):
+    with pytest.raises(InputError, match="text='ignore' is not supported"):
         as_source(path, target="y", text="ignore")  # type: ignore[arg-type]
 
 
@@ -278,7 +278,7 @@ def test_missing_values_are_named_with_their_block(tmp_path: Path, write: Writer
 def test_lists_of_several_lengths_are_refused(tmp_path: Path, write: Writer) -> None:
     table = pa.table({"ids": [[1, 2]] * 95 + [[1]] * 5, "y": Y})
     source = as_source(write(tmp_path / "set", table, 10), target="y")
-    with pytest.raises(DataError, match=r"9: column ids: lists of 1 to 2 numbers: all must have one length"):
+    with pytest.raises(DataError, match=r"9: column ids: lists have 1 to 2 numbers"):
         source.fetch(torch.arange(N))
 
 
@@ -316,7 +316,7 @@ def test_damaged_files(tmp_path: Path, write: Writer) -> None:
 def test_blocks_larger_than_any_memory_are_refused(tmp_path: Path) -> None:
     source = as_source(parquet(tmp_path / "set", TABLE, 10), target="y")
     source._largest = 2**50  # as a damaged file may claim
-    with pytest.raises(DataError, match=r"no memory for 10 decoded blocks of up to 1,125,899,906,842,624 samples"):
+    with pytest.raises(DataError, match=r"10 decoded blocks of up to 1,125,899,906,842,624 samples"):
         source.fetch(torch.arange(5))
 
 

@@ -123,7 +123,7 @@ def test_floating_targets_are_padded_with_nan_and_foreground_can_be_told() -> No
     assert (source.x_shape, source.y_shape) == ((6,), (6, 2))
     _, y_drawn = source.fetch(torch.arange(8))
     assert y_drawn[:, :, 0].isnan().sum(1).tolist() == [1, 5, 0, 3, 0, 3, 0, 3]
-    with pytest.raises(InputError, match="give is_foreground"):
+    with pytest.raises(InputError, match="pass is_foreground"):
         as_groups((x, y, GROUP), 6, foreground=0.5)
 
 
@@ -224,9 +224,9 @@ def test_names_of_groups_need_no_numbers() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: table(0), "whole number from 1"),
-        (lambda: table(2, foreground=0.2), "is none"),
-        (lambda: table(2, foreground=1.5), "fraction above 0"),
+        (lambda: table(0), "whole number of at least 1"),
+        (lambda: table(2, foreground=0.2), "rounds to 0"),
+        (lambda: table(2, foreground=1.5), "above 0"),
         (lambda: as_groups((np.ones(3), np.ones(3), np.ones(2, np.int64)), 2), "of 3 members"),
         (lambda: as_groups((np.ones(3), np.ones(3), np.ones(3)), 2), "float64"),
         (
@@ -237,13 +237,16 @@ def test_names_of_groups_need_no_numbers() -> None:
             lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 0]), 2),
             "1 of . groups have no members, the first is 1",
         ),
-        (lambda: as_groups((np.ones((1, 2)), np.ones(2), np.ones(2), [0, 1]), 2), "group 1 has nothing shared"),
-        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), ["a", "b"]), 2), "must hold the row"),
+        (lambda: as_groups((np.ones((1, 2)), np.ones(2), np.ones(2), [0, 1]), 2), "group 1 is out of range"),
+        (
+            lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), ["a", "b"]), 2),
+            "the row of its shared part",
+        ),
         (lambda: as_groups((torch.ones(2, 2).double(), torch.ones(2), torch.ones(2), [0, 1]), 2), "one floating type"),
-        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 10**15]), 2), "has nothing shared"),
+        (lambda: as_groups((np.ones((2, 2)), np.ones(2), np.ones(2), [0, 10**15]), 2), "is out of range"),
         (lambda: as_groups(Mixed(), 2).fetch(torch.arange(2)), "all must be alike"),
-        (lambda: as_groups([], 2), "cannot be used as groups"),
-        (lambda: as_groups(Squares(), 2), "item 0 of Squares is no group"),
+        (lambda: as_groups([], 2), "not supported as groups"),
+        (lambda: as_groups(Squares(), 2), "item 0 of Squares is not a group"),
     ],
 )
 def test_refusals(make: Any, message: str) -> None:

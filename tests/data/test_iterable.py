@@ -199,11 +199,11 @@ def test_the_sample_is_the_first_samples_also_after_coming_back(monkeypatch: pyt
         assert isinstance(again.source, IterableSource)
         assert torch.equal(again.source.sample().y, stream.source.sample().y)
         assert stream.source.fetch(torch.tensor([3, 1]))[1].tolist() == [3, 1]
-        with pytest.raises(InputError, match="sample 32 of a stream was wanted"):
+        with pytest.raises(InputError, match="sample 32 by index"):
             stream.source.fetch(torch.tensor([32]))
 
 
-def test_the_sample_grows_on_where_a_run_is_begun_anew() -> None:
+def test_the_sample_grows_on_where_a_run_is_restarted() -> None:
     stream = batches(Counted)
     stream.fetch(stream.take(10))
     stream.discard_consumed()
@@ -329,9 +329,9 @@ def test_a_stream_that_keeps_a_loaded_state_gives_each_sample_once(monkeypatch: 
         again.fetch(taken)
     assert again.fetch(taken)[1].tolist() == list(range(20, 60))
     for _ in range(2):
-        begun_anew = BatchStream(again.source)
-        assert begun_anew.fetch(begun_anew.take(25))[1].tolist() == list(range(25))
-        begun_anew.discard_consumed()
+        restarted = BatchStream(again.source)
+        assert restarted.fetch(restarted.take(25))[1].tolist() == list(range(25))
+        restarted.discard_consumed()
 
 
 class Shuffled(Stateful):
@@ -368,7 +368,7 @@ def test_a_stream_in_another_sequence_each_time_goes_on_in_that_of_its_state() -
     again.load_state_dict(state)
     assert [again.fetch(again.take(10))[1].tolist() for _ in range(4)] == expected[1:]
     again.discard_consumed()
-    with pytest.raises(InputError, match="does not tell the one before its first item: give it anew"):
+    with pytest.raises(InputError, match="initial state is unknown: pass a fresh"):
         BatchStream(again.source)
 
 
@@ -440,10 +440,10 @@ def test_an_error_of_the_stream_loses_nothing() -> None:
 def test_an_iterator_ends_with_its_samples() -> None:
     stream = BatchStream(as_stream(((float(i), i) for i in range(25)), 20))
     stream.fetch(stream.take(20))
-    with pytest.raises(DataError, match="generator has ended after 25 items and cannot be begun anew"):
+    with pytest.raises(DataError, match="generator ended after 25 items and cannot restart"):
         stream.fetch(stream.take(20))
     stream.discard_consumed()
-    with pytest.raises(InputError, match="is past item 0 and cannot go back: give it anew"):
+    with pytest.raises(InputError, match="is past item 0 and cannot go back"):
         BatchStream(stream.source)
 
 
@@ -460,11 +460,11 @@ def test_an_iterator_given_anew_comes_back() -> None:
     assert again.fetch(again.take(2))[1].tolist() == first.fetch(first.take(2))[1].tolist()
 
 
-def test_what_was_let_go_of_is_gone_until_the_stream_is_begun_anew() -> None:
+def test_what_was_discarded_is_gone_until_the_stream_is_restarted() -> None:
     stream = batches(Counted)
     taken = stream.take(10)
     stream.discard_consumed()
-    with pytest.raises(InputError, match="sample 0 of a stream was wanted, which stands at 10 already"):
+    with pytest.raises(InputError, match="sample 0 has been discarded, the stream is at 10"):
         stream.fetch(taken)
     assert BatchStream(stream.source).fetch(taken)[1].tolist() == list(range(10))
 
@@ -506,45 +506,55 @@ class Unsized(Dataset[Any]):
 @pytest.mark.parametrize(
     ("samples", "settings", "error", "message"),
     [
-        (5, {"length": 5}, DataError, "int is no stream of pairs"),
-        (torch.zeros(3, 2), {"length": 3}, DataError, "Tensor is no stream of pairs"),
+        (5, {"length": 5}, DataError, "int is not a stream of pairs"),
+        (torch.zeros(3, 2), {"length": 3}, DataError, "Tensor is not a stream of pairs"),
         (
             TensorDataset(torch.zeros(3)),
             {"length": 3},
             DataError,
-            r"TensorDataset is no .*: it is data as it stands",
+            r"TensorDataset is not .*: pass it as data",
         ),
-        (Unready(), {}, InputError, "Unready does not tell how many samples it has"),
-        ([(1.0, 2)], {"length": 5, "columns": 5}, InputError, "columns names two, x and y, got 5"),
-        ({"x": 1}, {"length": 3}, DataError, "dict is no stream of pairs"),
-        (Counted(), {}, InputError, "Counted does not tell how many samples it has: give length="),
-        (Batches(), {"batched": True}, InputError, "Batches does not tell how many"),
+        (Unready(), {}, InputError, "Unready has no length"),
+        ([(1.0, 2)], {"length": 5, "columns": 5}, InputError, "columns must be the names .* got 5"),
+        ({"x": 1}, {"length": 3}, DataError, "dict is not a stream of pairs"),
+        (Counted(), {}, InputError, "Counted has no length: pass length="),
+        (Batches(), {"batched": True}, InputError, "Batches has no length"),
         (Counted(), {"length": 1}, InputError, "length is"),
         (Counted(), {"length": 2.5}, InputError, "length is"),
         (Counted(), {"length": 5, "batched": 1}, InputError, "batched must be True, False or None, got 1"),
         (Counted(0), {"length": 5}, DataError, "Counted is empty"),
-        (iter([]), {"length": 5}, DataError, "has ended after 0 items"),
-        ([{"x": 1.0, "y": 0}], {"length": 5}, DataError, "items of list hold x, y: name x and y"),
-        ([{"x": 1.0, "y": 0}], {"length": 5, "columns": "xy"}, InputError, "columns names two, x and y, got 'xy'"),
+        (iter([]), {"length": 5}, DataError, "ended after 0 items"),
+        ([{"x": 1.0, "y": 0}], {"length": 5}, DataError, "items of list contain x, y: name x and y"),
+        ([{"x": 1.0, "y": 0}], {"length": 5, "columns": "xy"}, InputError, "columns must be the names .* got 'xy'"),
         (
             [{"x": 1.0, "y": 0}],
             {"length": 5, "columns": ("x", "z")},
             DataError,
-            "not in an item of list: it is x, y",
+            "not in an item of list, which contains x, y",
         ),
-        ([(1.0, 2.0)], {"length": 5, "columns": ("x", "y")}, DataError, "are not in an item of list: it is a tuple"),
-        ([(1.0, 2, 3)], {"length": 5}, DataError, "item 0 of list is 3 values"),
-        (sample("text"), {"length": 5}, DataError, "x of list cannot be made a tensor"),
+        (
+            [(1.0, 2.0)],
+            {"length": 5, "columns": ("x", "y")},
+            DataError,
+            "list, which contains a tuple",
+        ),
+        ([(1.0, 2, 3)], {"length": 5}, DataError, "item 0 of list is a tuple of 3 values"),
+        (sample("text"), {"length": 5}, DataError, "x of list cannot be converted to a tensor"),
         (sample(float("nan")), {"length": 5}, DataError, "x of list, from sample 0 on, has 1 NaN"),
         (sample(1.0, float("inf")), {"length": 5}, DataError, "y of list, from sample 0 on, has 1 NaN"),
         (sample(1.0) + sample(torch.zeros(2)), {"length": 5}, DataError, "sample 1 of list has x \\[2\\]"),
         (sample(1.0) + sample(1), {"length": 5}, DataError, "sample 1 of list has x \\[\\] torch.int64"),
-        (sample(1.0), {"length": 5, "batched": True}, DataError, "list gave x \\[\\] and y \\[\\], which is no batch"),
+        (
+            sample(1.0),
+            {"length": 5, "batched": True},
+            DataError,
+            "x \\[\\] and y \\[\\], which is not a batch",
+        ),
         (
             sample(torch.zeros(3), torch.zeros(2)),
             {"length": 5, "batched": True},
             DataError,
-            "list gave x \\[3\\] and y \\[2\\], which is no batch",
+            "list returned x \\[3\\] and y \\[2\\], which is not a batch",
         ),
     ],
 )
@@ -555,7 +565,7 @@ def test_refused(samples: Any, settings: dict[str, Any], error: type[Exception],
 
 def test_differing_samples_in_one_reading_are_refused() -> None:
     stream = BatchStream(as_stream([(torch.zeros(2 + i // 5), 0) for i in range(6)], 6))
-    with pytest.raises(DataError, match="items of list cannot be put together"):
+    with pytest.raises(DataError, match="items of list cannot be collated"):
         stream.fetch(stream.take(6))
 
 
@@ -569,7 +579,7 @@ def test_what_streams_cannot_be_used_for_says_what_to_do() -> None:
         with pytest.raises(DataError, match=r"a stream cannot be .*write_shards"):
             use()
     for data in (Counted(), (pair for pair in [(0.0, 1)]), DataLoader(TensorDataset(torch.zeros(3), torch.zeros(3)))):
-        with pytest.raises(DataError, match=r"one after another only.*write_shards.*as_stream"):
+        with pytest.raises(DataError, match=r"sequential access.*write_shards.*as_stream"):
             as_source(data)
     with pytest.raises(DataError, match="Unsized has no length"):
         as_source(Unsized())

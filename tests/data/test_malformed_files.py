@@ -443,7 +443,7 @@ def encrypted(content: bytes) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that promises so many grey pixels and holds few."""
+    """A PNG that expected so many grey pixels and holds few."""
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -184,19 +184,19 @@ def test_the_network_permutes_its_rectangle() -> None:
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (2**62 + 1, 0), (5, -1), (5, 2**64)])
 def test_impossible_orders_are_refused(n: int, seed: int) -> None:
-    with pytest.raises(InputError, match=r"must be between|needs between"):
+    with pytest.raises(InputError, match="must be"):
         Order(n, seed)
 
 
 @pytest.mark.parametrize("where", [(-1, 0, 1), (0, -1, 1), (0, 3, 2), (0, 0, 11)])
 def test_positions_outside_the_epoch_are_refused(where: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="do not exist: 10 samples"):
+    with pytest.raises(InputError, match="there are 10 samples"):
         Order(10).indices(*where)
 
 
 @pytest.mark.parametrize(("epoch", "positions"), [(0, [10]), (0, [3, -1]), (-1, [0]), (-1, [])])
 def test_any_positions_outside_the_epoch_are_refused(epoch: int, positions: list[int]) -> None:
-    with pytest.raises(InputError, match="do not exist: 10 samples"):
+    with pytest.raises(InputError, match="there are 10 samples"):
         Order(10).at(epoch, np.array(positions, np.int64))
 
 

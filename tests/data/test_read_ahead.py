@@ -126,7 +126,7 @@ def test_batches_are_those_of_the_slow_twin(
 
 def test_the_next_window_is_read_while_this_one_is_served() -> None:
     source = Numbered()
-    assert (source.window, source.kept_blocks) == (2, 4)
+    assert (source.window, source.cached_blocks) == (2, 4)
     stream, twin = BatchStream(source, 3), BatchStream(Plain(), 3)
     later = blocks_of(stream, 1)
     source.held_up = set(range(BLOCKS)) - blocks_of(stream, 0)

@@ -72,7 +72,7 @@ def shards(folder: Path) -> Any:
         np.save(folder / f"x-{number}.npy", X[rows])
         np.save(folder / f"y-{number}.npy", Y[rows])
     source = as_source(folder)
-    assert isinstance(source, MemoryMapSource) and "as needed" in source.describe()
+    assert isinstance(source, MemoryMapSource) and "on demand" in source.describe()
     return source
 
 

@@ -42,7 +42,7 @@ def resident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_shards_are_one_array(tmp_path: Path, resident: bool, mark: str, digits: int) -> None:
     source = as_source(shards(tmp_path / "set", mark=mark, digits=digits))
     assert isinstance(source, MemoryMapSource) and len(source) == 60 and source.classes == 7
-    assert "4 shards; read from disk" in source.describe() and ("as needed" in source.describe()) != resident
+    assert "4 shards; read from disk" in source.describe() and ("on demand" in source.describe()) != resident
     for rows in (range(60), [59, 0, 35, 36, 34, 34, 10, 11, 12], []):
         x, y = source.fetch(torch.tensor(list(rows), dtype=torch.int64))
         assert np.array_equal(x, X[list(rows)]) and np.array_equal(y, Y[list(rows)])
@@ -77,7 +77,7 @@ def test_shards_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x-11\.npy has type float64, x-9\.npy has float32"):
         as_source(folder)
     (folder / "x-11.npy").write_bytes((folder / "x-10.npy").read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"x-11\.npy cannot be read .* cut short"):
+    with pytest.raises(DataError, match=r"x-11\.npy cannot be read .* truncated"):
         as_source(folder)
     (folder / "x-11.npy").unlink()
     with pytest.raises(DataError, match=r"y-11\.npy has no counterpart x-11\.npy"):
@@ -89,7 +89,7 @@ def test_columns_first_is_read_whole_or_refused(tmp_path: Path, monkeypatch: pyt
     np.save(tmp_path / "y.npy", Y)
     assert np.array_equal(as_source(tmp_path).fetch(torch.tensor([7, 1]))[0], X[[7, 1]])
     monkeypatch.setattr(npy_rows, "RESIDENT_BYTES", 0)
-    with pytest.raises(DataError, match=r"column by column.*ascontiguousarray"):
+    with pytest.raises(DataError, match=r"Fortran order.*ascontiguousarray"):
         as_source(tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_seeking() -> None:
 
 @pytest.mark.parametrize("n", [0, -3, 2.5, "four", None])
 def test_impossible_sizes_are_refused(n: Any) -> None:
-    with pytest.raises(InputError, match="a batch"):
+    with pytest.raises(InputError, match="number of samples"):
         counted(10).take(n)
 
 
@@ -106,7 +106,7 @@ def test_a_position_in_other_data_is_refused(other: dict[str, Any], named: str) 
 
 
 def test_an_incomplete_state_is_refused() -> None:
-    with pytest.raises(InputError, match="lacks blocks, n, seed"):
+    with pytest.raises(InputError, match="no blocks, n, seed"):
         counted(10).load_state_dict({"epoch": 0, "position": 0, "shuffle": True})
 
 

@@ -26,7 +26,7 @@ def test_blobs() -> None:
 
 @pytest.mark.parametrize("options", [{"n": 2}, {"centers": 0}, {"features": 0}, {"std": -1}, {"std": math.nan}])
 def test_impossible_blobs_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="blobs need"):
+    with pytest.raises(InputError, match="blobs requires"):
         blobs(**options)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def test_the_population_is_what_samples_tend_to() -> None:
 
 @pytest.mark.parametrize("options", [{"n": 1}, {"features": 0}, {"condition": 0.5}, {"noise": -1}, {"distance": -1}])
 def test_impossible_quadratics_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="a quadratic needs"):
+    with pytest.raises(InputError, match="quadratic requires"):
         quadratic(**options)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from rightbatch.fitting.checkpoint import (
     set_aside_damaged,
 )
 from rightbatch.record import RunFolder
-from rightbatch.record.checksum import write_sealed
+from rightbatch.record.checksum import write_checksummed
 
 STATE: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])},
@@ -75,7 +75,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_plain_torch_reads_it_too(tmp_path: Path, identical: Any) -> None:
-    """The seal stands behind the content, where torch.load does not look."""
+    """The checksum line follows the content, where torch.load does not look."""
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, STATE)
     assert identical(torch.load(path, weights_only=True), {"format": FORMAT, **STATE})
@@ -113,19 +113,19 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "absent.pt")
     text = tmp_path / "text.pt"
     text.write_text("not a checkpoint")
-    with pytest.raises(DamagedFileError, match="never sealed"):
+    with pytest.raises(DamagedFileError, match="is damaged"):
         load_checkpoint(text)
-    write_sealed(text, lambda file: file.write(b"not a checkpoint"))
+    write_checksummed(text, lambda file: file.write(b"not a checkpoint"))
     with pytest.raises(RunFolderError, match=r"cannot read the checkpoint .*it is not a checkpoint"):
         load_checkpoint(text)
-    write_sealed(text, lambda file: torch.save(torch.ones(3), file))
+    write_checksummed(text, lambda file: torch.save(torch.ones(3), file))
     with pytest.raises(RunFolderError, match="is not a checkpoint: it holds a Tensor"):
         load_checkpoint(text)
 
 
 def test_another_format(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    write_sealed(path, lambda file: torch.save({"format": FORMAT + 1}, file))
+    write_checksummed(path, lambda file: torch.save({"format": FORMAT + 1}, file))
     with pytest.raises(RunFolderError, match=f"has format {FORMAT + 1}, this version reads {FORMAT}"):
         load_checkpoint(path)
 
@@ -145,9 +145,9 @@ def test_nothing_in_it_is_executed(tmp_path: Path, plain: bool) -> None:
     path, harm = tmp_path / "checkpoint.pt", tmp_path / "harm"
     state = {"format": FORMAT, "harmful": Harmful(harm)}
     if plain:
-        write_sealed(path, lambda file: file.write(pickle.dumps(state)))
+        write_checksummed(path, lambda file: file.write(pickle.dumps(state)))
     else:
-        write_sealed(path, lambda file: torch.save(state, file))
+        write_checksummed(path, lambda file: torch.save(state, file))
     with pytest.raises(RunFolderError):
         load_checkpoint(path)
     assert not harm.exists()
@@ -212,6 +212,6 @@ def test_one_of_another_version_is_not_taken_for_damaged(tmp_path: Path) -> None
     folder = RunFolder(tmp_path)
     save(folder, 1)
     save(folder, 2)
-    write_sealed(folder.checkpoint, lambda file: torch.save({"format": FORMAT + 1}, file))
+    write_checksummed(folder.checkpoint, lambda file: torch.save({"format": FORMAT + 1}, file))
     with pytest.raises(RunFolderError, match="this version reads"):
         recover(folder)

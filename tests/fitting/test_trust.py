@@ -32,7 +32,7 @@ from rightbatch.errors import DamagedFileError
 from rightbatch.fitting import Run, recorder
 from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.record import RunFolder, RunLock, counted_events, lines, read_events, read_history, verify_ledger
-from rightbatch.report.story import tell
+from rightbatch.report.story import story
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -265,7 +265,7 @@ def test_a_damaged_checkpoint_is_told_loudly_and_the_one_before_used(
     assert identical(final(run), final(straight)) and told(run) == told(straight) and proved(run)
     (event,) = [e for e in read_events(run / "events.jsonl") if e["kind"] == "resume"]
     assert event["step"] == 3 and "going on from checkpoint.previous.pt" in event["warning"]
-    (moment,) = [m for m in tell(read_history(run / "events.jsonl")) if m.topic == "resume"]
+    (moment,) = [m for m in story(read_history(run / "events.jsonl")) if m.topic == "resume"]
     assert "going on from checkpoint.previous.pt" in moment.reason
     assert (run / "checkpoint.damaged.pt").exists() == (damage != "missing")
 

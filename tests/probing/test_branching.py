@@ -107,15 +107,15 @@ def test_the_schedule_doubles_where_an_estimate_allows_it() -> None:
     rule = warm_up(32, [estimate(0, 40), estimate(1000, 63), estimate(5000, 300), estimate(9000, 200)])
     assert rule == Piecewise(((0, 32), (5000, 256)))
     assert warm_up(8, [estimate(0, 16)]) == Piecewise(((0, 16),))
-    with pytest.raises(InputError, match="in that order"):
+    with pytest.raises(InputError, match="must increase"):
         warm_up(8, [estimate(5, 16), estimate(0, 16)])
 
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"factors": (2, 4)}, "let them ascend from 1"),
-        ({"factors": 4}, "several numbers"),
+        ({"factors": (2, 4)}, "start with 1"),
+        ({"factors": 4}, "whole numbers"),
         ({"batch_size": 1000}, "only 512 samples"),
         ({"window_samples": 10}, "window_samples"),
         ({"scaling": "cubic"}, "scaling"),
@@ -137,7 +137,7 @@ def test_refusals(settings: dict[str, object], complaint: str) -> None:
 def test_a_first_branch_that_diverges_is_an_error() -> None:
     model = Mean()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e200)
-    with pytest.raises(InputError, match="diverges at the batch of 8 itself"):
+    with pytest.raises(InputError, match="diverges at the initial batch size 8"):
         critical_batch(model, optimizer, points(1.0), 8, half_square, window_samples=1024)
 
 

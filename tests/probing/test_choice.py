@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rightbatch.measurements import UNKNOWN, NoiseEstimate
 from rightbatch.probing.choice import (
     choose,
-    noise_to_reckon_with,
+    combined_noise,
     range_within,
     relative_time,
     rounded,
@@ -65,10 +65,10 @@ def test_choices() -> None:
 
 
 def test_which_noise_is_reckoned_with() -> None:
-    assert noise_to_reckon_with(noise(100, 90, 110), 400.0) == pytest.approx(200)
-    assert noise_to_reckon_with(noise(100, 90, 110), None) == 100
-    assert noise_to_reckon_with(noise(900, 100, math.inf), 400.0) == 400
-    assert noise_to_reckon_with(noise(math.inf, 0, math.inf), None) == 0
+    assert combined_noise(noise(100, 90, 110), 400.0) == pytest.approx(200)
+    assert combined_noise(noise(100, 90, 110), None) == 100
+    assert combined_noise(noise(900, 100, math.inf), 400.0) == 400
+    assert combined_noise(noise(math.inf, 0, math.inf), None) == 0
     assert choose(noise(100, 90, 110), 100.0, 1, 4096, along=441 * 4.41)[0] == rounded(math.sqrt(441 * 100))
 
 

@@ -15,10 +15,10 @@ import rightbatch
 from rightbatch import InputError
 from rightbatch.data import quadratic
 from rightbatch.fitting.units import mean_squared_error
-from rightbatch.probing.budget import Budget
+from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.choice import relative_time, rounded
 from rightbatch.probing.gradient_noise import NoiseProbe
-from rightbatch.probing.steps import Steps
+from rightbatch.probing.steps import ProbeSteps
 
 Make = Callable[..., Any]
 OUT_OF_MEMORY = (
@@ -35,7 +35,7 @@ def test_a_known_curve_and_known_noise_give_the_sweet_spot(bench: Make) -> None:
     assert advice.step_time.fixed_s == pytest.approx(1e-3) and advice.step_time.per_sample_s == pytest.approx(1e-5)
     assert advice.half_performance == pytest.approx(100) and 0 < advice.half_performance_error < 20
     assert all(seconds == pytest.approx(1e-3 + 1e-5 * size) for size, seconds, _ in advice.points)
-    assert (advice.max_batch, advice.limited_by) == (1024, "data")
+    assert (advice.max_batch_size, advice.limited_by) == (1024, "data")
     assert advice.training_noise_scale is not None
     scale = math.sqrt(advice.noise_scale * advice.training_noise_scale)
     assert advice.batch_size == rounded(math.sqrt(scale * 100))
@@ -55,9 +55,9 @@ def test_the_interval_holds_the_true_noise_nine_times_in_ten() -> None:
         problem = quadratic(600, features=4, seed=seed)
         model = problem.model().train()
         ticks = iter(range(10**6))
-        steps = Steps(model, problem.source, mean_squared_error, 0, None)
+        steps = ProbeSteps(model, problem.source, mean_squared_error, 0, None)
         probe = NoiseProbe(steps, most_forward=600)
-        noise = probe.run(Budget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
+        noise = probe.run(TimeBudget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
         assert noise is not None and (probe.batches, probe.samples) == (24, 25)
         hits += noise.low <= problem.population.noise_scale(torch.zeros(4)) <= noise.high
     assert 48 <= hits < 60
@@ -93,9 +93,9 @@ def test_no_size_is_returned_that_was_not_run_and_no_second_too_many(
         return
     timed = {size for size, _, _ in advice.points}
     assert timed <= set(there.clock.sizes)
-    assert {advice.batch_size, advice.low, advice.high, advice.max_batch} <= timed
-    assert 1 <= advice.low <= advice.batch_size <= advice.high <= advice.max_batch == max(timed) <= min(n, limit)
-    assert (advice.limited_by == "data") == (advice.max_batch > n / 1.2)
+    assert {advice.batch_size, advice.low, advice.high, advice.max_batch_size} <= timed
+    assert 1 <= advice.low <= advice.batch_size <= advice.high <= advice.max_batch_size == max(timed) <= min(n, limit)
+    assert (advice.limited_by == "data") == (advice.max_batch_size > n / 1.2)
     assert there.clock.now == advice.seconds_used <= seconds
     assert str(advice)
 
@@ -117,7 +117,7 @@ def test_memory_that_ends_is_a_limit_and_no_failure(bench: Make, error: Exceptio
 
     there.model.fail = fail
     advice = there.probe()
-    assert (advice.max_batch, advice.limited_by) == (64, "memory")
+    assert (advice.max_batch_size, advice.limited_by) == (64, "memory")
     assert advice.batch_size <= 64
     assert all(p.grad is None for p in there.model.parameters())
 
@@ -125,7 +125,7 @@ def test_memory_that_ends_is_a_limit_and_no_failure(bench: Make, error: Exceptio
 def test_the_memory_of_the_machine_ends_for_real(bench: Make) -> None:
     there = bench()
     there.model.fail = lambda samples: torch.empty(10**15 if samples > 32 else 1)
-    assert there.probe().max_batch == 32
+    assert there.probe().max_batch_size == 32
 
 
 def test_a_size_that_fits_only_sometimes_is_not_recommended(bench: Make) -> None:
@@ -137,7 +137,7 @@ def test_a_size_that_fits_only_sometimes_is_not_recommended(bench: Make) -> None
 
     there.model.fail = fail
     advice = there.probe()
-    assert (advice.max_batch, advice.limited_by) == (32, "memory")
+    assert (advice.max_batch_size, advice.limited_by) == (32, "memory")
     assert max(size for size, _, _ in advice.points) == 32
 
 
@@ -148,16 +148,16 @@ def test_not_even_one_sample_fits(bench: Make) -> None:
         raise OUT_OF_MEMORY[0]
 
     there.model.fail = fail
-    with pytest.raises(InputError, match="on 1 sample: the smallest batch does not fit on cpu"):
+    with pytest.raises(InputError, match="on 1 sample runs out of memory on cpu"):
         there.probe()
 
 
 @pytest.mark.parametrize(("t0", "t1", "n"), [(1e-3, 1e-5, 512), (0.5, 1e-4, 512), (1e-3, 2e-2, 4096)])
 def test_too_few_seconds_are_refused_with_the_number_it_takes(bench: Make, t0: float, t1: float, n: int) -> None:
     for seconds in (1e-9, 3 * t0):
-        with pytest.raises(InputError, match="is too little") as refusal:
+        with pytest.raises(InputError, match="is too short") as refusal:
             bench(n, t0, t1).probe(seconds)
-        named = re.search(r"about (\S+) seconds are needed", str(refusal.value))
+        named = re.search(r"about (\S+) seconds", str(refusal.value))
         assert named is not None
         advice = bench(n, t0, t1).probe(float(named[1]))
         assert advice.batch_size >= 1
@@ -167,7 +167,7 @@ def test_a_short_budget_gives_what_it_can(bench: Make) -> None:
     there = bench(n=4096, t0=1e-2, t1=1e-3)
     advice = there.probe(seconds=1.2)
     assert advice.seconds_used <= 1.2 and advice.limited_by == "time"
-    assert advice.lr is None and "no learning rate: the time was up" in advice.notes[-1]
+    assert advice.lr is None and "time ran out" in advice.notes[-1]
     assert advice.half_performance == pytest.approx(10, rel=0.01)
 
 
@@ -175,7 +175,7 @@ def test_what_time_is_left_goes_into_larger_batches(bench: Make) -> None:
     there = bench(n=4096, t0=1e-3, t1=5e-4)
     advice = there.probe(seconds=40)
     once = [size for size, _, count in advice.points if count == 1]
-    assert once == [4096] and (advice.max_batch, advice.limited_by) == (4096, "data")
+    assert once == [4096] and (advice.max_batch_size, advice.limited_by) == (4096, "data")
     assert there.probe(seconds=20).limited_by == "time"
 
 
@@ -195,7 +195,7 @@ def test_no_gradient_at_all_leaves_speed_alone_to_decide(bench: Make) -> None:
     advice = there.probe()
     assert advice.batch_size == 30 and (advice.noise_low, advice.noise_high) == (0, math.inf)
     assert "three quarters" in advice.notes[0] and "unknown" in str(advice)
-    assert advice.lr is None and "lowered the loss" in advice.notes[-1]
+    assert advice.lr is None and "did not fall" in advice.notes[-1]
 
 
 def test_without_noise_the_smallest_batch_is_best(bench: Make) -> None:
@@ -209,7 +209,7 @@ def test_without_noise_the_smallest_batch_is_best(bench: Make) -> None:
 def test_micro_batches_accumulate_to_the_same_batch(bench: Make) -> None:
     there = bench(n=256)
     advice = there.probe(micro_batch=16)
-    assert max(there.clock.sizes) == 16 and advice.max_batch == 256
+    assert max(there.clock.sizes) == 16 and advice.max_batch_size == 256
     assert dict((size, seconds) for size, seconds, _ in advice.points)[256] == pytest.approx(16 * (1e-3 + 16e-5))
     assert advice.noise_low <= there.problem.population.noise_scale(torch.zeros(4)) <= advice.noise_high
 
@@ -227,7 +227,7 @@ def test_a_source_that_returns_too_few_samples_is_found_out(bench: Make) -> None
     there = bench()
     fetch = there.problem.source.fetch
     there.problem.source.fetch = lambda indices: fetch(indices[:3])
-    with pytest.raises(InputError, match="4 samples were asked for, the data returned 3 x and 3 y"):
+    with pytest.raises(InputError, match="4 samples, but the data returned 3 inputs, 3 targets"):
         there.probe()
 
 
@@ -241,13 +241,13 @@ LINEAR = nn.Linear(3, 2)
 BAD: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
     "no samples": (LINEAR, (X[:0], Y[:0]), {}, "empty"),
     "one sample": (LINEAR, (X[:1], Y[:1]), {}, "single sample"),
-    "three samples": (LINEAR, (X[:3], Y[:3]), {}, "There are 3 samples; telling n½ takes"),
+    "three samples": (LINEAR, (X[:3], Y[:3]), {}, "only 3 samples; measuring n½ requires"),
     "lengths": (LINEAR, (X, Y[:7]), {}, "40 samples and y has 7"),
     "nan": (LINEAR, (X / 0 * 0, Y), {}, "NaN"),
     "targets": (LINEAR, (X, Y + 5), {}, "5 to 6"),
     "float targets": (LINEAR, (X, Y.float()), {"loss": nn.CrossEntropyLoss()}, "integer class targets"),
     "frozen": (nn.Linear(3, 2).requires_grad_(False), (X, Y), {}, "no trainable parameters"),
-    "lazy": (nn.LazyLinear(2), (X, Y), {}, "'weight' has no shape yet"),
+    "lazy": (nn.LazyLinear(2), (X, Y), {}, "'weight' is not initialized"),
     "no model": (torch.sin, (X, Y), {}, "torch.nn.Module"),  # type: ignore[dict-item]
     "tuple": (Pair(3, 2), (X, Y), {}, "returns a tuple"),
     "loss": (LINEAR, (X, Y), {"loss": nn.CrossEntropyLoss(reduction="none")}, "one number"),

@@ -141,7 +141,7 @@ def test_rules_keep_the_critical_batch_and_take_its_step() -> None:
         (lambda: feature_spectrum(np.zeros(3)), "give a matrix"),
         (lambda: feature_spectrum(np.array([[np.nan]])), "not finite"),
         (lambda: kernel_spectrum(np.array([[1.0, 2.0], [0.0, 1.0]])), "not symmetric"),
-        (lambda: kernel_spectrum(np.array([[1.0, 2.0], [2.0, 1.0]])), "not below zero"),
+        (lambda: kernel_spectrum(np.array([[1.0, 2.0], [2.0, 1.0]])), "positive semidefinite"),
     ],
 )
 def test_refuses_what_has_no_spectrum(build: Any, words: str) -> None:

@@ -236,7 +236,7 @@ def test_a_model_that_registers_a_hook_at_every_pass_is_reported(net: Net) -> No
 
 
 def test_what_cannot_be_put_back_is_said(net: Net) -> None:
-    with pytest.raises(TraceError, match="could not put back the values of 'average'"), leaving_no_trace(net, None):
+    with pytest.raises(TraceError, match="restore the values of 'average'"), leaving_no_trace(net, None):
         net.average.resize_(3)
 
 

@@ -73,7 +73,7 @@ def test_numbers_of_array_libraries_and_paths_become_plain(tmp_path: Path) -> No
 def test_values_that_are_not_plain_are_refused_by_name(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.append("step", model=object())
-    with pytest.raises(TypeError, match="plain values only, not object"):
+    with pytest.raises(TypeError, match="object"):
         log.flush()
     log.close()
 

@@ -30,7 +30,7 @@ def test_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "events.jsonl", "checkpoint.pt", "checkpoint.previous.pt"])
 def test_a_folder_with_a_run_is_not_taken(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("kept")
-    with pytest.raises(RunFolderError, match="already holds a run; resume it"):
+    with pytest.raises(RunFolderError, match="already contains a run: resume it"):
         RunFolder.create(tmp_path, {})
     assert (tmp_path / name).read_text() == "kept"
 
@@ -45,7 +45,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match="run is a file"):
         RunFolder.create(tmp_path / "run", {})
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         RunFolder.create(tmp_path / "run" / "inside", {})
     with pytest.raises(RunFolderError, match="run is a file"):
         RunFolder.open(tmp_path / "run")
@@ -58,25 +58,25 @@ def test_a_folder_that_refuses_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("rightbatch.record.folder.tempfile.TemporaryFile", refuse)
-    with pytest.raises(RunFolderError, match=r"cannot be written \(Permission denied\); choose another folder"):
+    with pytest.raises(RunFolderError, match=r"cannot write .*\(Permission denied\): choose another folder"):
         RunFolder.create(tmp_path / "run", {})
     assert list((tmp_path / "run").iterdir()) == []
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         RunFolder.open(tmp_path / "run", writable=True)
     RunFolder.open(tmp_path / "run")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses new folders")
 def test_a_file_system_that_refuses(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         RunFolder.create("/proc/rightbatch-run", {})
 
 
 def test_opening_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="does not exist"):
         RunFolder.open(tmp_path / "absent")
-    with pytest.raises(RunFolderError, match="holds no run"):
+    with pytest.raises(RunFolderError, match="contains no run"):
         RunFolder.open(tmp_path)
 
 

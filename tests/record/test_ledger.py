@@ -121,15 +121,15 @@ def test_an_empty_ledger(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.txt").close()
     report = verify_ledger(tmp_path / "ledger.txt", 10)
     assert (report.ok, report.complete_epochs, report.last_epoch_samples) == (True, 0, 0)
-    assert str(report) == "nothing was consumed"
+    assert report.ok and "no samples" in str(report)
 
 
 def test_what_it_says_of_a_faultless_run(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.txt") as ledger:
         consume(ledger, 1500, [1000, 1000, 1000, 700])
-    assert str(verify_ledger(tmp_path / "ledger.txt", 1500)) == (
-        "2 complete epochs of 1,500 samples and the first 700 of epoch 2: every sample exactly once (5 intervals)"
-    )
+    report = verify_ledger(tmp_path / "ledger.txt", 1500)
+    assert (report.complete_epochs, report.last_epoch, report.last_epoch_samples, report.entries) == (2, 2, 700, 5)
+    assert all(part in str(report) for part in ("2 complete epochs of 1,500", "700 samples of epoch 2", "5 intervals"))
 
 
 def test_a_torn_last_line_does_not_count(tmp_path: Path) -> None:

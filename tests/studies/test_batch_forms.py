@@ -14,7 +14,7 @@ from rightbatch.studies import BatchForms, Finding, Subject, study
 from rightbatch.studies.batch_forms.claims import PUBLISHED
 from rightbatch.studies.batch_forms.design import relu_50
 from rightbatch.studies.batch_forms.one_hidden_layer import OneHiddenLayer
-from rightbatch.studies.over_seeds import below_zero, mean_interval, run_interval, told
+from rightbatch.studies.over_seeds import below_zero, mean_interval, run_interval, show
 
 CLASSIC = BatchForms().classic
 
@@ -133,7 +133,7 @@ def test_intervals_over_seeds() -> None:
     values = [1.0, 2.0, 3.0]
     assert mean_interval(values) == pytest.approx((2 - 2.92 / 3**0.5, 2 + 2.92 / 3**0.5), rel=1e-3)
     assert run_interval(values) == pytest.approx((2 - 2.92 * (4 / 3) ** 0.5, 2 + 2.92 * (4 / 3) ** 0.5), rel=1e-3)
-    assert told(values) == "2.000 ± 1.686" and told(values[:2]) == "1.500" and mean_interval([]) is None
+    assert show(values) == "2.000 ± 1.686" and show(values[:2]) == "1.500" and mean_interval([]) is None
     assert [below_zero(v) for v in ([-1.0, -1.1, -0.9], [1.0, 1.1, 0.9], [-1.0, 1.0, 0.1], [-1.0])] == [
         "agrees", "differs", "cannot tell", "cannot tell",
     ]  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_study_of_blobs(tmp_path: Path) -> None:
     assert all(len(row) == len(section.head) for row in section.rows) and len(section.drawings) == 2
     verdicts = {finding.claim: finding.verdict for finding in section.findings}
     assert [claim for claim, verdict in verdicts.items() if verdict != "cannot tell"] == [
-        "momentum as a sum and as an average begun at zero are one path, the rate being 1/(1 - β) times larger"
+        "momentum as a sum and as an average from zero give the same path, at a rate 1/(1 - β) times larger"
     ]
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(optimizer_arms.PACKAGED, "Prodigy", ("no_such_package", "Prodigy"))
     keys = [trial.key for trial in SMALL.trials(BLOBS)]
     assert not any(key.startswith("Prodigy") for key in keys) and any(key.startswith(AUTOMATIC) for key in keys)
-    assert "left out: Prodigy" in SMALL.section(BLOBS, {}).paragraphs[-1]
+    assert "omitted: Prodigy" in SMALL.section(BLOBS, {}).paragraphs[-1]
 
 
 @pytest.mark.parametrize(

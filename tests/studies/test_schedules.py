@@ -146,5 +146,5 @@ def test_designs_out_of_range_are_refused(design: Schedules, name: str) -> None:
 
 
 def test_quantities_are_refused() -> None:
-    with pytest.raises(InputError, match="no classes"):
+    with pytest.raises(InputError, match="not classes"):
         Schedules().trials(Subject("quadratic", "linear"))

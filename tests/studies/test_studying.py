@@ -70,7 +70,7 @@ def run(
 
 def test_a_study_runs_keeps_and_reports(tmp_path: Path) -> None:
     done = run(tmp_path / "s")
-    assert RAN == ["n 0", "n 1", "n 2", "n 3"] and done.stopped == "all trials are done"
+    assert RAN == ["n 0", "n 1", "n 2", "n 3"] and done.stopped == "all trials finished"
     assert [r["square"] for r in done.results.values()] == [0, 1, 4, 9]
     page = done.page.read_text()
     for text in (
@@ -98,16 +98,16 @@ def test_the_same_call_goes_on(tmp_path: Path) -> None:
 
 def test_a_budget_leaves_the_last_trials_out(tmp_path: Path) -> None:
     done = run(tmp_path / "s", budget_s=0.0)
-    assert RAN == [] and done.results == {} and done.stopped == "no time was left"
+    assert RAN == [] and done.results == {} and done.stopped == "no trials requested"
     assert "No trial has been run." in done.page.read_text()
     assert len(run(tmp_path / "s").results) == 4
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "s")
-    with pytest.raises(RunFolderError, match="holds the study squares of linear on blobs"):
+    with pytest.raises(RunFolderError, match="another study: squares of linear on blobs"):
         run(tmp_path / "s", Squares(count=5))
-    with pytest.raises(InputError, match="two trials of one key"):
+    with pytest.raises(InputError, match="two trials with the same key"):
         run(tmp_path / "t", Squares(twice=True))
     with pytest.raises(InputError, match="budget_s"):
         run(tmp_path / "u", budget_s=-1.0)

@@ -1,4 +1,4 @@
-"""Which samples: sources, their order, and the stream of batches taken from them."""
+"""Data: sources of samples, their order, and the stream of batches."""
 
 from .formats.image_folder import ImageFolder
 from .formats.shard_writing import write_shards

@@ -1,4 +1,4 @@
-"""Tensors and arrays held in memory, and the rules that turn any array into something a model can be trained on."""
+"""Tensors and arrays in memory, and the conversion of arrays to types a model can be trained on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHECK_AT_ONCE_BYTES = 2**24
 
 
 class TensorSource(Source):
-    """Two tensors in memory, one row a sample; a batch is one gather from each.
+    """Two tensors in memory, one row per sample; a batch is one gather from each.
 
     Args:
         x: shape (n, *x_shape), on any device.
         y: shape (n, *y_shape), on the device of x.
-        notes: what was done to them, in words.
+        notes: conversions that were applied, as text.
     """
 
     def __init__(self, x: Tensor, y: Tensor, notes: tuple[str, ...] = ()) -> None:
@@ -42,21 +42,21 @@ class TensorSource(Source):
         return self.x.index_select(0, indices), self.y.index_select(0, indices)
 
     def subset(self, indices: Tensor) -> TensorSource:
-        """Return a source of copies of the samples at `indices`, with the classes of the whole."""
+        """Return a source with copies of the samples at `indices` and the same classes."""
         part = TensorSource(*TensorSource.fetch(self, indices), self.notes)
         part.y_range = self.y_range
         return part
 
 
 class ByteSource(TensorSource):
-    """Inputs kept as bytes, a quarter of the memory of floats, and fetched as float32: x · scale + shift.
+    """Inputs stored as bytes, a quarter of the memory of floats, and fetched as float32: x · scale + shift.
 
     Args:
         x: uint8, shape (n, *x_shape).
         y: shape (n, *y_shape).
         scale: factor.
         shift: added after scaling.
-        notes: what was done, in words.
+        notes: conversions that were applied, as text.
     """
 
     def __init__(self, x: Tensor, y: Tensor, scale: float, shift: float, notes: tuple[str, ...] = ()) -> None:
@@ -70,49 +70,50 @@ class ByteSource(TensorSource):
         return x.to(torch.float32).mul_(self.scale).add_(self.shift), y
 
     def subset(self, indices: Tensor) -> ByteSource:
-        """Return a source of copies of the samples at `indices`, still as bytes."""
+        """Return a source with copies of the samples at `indices`, stored as bytes."""
         part = ByteSource(*TensorSource.fetch(self, indices), self.scale, self.shift, self.notes)
         part.y_range = self.y_range
         return part
 
 
 def array_source(x: object, y: object, notes: tuple[str, ...] = ()) -> TensorSource:
-    """Check a pair of tensors, arrays or nested lists and make it a source.
+    """Check a pair of tensors, arrays or nested lists and convert it to a source.
 
-    Inputs become float32, except float64 and half-precision tensors, which stay, and 32- and 64-bit integers, which
-    become int64: they name things, as token numbers do. Bytes of at least two dimensions a sample are taken for
-    images and scaled to 0..1. Integer and boolean targets become int64, floating ones follow the rule of the inputs.
+    Inputs become float32, except float64 and half-precision tensors, which keep their type, and 32- and 64-bit
+    integers, which become int64, since they are usually indices such as tokens. Byte arrays with at least two
+    dimensions per sample are treated as images and scaled to 0..1. Integer and boolean targets become int64;
+    floating-point targets are converted like inputs.
 
     Raises:
-        DataError: unequal lengths, no samples, types a model cannot be trained on, NaN or infinite numbers.
+        DataError: different lengths, no samples, unsupported types, NaN or infinite values.
     """
-    x_kept, y_kept = isinstance(x, Tensor), isinstance(y, Tensor)
+    x_is_tensor, y_is_tensor = isinstance(x, Tensor), isinstance(y, Tensor)
     x, y = as_tensor(x, "x"), as_tensor(y, "y")
     require_lengths(tuple(x.shape), tuple(y.shape))
     if x.device != y.device:
-        raise DataError(f"x is on {x.device} and y on {y.device}: put both on the same device")
-    y = y.to(target_type(y.dtype, y_kept))
+        raise DataError(f"x is on {x.device} and y is on {y.device}: move both to the same device")
+    y = y.to(target_type(y.dtype, y_is_tensor))
     require_finite(y, "y")
     if x.dtype == torch.uint8:
         scale = byte_scale(x.ndim)
         return byte_source(x, y, scale, 0.0, (*notes, "bytes scaled to 0..1") if scale != 1 else notes)
-    x = x.to(input_type(x.dtype, x_kept))
+    x = x.to(input_type(x.dtype, x_is_tensor))
     require_finite(x, "x")
     return TensorSource(x, y, notes)
 
 
 def byte_source(x: Tensor, y: Tensor, scale: float, shift: float, notes: tuple[str, ...]) -> TensorSource:
-    """Hold bytes as floats where that takes at most 1 GiB, else as bytes that are converted batch by batch."""
+    """Convert bytes to floats if that takes at most 1 GiB; otherwise store bytes and convert each batch."""
     if 4 * x.numel() <= FLOAT_LIMIT_BYTES:
         return TensorSource(x.to(torch.float32).mul_(scale).add_(shift), y, notes)
-    return ByteSource(x, y, scale, shift, (*notes, "kept as bytes, converted when fetched"))
+    return ByteSource(x, y, scale, shift, (*notes, "stored as bytes, converted per batch"))
 
 
 def as_tensor(values: object, name: str) -> Tensor:
-    """Return a dense real tensor sharing memory with `values` where it can.
+    """Return a dense real tensor, sharing memory with `values` if possible.
 
     Raises:
-        DataError: complex, object, text, date, sparse or ragged values.
+        DataError: the values are complex, objects, text, dates, sparse or ragged.
     """
     if isinstance(values, Tensor):
         if values.layout != torch.strided:
@@ -125,51 +126,49 @@ def as_tensor(values: object, name: str) -> Tensor:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise DataError(f"{name} is not a rectangular array ({error}): every sample needs the same shape") from error
+        raise DataError(f"{name} is not a rectangular array ({error}): all samples must have the same shape") from error
     array = native(array, name)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def native(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
-    """Return the array in this machine's byte order and with strides torch can follow.
+    """Return the array in native byte order and with strides that torch supports.
 
     Raises:
-        DataError: a type that torch has no counterpart for.
+        DataError: torch has no equivalent type.
     """
     if array.dtype == object:
         raise DataError(
-            f"{name} is an object array (dtype object, shape {array.shape}): make it numeric, with "
-            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array a sample"
+            f"{name} is an object array (dtype object, shape {array.shape}): convert it to numbers, with "
+            f"{name}.astype(numpy.float32), or with numpy.stack({name}) if it contains one array per sample"
         )
     if array.dtype.kind == "c":
         raise DataError(f"{name} is complex ({array.dtype}): pass real numbers, such as {name}.real")
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        raise DataError(
-            f"{name} has dtype {array.dtype}: only real numbers can be used, convert it to float32 or int64"
-        )
+        raise DataError(f"{name} has dtype {array.dtype}: convert it to real numbers, such as float32 or int64")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return np.ascontiguousarray(array) if any(stride < 0 for stride in array.strides) else array
 
 
 def input_type(dtype: torch.dtype, from_torch: bool) -> torch.dtype:
-    """Return the type inputs of `dtype` are fetched as."""
+    """Return the type to which inputs of `dtype` are converted."""
     if dtype.is_floating_point:
         return dtype if from_torch else torch.float32
     return torch.int64 if dtype in (torch.int32, torch.int64) else torch.float32
 
 
 def target_type(dtype: torch.dtype, from_torch: bool) -> torch.dtype:
-    """Return the type targets of `dtype` are fetched as."""
+    """Return the type to which targets of `dtype` are converted."""
     return input_type(dtype, from_torch) if dtype.is_floating_point else torch.int64
 
 
 def byte_scale(dimensions: int) -> float:
-    """Return the factor for bytes in an array of so many dimensions: images go to 0..1, plain features stay."""
+    """Return the factor for a byte array with this many dimensions: images are scaled to 0..1, features are not."""
     return 1 / 255 if dimensions >= 3 else 1.0
 
 
 def integer_range(y: Tensor) -> tuple[int, int] | None:
-    """Return the smallest and the largest target, None for floats or none at all."""
+    """Return the smallest and the largest target; None for floats or an empty tensor."""
     if y.is_floating_point() or y.numel() == 0:
         return None
     low, high = torch.aminmax(y)
@@ -177,30 +176,30 @@ def integer_range(y: Tensor) -> tuple[int, int] | None:
 
 
 def require_lengths(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-    """Refuse arrays that are not one row a sample, the same number in both.
+    """Raise unless both arrays have one row per sample, and equally many.
 
     Raises:
-        DataError: single numbers, unequal lengths, no samples.
+        DataError: scalars, different lengths, or no samples.
     """
     for name, shape in (("x", x_shape), ("y", y_shape)):
         if not shape:
-            raise DataError(f"{name} is a single number: its first dimension must count the samples")
+            raise DataError(f"{name} is a scalar: its first dimension must be the samples")
     if x_shape[0] != y_shape[0]:
-        raise DataError(f"x has {x_shape[0]} samples and y has {y_shape[0]}: they must be as many")
+        raise DataError(f"x has {x_shape[0]} samples and y has {y_shape[0]}: the numbers must be equal")
     if math.prod(x_shape) == 0:
-        raise DataError(f"the data are empty: x has shape {x_shape}, at least one sample with one feature is needed")
+        raise DataError(f"the data are empty: x has shape {x_shape}; provide at least one sample with one feature")
 
 
 def require_finite(values: Tensor, name: str, where: str = "") -> None:
-    """Refuse NaN and infinite numbers.
+    """Raise if there are NaN or infinite values.
 
     Raises:
-        DataError: saying how many there are and in which row the first one is.
+        DataError: with the number of such values and the row of the first.
     """
     if not values.is_floating_point():
         return
     rows = values.reshape(len(values), -1)
-    # In pieces that fit a cache: the mask of a whole large array would be written to memory and read again.
+    # In chunks that fit into the cache: a mask of the whole array would be written to memory and read back.
     rows_at_once = max(1, CHECK_AT_ONCE_BYTES // max(1, rows.shape[1] * rows.element_size()))
     bad, first = 0, -1
     for number, piece in enumerate(torch.split(rows, rows_at_once)):
@@ -213,5 +212,5 @@ def require_finite(values: Tensor, name: str, where: str = "") -> None:
     if bad:
         raise DataError(
             f"{name}{where} has {bad} NaN or infinite {'value' if bad == 1 else 'values'}, the first in row {first}: "
-            "remove those samples or fill the values in"
+            "remove those samples or replace the values"
         )

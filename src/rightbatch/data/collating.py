@@ -1,4 +1,4 @@
-"""Items of torch data sets, pairs (x, y) of anything that can be a tensor, made a batch."""
+"""Collation of the items of torch data sets, pairs (x, y) of tensors, arrays or numbers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..errors import DataError
 
 
 class Collation:
-    """Puts items together as torch does. Types stay as the items have them, but for three.
-
-    Python floats and NumPy float64 become float32, integer targets int64.
+    """Collates items as torch does. Python floats and NumPy float64 become float32, integer targets int64.
 
     Args:
-        name: of the data set, for errors.
-        first: its first item, which the others are like.
+        name: name of the data set in messages.
+        first: its first item; the others must be alike.
 
     Raises:
-        DataError: items that are not such pairs.
+        DataError: the items are not such pairs.
     """
 
     def __init__(self, name: str, first: object) -> None:
         if not isinstance(first, (tuple, list)) or len(first) != 2:
-            given = f"{len(first)} values" if isinstance(first, (tuple, list)) else f"a {type(first).__name__}"
+            given = (
+                f"a tuple of {len(first)} values" if isinstance(first, (tuple, list)) else f"a {type(first).__name__}"
+            )
             raise DataError(f"item 0 of {name} is {given}: items must be pairs (x, y)")
         self._name = name
         self._narrow = [not isinstance(part, Tensor) for part in first]
@@ -37,14 +37,14 @@ class Collation:
             batch = default_collate(items)
         except (TypeError, RuntimeError) as error:
             raise DataError(
-                f"items of {self._name} cannot be put together: {error}. Each must be a pair of "
-                "tensors, arrays or numbers, of one shape throughout; a transform can make them so"
+                f"items of {self._name} cannot be collated: {error}. Each must be a pair of tensors, arrays or "
+                "numbers, all of the same shape; resize or pad them with a transform"
             ) from error
         for name, part in zip("xy", batch, strict=True):
             if not isinstance(part, Tensor):
                 raise DataError(
-                    f"{name} of {self._name} cannot be made a tensor: each item must be a pair of tensors, arrays or "
-                    "numbers"
+                    f"{name} of {self._name} cannot be converted to a tensor: each item must be a pair of tensors, "
+                    "arrays or numbers"
                 )
         x, y = (
             part.to(torch.float32) if narrow and part.dtype == torch.float64 else part

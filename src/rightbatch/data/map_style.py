@@ -1,4 +1,4 @@
-"""Map-style torch data sets: anything with a length whose items are (x, y)."""
+"""Map-style torch data sets: anything with a length and items (x, y)."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from .arrays import TensorSource, array_source, require_finite
 from .collating import Collation
 from .source import Source
 
-# In worker processes: called with the numbers of the items that are had next, to seed random generators.
+# In worker processes: called with the indices of the next items, to seed random generators.
 begin_items: Callable[[list[int]], None] | None = None
 
 
 class DatasetSource(Source):
-    """A map-style `Dataset`, its items collated into batches.
+    """A map-style `Dataset` whose items are collated into batches.
 
-    Types stay as the items have them, except that Python floats and NumPy float64 become float32 and integer targets
-    int64. Only the first item is read beforehand; the rest may be expensive or random.
+    Types are those of the items, except that Python floats and NumPy float64 become float32 and integer targets int64.
+    Only the first item is read in advance, since items may be expensive or random.
 
     Args:
-        dataset: with `__len__` and `__getitem__` (perhaps `__getitems__`) returning pairs (x, y) of tensors, arrays or
-            numbers.
+        dataset: with `__len__` and `__getitem__` (optionally `__getitems__`) returning pairs (x, y) of tensors, arrays
+            or numbers.
 
     Raises:
-        DataError: no length, no items, or items that are not such pairs.
+        DataError: it has no length or no items, or the items are not such pairs.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         name = type(dataset).__name__
         if not isinstance(dataset, Sized):
-            raise DataError(f"{name} has no length, without which it cannot be shuffled: give it __len__")
+            raise DataError(f"{name} has no length and cannot be shuffled: implement __len__")
         if len(dataset) == 0:
-            raise DataError(f"{name} is empty: at least one sample is needed")
+            raise DataError(f"{name} is empty: provide at least one sample")
         self._dataset, self._length = dataset, len(dataset)
         self._fetch_many = getattr(dataset, "__getitems__", None)
         try:
             first = dataset[0]
         except (LookupError, TypeError, NotImplementedError) as error:
-            raise DataError(f"item 0 of {name} cannot be had: {type(error).__name__}: {error}") from error
+            raise DataError(f"reading item 0 of {name} failed: {type(error).__name__}: {error}") from error
         self._collate = Collation(name, first)
         x, y = self._collate([first])
         require_finite(x, "x", f" of item 0 of {name}")
@@ -74,14 +74,14 @@ class DatasetSource(Source):
 
 
 def dataset_source(dataset: Dataset[Any]) -> Source:
-    """Make a map-style data set a source; a `TensorDataset`, or a `Subset` of one, is unwrapped to its tensors.
+    """Convert a map-style data set to a source; a `TensorDataset`, or a `Subset` of one, is unwrapped to its tensors.
 
     Raises:
-        DataError: what DatasetSource and arrays refuse.
+        DataError: see `DatasetSource` and `array_source`.
     """
     if isinstance(dataset, TensorDataset):
         if len(dataset.tensors) != 2:
-            raise DataError(f"the TensorDataset holds {len(dataset.tensors)} tensors: exactly two are needed, x and y")
+            raise DataError(f"the TensorDataset contains {len(dataset.tensors)} tensors: it must contain two, x and y")
         return array_source(*dataset.tensors)
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, (TensorDataset, Subset)) and len(dataset):
         whole = dataset_source(dataset.dataset)

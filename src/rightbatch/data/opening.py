@@ -1,4 +1,4 @@
-"""From whatever the caller has to a source: tensors, arrays, data sets, files, folders, built-in names."""
+"""Conversion of data to a source: tensors, arrays, data sets, files, folders, built-in names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .workers.source import WorkerSource
 
 BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
-WHOLE_BYTES = 2**28  # of a Parquet file: above it is read as needed
+WHOLE_BYTES = 2**28  # larger Parquet files are read on demand
 FORMS = (
     "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, .arrow, a pair of "
     f".npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
@@ -41,7 +41,7 @@ FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """A data set by name: what to train on, and what to test on where the set has such a part."""
+    """A named data set: its training part, and its test part if it has one."""
 
     train: Source
     test: Source | None
@@ -49,72 +49,76 @@ class Splits:
 
 
 def as_source(data: object, *, target: str | None = None, text: Text = "error", missing: Missing = "error") -> Source:
-    """Check data and make them a source.
+    """Check data and convert them to a source.
 
     Args:
         data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
-            path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, of which the training part is taken; or a
-            source. Folders hold x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
-            Arrow files, a data set saved by the package datasets, or a folder of images for each class.
+            path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, whose training part is used; or a source.
+            A folder contains x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
+            Arrow files, a data set saved by the package datasets, or one folder of images per class.
         target: the key or the column to predict, for `.npz` and tables.
-        text: for tables: "error", "drop" the columns, or "ordinal" to number their values.
-        missing: for tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory are read as
-            needed and cannot have "ordinal", "drop" of rows or "mean".
+        text: text columns of tables: "error", "drop" the columns, or "ordinal" to number their values.
+        missing: missing values of tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory
+            are read on demand and support neither "ordinal" nor "drop" of rows nor "mean".
 
     Raises:
-        DataError: data that cannot be used, saying why and what to do.
-        MissingExtraError: a table, and pandas or pyarrow is not installed.
+        DataError: the data are invalid; the message states why and what to do.
+        MissingExtraError: a table requires pandas or pyarrow, which is not installed.
     """
     if isinstance(data, (str, PathLike)):
         return _open(Path(fspath(data)), target, text, missing)[0]
     if isinstance(data, (tuple, list)):
         return _pair(data)
     if isinstance(data, (Tensor, np.ndarray)):
-        raise DataError(f"a single array of shape {tuple(data.shape)} has no targets: pass a pair (x, y)")
+        raise DataError(f"got a single array of shape {tuple(data.shape)} without targets: pass a pair (x, y)")
     if isinstance(data, Source):
         if missing_names := [name for name in NEEDED if not hasattr(data, name)]:
             raise DataError(
-                f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source says "
-                f"what one sample is by {', '.join(NEEDED)}"
+                f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source must "
+                f"define {', '.join(NEEDED)}"
             )
         return data
     if isinstance(data, IterableDataset | Iterator | DataLoader):
         raise DataError(
-            f"{type(data).__name__} gives samples one after another only. Best give what can be had by number: the "
-            "data set itself, or the folder that rightbatch.data.write_shards(samples, folder) makes of it. Or train "
-            "on it as it is, with weaker promises: rightbatch.data.as_stream(samples, length=...)"
+            f"{type(data).__name__} only supports sequential access. Pass the data set itself, or write the samples "
+            "with rightbatch.data.write_shards(samples, folder) and pass the folder; or train on the stream, with "
+            "fewer guarantees, with rightbatch.data.as_stream(samples, length=...)"
         )
     if isinstance(data, Dataset) or (
         isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
     ):
         return dataset_source(data)  # type: ignore[arg-type]
-    raise DataError(f"{type(data).__name__} cannot be used as data: pass {FORMS}")
+    raise DataError(f"unsupported data of type {type(data).__name__}: pass {FORMS}")
 
 
 def with_workers(data: object, workers: int = 2, *, method: str | None = None) -> Source:
-    """Have worker processes fetch samples ahead, for data sets whose items take long to decode or to augment.
+    """Prefetch samples in worker processes, for data sets whose items are slow to decode or to augment.
 
-    The batch size may change at any step while they work. What Python, NumPy and torch draw at random for an item is
-    seeded by (seed of the order, epoch, item), whatever the number of workers. They end with the process that started
-    them. Tensors in memory are given back as they are.
+    The batch size may change at any step. The random generators of Python, NumPy and torch are seeded for each item by
+    (seed of the order, epoch, item), independently of the number of workers. Workers end with the process that started
+    them. Tensors in memory are returned unchanged.
 
     Args:
-        data: a map-style `Dataset`, or whatever else `as_source` takes.
-        workers: processes, at least 1.
-        method: how they are started: "fork", "spawn" or "forkserver"; None as the platform does.
+        data: a map-style `Dataset`, or any data that `as_source` accepts.
+        workers: number of processes, at least 1.
+        method: start method: "fork", "spawn" or "forkserver" (default: that of the platform).
 
     Raises:
-        DataError: data that cannot be used, or are read in blocks, each of which every worker would have to read.
+        DataError: the data are invalid, or are read in blocks, which every worker would have to read.
         InputError: workers or method out of range.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers is a whole number of at least 1, got {workers!r}: without workers, pass the data")
+        raise InputError(
+            f"workers must be a whole number of at least 1, got {workers!r}; to use none, pass the data directly"
+        )
     if method is not None and method not in get_all_start_methods():
-        raise InputError(f"method={method!r} is unknown here: choose one of {', '.join(get_all_start_methods())}")
+        raise InputError(f"method={method!r} is not available: use one of {', '.join(get_all_start_methods())}")
     source = as_source(data)
-    require_map_style(source, "given workers of ours")
+    require_map_style(source, "used with worker processes")
     if source.block_ends is not None:
-        raise DataError("these data are read block by block, and every worker would read all blocks: pass them as is")
+        raise DataError(
+            "these data are read in blocks, and every worker would read all blocks: pass them without workers"
+        )
     if isinstance(source, (TensorSource, WorkerSource)):
         return source
     return WorkerSource(source, workers, method)
@@ -131,15 +135,15 @@ def load(
     """Load a built-in data set by name, or any path that `as_source` reads.
 
     Args:
-        name: "digits" (scikit-learn's, pixels scaled to 0..1), "blobs", "three-blobs" (those of a published experiment,
-            scikit-learn's, the first half to train on and the second to test on), "quadratic", or a path.
-        target: as for `as_source`.
-        seed: of the division of digits and blobs into four fifths to train on and one fifth to test on.
-        text: as for `as_source`.
-        missing: as for `as_source`.
+        name: "digits" (scikit-learn's, pixels scaled to 0..1), "blobs", "three-blobs" (scikit-learn's, as in a
+            published experiment; the first half for training, the second for testing), "quadratic", or a path.
+        target: see `as_source`.
+        seed: seed of the split of digits and blobs: 80 % for training, 20 % for testing.
+        text: see `as_source`.
+        missing: see `as_source`.
 
     Raises:
-        DataError: neither a built-in name nor an existing path, or data that cannot be used.
+        DataError: neither a built-in name nor an existing path, or invalid data.
         MissingExtraError: an optional package is not installed.
     """
     match name:
@@ -156,7 +160,7 @@ def load(
     path = Path(fspath(name))
     if not path.exists():
         raise DataError(
-            f"there is no data set, file or folder {str(name)!r}: built in are {', '.join(BUILT_IN)}"
+            f"no data set, file or folder {str(name)!r}; built-in data sets: {', '.join(BUILT_IN)}"
             f"{_nearby(path, BUILT_IN)}"
         )
     return Splits(*_open(path, target, text, missing), path.resolve().name.split(".")[0])
@@ -168,7 +172,7 @@ def _digits() -> TensorSource:
 
 
 def _three_blobs() -> tuple[TensorSource, TensorSource]:
-    """1,000 points about 3 centres in the plane, standard deviation 2, seed 2; 500 to train on, 500 to test on.
+    """1,000 points about 3 centres in the plane, standard deviation 2, seed 2; 500 for training, 500 for testing.
 
     Reference: J. Brownlee, How to Control the Stability of Training Neural Networks With the Batch Size (2019).
     """
@@ -181,12 +185,12 @@ def _scikit_learn(name: str) -> Any:
     try:
         return import_module("sklearn.datasets")
     except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", f"the built-in data set {name!r}") from error
+        raise MissingExtraError("scikit-learn", "demo", f"The built-in data set {name!r}") from error
 
 
 def _pair(data: tuple[Any, ...] | list[Any]) -> Source:
     if len(data) != 2:
-        raise DataError(f"data were given as {len(data)} values: pass a pair (x, y)")
+        raise DataError(f"got {len(data)} values as data: pass a pair (x, y)")
     x, y = data
     if isinstance(x, (str, PathLike)) and isinstance(y, (str, PathLike)):
         return memory_map_source(Path(fspath(x)), Path(fspath(y)))
@@ -196,7 +200,7 @@ def _pair(data: tuple[Any, ...] | list[Any]) -> Source:
 
 
 def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple[Source, Source | None]:
-    """Open a path by what it is; the second source is the test part, where the format has one."""
+    """Open a path by its format; the second source is the test part, if the format has one."""
     if not path.exists():
         raise DataError(f"{path} does not exist{_nearby(path)}")
     if path.is_dir():
@@ -209,14 +213,14 @@ def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple
     if kind.endswith((*PARQUET_SUFFIXES, *ARROW_SUFFIXES)):
         return _columnar(path, target, text, missing), None
     if kind.endswith(".npy"):
-        raise DataError(f"{path} is a single array without targets: pass the pair of paths (x.npy, y.npy)")
+        raise DataError(f"{path} contains a single array without targets: pass a pair of paths (x.npy, y.npy)")
     if "-ubyte" in kind:
-        raise DataError(f"{path} is one of four IDX files: pass the folder {path.parent} that holds them")
-    raise DataError(f"{path} has no known format: pass {FORMS}")
+        raise DataError(f"{path} is one of four IDX files: pass their folder, {path.parent}")
+    raise DataError(f"{path} has an unknown format: pass {FORMS}")
 
 
 def _columnar(path: Path, target: str | None, text: Text, missing: Missing) -> Source:
-    """Read a small Parquet file whole, larger ones and Arrow files as needed."""
+    """Read a small Parquet file completely, larger ones and Arrow files on demand."""
     file = open_columnar(path)
     if isinstance(file, ParquetFile) and file.bytes <= WHOLE_BYTES and not any(is_list(f.type) for f in file.schema):
         return table_source(path, target, text, missing)
@@ -224,7 +228,7 @@ def _columnar(path: Path, target: str | None, text: Text, missing: Missing) -> S
 
 
 def _nearby(path: Path, names: tuple[str, ...] = ()) -> str:
-    """Return a suggestion: built-in names and files beside the path that are spelt like it."""
+    """Return a suggestion: built-in names and neighbouring files with similar names."""
     beside = {entry.name: str(entry) for entry in path.parent.iterdir()} if path.parent.is_dir() else {}
     close = [*get_close_matches(path.name, names, 3), *(beside[n] for n in get_close_matches(path.name, beside, 3))]
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""The order samples are visited in, as a pure function of the seed, the epoch and the position."""
+"""The order of samples, as a pure function of seed, epoch and position."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROUNDS = 6
 SMALL, SMALL_ROUNDS = 2**16, 10
 READ_AHEAD_SAMPLES = 2**14
 Snapshot = tuple[int | None, int, Indices]  # epoch, first position, indices
-NOTHING_KEPT: Snapshot = (None, 0, np.empty(0, np.int64))
+NOTHING_CACHED: Snapshot = (None, 0, np.empty(0, np.int64))
 
-NO_EPOCH = 2**64 - 1  # keys what is drawn at random outside of epochs, of which no run reaches so many
-# Words of one generator from which on others than those of an order are drawn, further apart than any of them reach.
+NO_EPOCH = 2**64 - 1  # the key of random draws outside of epochs; no run reaches this epoch
+# Offsets in one generator's stream for other draws, too far apart to overlap.
 MEMBERS, WINDOWS, STRATA = (k * 2**128 for k in (1, 2, 3))
 
 
@@ -31,15 +31,15 @@ MEMBERS, WINDOWS, STRATA = (k * 2**128 for k in (1, 2, 3))
 class Order:
     """Maps positions of an epoch to indices of samples; every epoch visits each sample exactly once.
 
-    Up to `permute_below` samples an epoch's permutation is drawn whole and kept while the epoch lasts. Beyond, a keyed
-    bijection computes any position on its own in constant memory. So any position is reached within 5 ms, however many
-    samples there are (2 shared cores). The two give different orders: `permute_below` decides.
+    Up to `permute_below` samples, the permutation of an epoch is drawn at once and cached. Beyond, a keyed bijection
+    computes each position independently in constant memory, so that any position is reached within 5 ms for any number
+    of samples (2 shared cores). The two methods give different orders.
 
     Args:
-        n: samples.
-        seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
-        shuffle: False visits the samples as they are stored.
-        permute_below: the largest n whose permutation is held in memory, 8 bytes a sample.
+        n: number of samples.
+        seed: 0 to 2⁶⁴ - 1; seed and epoch determine the order.
+        shuffle: False visits the samples in storage order.
+        permute_below: the largest n whose permutation is stored in memory, 8 bytes per sample.
 
     Raises:
         InputError: n, seed or permute_below out of range.
@@ -49,13 +49,13 @@ class Order:
     seed: int = 0
     shuffle: bool = True
     permute_below: int = 2**18
-    _kept: Snapshot = field(default=NOTHING_KEPT, init=False, repr=False, compare=False)
+    _cached: Snapshot = field(default=NOTHING_CACHED, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 2**62:
-            raise InputError(f"an order needs between 1 and 2**62 samples, got n={self.n}")
+            raise InputError(f"n must be between 1 and 2**62 samples, got {self.n}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64:
-            raise InputError(f"seed must be between 0 and 2**64 - 1 and whole, got {self.seed!r}")
+            raise InputError(f"seed must be a whole number between 0 and 2**64 - 1, got {self.seed!r}")
         if self.permute_below < 0:
             raise InputError(f"permute_below must be 0 or more, got {self.permute_below}")
 
@@ -64,7 +64,7 @@ class Order:
 
     @property
     def mixing(self) -> str:
-        """How samples are mixed, beside n, seed and shuffle all that the order depends on."""
+        """How samples are shuffled; with n, seed and shuffle this determines the order."""
         return "all" if self.n <= self.permute_below else f"all, by {rounds(self.n)} rounds"
 
     def indices(self, epoch: int, start: int, stop: int) -> Indices:
@@ -76,7 +76,7 @@ class Order:
             stop: one past the last position, at most n.
 
         Returns:
-            int64 indices, shape (stop - start,), the caller's own.
+            int64 indices, shape (stop - start,), a copy.
 
         Raises:
             InputError: positions outside the epoch.
@@ -84,27 +84,27 @@ class Order:
         require_positions(epoch, start, stop, self.n)
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
-        kept_epoch, first, kept = self._kept
-        if epoch != kept_epoch or start < first or stop > first + len(kept):
+        cached_epoch, first, cached = self._cached
+        if epoch != cached_epoch or start < first or stop > first + len(cached):
             if self.n <= self.permute_below:
-                first, kept = 0, permutation(self.n, self.seed, epoch)
+                first, cached = 0, permutation(self.n, self.seed, epoch)
             else:
-                # The fixed cost of the vectorised rounds is spread over the small batches that follow.
+                # Spreads the fixed cost of the vectorised rounds over the next small batches.
                 first, last = start, min(self.n, max(stop, start + READ_AHEAD_SAMPLES))
-                kept = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
-            if len(kept) <= max(self.permute_below, READ_AHEAD_SAMPLES):
-                self._keep(epoch, first, kept)
-        return kept[start - first : stop - first].copy()
+                cached = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
+            if len(cached) <= max(self.permute_below, READ_AHEAD_SAMPLES):
+                self._cache(epoch, first, cached)
+        return cached[start - first : stop - first].copy()
 
     def at(self, epoch: int, positions: Indices) -> Indices:
-        """Return the samples at any positions of an epoch, in any sequence.
+        """Return the samples at arbitrary positions of an epoch.
 
         Args:
             epoch: 0 or more.
             positions: int64, each in 0, ..., n - 1.
 
         Returns:
-            int64 indices, shaped as `positions`.
+            int64 indices with the shape of `positions`.
 
         Raises:
             InputError: positions outside the epoch.
@@ -115,33 +115,35 @@ class Order:
             return positions.copy()
         if self.n > self.permute_below:
             return bijection(positions, self.n, self.seed, epoch)
-        kept_epoch, _, kept = self._kept
-        if kept_epoch != epoch:
-            kept = permutation(self.n, self.seed, epoch)
-            self._keep(epoch, 0, kept)
-        return kept[positions]
+        cached_epoch, _, cached = self._cached
+        if cached_epoch != epoch:
+            cached = permutation(self.n, self.seed, epoch)
+            self._cache(epoch, 0, cached)
+        return cached[positions]
 
-    def _keep(self, epoch: int, first: int, kept: Indices) -> None:
-        object.__setattr__(self, "_kept", (epoch, first, kept))
+    def _cache(self, epoch: int, first: int, cached: Indices) -> None:
+        object.__setattr__(self, "_cached", (epoch, first, cached))
 
 
 def require_positions(epoch: int, start: int, stop: int, n: int) -> None:
-    """Refuse positions that no epoch of n samples has.
+    """Raise if the positions are outside an epoch of n samples.
 
     Raises:
         InputError: an epoch below 0, or not 0 ≤ start ≤ stop ≤ n.
     """
     if not (epoch >= 0 and 0 <= start <= stop <= n):
-        raise InputError(f"positions {start} to {stop} of epoch {epoch} do not exist: {n} samples, epochs from 0")
+        raise InputError(
+            f"positions {start} to {stop} of epoch {epoch} are out of range: there are {n} samples, epochs start at 0"
+        )
 
 
 def permutation(n: int, seed: int, epoch: int) -> Indices:
     """Draw a uniform permutation of 0, ..., n - 1 by sorting n random words.
 
-    Each word carries its own index in its low bits, so that sorting the words sorts the indices: 4 million take 0.09 s,
-    where shuffling takes 0.19 s and argsort 0.55 s (2 shared cores, NumPy 2.4). Only the raw stream of Philox is used,
-    so the order is the same in every NumPy release. Ties among the high bits, of which 2²² samples have two on
-    average, fall in order of index.
+    Each word contains its index in its low bits, so that sorting the words sorts the indices: 4 million take 0.09 s,
+    shuffling takes 0.19 s and argsort 0.55 s (2 shared cores, NumPy 2.4). Only the raw stream of Philox is used,
+    so the order is the same in every NumPy release. Ties among the high bits (two on average for 2²²
+    samples) are in order of index.
 
     Reference: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox).
     """
@@ -155,25 +157,25 @@ def permutation(n: int, seed: int, epoch: int) -> Indices:
 
 
 def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
-    """Send positions to indices one to one, each on its own: a Feistel network with cycle walking.
+    """Map positions to indices one to one, each independently: a Feistel network with cycle walking.
 
-    The network permutes 0, ..., h·w - 1, h = ⌈√n⌉ being the height and w = ⌈n/h⌉ the width of the smallest rectangle of
-    about equal sides that holds n. A result of n or more is sent through again until it falls below n; as h·w < n + h
-    that happens to one in √n. Following a permutation from inside a range until it returns to the range is itself one
-    to one.
+    The network permutes 0, ..., h·w - 1, where h = ⌈√n⌉ and w = ⌈n/h⌉ are the height and width of a nearly square
+    rectangle of at least n cells. A result of n or more is permuted again until it is below n; as h·w < n + h, that
+    happens to one in √n. Iterating a permutation from inside a range until it returns to the range is itself one to
+    one.
 
     Args:
         positions: int64, each in 0, ..., n - 1.
-        n: samples, 1 to 2⁶².
-        seed: with `epoch`, the key.
-        epoch: with `seed`, the key.
+        n: number of samples, 1 to 2⁶².
+        seed: part of the key.
+        epoch: part of the key.
 
     Returns:
-        int64 indices, shaped as `positions`.
+        int64 indices with the shape of `positions`.
 
     Reference: J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", 2002 (cycle walking, and the Feistel
-    network over a rectangle). The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; made for
-    uniformity, not for secrecy.
+    network over a rectangle). The round function is the 64-bit finaliser of A. Appleby's MurmurHash3, 2011; it is
+    uniform, not cryptographic.
     """
     keys = generator(seed, epoch).random_raw(rounds(n))
     height = isqrt(n - 1) + 1
@@ -188,7 +190,7 @@ def bijection(positions: Indices, n: int, seed: int, epoch: int) -> Indices:
 
 
 def rounds(n: int) -> int:
-    """Return the rounds of the network for n samples."""
+    """Return the number of rounds for n samples."""
     return SMALL_ROUNDS if n < SMALL else ROUNDS
 
 
@@ -196,13 +198,13 @@ def encrypt(values: NDArray[np.uint64], height: int, width: int, keys: NDArray[n
     """Permute 0, ..., height·width - 1 by a Feistel network.
 
     A value is (left, right), left·width + right. In each round (left, right) becomes (right, left + F(right ⊕ key)),
-    added modulo the range of left: height and width by turns.
+    modulo the range of left, which alternates between height and width.
 
     Args:
         values: each below height·width, at most 2⁶⁴.
         height: 1 to 2³².
         width: 1 to 2³².
-        keys: one for each round; their number is even, so that height and width are in their places at the end.
+        keys: one per round; an even number, so that height and width are back in place at the end.
     """
     here, there = np.uint64(height), np.uint64(width)
     left = values // there
@@ -214,12 +216,12 @@ def encrypt(values: NDArray[np.uint64], height: int, width: int, keys: NDArray[n
         mixed *= np.uint64(0xFF51AFD7ED558CCD)
         mixed ^= np.right_shift(mixed, np.uint64(33), out=spare)
         mixed *= np.uint64(0xC4CEB9FE1A85EC53)
-        # The finaliser's last xor-shift leaves the upper half as it is; times `here`, its upper half is below `here`.
+        # The finaliser's last xor-shift does not change the upper half; times `here`, its upper half is below `here`.
         mixed >>= np.uint64(32)
         mixed *= here
         mixed >>= np.uint64(32)
         mixed += left
-        # Modulo `here`: where there is nothing to take off, the difference wraps round to something huge.
+        # Modulo `here`: if the value is below it, the difference wraps around to a huge number.
         np.minimum(mixed, np.subtract(mixed, here, out=spare), out=mixed)
         left, right, mixed = right, mixed, left
         here, there = there, here

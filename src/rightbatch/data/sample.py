@@ -1,4 +1,4 @@
-"""The same few samples again and again, as statistics of the data are made from."""
+"""A fixed subset of samples, for statistics of the data."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
 class Sample(SourceWrapper):
-    """Up to 4,096 samples of data read in blocks, drawn at random, always the same.
+    """A fixed random subset of up to 4,096 samples of data read in blocks.
 
-    They are read at the first fetch and kept where they take at most 64 MiB: read anew each time, they would push the
-    blocks that are trained on out of memory, and hold training up. All are of the blocks that an epoch begins with.
+    They are read at the first fetch and cached if they take at most 64 MiB; otherwise reading them would evict the
+    blocks used for training and delay it. They come from the first blocks of an epoch.
 
     Args:
-        source: the whole.
+        source: all samples.
     """
 
     def __init__(self, source: Source) -> None:
-        super().__init__(source, f"{SAMPLE:,} samples at most")
+        super().__init__(source, f"at most {SAMPLE:,} samples")
         self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), SAMPLE)))
         each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
-        self._keeps = len(self._indices) * each <= SAMPLE_BYTES
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._caches = len(self._indices) * each <= SAMPLE_BYTES
+        self._cached: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` of this sample."""
-        if not self._keeps:
+        """Return x and y of the samples at `indices` of this subset."""
+        if not self._caches:
             return self._source.fetch_epoch(self._indices[indices], 0, 0)
-        if self._kept is None:
-            self._kept = self._source.fetch_epoch(self._indices, 0, 0)
-        x, y = self._kept
+        if self._cached is None:
+            self._cached = self._source.fetch_epoch(self._indices, 0, 0)
+        x, y = self._cached
         return x[indices], y[indices]

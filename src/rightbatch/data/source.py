@@ -1,4 +1,4 @@
-"""What the training loop asks of data."""
+"""The interface between the training loop and data."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..errors import DataError
 from .block_order import BlockOrder
 from .order import Indices, Order
 
-NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # of every source
+NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source
 
 
 class Source(ABC):
-    """Samples that can be fetched by index, in any sequence: the base of all sources, and of one's own.
+    """Base class of data sources: samples that can be fetched by index, in any order.
 
-    What a source can do beyond that it says by its methods; those here suit one whose samples are all as near.
+    What else a source can do, it implements in its methods; the defaults here suit random access.
 
     Args:
         x_shape: shape of one sample's input.
-        x_dtype: type of the fetched inputs.
+        x_dtype: dtype of the fetched inputs.
         y_shape: shape of one sample's target.
-        y_dtype: type of the fetched targets; integers mean classes.
-        y_range: smallest and largest integer target; None for floats, or where finding out would read everything.
-        notes: what was done to the data on the way in, in words.
-        loss: used where none is given; None goes by the type of the targets.
-        block_ends: where each block ends that slow storage is read in; None where any sample is as near as any other.
-        window: blocks that are kept in memory, and so mixed; see `BatchStream`.
-        sequential: whether the samples come in one order only, each once; `fetch` then reaches the first few.
+        y_dtype: dtype of the fetched targets; integers are classes.
+        y_range: smallest and largest integer target; None for floats, or if unknown without reading everything.
+        notes: conversions that were applied to the data, as text.
+        loss: the default loss; None selects it by the type of the targets.
+        block_ends: ends of the blocks in which slow storage is read; None for random access.
+        window: number of blocks cached in memory and shuffled together; see `BatchStream`.
+        sequential: whether samples come in one fixed order, each once; `fetch` then reaches only the first few.
     """
 
     x_shape: tuple[int, ...]
@@ -50,23 +50,23 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` (int64, on the CPU), in that sequence."""
+        """Return x and y of the samples at `indices` (int64, on the CPU), in that order."""
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return x and y as one epoch of an order has them: a source that draws at random keys its draws by these.
+        """Return x and y for one epoch; a source with random draws derives them from seed and epoch.
 
         Args:
-            indices: as for `fetch`.
-            seed: of the order.
-            epoch: of the order.
+            indices: see `fetch`.
+            seed: seed of the order.
+            epoch: epoch of the order.
         """
         return self.fetch(indices)
 
     def order(self, seed: int = 0, shuffle: bool = True) -> Order | BlockOrder:
-        """The order its samples are visited in.
+        """Return the order in which the samples are visited.
 
         Args:
-            seed: keys the order, 0 to 2⁶⁴ - 1.
+            seed: seed of the order, 0 to 2⁶⁴ - 1.
             shuffle: False visits the samples as they are stored.
 
         Raises:
@@ -81,48 +81,48 @@ class Source(ABC):
         return self.fetch_epoch(torch.from_numpy(order.indices(epoch, start, stop)), order.seed, epoch)
 
     def prefetch(self, indices: Tensor) -> None:
-        """Read ahead from slow storage what is about to be fetched, where that can be done.
+        """Read samples ahead from slow storage, where the source can.
 
         Args:
-            indices: one sample of each block of those in `block_ends`, first those needed first.
+            indices: one sample of each block, in the order in which the blocks are needed.
         """
         return None
 
     def rewind(self) -> None:
-        """Return to the first sample, where samples come one after another.
+        """Return to the first sample; no effect with random access.
 
         Raises:
-            InputError: that cannot be done.
+            InputError: the source cannot return to its first sample.
         """
         return None
 
     def discard_before(self, epoch: int, position: int) -> None:
-        """Drop what is held of positions before this one: they are not fetched again."""
+        """Free the samples before this position; they are not fetched again."""
         return None
 
     def sample(self) -> Source:
-        """Samples that can be fetched by index, for statistics of the data: here all of them."""
+        """Return a source with random access for statistics of the data: here, all samples."""
         return self
 
     def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
-        """What leads back to a position, beside its number; here nothing."""
+        """Return what is needed to resume at a position, in addition to its number: here, nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
         """Return to a saved position.
 
         Raises:
-            InputError: that cannot be done.
+            InputError: the position cannot be restored.
         """
         return None
 
     @property
     def classes(self) -> int | None:
-        """One more than the largest target, where targets are whole numbers from 0 and the largest is known."""
+        """Number of classes, if targets are whole numbers from 0 and the largest is known."""
         return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
 
     def describe(self) -> str:
-        """One line for people: how many samples, their shapes and types, what was done to them."""
+        """One line of text: number of samples, shapes, types and conversions."""
         x, y = (str(dtype).removeprefix("torch.") for dtype in (self.x_dtype, self.y_dtype))
         parts = [f"{len(self):,} samples", f"x {list(self.x_shape)} {x}", f"y {list(self.y_shape)} {y}"]
         if self.classes is not None:
@@ -131,11 +131,11 @@ class Source(ABC):
 
 
 class SourceWrapper(Source):
-    """A source that has its samples from another one.
+    """A source that wraps another source.
 
     Args:
-        source: the other one.
-        note: what this one is, in words.
+        source: the wrapped source.
+        note: a description of this source.
     """
 
     def __init__(self, source: Source, note: str) -> None:
@@ -150,24 +150,24 @@ class SourceWrapper(Source):
 
 
 def require_map_style(source: Source, use: str) -> None:
-    """Refuse a stream where samples must be had in any sequence, and again.
+    """Raise if a stream is used where random access is required.
 
     Raises:
-        DataError: saying what for, and what to do.
+        DataError: the source is a stream.
     """
     if source.sequential:
         raise DataError(
-            f"a stream cannot be {use}: its samples come once, one after another. Write them, or as many as are "
-            "needed, to the disk with rightbatch.data.write_shards(samples, folder, most=...) and give the folder"
+            f"a stream cannot be {use}, since it only supports sequential access: write the samples with "
+            "rightbatch.data.write_shards(samples, folder, most=...) and pass the folder"
         )
 
 
 def require_trainable(source: Source) -> None:
-    """Refuse a source that nothing can be learnt or measured from.
+    """Raise if a source is too small for training or measuring.
 
     Raises:
         DataError: fewer than two samples.
     """
     if len(source) < 2:
         given = "no samples" if len(source) == 0 else "a single sample"
-        raise DataError(f"the data have {given}: training needs at least 2, as noise is a difference between samples")
+        raise DataError(f"the data have {given}: provide at least 2, since noise is measured between samples")

@@ -1,4 +1,4 @@
-"""Batches as intervals of one line of positions: take n samples now, another n next."""
+"""Batches as intervals of positions in the order of the samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .source import Source
 
 
 class Interval(NamedTuple):
-    """The positions start, ..., stop - 1 of one epoch: what a batch is, and what the ledger keeps."""
+    """The positions start, ..., stop - 1 of one epoch: a batch, as recorded in the ledger."""
 
     epoch: int
     start: int
@@ -23,26 +23,26 @@ class Interval(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """How many samples the interval holds."""
+        """Number of samples in the interval."""
         return self.stop - self.start
 
 
 class BatchStream:
-    """A place in a source's order, from which batches of any size are taken.
+    """A position in a source's order, from which batches of any size are taken.
 
-    A source on slow storage names the blocks it is read in, `block_ends`, and how many of them it keeps in memory,
-    `window`: its samples are then mixed within so many blocks at a time (`BlockOrder`), those of others all with all.
-    Blocks are read ahead (`Source.prefetch`). A source whose samples come one after another is never shuffled; it is
-    rewound here, and drops what is not wanted again.
+    A source on slow storage has `block_ends`, the blocks in which it is read, and `window`, how many of them it caches:
+    its samples are shuffled within that many blocks at a time (`BlockOrder`); other sources are shuffled completely.
+    The next blocks are read ahead (`Source.prefetch`). A sequential source is not shuffled; it is rewound here, and
+    discards samples that are no longer needed.
 
     Args:
         source: the samples.
-        seed: keys the order, 0 to 2⁶⁴ - 1.
-        shuffle: False visits the samples as they are stored.
-        device: where fetched tensors go; None leaves them where the source keeps them.
+        seed: seed of the order, 0 to 2⁶⁴ - 1.
+        shuffle: False visits the samples in storage order.
+        device: device for fetched tensors (default: that of the source).
 
     Raises:
-        InputError: an empty source or a seed out of range.
+        InputError: the source is empty or the seed out of range.
     """
 
     def __init__(
@@ -58,24 +58,24 @@ class BatchStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch the next batch comes from."""
+        """The epoch of the next batch."""
         return self._epoch
 
     @property
     def position(self) -> int:
-        """Samples of this epoch already taken."""
+        """Number of samples already taken from this epoch."""
         return self._position
 
     @property
     def remaining(self) -> int:
-        """Samples left in this epoch, at least 1: the last one taken begins the next epoch."""
+        """Number of samples left in this epoch, at least 1: taking the last one starts the next epoch."""
         return self.order.n - self._position
 
     def take(self, n: int) -> Interval:
-        """Advance by n samples, or by what the epoch has left if that is fewer.
+        """Advance by n samples, or by the rest of the epoch if that is less.
 
         Returns:
-            The interval passed over; `fetch` turns it into tensors, now or later.
+            The interval; `fetch` returns its tensors, now or later.
 
         Raises:
             InputError: n is not a whole number of at least 1.
@@ -83,9 +83,9 @@ class BatchStream:
         try:
             n = index(n)
         except TypeError:
-            raise InputError(f"a batch is a whole number of samples, got {n!r}") from None
+            raise InputError(f"the number of samples must be a whole number, got {n!r}") from None
         if n < 1:
-            raise InputError(f"a batch has at least 1 sample, got {n}")
+            raise InputError(f"the number of samples must be at least 1, got {n}")
         start = self._position
         stop = min(start + n, self.order.n)
         taken = Interval(self._epoch, start, stop)
@@ -96,7 +96,7 @@ class BatchStream:
         return taken
 
     def fetch(self, interval: Interval) -> tuple[Tensor, Tensor]:
-        """Return the samples of an interval, leaving the position alone.
+        """Return the samples of an interval without changing the position.
 
         Returns:
             x of shape (samples, *x_shape) and y of shape (samples, *y_shape), on `device`.
@@ -113,36 +113,36 @@ class BatchStream:
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
     def _read_ahead(self, order: BlockOrder, interval: Interval) -> None:
-        """Have the source read the blocks that come next, once a window."""
+        """Make the source read the next blocks ahead, once per window."""
         number = order.window_at(interval.epoch, interval.start)
         place = interval.epoch, number
-        if self._read_to is None or place > self._read_to:  # not where trial steps begin a batch again
+        if self._read_to is None or place > self._read_to:  # not when trial steps restart a batch
             self._read_to = place
             self.source.prefetch(torch.from_numpy(order.blocks_from(interval.epoch, number)))
 
     def discard_consumed(self) -> None:
-        """Drop what is held of samples before the present position; only loading a saved one may return to them."""
+        """Free the samples before the current position; only loading a saved position can return to them."""
         self.source.discard_before(self._epoch, self._position)
 
     def seek(self, epoch: int, position: int) -> None:
         """Continue from a position of an epoch.
 
         Raises:
-            InputError: a place that does not exist.
+            InputError: the position does not exist.
         """
         if not (epoch >= 0 and 0 <= position < self.order.n):
             raise InputError(
-                f"cannot seek to position {position} of epoch {epoch}: positions run from 0 to {self.order.n - 1}, "
-                "epochs from 0"
+                f"cannot seek to position {position} of epoch {epoch}: positions are 0 to {self.order.n - 1}, epochs "
+                "start at 0"
             )
         self._epoch, self._position = epoch, position
         self._read_to = None
 
     def state_dict(self, place: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Return a place, and what it is a place in, as plain numbers; of a stream see `IterableSource.state_dict`.
+        """Return a position and the identity of the order as plain values; for streams see `IterableSource.state_dict`.
 
         Args:
-            place: epoch and position, where it is not the present one.
+            place: epoch and position (default: the current ones).
         """
         epoch, position = place or (self._epoch, self._position)
         state = {"epoch": epoch, "position": position, **self._identity}
@@ -152,23 +152,23 @@ class BatchStream:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What a saved place must agree with."""
+        """What a saved position must match."""
         return {"n": self.order.n, "seed": self.order.seed, "shuffle": self.order.shuffle, "blocks": self.order.mixing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a saved place.
+        """Return to a saved position.
 
         Raises:
-            InputError: the state belongs to another number of samples, seed or shuffling.
+            InputError: the state has another number of samples, seed or order.
         """
         needed = {"epoch", "position", *self._identity, *(["stream"] if self.source.sequential else [])}
         if missing := sorted(needed - state.keys()):
-            raise InputError(f"the saved position of the data lacks {', '.join(missing)}")
+            raise InputError(f"the saved data position has no {', '.join(missing)}")
         for name, here in self._identity.items():
             if state[name] != here:
                 raise InputError(
-                    f"the saved position belongs to data with {name}={state[name]}, this stream has {name}={here}: use "
-                    "the same data and seed, or start anew"
+                    f"the saved data position has {name}={state[name]}, but these data have {name}={here}: use the "
+                    "same data and seed, or start a new run"
                 )
         self.seek(state["epoch"], state["position"])
         if self.source.sequential:

@@ -1,4 +1,4 @@
-"""Problems made up from a seed: blobs to classify, and a quadratic whose gradient noise is known in closed form."""
+"""Synthetic problems: blobs to classify, and a quadratic whose gradient noise is known in closed form."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .arrays import TensorSource, array_source
 
 
 def blobs(n: int = 1000, centers: int = 3, features: int = 2, std: float = 2.0, seed: int = 2) -> TensorSource:
-    """Draw points around centres and ask which centre each belongs to.
+    """Draw points around centres; the targets are the centres.
 
-    Centres are uniform in [-10, 10]; samples are shared out evenly, in shuffled sequence.
+    Centres are uniform in [-10, 10]; samples are distributed evenly, in random order.
 
     Args:
-        n: samples, at least `centers`.
-        centers: classes.
-        features: dimensions.
+        n: number of samples, at least `centers`.
+        centers: number of classes.
+        features: number of dimensions.
         std: standard deviation of every coordinate about its centre.
-        seed: of centres, points and sequence.
+        seed: seed of centres, points and order.
 
     Returns:
         x float32 (n, features), y int64 (n,).
 
     Raises:
-        InputError: sizes below 1, n below centers, or a negative std.
+        InputError: a size is below 1, n is below `centers`, or std is negative.
     """
     if min(centers, features) < 1 or n < centers or not std >= 0:
         raise InputError(
-            f"blobs need n >= centers >= 1, features >= 1 and std >= 0, got n={n}, centers={centers}, "
+            f"blobs requires n >= centers >= 1, features >= 1 and std >= 0, got n={n}, centers={centers}, "
             f"features={features}, std={std}"
         )
     random = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ class Quadratic:
     """Minimise the mean over i of ½ (w - z_i)ᵀ H (w - z_i), with z_i drawn from N(w*, C).
 
     Train `model()` on `source` with the mean squared error: the loss is then exactly that mean, its gradient noise
-    exactly `sample` when batches are drawn from these samples, and `population` when they are drawn afresh.
+    exactly `sample` when batches are drawn from these samples, and `population` when new samples are drawn.
 
     Args:
         source: x the z_i, shape (n, d), y zeros of the same shape.
@@ -96,18 +96,18 @@ class Quadratic:
     sample: QuadraticNoise
 
     def model(self) -> QuadraticModel:
-        """Return a model at w = 0, of the source's type."""
+        """Return a model at w = 0 with the source's dtype."""
         return QuadraticModel(self.population.hessian, self.source.x_dtype)
 
 
 class QuadraticModel(nn.Module):
     """Return (d/2)^½ H^½ (w - z) for each sample z, whose mean squared error against 0 is ½ (w - z)ᵀ H (w - z).
 
-    w is the weight of a linear layer fed with 1, so that estimators that know linear layers know this model.
+    w is the weight of a linear layer with input 1, so that estimators for linear layers support this model.
 
     Args:
         hessian: H, shape (d, d), symmetric, positive semi-definite.
-        dtype: of w.
+        dtype: dtype of w.
     """
 
     root: Tensor
@@ -136,26 +136,26 @@ def quadratic(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Quadratic:
-    """Make a quadratic problem of known gradient noise.
+    """Create a quadratic problem with known gradient noise.
 
-    H has eigenvalues spaced evenly in the logarithm from 1/condition to 1, in random directions; C = noise² I; w* lies
-    at `distance` from the model's start, 0.
+    H has logarithmically spaced eigenvalues from 1/condition to 1, in random directions; C = noise² I; w* is at
+    `distance` from the model's start, 0.
 
     Args:
-        n: samples, at least 2.
+        n: number of samples, at least 2.
         features: d.
         condition: largest over smallest eigenvalue of H, at least 1.
         noise: standard deviation of every coordinate of z_i.
         distance: ‖w*‖.
-        seed: of H, w* and the z_i.
-        dtype: of the samples and the model.
+        seed: seed of H, w* and the z_i.
+        dtype: dtype of the samples and the model.
 
     Raises:
-        InputError: sizes or scales out of range.
+        InputError: a size or scale is out of range.
     """
     if n < 2 or features < 1 or not (condition >= 1 and noise >= 0 and distance >= 0):
         raise InputError(
-            "a quadratic needs n >= 2, features >= 1, condition >= 1, noise >= 0 and distance >= 0, got "
+            "quadratic requires n >= 2, features >= 1, condition >= 1, noise >= 0 and distance >= 0, got "
             f"n={n}, features={features}, condition={condition}, noise={noise}, distance={distance}"
         )
     random = np.random.default_rng(seed)

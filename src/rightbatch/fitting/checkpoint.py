@@ -1,4 +1,4 @@
-"""Checkpoints: plain types and tensors, sealed by a digest, written whole or not at all, the one before kept."""
+"""Checkpoints: plain types and tensors with a checksum, written atomically, with the previous one as a backup."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 from ..errors import DamagedFileError, RunFolderError
 from ..record import RunFolder
-from ..record.checksum import open_sealed, write_sealed
+from ..record.checksum import open_verified, write_checksummed
 
 FORMAT = 4
 
@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], previous: Path | None 
         RunFolderError: the file cannot be written.
     """
     try:
-        write_sealed(path, lambda file: torch.save({"format": FORMAT, **state}, file), previous)
+        write_checksummed(path, lambda file: torch.save({"format": FORMAT, **state}, file), previous)
     except (OSError, RuntimeError) as error:
         raise RunFolderError(f"cannot write the checkpoint {path}: {error}; the last one is whole") from error
 
@@ -38,7 +38,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedFileError: it is cut short or altered.
         RunFolderError: it cannot be read, is no checkpoint or of another format.
     """
-    with open_sealed(path) as file:
+    with open_verified(path) as file:
         try:
             state: Any = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:

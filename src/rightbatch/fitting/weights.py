@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, RunFolderError
-from ..record.atomic import write_whole
+from ..record.atomic import write_atomic
 
 
 def save_weights(path: Path, state: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def save_weights(path: Path, state: Mapping[str, Any]) -> None:
     left_out = ", ".join(name for name in state if name not in tensors)
     metadata = {"format": "pt"} | ({"left_out": left_out} if left_out else {})
     try:
-        write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
+        write_atomic(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""What batch size should I use? Measured in half a minute, leaving no trace."""
+"""Short measurements on a model, which they leave unchanged: batch size, learning rate, critical batch size."""
 
 from .advice import Advice
 from .branching import Branch, CriticalBatch, critical_batch, warm_up

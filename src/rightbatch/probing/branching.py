@@ -1,4 +1,4 @@
-"""The critical batch size by trial: short branches of training at growing batches, from the present state."""
+"""The critical batch size by trial: short training branches of increasing batch size, from the current state."""
 
 import copy
 import math
@@ -22,13 +22,13 @@ from .trace import leaving_no_trace
 
 Scaling = Literal["linear", "square-root"]
 POWERS = {"linear": 1.0, "square-root": 0.5}
-STEPS_OF_LARGEST = 32  # by default, in the window
-COMPARED = 0.5  # share of the window, its end, over which losses are compared
+STEPS_OF_LARGEST = 32  # default window
+COMPARED = 0.5  # losses are compared over this last fraction of the window
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One branch: batch size, learning rate of the first parameter group, loss at its end, infinite if it diverged."""
+    """One branch: batch size, learning rate of the first parameter group, final loss (infinite if it diverged)."""
 
     batch_size: int
     lr: float
@@ -37,15 +37,15 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class CriticalBatch:
-    """What branching found.
+    """The result of `critical_batch`.
 
     Args:
-        batch_size: the largest batch that lost nothing.
-        at_least: no branch lost anything: the critical batch may be larger.
-        samples: samples consumed in training before the branches began, as told by the caller.
+        batch_size: the largest batch size without loss of progress per sample.
+        at_least: no branch lost progress, so the critical batch may be larger.
+        samples: samples consumed in training before the branches, as passed by the caller.
         window_samples: samples each branch consumed.
-        tolerance: by which share a loss may lie above that of the first branch.
-        branches: in the order run; the last is the first that lost, unless `at_least`.
+        tolerance: relative amount by which a loss may exceed that of the first branch.
+        branches: in the order run; the last is the first that lost progress, unless `at_least`.
     """
 
     batch_size: int
@@ -77,7 +77,7 @@ def critical_batch(
     samples: int = 0,
     seed: int = 0,
 ) -> CriticalBatch:
-    """Find the largest batch that trains as well per example as `batch_size` does, by training with each for a while.
+    """Find the largest batch size that makes as much progress per sample as `batch_size`, by short trainings.
 
     A branch is a copy of model and optimizer that trains with batches of k·B and learning rate η·f(k) on the same
     samples in the same order. Its loss is the mean training loss over the second half of the window, before each
@@ -85,45 +85,40 @@ def critical_batch(
 
     | symbol | argument | meaning |
     |---|---|---|
-    | B | batch_size | the batch to start from, known to be small enough |
-    | k | factors | by which it is multiplied |
-    | η | optimizer | its learning rate, for batches of B, that of every parameter group |
+    | B | batch_size | the initial batch size, known to be small enough |
+    | k | factors | its multiples |
+    | η | optimizer | its learning rate at batch size B, of every parameter group |
     | f | scaling | k ("linear") or sqrt(k) ("square-root") |
 
-    Nothing is assumed of the noise, but losses are compared over short windows: what pays only later is not seen, and
-    a tolerance below the scatter of the loss finds chance. Leaves no trace: model, optimizer, random numbers and the
-    data set's attributes are as before. Takes the memory of two more models.
+    No assumption about the noise is made, but losses are compared over short windows: later benefits are not seen, and
+    a tolerance below the scatter of the loss gives random results. Model, optimizer, random states and the data set's
+    attributes are restored afterwards. Needs memory for two more models.
 
     Args:
         model: in the state to branch from.
-        optimizer: over its parameters, in the state to branch from.
+        optimizer: the optimizer of these parameters, in the state to branch from.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         batch_size: B.
-        loss: `loss(output, target)`, the mean over the samples; by default as in `fit`.
-        factors: the k, ascending from 1; those whose batch exceeds the data are left out.
-        window_samples: samples each branch consumes; None takes 32 of the largest batches.
+        loss: `loss(output, target)`, the mean over the samples (default: as in `fit`).
+        factors: k in increasing order, starting with 1; factors whose batch exceeds the data are skipped.
+        window_samples: samples each branch consumes (default: 32 of the largest batches).
         tolerance: relative.
-        scaling: None is "linear" for SGD and "square-root" for the others.
-        samples: samples consumed before, to tell the estimates of one run apart; see `warm_up`.
-        seed: of the order of the samples and of dropout.
+        scaling: how the learning rate scales (default: "linear" for SGD, "square-root" for other optimizers).
+        samples: samples consumed before, to order the estimates of one run; see `warm_up`.
+        seed: seed of the sample order and of dropout.
 
     Returns:
         The estimate.
 
     Raises:
-        InputError: unusable data or settings, or the branch at `batch_size` itself diverges.
+        InputError: invalid data or settings, or the branch at `batch_size` diverges.
 
     Reference: W. Merrill, S. Arora, D. Groeneveld, H. Hajishirzi, "Critical Batch Size Revisited: A Simple Empirical
-    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Ours are the numbers, the relative
-    tolerance, and the plain mean over half of the window in place of a smoothed loss at its end.
+    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Differs: the numbers, the relative
+    tolerance, and the plain mean over half of the window instead of a smoothed final loss.
     """
     require_whole("batch_size", batch_size, least=1)
-    if not isinstance(factors, Sequence):
-        raise InputError(f"factors is {factors!r}: give several numbers, ascending from 1, such as (1, 2, 4).")
-    for k in factors:
-        require_whole("A factor", k, least=1)
-    if not factors or factors[0] != 1 or list(factors) != sorted(set(factors)):
-        raise InputError(f"factors are {tuple(factors)}: let them ascend from 1.")
+    _require_factors(factors)
     require_number("tolerance", tolerance, least=0)
     require_whole("samples", samples, least=0)
     scaling = scaling or ("linear" if isinstance(optimizer, torch.optim.SGD) else "square-root")
@@ -132,7 +127,7 @@ def critical_batch(
         source, loss = source_and_loss(model, train, loss)
         sizes = [k * int(batch_size) for k in factors if k * int(batch_size) <= len(source)]
         if not sizes:
-            raise InputError(f"A batch of {batch_size} was asked for, but there are only {len(source)} samples.")
+            raise InputError(f"batch_size is {batch_size}, but there are only {len(source)} samples.")
         window = STEPS_OF_LARGEST * sizes[-1] if window_samples is None else window_samples
         require_whole("window_samples", window, least=2 * sizes[-1])
         branches: list[Branch] = []
@@ -140,9 +135,7 @@ def critical_batch(
             rate_factor = (size / sizes[0]) ** POWERS[scaling]
             branches.append(_run(model, optimizer, source, loss, size, rate_factor, window, seed))
             if not math.isfinite(branches[0].loss):
-                raise InputError(
-                    f"Training diverges at the batch of {batch_size} itself: lower the learning rate first."
-                )
+                raise InputError(f"Training diverges at the initial batch size {batch_size}: lower the learning rate.")
             if not branches[-1].loss <= (1 + tolerance) * branches[0].loss:
                 break
     lost = len(branches) > 1 and not branches[-1].loss <= (1 + tolerance) * branches[0].loss
@@ -150,25 +143,34 @@ def critical_batch(
     return CriticalBatch(critical, not lost, int(samples), int(window), float(tolerance), tuple(branches))
 
 
+def _require_factors(factors: object) -> None:
+    if not isinstance(factors, Sequence):
+        raise InputError(f"factors is {factors!r}: give increasing whole numbers that start with 1, such as (1, 2, 4).")
+    for k in factors:
+        require_whole("A factor", k, least=1)
+    if not factors or factors[0] != 1 or list(factors) != sorted(set(factors)):
+        raise InputError(f"factors are {tuple(factors)}: they must increase and start with 1.")
+
+
 def warm_up(first: int, estimates: Sequence[CriticalBatch]) -> Piecewise:
-    """A schedule that begins with `first` samples and doubles as soon as an estimate allows the doubled batch.
+    """A schedule that starts at `first` samples and doubles as soon as an estimate allows it.
 
     Args:
-        first: the first batch.
-        estimates: of one run at several places, ascending in `samples`.
+        first: the initial batch size.
+        estimates: results for one run in order of `samples`.
 
     Returns:
-        A batch rule; it never falls, and doubles more than once where an estimate allows it.
+        A batch-size rule that never decreases; it doubles several times at once if an estimate allows it.
 
     Raises:
-        InputError: first below 1, or estimates that do not ascend.
+        InputError: `first` is below 1, or the estimates are not in increasing order.
 
-    Reference: as for `critical_batch`, the warm-up of the batch size there.
+    Reference: see `critical_batch`; the batch-size warm-up.
     """
     require_whole("first", first, least=1)
     places = [estimate.samples for estimate in estimates]
     if places != sorted(set(places)):
-        raise InputError(f"The estimates were made after {places} samples: give them in that order, each place once.")
+        raise InputError(f"The estimates were made after {places} samples: these numbers must increase.")
     sizes, size = {0: int(first)}, int(first)
     for estimate in estimates:
         while 2 * size <= estimate.batch_size:
@@ -188,7 +190,7 @@ def _run(
     window: int,
     seed: int,
 ) -> Branch:
-    model, optimizer = copy.deepcopy((model, optimizer))  # together, so that the copy steps the copy's parameters
+    model, optimizer = copy.deepcopy((model, optimizer))  # together: the copied optimizer then steps the copy
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * rate_factor
     rate = float(optimizer.param_groups[0]["lr"])

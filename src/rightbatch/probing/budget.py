@@ -1,16 +1,16 @@
-"""The seconds a probe may take, and whether the next run still fits into them."""
+"""The time budget of a probe."""
 
 from collections.abc import Callable
 
-MARGIN = 1.3  # predictions may be that much too small
+MARGIN = 1.3  # safety factor on predicted times
 
 
-class Budget:
-    """Seconds by a clock, from now on.
+class TimeBudget:
+    """A time budget that starts now.
 
     Args:
-        seconds: all there are.
-        clock: returns seconds; only differences count.
+        seconds: the budget.
+        clock: returns seconds; only differences matter.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -25,7 +25,7 @@ class Budget:
         return self.clock() - self._start_s
 
     def left_s(self, share: float = 1.0) -> float:
-        """Seconds left until `share` of the budget is spent, what is reserved for tidying up not counted."""
+        """Seconds left until `share` of the budget is spent, without the time reserved for cleaning up."""
         return share * (self.seconds - self.reserved_s) - self.spent_s
 
     def allows(self, predicted_s: float, share: float = 1.0) -> bool:

@@ -1,4 +1,4 @@
-"""The noise scale at the parameters given, from many independent batches."""
+"""The noise scale at the current parameters, from independent batches."""
 
 import math
 
@@ -7,31 +7,31 @@ from ..loop.memory.forward_limit import is_out_of_memory, release
 from ..loop.noise_meter import NoiseMeter
 from ..measurements import Measurement, NoiseEstimate
 from ..noise import NoiseScale, squared_norm
-from .budget import Budget
-from .steps import Steps, require_finite
+from .budget import TimeBudget
+from .steps import ProbeSteps, require_finite
 
 BATCHES = 24  # Student's t is then within 5 % of the normal quantile
 LEAST_BATCHES = 2
 ENOUGH_BATCHES = 8
-LEAST_SAMPLES = 8  # of a batch, or of each of its micro-batches where these are compared
-PRECISE = 0.05  # relative half-width of the interval at which to stop
-MEASURING_COST = 2.0  # a measured step over a plain one, until the first was timed
+LEAST_SAMPLES = 8  # of a batch, or of each of its micro-batches if these are compared
+PRECISE = 0.05  # stop at this relative half-width of the interval
+MEASURING_COST = 2.0  # assumed cost of a measured step over a plain one, before the first is timed
 MOST_FAILURES = 8
 
 
 class NoiseProbe:
-    """Averages V̂ and ŝ over disjoint batches of one pass over the data, in plain means.
+    """Averages V̂ and ŝ over disjoint batches of one pass over the data, with plain means.
 
-    Disjoint batches are independent draws, so that their scatter gives the interval; a second pass would only seem to
-    narrow it. About 24 batches as large as time and data allow: ŝ is the less noisy the larger its batch, but an
-    interval needs a number of them.
+    Disjoint batches are independent draws, so their scatter gives the interval; a second pass would narrow it without
+    new information. It uses about 24 batches, as large as time and data allow: larger batches make ŝ less noisy, but
+    the interval needs several of them.
 
     Args:
         steps: the model, in training mode, and the data.
-        most_forward: most samples in one forward pass.
+        most_forward: largest number of samples in one forward pass.
     """
 
-    def __init__(self, steps: Steps, most_forward: int) -> None:
+    def __init__(self, steps: ProbeSteps, most_forward: int) -> None:
         self._steps = steps
         self._most_forward = most_forward
         self._meter = NoiseMeter(steps.model, steps.parameters)
@@ -41,30 +41,30 @@ class NoiseProbe:
 
     @property
     def method(self) -> str:
-        """How the noise was measured, in words."""
-        return f"{self._meter.method}; {self.batches} batches of {self.samples}"
+        """How the noise was measured, as text."""
+        return f"{self._meter.method}; {self.batches} batches of {self.samples} samples"
 
-    def run(self, budget: Budget, share: float, fixed_s: float, per_sample_s: float) -> NoiseEstimate | None:
-        """Measure until the interval is narrow, or data or time are used up.
+    def run(self, budget: TimeBudget, share: float, fixed_s: float, per_sample_s: float) -> NoiseEstimate | None:
+        """Measure until the interval is narrow, or data or time run out.
 
         Args:
-            budget: nothing is started that is not predicted to end before `share` of it is spent.
-            share: see there.
-            fixed_s: seconds of a plain step whatever its size.
-            per_sample_s: seconds of a plain step for each sample.
+            budget: a batch starts only if it is predicted to end before `share` of the budget is spent.
+            share: fraction of the budget.
+            fixed_s: fixed seconds of a plain step.
+            per_sample_s: seconds of a plain step per sample.
 
         Returns:
-            The noise; None if there was no time for two batches.
+            The noise; None if there is no time for two batches.
 
         Raises:
             DataError: too few samples for two batches.
-            InputError: loss or gradient are not finite.
+            InputError: the loss or the gradient is not finite.
         """
         epoch = drawn = failures = 0
         expected_s = 0.0
         while failures < MOST_FAILURES:
             if self.batches == 0:
-                # Nothing measured yet, or the first attempt failed: begin with all of the data.
+                # Nothing measured yet, or the first attempt failed: start with all of the data.
                 epoch, drawn = epoch + 1, 0
                 self._steps.begin_epoch(epoch)
                 affordable = max(0.0, budget.left_s(share)) / (MEASURING_COST * per_sample_s)
@@ -92,13 +92,13 @@ class NoiseProbe:
         least = 2 * groups
         if n < LEAST_BATCHES * least:
             raise DataError(
-                f"There are {n} samples; measuring the noise takes at least {LEAST_BATCHES * least} for this model "
+                f"There are {n} samples; measuring the noise of this model requires at least {LEAST_BATCHES * least} "
                 f"({self._meter.method})."
             )
         return max(least, min(max(LEAST_SAMPLES * groups, int(affordable) // BATCHES), n // LEAST_BATCHES))
 
     def _measure(self) -> Measurement | None:
-        """One batch; None if memory ran out, or exact norms proved impossible: the next attempt is then another."""
+        """Measure one batch; None if memory runs out or exact norms fail: the next attempt then differs."""
         try:
             require_finite(self._steps.gradient(self.samples, self._meter, self._most_forward))
             norm2 = float(squared_norm([p.grad for p in self._steps.parameters]))

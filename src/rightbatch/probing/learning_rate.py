@@ -1,4 +1,4 @@
-"""A learning rate for schedule-free Adam, by the range test with which the automatic rule begins."""
+"""A learning rate for schedule-free Adam, by the range test of the automatic rule."""
 
 import math
 from dataclasses import replace
@@ -9,33 +9,35 @@ from torch import Tensor
 from ..decision import Plan
 from ..noise import squared_norm
 from ..rules.lr import AveragedDistance
-from .budget import Budget
-from .curve import Curve
-from .steps import Steps
+from .budget import TimeBudget
+from .steps import ProbeSteps
+from .timing_sweep import TimingSweep
 
 TESTS = 3
 OVER_PROGRESS = 2.0  # η_r over η_80, as in the automatic rule
 LEAST_WATCHED = 64
-LEAST_DROP, STANDS_OUT = 0.01, 4.0  # of the loss; over its noise, of dropout for instance
-NO_TIME = "no learning rate: the time was up before the end of a range test"
-NO_DROP = "no learning rate: no step size of the range test lowered the loss by 1 % and more than its noise"
+LEAST_DROP, STANDS_OUT = 0.01, 4.0  # relative drop of the loss; multiple of its noise, such as that of dropout
+NO_TIME = "no learning rate: time ran out before a range test finished"
+NO_DROP = "no learning rate: in the range test, the loss did not fall by more than 1 % and more than its noise"
 
 
-def suggest_learning_rate(steps: Steps, curve: Curve, samples: int, budget: Budget) -> tuple[float | None, str]:
-    """Run the range test at a batch size, from the present parameters and back to them, and suggest η_r = 2 η_80.
+def suggest_learning_rate(
+    steps: ProbeSteps, curve: TimingSweep, samples: int, budget: TimeBudget
+) -> tuple[float | None, str]:
+    """Run the range test at a batch size, restore the parameters, and suggest η_r = 2 η_80.
 
-    η_80 is the step size by which 80 % of the drop was made; around η_r `lr="auto"` works. Differs from there: the
-    loss watched is that of the same samples throughout, at least twice a batch, so that it is free of the noise of
-    drawing them. A single test scatters with the order of the batches: of up to three the median is taken.
+    η_80 is the learning rate by which 80 % of the drop was made; `lr="auto"` uses values near η_r. Unlike there, the
+    loss is evaluated on the same samples throughout, at least twice the batch, so that it is free of sampling noise.
+    A single test depends on the order of the batches, so the median of up to three tests is used.
 
     Args:
         steps: the model and the data.
-        curve: tells how long steps take.
-        samples: of every step.
-        budget: a test is given up where its time ends.
+        curve: the step times.
+        samples: batch size of every step.
+        budget: a test stops when its time runs out.
 
     Returns:
-        The learning rate, None where none can be told, and then why.
+        The learning rate and an empty string; or None and the reason.
     """
     start = steps.averaging.average()
     watched = _watched(curve, samples)
@@ -56,8 +58,10 @@ def suggest_learning_rate(steps: Steps, curve: Curve, samples: int, budget: Budg
     return OVER_PROGRESS * median_low(rates), ""
 
 
-def rate_by_one_test(steps: Steps, curve: Curve, samples: int, budget: Budget, share: float) -> float | None:
-    """η_r of a single range test from the present parameters and back; None where none can be told in that time."""
+def rate_by_one_test(
+    steps: ProbeSteps, curve: TimingSweep, samples: int, budget: TimeBudget, share: float
+) -> float | None:
+    """η_r of a single range test, restoring the parameters; None if it cannot be determined in that time."""
     start = steps.averaging.average()
     watched = _watched(curve, samples)
     expected_s = curve.expected_s(samples) + curve.expected_s(watched)
@@ -66,27 +70,27 @@ def rate_by_one_test(steps: Steps, curve: Curve, samples: int, budget: Budget, s
     return OVER_PROGRESS * found if found else None
 
 
-def _watched(curve: Curve, samples: int) -> int:
+def _watched(curve: TimingSweep, samples: int) -> int:
     return min(max(2 * samples, LEAST_WATCHED), curve.sizes[-1])
 
 
 def _range_test(
-    steps: Steps,
+    steps: ProbeSteps,
     samples: int,
     watched: int,
     expected_s: float,
-    budget: Budget,
+    budget: TimeBudget,
     start: Tensor,
     epoch: int,
     share: float = 1.0,
 ) -> float | None:
-    """η_80 of one test from `start`; 0 if the loss did not fall, None if the time ended first."""
+    """η_80 of one test from `start`; 0 if the loss did not fall, None if time ran out first."""
     steps.averaging.restart(start)
     steps.begin_epoch(epoch)
     loss_of_watched = steps.loss_on(watched)
     rule = AveragedDistance()
     plan = Plan(steps.train_samples, start.numel(), math.sqrt(float(squared_norm([start]))))
-    # Fine steps throughout: the coarse beginning saves time but may pass over a narrow range.
+    # Fine steps throughout: the coarse initial steps save time but may skip a narrow range.
     test = replace(rule.test, coarse_factor=rule.test.factor)
     now, noise = rule.start(plan)[1].test, 0.0
     while not now.finished:

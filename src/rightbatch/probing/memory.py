@@ -1,4 +1,4 @@
-"""How large a batch may become before memory runs out: predicted before it is tried."""
+"""Prediction of whether a larger batch fits into memory."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-SHARE = 0.8  # of what is free
-# Limit, usage and the part of it that is file cache, of the two forms of Linux control groups.
+SHARE = 0.8  # of the free memory
+# Limit, usage and its file-cache part, for both versions of Linux control groups.
 CONTAINERS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -20,14 +20,13 @@ CONTAINERS = (
 
 
 class Memory:
-    """Predicts whether a larger batch fits, from how the peak has grown.
+    """Predicts whether a larger batch fits, from the growth of the peak memory.
 
-    A step on b samples raised the peak by u bytes above what was held at the start; one on b' > b will need
-    u·b'/b at most, since part of u does not grow. While the peak is still that of earlier, larger work of this
-    process, nothing is known yet and nothing is refused.
+    If a step on b samples raised the peak by u bytes above the initial usage, a step on b' > b needs at most u·b'/b,
+    since part of u does not grow. As long as earlier work of this process determines the peak, every size is allowed.
 
     Args:
-        device: where the model is.
+        device: the model's device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +35,7 @@ class Memory:
         self._first_peak_bytes = peak_bytes(device)
 
     def allows(self, tried: int, samples: int) -> bool:
-        """Whether a batch of `samples` is predicted to fit, `tried` being the largest that was run."""
+        """Whether a batch of `samples` is predicted to fit, given that `tried` is the largest that was run."""
         peak = peak_bytes(self._device)
         if peak <= self._first_peak_bytes:
             return True
@@ -45,7 +44,7 @@ class Memory:
 
 
 def held_bytes(device: torch.device) -> int:
-    """What this process holds now."""
+    """Memory that this process uses now."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:
@@ -56,7 +55,7 @@ def held_bytes(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most this process has held so far; 0 where that cannot be known."""
+    """Peak memory of this process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None or device.type != "cpu":
@@ -66,7 +65,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> float:
-    """What could still be had, without swapping and within the limit of a container; inf where that cannot be known."""
+    """Memory available without swapping, within the limit of the container; inf if unknown."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -79,7 +78,7 @@ def _machine_free_bytes() -> float:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         pass
-    # Not Linux: the best that is standardised.
+    # Not Linux: POSIX values, where available.
     for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
         try:
             return float(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))

@@ -1,4 +1,4 @@
-"""What a learning-rate range test found: the curve, three suggestions read off it, text and picture."""
+"""The result of a learning-rate range test: the curve, three suggestions, text and figure."""
 
 import math
 import os
@@ -15,14 +15,14 @@ LEAST_DROP = 0.01  # of the first loss
 
 @dataclass(frozen=True, slots=True)
 class RateCurve:
-    """The answer of `find_lr`.
+    """The result of `find_lr`.
 
     Args:
-        rates: learning rates, ascending; each was used for one step.
-        losses: the batch's loss before that step, so at the end of those with all smaller rates.
-        smoothed: these, averaged exponentially and corrected for the start.
-        samples: of every step.
-        optimizer: whose rate it is.
+        rates: increasing learning rates, each used for one step.
+        losses: the batch's loss before that step, after the steps with all smaller rates.
+        smoothed: their exponential average with bias correction.
+        samples: batch size of every step.
+        optimizer: name of the optimizer that the rates are for.
     """
 
     rates: tuple[float, ...]
@@ -32,14 +32,14 @@ class RateCurve:
     optimizer: str
 
     @property
-    def told(self) -> bool:
-        """Whether the smoothed loss fell by 1 % at all; if not, there is no suggestion."""
+    def found(self) -> bool:
+        """Whether the smoothed loss fell by 1 %; if not, there are no suggestions."""
         return min(self.smoothed) < self.smoothed[0] - LEAST_DROP * abs(self.smoothed[0])
 
     @property
     def valley(self) -> float | None:
-        """The middle, on the logarithmic axis, of the longest falling subsequence of the smoothed loss."""
-        if not self.told:
+        """The midpoint, on a logarithmic axis, of the longest decreasing subsequence of the smoothed loss."""
+        if not self.found:
             return None
         length, previous = [1] * len(self.smoothed), [-1] * len(self.smoothed)
         for i, loss in enumerate(self.smoothed):
@@ -53,16 +53,16 @@ class RateCurve:
 
     @property
     def steepest(self) -> float | None:
-        """Where the smoothed loss falls fastest in the logarithm of the rate, before its minimum."""
-        if not self.told:
+        """The rate before the minimum at which the smoothed loss falls fastest, over the logarithm of the rate."""
+        if not self.found:
             return None
         slopes = np.gradient(self.smoothed, np.log(self.rates))
         return self.rates[int(np.argmin(slopes[: self._least + 1]))]
 
     @property
     def tenth_of_minimum(self) -> float | None:
-        """A tenth of the rate at which the smoothed loss was least."""
-        return self.rates[self._least] / 10 if self.told else None
+        """A tenth of the rate at the minimum of the smoothed loss."""
+        return self.rates[self._least] / 10 if self.found else None
 
     @property
     def _least(self) -> int:
@@ -73,16 +73,16 @@ class RateCurve:
             f"Learning rates from {number(self.rates[0])} to {number(self.rates[-1])}, {len(self.rates)} steps of "
             f"{self.optimizer} on {self.samples} samples"
         )
-        if not self.told:
-            return f"{head}\n  no suggestion: the loss never fell by 1 %"
-        found = {"valley": self.valley, "steepest": self.steepest, "tenth of minimum": self.tenth_of_minimum}
-        return "\n".join([head, *(f"  {name:<18}{number(rate or 0.0, 2)}" for name, rate in found.items())])
+        if not self.found:
+            return f"{head}\n  no suggestion: the loss did not fall by 1 %"
+        rates = {"valley": self.valley, "steepest": self.steepest, "tenth of minimum": self.tenth_of_minimum}
+        return "\n".join([head, *(f"  {name:<18}{number(rate or 0.0, 2)}" for name, rate in rates.items())])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the losses, the smoothed curve and the suggestions into a file: .png, .svg or .pdf.
+        """Save a figure of the losses, the smoothed curve and the suggestions as .png, .svg or .pdf.
 
         Raises:
-            InputError: another ending, or the file cannot be written.
+            InputError: the suffix is not supported, or the file cannot be written.
             MissingExtraError: matplotlib is not installed.
         """
         marks = {"valley": self.valley, "steepest": self.steepest, "tenth of minimum": self.tenth_of_minimum}

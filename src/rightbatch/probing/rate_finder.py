@@ -1,4 +1,4 @@
-"""`rightbatch.find_lr`: the learning-rate range test, leaving no trace."""
+"""`rightbatch.find_lr`: the learning-rate range test."""
 
 import math
 from collections import defaultdict
@@ -14,10 +14,10 @@ from ..fitting.units import Loss
 from ..ranges import require_number, require_whole
 from .rate_curve import RateCurve
 from .run import require_model, seed_device
-from .steps import Steps, require_finite, source_and_loss
+from .steps import ProbeSteps, require_finite, source_and_loss
 from .trace import leaving_no_trace
 
-DIVERGED = 4.0  # times the least smoothed loss
+DIVERGED = 4.0  # stop at this multiple of the smallest smoothed loss
 
 
 def find_lr(
@@ -33,39 +33,39 @@ def find_lr(
     smoothing: float = 0.9,
     seed: int = 0,
 ) -> RateCurve:
-    """Raise the learning rate geometrically, a step at a time, until the loss blows up, and read off good ones.
+    """Increase the learning rate geometrically, step by step, until the loss diverges, and suggest good values.
 
-    The rate suggested belongs to this optimizer, this batch size and these parameters. The model, its random numbers,
-    the data set's attributes and the optimizer are as before afterwards.
+    The suggestions are valid for this optimizer, batch size and model state. The model, the optimizer, random states
+    and the data set's attributes are restored afterwards.
 
         curve = rightbatch.find_lr(model, (x, y), optimizer=optimizer)
         print(curve)
         curve.valley, curve.steepest, curve.tenth_of_minimum
 
     Args:
-        model: on its device; trained from its present parameters, and put back.
+        model: on its device; trained from its current parameters, then restored.
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the samples; by default as for `probe`.
-        optimizer: over the model's parameters, its state included; None is plain SGD. The rates of its groups keep
-            their ratios to the first.
-        batch_size: samples of every step, at most all there are.
-        low: the first rate.
-        high: the last, if the loss has not blown up before.
-        steps: from the one to the other.
-        smoothing: weight of the past in the average of the losses.
-        seed: of the order of the samples and of dropout.
+        loss: `loss(output, target)`, the mean over the samples (default: as in `probe`).
+        optimizer: an optimizer of the model's parameters, with its state (default: plain SGD). The ratios between the
+            learning rates of its groups are preserved.
+        batch_size: samples per step, at most the whole data set.
+        low: the first learning rate.
+        high: the last learning rate, unless the loss diverges before.
+        steps: number of steps from `low` to `high`.
+        smoothing: decay of the exponential average of the losses.
+        seed: seed of the sample order and of dropout.
 
     Returns:
-        The curve with its suggestions, up to the step at which the smoothed loss exceeded 4 times its least.
+        The curve with its suggestions, up to the step at which the smoothed loss exceeds 4 times its minimum.
 
     Raises:
-        InputError: unusable data, model, loss or settings.
-        UnsupportedError: parameters of several types or on several devices.
-        TraceError: something changed that running a model does not change, such as its hooks.
+        InputError: invalid data, model, loss or settings.
+        UnsupportedError: the parameters have several dtypes or devices.
+        TraceError: running the model changed something that must not change, such as its hooks.
 
     Reference: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017; arXiv 1506.01186),
     section 3.3. Differs: the rate grows geometrically, and the loss is the training batch's, smoothed; the suggestions
-    are those in common use since.
+    are in common use since.
     """
     require_model(model)
     require_whole("batch_size", batch_size, least=1)
@@ -76,7 +76,7 @@ def find_lr(
     with leaving_no_trace(model, train), torch.enable_grad():
         source, loss = source_and_loss(model, train, loss)
         model.train()
-        runner = Steps(model, source, loss, seed, None)
+        runner = ProbeSteps(model, source, loss, seed, None)
         seed_device(runner.device, seed)
         used = torch.optim.SGD(runner.parameters, lr=low) if optimizer is None else optimizer
         factor = (high / low) ** (1 / (steps - 1))
@@ -88,9 +88,9 @@ def find_lr(
 
 
 def _losses(
-    runner: Steps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
+    runner: ProbeSteps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
 ) -> Iterator[tuple[float, float]]:
-    """(loss, smoothed loss) before the step at each rate, until it blows up."""
+    """(loss, smoothed loss) before the step at each rate, until it diverges."""
     base = optimizer.param_groups[0]["lr"]
     ratios = [float(group["lr"] / base) if base > 0 else 1.0 for group in optimizer.param_groups]
     an_epoch = max(1, runner.train_samples // samples)
@@ -117,16 +117,16 @@ def _losses(
 
 @contextmanager
 def _borrowed(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within, the optimizer works on a copy of its state and settings."""
+    """Within the context, the optimizer works on a copy of its state and settings."""
     state, groups = optimizer.state, [dict(group) for group in optimizer.param_groups]
-    optimizer.state = defaultdict(dict, {p: _copied(kept) for p, kept in state.items()})
+    optimizer.state = defaultdict(dict, {p: _copied(saved) for p, saved in state.items()})
     try:
         yield
     finally:
         optimizer.state = state
-        for group, kept in zip(optimizer.param_groups, groups, strict=True):
+        for group, saved in zip(optimizer.param_groups, groups, strict=True):
             group.clear()
-            group.update(kept)
+            group.update(saved)
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Real training steps of any size: fetch, forward, backward and the update that `fit` makes."""
+"""Training steps of any size, like those of `fit`: fetch, forward, backward and update."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ from ..loop.noise_meter import NoiseMeter
 
 
 def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[Source, Loss]:
-    """The data as a source and the loss, by default that of the targets, once they are known to fit the model.
+    """The data as a source, and the loss (default: by the type of the targets), checked against the model.
 
     Raises:
-        InputError: unusable data, or a model or loss that does not fit them.
+        InputError: invalid data, or a model or loss that does not match them.
     """
     source = as_source(train)
     require_map_style(source, "probed")
@@ -32,15 +32,15 @@ def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[So
     return source, loss
 
 
-class Steps:
-    """Takes steps by schedule-free Adam, as `fit` does; at learning rate 0 they do all of the work and move nothing.
+class ProbeSteps:
+    """Training steps with schedule-free Adam, like those of `fit`; at learning rate 0 the parameters do not move.
 
     Args:
-        model: in training mode; its trainable parameters are trained, and have no gradients between steps.
+        model: in training mode; its parameters have no gradients between steps.
         source: the samples.
-        loss: (output, target) -> the mean over the samples.
-        seed: of the order of the samples.
-        micro_batch: most samples in one forward pass; None passes every batch at once.
+        loss: `loss(output, target)`, the mean over the samples.
+        seed: seed of the sample order.
+        micro_batch: maximum number of samples per forward pass (default: the whole batch).
     """
 
     def __init__(self, model: nn.Module, source: Source, loss: Loss, seed: int, micro_batch: int | None) -> None:
@@ -58,18 +58,18 @@ class Steps:
         self.clear()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Go on with the samples in the order of `epoch`, from its first."""
+        """Continue with the first sample of `epoch`."""
         self._epoch = epoch
         self._stream.seek(epoch, 0)
 
     @property
     def left_of_epoch(self) -> int:
-        """Samples not yet taken."""
+        """Samples of the epoch that are left."""
         return self._stream.remaining if self._stream.epoch == self._epoch else 0
 
     @contextmanager
     def over(self, source: Source) -> Iterator[None]:
-        """Within, the samples are those of another source, from the first of its first epoch."""
+        """Within the context, steps use another source, from the first sample of its first epoch."""
         before = self._stream, self._epoch
         self._stream, self._epoch = BatchStream(source, self._seed, device=self.device), 0
         try:
@@ -78,7 +78,7 @@ class Steps:
             self._stream, self._epoch = before
 
     def step(self, samples: int, lr: float = 0.0) -> float:
-        """One step on exactly `samples` samples, over on the device on return; its loss, no step if not finite."""
+        """Take one step on exactly `samples` samples, synchronize, return the loss; no update if it is not finite."""
         loss = self.gradient(samples)
         if math.isfinite(loss):
             self.update(samples, lr)
@@ -91,7 +91,7 @@ class Steps:
         """Take a step at learning rate 0; False if memory ran out.
 
         Raises:
-            InputError: loss or gradient are not finite.
+            InputError: the loss or the gradient is not finite.
         """
         try:
             require_finite(self.step(samples))
@@ -99,21 +99,21 @@ class Steps:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Only out here has the traceback let go of the tensors of the failed pass.
+        # Only here does the traceback no longer hold the tensors of the failed pass.
         self.clear()
         release(self.device)
         return False
 
     def gradient(self, samples: int, meter: NoiseMeter | None = None, most_forward: int | None = None) -> float:
-        """Leave the gradient of exactly `samples` samples in the parameters; return their mean loss.
+        """Compute the gradient of exactly `samples` samples; return their mean loss.
 
         Args:
-            samples: the next ones of the epoch, or its first where fewer are left.
+            samples: number of samples, the next of the epoch, or its first if fewer are left.
             meter: measures the noise of this gradient.
-            most_forward: most samples in one forward pass, if fewer than always.
+            most_forward: maximum number of samples per forward pass, if lower than usual.
 
         Raises:
-            DataError: the source returned fewer or more samples than asked for.
+            DataError: the source returned another number of samples than requested.
             InputError: the loss does not depend on the parameters.
         """
         if self._stream.epoch != self._epoch or self._stream.remaining < samples:
@@ -132,7 +132,7 @@ class Steps:
         return total / samples
 
     def loss_on(self, samples: int) -> Callable[[], float]:
-        """Fetch `samples` samples, and return what tells their mean loss at the parameters of the moment."""
+        """Fetch `samples` samples and return a function that computes their mean loss at the current parameters."""
         self.begin_epoch(self._epoch)
         x, y = self._stream.fetch(self._stream.take(min(samples, self._most_forward)))
 
@@ -143,7 +143,7 @@ class Steps:
         return loss
 
     def update(self, samples: int, lr: float) -> None:
-        """Move the parameters along the gradient they hold, that of `samples` samples."""
+        """Update the parameters with their gradient, that of `samples` samples."""
         for group in self.averaging.optimizer.param_groups:
             group["lr"] = lr
         self.averaging.step(samples, lr)
@@ -158,10 +158,12 @@ class Steps:
             meter.arm(piece.samples)
         x, y = self._stream.fetch(piece)
         if len(x) != piece.samples or len(y) != piece.samples:
-            raise DataError(f"{piece.samples} samples were asked for, the data returned {len(x)} x and {len(y)} y.")
+            raise DataError(
+                f"Requested {piece.samples} samples, but the data returned {len(x)} inputs, {len(y)} targets."
+            )
         loss = self._loss(self.model(x), y)
         if not loss.requires_grad:
-            raise InputError("The loss does not depend on a trainable parameter: is the forward pass under no_grad?")
+            raise InputError("The loss does not depend on a trainable parameter: check for torch.no_grad() in forward.")
         value = float(loss.detach())
         if math.isfinite(value):
             if meter is not None:
@@ -173,13 +175,13 @@ class Steps:
 
 
 def require_finite(loss: float) -> None:
-    """Refuse a loss that is NaN or infinite at the parameters given.
+    """Raise if the loss is NaN or infinite.
 
     Raises:
-        InputError: saying where to look.
+        InputError: the loss is not finite.
     """
     if not math.isfinite(loss):
         raise InputError(
-            f"The loss, or its gradient, is not finite at the parameters given (loss {loss}): check the inputs and "
-            "targets for values far from the ordinary, and the model's parameters."
+            f"The loss or its gradient is not finite (loss {loss}): check the inputs and targets for extreme values, "
+            "and the model's parameters."
         )

@@ -1,8 +1,8 @@
-"""Leaving no trace: everything a training step can change is noted before, put back after, and compared.
+"""Save, restore and compare everything that a training step can change.
 
-What running a model changes in the ordinary way (parameters, gradients, buffers, modes, attributes, random numbers) is
-put back without a word. What nobody should change in passing (hooks, submodules, which parameters are trained,
-process-wide settings) is put back too, and reported as an error: the measurements then were not those of one model.
+State that running a model normally changes (parameters, gradients, buffers, modes, attributes, random states) is
+restored silently. State that it must not change (hooks, submodules, requires_grad, process-wide settings) is restored
+too, but raises an error: the measurements then do not belong to one model.
 """
 
 import random
@@ -21,19 +21,19 @@ from ..fitting.stopping import Interruption
 from ..noise.isolation import devices_of, random_state, set_random_state
 
 REGISTRIES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
-CHANGED_BY_RUNNING = ("_buffers",)  # a module may put new tensors in their place
+CHANGED_BY_RUNNING = ("_buffers",)  # a module may replace its buffers
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One thing to be found as it was.
+class TrackedState:
+    """One piece of state to save and restore.
 
     Args:
-        name: for people.
-        read: returns its present value, such that it keeps when the thing changes.
-        write: puts back what `read` returned.
-        quiet: running a model changes it in the ordinary way.
+        name: its name in messages.
+        read: returns a copy of its current value.
+        write: restores a value that `read` returned.
+        quiet: running a model may change it.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Part:
 
 @contextmanager
 def leaving_no_trace(model: nn.Module, data: object) -> Iterator[None]:
-    """Within, the model may be trained; afterwards it, the random numbers and the data set are as before.
+    """A context in which the model may be trained; afterwards model, random states and data set are restored.
 
-    Seen are parameters, gradients, buffers, hooks, submodules, modes and attributes of every module, attributes of
-    `data`, generators of random numbers among these and the global ones of torch, NumPy and Python, and torch's
-    default type, threads and gradient mode. Not seen is what a hook or a module keeps inside a list or an object of
-    its own. Ctrl-C while things are put back waits until that is done.
+    Covered: parameters, gradients, buffers, hooks, submodules, modes and attributes of every module; attributes of
+    `data`; random generators among these and the global ones of torch, NumPy and Python; torch's default dtype, number
+    of threads and gradient mode. Not covered: the contents of lists and objects that a hook or a module holds. Ctrl-C
+    takes effect after everything is restored.
 
     Raises:
-        TraceError: something changed that running a model does not change, or that could not be put back.
+        TraceError: something changed that must not change, or could not be restored.
     """
     parts = list(_parts(model, data))
     before = [part.read() for part in parts]
@@ -68,8 +68,8 @@ def leaving_no_trace(model: nn.Module, data: object) -> Iterator[None]:
         raise TraceError(problem)
 
 
-def _put_back(parts: list[Part], before: list[Any]) -> str:
-    """Put everything back, compare again, and say what should not have been."""
+def _put_back(parts: list[TrackedState], before: list[Any]) -> str:
+    """Restore everything, compare again, and return a message about what should not have changed."""
     interruption = Interruption()
     with interruption.watched():
         changed, stuck = [], []
@@ -77,22 +77,22 @@ def _put_back(parts: list[Part], before: list[Any]) -> str:
             if not _same(part.read(), value):
                 if not part.quiet:
                     changed.append(part.name)
-                with suppress(RuntimeError):  # a tensor of another shape by now: found in the comparison below
+                with suppress(RuntimeError):  # the tensor has another shape now: detected by the comparison below
                     part.write(value)
         stuck = [part.name for part, value in zip(parts, before, strict=True) if not _same(part.read(), value)]
     if interruption.asked:
         raise KeyboardInterrupt
     if stuck:
-        return f"Probing could not put back {_listed(stuck)}: make the model anew before training it."
+        return f"Could not restore {_listed(stuck)} after probing: recreate the model before training it."
     if changed:
         return (
-            f"Running the model changed {_listed(changed)}. It was put back, but what was measured is not one model's: "
-            "remove the hook or the line in forward that does it, then probe again."
+            f"Running the model changed {_listed(changed)}. It has been restored, but the measurements are not valid: "
+            "remove the hook or the line in forward that causes the change, then probe again."
         )
     return ""
 
 
-def _parts(model: nn.Module, data: object) -> Iterator[Part]:
+def _parts(model: nn.Module, data: object) -> Iterator[TrackedState]:
     for path, module in model.named_modules():
         name = f"'{path}'" if path else "the model"
         for registry in REGISTRIES:
@@ -100,32 +100,36 @@ def _parts(model: nn.Module, data: object) -> Iterator[Part]:
             if contents is not None:
                 quiet = registry in CHANGED_BY_RUNNING
                 label = f"{registry.strip('_').replace('_', ' ')} of {name}"
-                yield Part(label, partial(dict, contents), partial(_refill, contents), quiet)
+                yield TrackedState(label, partial(dict, contents), partial(_refill, contents), quiet)
         yield from _attributes(module, name)
     if hasattr(data, "__dict__") and not isinstance(data, Tensor | np.ndarray):
         yield from _attributes(data, "the data")
     for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        yield Part(f"the values of '{path}'", partial(_copy, tensor), partial(_assign, tensor))
+        yield TrackedState(f"the values of '{path}'", partial(_copy, tensor), partial(_assign, tensor))
     for path, parameter in model.named_parameters():
-        yield Part(f"the gradient of '{path}'", partial(_gradient, parameter), partial(_set_gradient, parameter))
+        yield TrackedState(
+            f"the gradient of '{path}'", partial(_gradient, parameter), partial(_set_gradient, parameter)
+        )
         trained = f"requires_grad of '{path}'"
-        yield Part(trained, partial(getattr, parameter, "requires_grad"), parameter.requires_grad_, quiet=False)
+        yield TrackedState(trained, partial(getattr, parameter, "requires_grad"), parameter.requires_grad_, quiet=False)
         for kind in TENSOR_HOOKS:
             label = f"hooks on '{path}'"
-            yield Part(label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False)
+            yield TrackedState(
+                label, partial(_hooks, parameter, kind), partial(_set_hooks, parameter, kind), quiet=False
+            )
     devices = devices_of(model)
-    yield Part(
+    yield TrackedState(
         "torch's random state", partial(random_state, *devices), lambda states: set_random_state(states, *devices)
     )
-    yield Part("NumPy's random state", np.random.get_state, np.random.set_state)
-    yield Part("Python's random state", random.getstate, random.setstate)
-    yield Part("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)
-    yield Part("torch's number of threads", torch.get_num_threads, torch.set_num_threads, quiet=False)
-    yield Part("torch's gradient mode", torch.is_grad_enabled, _set_grad_mode, quiet=False)
+    yield TrackedState("NumPy's random state", np.random.get_state, np.random.set_state)
+    yield TrackedState("Python's random state", random.getstate, random.setstate)
+    yield TrackedState("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, quiet=False)
+    yield TrackedState("torch's number of threads", torch.get_num_threads, torch.set_num_threads, quiet=False)
+    yield TrackedState("torch's gradient mode", torch.is_grad_enabled, _set_grad_mode, quiet=False)
 
 
-def _attributes(owner: object, name: str) -> Iterator[Part]:
-    """The attributes of an object, its registries left out, and the states of generators among them."""
+def _attributes(owner: object, name: str) -> Iterator[TrackedState]:
+    """The attributes of an object, without its registries, and the states of generators among them."""
     present = vars(owner)
 
     def read() -> dict[str, Any]:
@@ -136,22 +140,24 @@ def _attributes(owner: object, name: str) -> Iterator[Part]:
             del present[key]
         present.update(saved)
 
-    yield Part(f"attributes of {name}", read, write)
+    yield TrackedState(f"attributes of {name}", read, write)
     for key, value in present.items():
         if isinstance(value, torch.Generator):
-            yield Part(f"generator {key} of {name}", value.get_state, value.set_state)
+            yield TrackedState(f"generator {key} of {name}", value.get_state, value.set_state)
         elif isinstance(value, np.random.Generator):
             bits = value.bit_generator
-            yield Part(f"generator {key} of {name}", partial(getattr, bits, "state"), partial(setattr, bits, "state"))
+            yield TrackedState(
+                f"generator {key} of {name}", partial(getattr, bits, "state"), partial(setattr, bits, "state")
+            )
 
 
 def _refill(contents: dict[str, Any], saved: dict[str, Any]) -> None:
-    contents.clear()  # the very same dict: handles of hooks refer to it
+    contents.clear()  # keep the same dict: hook handles refer to it
     contents.update(saved)
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)  # memory of an accelerator is what is being measured
+    return tensor.detach().to("cpu", copy=True)  # accelerator memory is what is being measured
 
 
 @torch.no_grad()
@@ -182,7 +188,7 @@ def _set_grad_mode(enabled: bool) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two readings agree: tensors and arrays bit for bit, what a dict holds by identity or plain value."""
+    """Whether two readings are equal: tensors and arrays bit for bit, dict values by identity or plain value."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bits(a), _bits(b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
@@ -203,7 +209,7 @@ def _same_plain(a: Any, b: Any) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The bytes: NaN is then equal to itself, and 0 is not equal to -0."""
+    """The bytes, so that NaN equals NaN and 0 differs from -0."""
     return tensor.reshape(-1).contiguous().view(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The run folder: settings, event log, ledger, and reading them back."""
+"""The run folder: settings, event log and ledger, and how to read them."""
 
 from .events import EventLog, iterate_events, read_events
 from .folder import RunFolder

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written aside, brought to the disk, renamed."""
+"""Atomic file writes: write a temporary file, fsync it, rename it."""
 
 import errno
 import os
@@ -10,19 +10,19 @@ from typing import BinaryIO
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path | None = None) -> None:
-    """Replace a file so that a crash at any moment leaves the old content or the new one, never a part of it.
+def write_atomic(path: Path, write: Callable[[BinaryIO], object], previous: Path | None = None) -> None:
+    """Replace a file atomically: after a crash at any moment it has its old content or its new content.
 
-    The content goes to `<name>.new` and to the disk (fsync) before it takes the name, and the folder, which holds the
-    names, goes to the disk after. What could not be finished is removed, to give back its space.
+    The content is written to `<name>.new` and flushed to disk (fsync) before the rename; the folder is flushed after
+    it. If writing fails, the temporary file is removed to free its space.
 
     Args:
         path: the file.
-        write: writes the content to an open file.
-        previous: the name under which the old file is kept; between the two renames it is the only one there.
+        write: writes the content to an open binary file.
+        previous: path for a copy of the old file; between the two renames it is the only one of the two that exists.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was, if need be under the name `previous`.
+        OSError: the file cannot be written; the old file is unchanged, possibly under the name `previous`.
     """
     unfinished = path.with_name(path.name + ".new")
     try:
@@ -41,14 +41,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path 
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system has a way to."""
-    if os.name == "nt":  # a folder cannot be opened there
+    """Flush the entries of a folder to disk, where the operating system supports it."""
+    if os.name == "nt":  # Windows cannot open a folder
         return
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:  # some network file systems know no fsync of folders
+        if error.errno not in _NO_FOLDER_SYNC:  # some network file systems do not support fsync on folders
             raise
     finally:
         os.close(number)

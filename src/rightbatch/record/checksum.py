@@ -1,10 +1,10 @@
-"""Sealed files: a SHA-256 digest of the whole content in the last line, so that truncation and alteration are noticed.
+"""Files whose last line is a SHA-256 checksum of the rest, so that truncation and corruption are detected.
 
     content ‖ "sha256 " ‖ 64 hexadecimal digits ‖ newline
 
-The content is used only after all of it has agreed with its digest. SHA-256, because processors compute it in hardware
-and `head -c -72 FILE | sha256sum` does so by hand. It tells accidents, not malice: whoever can write the file can seal
-it again.
+The content is read only after the checksum of all of it has been verified. SHA-256, because processors compute it in
+hardware and `head -c -72 FILE | sha256sum` checks it by hand. It detects accidents, not tampering: anyone who can write
+the file can also replace the checksum.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from ..errors import DamagedFileError, RunFolderError
-from .atomic import write_whole
+from .atomic import write_atomic
 
 LABEL = b"sha256 "
-SEAL_BYTES = len(LABEL) + 64 + 1
+CHECKSUM_LINE_BYTES = len(LABEL) + 64 + 1
 _CHUNK_BYTES = 1 << 20
 
 
 class _Hashing:
-    """Passes what is written on to a file and digests it on the way."""
+    """Writes to a file and updates a digest."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -37,33 +37,33 @@ class _Hashing:
         self._file.flush()
 
 
-def write_sealed(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
-    """Replace a file by sealed content, whole or not at all.
+def write_checksummed(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
+    """Replace a file atomically by content followed by its checksum.
 
     Args:
         path: the file.
-        write: writes the content to what it is given, front to back.
-        previous: the name under which the old file is kept.
+        write: writes the content sequentially to the file object it receives.
+        previous: path for a copy of the old file.
 
     Raises:
-        OSError: as `write_whole`.
+        OSError: see `write_atomic`.
     """
 
-    def write_and_seal(file: BinaryIO) -> None:
+    def write_with_checksum(file: BinaryIO) -> None:
         hashing = _Hashing(file)
-        write(cast(IO[bytes], hashing))  # all of it that writing from front to back needs
+        write(cast(IO[bytes], hashing))  # it has every method that sequential writing needs
         file.write(LABEL + hashing.digest.hexdigest().encode() + b"\n")
 
-    write_whole(path, write_and_seal, previous)
+    write_atomic(path, write_with_checksum, previous)
 
 
 @contextmanager
-def open_sealed(path: Path) -> Iterator[BinaryIO]:
-    """Open a sealed file whose content agrees with its digest, at its beginning; the seal follows the content.
+def open_verified(path: Path) -> Iterator[BinaryIO]:
+    """Verify the checksum of a file and open it at its beginning; the checksum line follows the content.
 
     Raises:
-        DamagedFileError: the content is not what was written.
-        RunFolderError: there is no such file, or it cannot be read.
+        DamagedFileError: the content does not match its checksum.
+        RunFolderError: the file does not exist or cannot be read.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115
@@ -81,12 +81,12 @@ def open_sealed(path: Path) -> Iterator[BinaryIO]:
 
 
 def _verify(path: Path, file: BinaryIO) -> None:
-    left = file.seek(0, os.SEEK_END) - SEAL_BYTES
+    left = file.seek(0, os.SEEK_END) - CHECKSUM_LINE_BYTES
     if left >= 0:
         file.seek(left)
-        seal = file.read(SEAL_BYTES)
-    if left < 0 or not seal.startswith(LABEL) or not seal.endswith(b"\n"):
-        raise DamagedFileError(f"{path} is damaged: it is cut short, or was never sealed by a digest")
+        checksum_line = file.read(CHECKSUM_LINE_BYTES)
+    if left < 0 or not checksum_line.startswith(LABEL) or not checksum_line.endswith(b"\n"):
+        raise DamagedFileError(f"{path} is damaged: its checksum line is missing, the file may be truncated")
     file.seek(0)
     digest = hashlib.sha256()
     chunk = bytearray(_CHUNK_BYTES)
@@ -94,8 +94,8 @@ def _verify(path: Path, file: BinaryIO) -> None:
     while left > 0:
         count = file.readinto(view[: min(left, _CHUNK_BYTES)])  # type: ignore[attr-defined]
         if not count:
-            raise DamagedFileError(f"{path} is damaged: it became shorter while it was read")
+            raise DamagedFileError(f"{path} is damaged: it was truncated while being read")
         digest.update(view[:count])
         left -= count
-    if digest.hexdigest().encode() != seal[len(LABEL) : -1]:
-        raise DamagedFileError(f"{path} is damaged: its content does not agree with its SHA-256 digest")
+    if digest.hexdigest().encode() != checksum_line[len(LABEL) : -1]:
+        raise DamagedFileError(f"{path} is damaged: its content does not match its SHA-256 checksum")

@@ -1,26 +1,26 @@
-"""The event log: what happened in a run, one JSON object a line, only ever appended to.
+"""The event log of a run: append-only, one JSON object per line.
 
-Every event has a `kind`; the fields of each kind are these (samples count samples, seconds are training time without
-evaluation, `step` counts steps taken including this one):
+Every event has a `kind`; each kind has these fields (`samples` counts samples consumed, `seconds` is training time
+without evaluation, `step` counts the steps taken, this one included):
 
 | kind | fields |
 |---|---|
-| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch_size (the rule as text), lr (the rule as text), optimizer, seed, budget; optional: noise {setting, method}, in words |
-| step | step, samples, epoch, seconds, batch_size, decided_step (with which its size was decided), lr, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (consumed since the noise was measured last) or null |
+| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch_size (the rule as text), lr (the rule as text), optimizer, seed, budget; optional: noise {setting, method}, as text |
+| step | step, samples, epoch, seconds, batch_size, decided_step (the step at which this size was decided), lr, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (samples consumed since the last noise measurement) or null |
 | evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool) |
 | decision | step, samples, what ("batch_size", "lr" or "run"), old, new, reason, evidence {name: number} |
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_sample_s, half_performance, standard_error |
 | failure | step, samples, reason, lr (after the cut), restored_step |
-| measuring | step, samples, method (in words): the noise is from here on measured otherwise than before |
-| memory | step, samples, old, new, rank (of several processes) or null, device: memory ran out there over a forward pass of `old` samples, `new` are the most from here on; where `new` is more, the batch begun with this step wants more than `old`, and up to so many are tried again |
-| audit | step, samples, method, audited_samples, estimate, exact, standard_error, discrepancy: a cheap estimate of the noise held against the exact one |
-| resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why it is not the checkpoint saved last) |
-| stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, where it may have changed |
+| measuring | step, samples, method (as text): how the noise is measured from here on |
+| memory | step, samples, old, new, rank (of several processes) or null, device: a forward pass of `old` samples ran out of memory there, and later passes have at most `new` samples; if `new` is larger, passes of up to `new` samples are tried again |
+| audit | step, samples, method, audited_samples, estimate, exact, standard_error, discrepancy: an approximate estimate of the noise compared with the exact one |
+| resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why the latest checkpoint was not used) |
+| stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, if it may have changed |
 
-Of the events before a `resume`, those that begin at or behind its `log_bytes` did not count (`iterate_counted` leaves
-them out): 0 begins the run anew. Where it is missing, those of later steps did not. JSON has no word for
-numbers that are not finite: they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` turns
-exactly these three strings back into numbers.
+A `resume` discards the earlier events that begin at or after its `log_bytes` (`iterate_counted` omits them); 0 restarts
+the run. Without `log_bytes` it discards the events of later steps. JSON cannot represent numbers that are not finite:
+they are written as the strings "NaN", "Infinity" and "-Infinity", and `read_events` converts exactly these three strings
+back to numbers.
 """  # noqa: E501
 
 import json
@@ -39,32 +39,32 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class EventLog(LineFile[Event]):
-    """Writes events; appending costs about a microsecond, encoding is left to the flush.
+    """Writes events; appending takes about a microsecond, since events are encoded when they are flushed.
 
     Args:
-        path: the log, created if absent; a line torn by an earlier crash is removed.
-        flush_s: longest time, in seconds, that events wait while appending goes on.
+        path: the log, created if it does not exist; an incomplete last line is removed.
+        flush_s: longest time, in seconds, between two writes while events arrive.
     """
 
     def __init__(self, path: str | os.PathLike[str], flush_s: float = 1.0) -> None:
         super().__init__(path, encode_json, flush_s)
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Record one event. Values are plain types or single numbers of an array library, not changed afterwards."""
+        """Record one event. Values are plain types or scalars of an array library, and must not change afterwards."""
         self.append_item({"kind": kind, **fields})
 
 
 def read_events(path: str | os.PathLike[str]) -> list[Event]:
-    """All events of a log, in the order they were written; a torn last line is left out.
+    """All events of a log, in the order they were written, without an incomplete last line.
 
     Raises:
-        RunFolderError: the log cannot be read, or a line other than a torn last one is damaged.
+        RunFolderError: the log cannot be read, or a line other than an incomplete last one is damaged.
     """
     return list(iterate_events(path))
 
 
 def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
-    """The events of a log one at a time, for logs too long to hold; see `read_events`."""
+    """The events of a log one at a time, for logs that do not fit into memory; see `read_events`."""
     return (event for _, event in _events(path))
 
 
@@ -73,7 +73,7 @@ def iterate_counted(path: str | os.PathLike[str]) -> Iterator[Event]:
     void: list[tuple[float, float]] = []
     for resumed, event in _events(path, only=b'{"kind":"resume"'):
         saved = event.get("log_bytes", resumed)
-        while void and void[-1][1] > saved:  # overlaps what an earlier resume has left out
+        while void and void[-1][1] > saved:  # overlaps what an earlier resume has discarded
             saved = min(saved, void.pop()[0])
         void.append((saved, resumed))
     spans = iter([*void, (math.inf, math.inf)])
@@ -86,7 +86,7 @@ def iterate_counted(path: str | os.PathLike[str]) -> Iterator[Event]:
 
 
 def _events(path: str | os.PathLike[str], only: bytes = b"") -> Iterator[tuple[int, Event]]:
-    """Each event, of those whose line begins so, with the number of bytes before it."""
+    """Each event whose line begins with `only`, with its offset in bytes."""
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
@@ -105,17 +105,17 @@ def _events(path: str | os.PathLike[str], only: bytes = b"") -> Iterator[tuple[i
                 if not line.endswith(b"\n"):
                     return
                 raise RunFolderError(
-                    f"{Path(path)}: line {number} is damaged, it is not an event ({error}); restore the file from a "
-                    "copy, or delete that line to do without it"
+                    f"{Path(path)}: line {number} is damaged, it is not an event ({error}). Restore the file from a "
+                    "backup, or delete that line"
                 ) from error
             yield begin, event
 
 
 def encode_json(value: Any) -> str:
-    """One line of valid JSON; numbers that are not finite become strings as said at the top of this file."""
+    """One line of valid JSON; numbers that are not finite become strings, see the top of this file."""
     try:
         return _ENCODER.encode(value)
-    except ValueError:  # the fast path refuses non-finite numbers, which are rare
+    except ValueError:  # the fast path raises on non-finite numbers, which are rare
         return _ENCODER.encode(_spell(value))
 
 
@@ -126,13 +126,13 @@ def decode_json(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of array libraries and paths, which JSON does not know."""
+    """Convert scalars of array libraries and paths, which JSON cannot represent."""
     if hasattr(value, "item"):
         number = value.item()
         return _spell(number)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"an event may hold plain values only, not {type(value).__name__}: {value!r}")
+    raise TypeError(f"an event may contain plain values only, got {type(value).__name__}: {value!r}")
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)

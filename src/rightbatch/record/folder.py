@@ -1,4 +1,4 @@
-"""The run folder: where a run is written and where everything that looks at a run reads."""
+"""The run folder: the files that a run writes and that reports and trackers read."""
 
 import os
 import tempfile
@@ -8,72 +8,72 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import RunFolderError
-from .atomic import write_whole
+from .atomic import write_atomic
 from .events import decode_json, encode_json
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A folder that holds one run. Use `create` for a new run and `open` for one that exists.
+    """The folder of one run. Use `create` for a new run and `open` for an existing one.
 
-    | file | holds |
+    | file | content |
     |---|---|
-    | config.json | the settings, written once |
-    | events.jsonl | what happened (`events.py`) |
-    | ledger.txt | which samples were consumed (`ledger.py`) |
+    | config.json | the settings, written once when the run is created |
+    | events.jsonl | the event log (`events.py`) |
+    | ledger.txt | the samples consumed (`ledger.py`) |
     | checkpoint.pt | the state to resume from |
-    | checkpoint.previous.pt | the one before it, used if it is damaged |
-    | checkpoint.damaged.pt | one that was found damaged, set aside |
-    | model.safetensors | the parameters returned |
-    | report.html | the page for people |
-    | run.lock | who is writing, as long as somebody is (`lock.py`) |
+    | checkpoint.previous.pt | the checkpoint before that, used if the latest is damaged |
+    | checkpoint.damaged.pt | a damaged checkpoint, moved aside |
+    | model.safetensors | the parameters of the returned model |
+    | report.html | the report |
+    | run.lock | the process that is writing, while there is one (`lock.py`) |
     """
 
     path: Path
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> Self:
-        """Make the folder of a new run and write its settings.
+        """Create the folder of a new run and write its settings.
 
         Raises:
-            RunFolderError: the path is a file, cannot be written, or already holds a run.
+            RunFolderError: the path is a file, is not writable, or already contains a run.
         """
         folder = cls(Path(path))
         folder.require_writable()
         if folder.holds_run:
             raise RunFolderError(
-                f"{folder.path} already holds a run; resume it (resume=True, --resume) or choose another folder"
+                f"{folder.path} already contains a run: resume it (resume=True, --resume) or choose another folder"
             )
         text = (encode_json(dict(config)) + "\n").encode("utf-8", errors="backslashreplace")
         try:
-            write_whole(folder.config, lambda file: file.write(text))
+            write_atomic(folder.config, lambda file: file.write(text))
         except OSError as error:
             raise RunFolderError(f"cannot write {folder.config}: {error.strerror or error}") from error
         return folder
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Self:
-        """The folder of an existing run.
+        """Open the folder of an existing run.
 
         Args:
             path: the folder.
-            writable: the run is to be continued, so writing must work too.
+            writable: also require write access, to resume the run.
 
         Raises:
-            RunFolderError: there is no run in it, or it should be writable and is not.
+            RunFolderError: the folder contains no run, or `writable` is set and it is not writable.
         """
         folder = cls(Path(path))
         if not folder.holds_run:
             exists = folder.path.exists()
-            what = "does not exist" if not exists else "holds no run" if folder.path.is_dir() else "is a file"
-            raise RunFolderError(f"{folder.path} {what}; give the folder of a run, the one with config.json in it")
+            what = "does not exist" if not exists else "contains no run" if folder.path.is_dir() else "is a file"
+            raise RunFolderError(f"{folder.path} {what}: give the folder of a run, which contains config.json")
         if writable:
             folder.require_writable()
         return folder
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run has been written here."""
+        """Whether the folder contains a run."""
         return any(file.exists() for file in (self.config, self.events, self.checkpoint, self.previous_checkpoint))
 
     @property
@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        """The intervals of samples that were consumed."""
+        """The ledger."""
         return self.path / "ledger.txt"
 
     @property
@@ -98,27 +98,27 @@ class RunFolder:
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The state before that."""
+        """The checkpoint before the latest."""
         return self.path / "checkpoint.previous.pt"
 
     @property
     def damaged_checkpoint(self) -> Path:
-        """A state that was found damaged."""
+        """A damaged checkpoint, moved aside."""
         return self.path / "checkpoint.damaged.pt"
 
     @property
     def model(self) -> Path:
-        """The parameters returned by the run."""
+        """The parameters of the returned model."""
         return self.path / "model.safetensors"
 
     @property
     def report(self) -> Path:
-        """The page for people."""
+        """The report."""
         return self.path / "report.html"
 
     @property
     def lock(self) -> Path:
-        """Who is writing."""
+        """The lock file of the process that is writing."""
         return self.path / "run.lock"
 
     def read_config(self) -> dict[str, Any]:
@@ -136,18 +136,18 @@ class RunFolder:
         return dict(config)
 
     def require_writable(self) -> None:
-        """Make the folder and really write a file into it: permission bits do not tell for every user.
+        """Create the folder and write a test file: permission bits alone are not reliable for every user.
 
         Raises:
-            RunFolderError: it cannot be made or written.
+            RunFolderError: the folder cannot be created or written.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; a run needs a folder, choose another path")
+            raise RunFolderError(f"{self.path} is a file: give a folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path, prefix=".writable-") as probe:
                 probe.write(b"rightbatch")
         except OSError as error:
             raise RunFolderError(
-                f"the run folder {self.path} cannot be written ({error.strerror or error}); choose another folder"
+                f"cannot write the run folder {self.path} ({error.strerror or error}): choose another folder"
             ) from error

@@ -1,4 +1,4 @@
-"""From the event log to what counted: columns of numbers per step, and the other events as lists."""
+"""The event log as a history: columns of numbers per step, and the other events as lists."""
 
 import math
 import os
@@ -26,13 +26,13 @@ STEP_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One run as it counted: what a later resume made void is left out.
+    """The history of one run, without the events that a later resume discarded.
 
     Args:
         start: the first start event that counts; empty if there is none.
-        steps: one column of doubles for each field of a step event, nan where it said null or nothing.
+        steps: one column of doubles for each field of a step event; nan where the field is null or missing.
         evaluations, decisions, timings, failures, memory, resumes: the events of that kind, in order.
-        stop: the last stop event; empty while the run has not ended, or has been resumed since.
+        stop: the last stop event; empty while the run is active, or after a resume.
     """
 
     start: Event = field(default_factory=dict)
@@ -46,9 +46,9 @@ class History:
     stop: Event = field(default_factory=dict)
 
     def _rewind(self, step: int) -> None:
-        kept = bisect_right(self.steps["step"], step)
+        end = bisect_right(self.steps["step"], step)
         for column in self.steps.values():
-            del column[kept:]
+            del column[end:]
         for events in (self.evaluations, self.decisions, self.timings, self.failures, self.memory):
             events[:] = [event for event in events if event.get("step", 0) <= step]
         self.stop.clear()
@@ -58,7 +58,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
     """Read an event log into a `History`, in one pass and, for the steps, 96 bytes each.
 
     Raises:
-        RunFolderError: as `read_events`.
+        RunFolderError: see `read_events`.
     """
     history = History()
     lists = {
@@ -90,10 +90,10 @@ def read_history(path: str | os.PathLike[str]) -> History:
 
 
 def counted_events(path: str | os.PathLike[str]) -> list[Event]:
-    """The events of a log that count: what came between a checkpoint and the resume from it is left out.
+    """The events of a log that count, without those between a checkpoint and the resume from it.
 
     Raises:
-        RunFolderError: as `read_events`.
+        RunFolderError: see `read_events`.
     """
     counted: list[Event] = []
     for event in iterate_counted(path):

@@ -1,10 +1,10 @@
-"""The ledger: which samples a run consumed, as intervals of positions in the epoch's order, and what they prove.
+"""The ledger: the samples a run consumed, as intervals of positions in each epoch's order.
 
-Plain text. A line `step epoch start stop` says that positions start to stop - 1 of that epoch were drawn for that
+Plain text. A line `step epoch start stop` records that positions start to stop - 1 of that epoch were drawn for that
 step; a batch that crosses the end of an epoch, or was enlarged, has several lines. A line `rewind step`, or `rewind
-step epoch position`, says that the run went back to the data position it had after that step, as a resume from a
-checkpoint does: entries above it that lie later did not count. A step that failed or was skipped has consumed its
-samples: its entries stay, and no rewind is written as long as the data position went on.
+step epoch position`, records that the run returned to the data position it had after that step, as a resume from a
+checkpoint does: earlier lines that lie beyond it no longer count. A step that failed or was skipped has consumed its
+samples: its entries stay, without a rewind, as long as the data position advanced.
 """
 
 import os
@@ -31,8 +31,8 @@ class Ledger(LineFile[tuple[int, ...]]):
     """Writes the ledger; buffered like the event log.
 
     Args:
-        path: the ledger, created if absent.
-        flush_s: longest time, in seconds, that entries wait while appending goes on.
+        path: the ledger, created if it does not exist.
+        flush_s: longest time, in seconds, between two writes while entries arrive.
     """
 
     def __init__(self, path: str | os.PathLike[str], flush_s: float = 1.0) -> None:
@@ -45,10 +45,10 @@ class Ledger(LineFile[tuple[int, ...]]):
         self.append_item((step, epoch, start, stop))
 
     def rewind(self, step: int, epoch: int | None = None, position: int | None = None) -> None:
-        """Record that the run went back to where it stood after `step`.
+        """Record that the run returned to its state after `step`.
 
-        With `epoch` and `position`, the data position returned to, exactly the entries at or behind it cease to count.
-        Without them those of later steps do, which is right as long as step numbers never repeat.
+        With `epoch` and `position`, the data position returned to, the entries at or beyond it no longer count. Without
+        them the entries of later steps no longer count, which is correct as long as step numbers never repeat.
         """
         self.append_item((step,) if epoch is None or position is None else (step, epoch, position))
         self.flush()
@@ -75,16 +75,16 @@ class Irregularity:
 
 @dataclass(frozen=True, slots=True)
 class LedgerReport:
-    """What the ledger proves.
+    """The result of verifying a ledger.
 
     Args:
         train_samples: N, samples in an epoch.
-        complete_epochs: epochs whose intervals cover [0, N) exactly once, counted from the first while that holds.
-        last_epoch: the epoch the run ended in, counted from 0.
-        last_epoch_samples: how far it came in that epoch.
+        complete_epochs: number of leading epochs whose intervals cover [0, N) exactly once.
+        last_epoch: index of the epoch the run ended in.
+        last_epoch_samples: samples consumed in that epoch.
         entries: intervals that count.
-        rewound_entries: intervals that a rewind made void.
-        irregularities: everything not consumed exactly once; a duplicated part is listed once for each time too many.
+        rewound_entries: intervals that a rewind discarded.
+        irregularities: every interval not consumed exactly once; a duplicate is listed once per extra time.
     """
 
     train_samples: int
@@ -97,48 +97,48 @@ class LedgerReport:
 
     @property
     def ok(self) -> bool:
-        """Every sample exactly once an epoch, and in the last epoch up to where it ended."""
+        """Whether every sample was consumed exactly once per epoch, in the last epoch up to its end."""
         return not self.irregularities
 
     def __str__(self) -> str:
         if not self.entries:
-            return "nothing was consumed" if self.ok else "\n".join(map(str, self.irregularities))
+            return "no samples were consumed" if self.ok else "\n".join(map(str, self.irregularities))
         if self.ok:
             whole = f"{self.complete_epochs:,} complete epoch{'s' * (self.complete_epochs != 1)}"
             part = self.last_epoch_samples % self.train_samples
-            rest = f" and the first {part:,} of epoch {self.last_epoch}" if part else ""
-            proof = f"every sample exactly once ({self.entries:,} intervals)"
+            rest = f" and the first {part:,} samples of epoch {self.last_epoch}" if part else ""
+            proof = f"every sample consumed exactly once ({self.entries:,} intervals)"
             return f"{whole} of {self.train_samples:,} samples{rest}: {proof}"
         shown = [f"{len(self.irregularities):,} irregularities", *map(str, self.irregularities[:10])]
         return "\n  ".join(shown + ["..."] * (len(self.irregularities) > 10))
 
 
 def verify_ledger(path: str | os.PathLike[str], train_samples: int) -> LedgerReport:
-    """Prove from a ledger that every sample was consumed exactly once in every epoch.
+    """Verify from a ledger that every sample was consumed exactly once in every epoch.
 
-    Epoch e's position p is put at e·N + p, so that a faultless run is one gap-free line from 0 to where it ended; a
-    sort and a running maximum find every gap and overlap.
+    Position p of epoch e maps to e·N + p, so that a correct run is one interval from 0 without gaps; a sort and a
+    running maximum find every gap and overlap.
 
     Args:
         path: the ledger.
         train_samples: N, samples in an epoch.
 
     Returns:
-        The proof, or where it fails.
+        The result, with every irregularity.
 
     Raises:
         RunFolderError: the ledger cannot be read, or a line is damaged.
         InputError: N is not positive.
     """
-    import numpy as np  # here, so that the command line can answer --help without it
+    import numpy as np  # imported here so that --help does not load it
 
     if train_samples < 1:
-        raise InputError(f"train_samples is {train_samples}; give the number of training samples, at least 1")
+        raise InputError(f"train_samples is {train_samples}; it must be at least 1")
     entries, counts = _read(Path(path))
     void = int(len(entries) - counts.sum())
     _, epochs, starts, stops = entries[counts].T
     n = train_samples
-    # An epoch takes at least one entry, so an epoch number far beyond their count is damage, not a gap to be listed.
+    # An epoch has at least one entry, so an epoch number far beyond their count is damage, not a gap.
     legal = (starts >= 0) & (stops <= n) & (starts < stops) & (epochs >= 0) & (epochs <= 2 * len(epochs))
     faults = [
         Irregularity("outside", int(e), int(a), int(b))
@@ -147,7 +147,7 @@ def verify_ledger(path: str | os.PathLike[str], train_samples: int) -> LedgerRep
     begin, end = epochs[legal] * n + starts[legal], epochs[legal] * n + stops[legal]
     order = np.argsort(begin, kind="stable")
     begin, end = begin[order], end[order]
-    # How far the line is covered before each entry, and after the last.
+    # The end of the covered range before each entry, and after the last.
     reached = np.concatenate(([0], np.maximum.accumulate(end)))
     gap, overlap = begin > reached[:-1], begin < reached[:-1]
     faults += _split("missing", zip(reached[:-1][gap], begin[gap], strict=True), n)
@@ -162,7 +162,7 @@ def verify_ledger(path: str | os.PathLike[str], train_samples: int) -> LedgerRep
 def _split(
     kind: Literal["missing", "duplicated"], parts: Iterable[tuple["np.int64", "np.int64"]], n: int
 ) -> list[Irregularity]:
-    """Cut intervals of the long line at the epochs' ends."""
+    """Split intervals at the ends of epochs."""
     found = []
     for first, last in parts:
         a, b = int(first), int(last)
@@ -179,14 +179,14 @@ def _read(path: Path) -> tuple["NDArray[np.int64]", "NDArray[np.bool_]"]:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RunFolderError(f"cannot read the ledger {path}: {error}") from error
-    lines = text.split("\n")[:-1]  # what follows the last newline is empty, or torn by a crash
+    lines = text.split("\n")[:-1]  # what follows the last newline is empty, or an incomplete line after a crash
     plain = [line for line in lines if line[:1] not in ("r", "#")]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # so that 1.5 is refused, not cut to 1
+            warnings.simplefilter("error")  # so that 1.5 is an error, not truncated to 1
             entries = np.loadtxt(plain, dtype=np.int64, ndmin=2) if plain else np.empty((0, 4), np.int64)
         if entries.shape != (len(plain), 4):
-            raise ValueError("not four numbers a line")
+            raise ValueError("expected four numbers per line")
     except (ValueError, Warning) as error:
         raise _damage(path, lines) from error
     counts = np.ones(len(entries), bool)
@@ -209,4 +209,4 @@ def _read(path: Path) -> tuple["NDArray[np.int64]", "NDArray[np.bool_]"]:
 
 def _damage(path: Path, lines: list[str]) -> RunFolderError:
     number, line = next((number, line) for number, line in enumerate(lines, 1) if not _LINE.fullmatch(line))
-    return RunFolderError(f"{path}: line {number} is damaged: {line[:80]!r}; restore the file from a copy")
+    return RunFolderError(f"{path}: line {number} is damaged: {line[:80]!r}. Restore the file from a backup")

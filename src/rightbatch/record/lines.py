@@ -1,4 +1,4 @@
-"""An append-only text file made of whole lines, buffered in memory."""
+"""An append-only text file of complete lines, buffered in memory."""
 
 import os
 import time
@@ -13,15 +13,15 @@ Item = TypeVar("Item")
 
 
 class LineFile(Generic[Item]):
-    """Collects items cheaply and writes them, one line each, at least every `flush_s` seconds of activity.
+    """Buffers items and writes them, one line each, at least every `flush_s` seconds while items arrive.
 
-    A crash of the process loses at most what came after the last flush and may tear the last line, which the next
-    writer removes. Items are turned into text only when they are written, so they must not be changed after `append`.
+    A crash loses at most the items since the last flush and may leave an incomplete last line, which the next writer
+    removes. Items are encoded only when they are written, so they must not change after `append`.
 
     Args:
-        path: the file, created if absent.
-        encode: turns an item into its line, newline excluded.
-        flush_s: longest time, in seconds, that appended items wait while appending goes on.
+        path: the file, created if it does not exist.
+        encode: converts an item to its line, without the newline.
+        flush_s: longest time, in seconds, between two writes while items arrive.
     """
 
     def __init__(self, path: str | os.PathLike[str], encode: Callable[[Item], str], flush_s: float = 1.0) -> None:
@@ -31,27 +31,27 @@ class LineFile(Generic[Item]):
         self._items: list[Item] = []
         self._due = time.monotonic() + flush_s
         try:
-            # Unbuffered: a forked data worker must inherit no half-full buffer that it would write a second time.
+            # Unbuffered, so that a forked data worker does not inherit a half-full buffer and write it a second time.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
             _drop_torn_line(self.path)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise RunFolderError(f"cannot write {self.path}: {reason}; choose another folder") from error
+            raise RunFolderError(f"cannot write {self.path}: {reason}. Choose another folder") from error
 
     def append_item(self, item: Item) -> None:
-        """Add one item; it is on disk after the next flush."""
+        """Append one item; the next flush writes it."""
         self._items.append(item)
         if time.monotonic() >= self._due:
             self.flush()
 
     def flush(self) -> None:
-        """Hand everything appended so far to the operating system."""
+        """Pass everything appended so far to the operating system."""
         self._due = time.monotonic() + self._flush_s
         if not self._items:
             return
         items, self._items = self._items, []
         text = "\n".join(map(self._encode, items)) + "\n"
-        # Text that is not valid Unicode (file names may be such) becomes JSON's own \udcXX and reads back unchanged.
+        # Text that is not valid Unicode (file names need not be) becomes JSON's own \udcXX and reads back unchanged.
         left = memoryview(text.encode("utf-8", errors="backslashreplace"))
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -60,20 +60,20 @@ class LineFile(Generic[Item]):
         except OSError as error:
             self._items = items + self._items
             with suppress(OSError):
-                self._file.truncate(end)  # no part of a line, for the next flush would write on behind it
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+                self._file.truncate(end)  # no partial line: the next flush would append to it
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Free disk space") from error
 
     def sync(self) -> int:
-        """Bring everything appended so far to the disk, to outlast a power failure too; return the file's bytes."""
+        """Flush everything appended so far to disk, safe from a power failure; return the file size in bytes."""
         self.flush()
         try:
             os.fsync(self._file.fileno())
             return self._file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Free disk space") from error
 
     def close(self) -> None:
-        """Flush and close; closing twice is allowed."""
+        """Flush and close; may be called twice."""
         if not self._file.closed:
             try:
                 self.flush()
@@ -88,7 +88,7 @@ class LineFile(Generic[Item]):
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last newline: the remains of a line that a crash interrupted."""
+    """Truncate the file after its last newline: a crash may have left an incomplete line."""
     with open(path, "r+b") as file:
         end = position = file.seek(0, os.SEEK_END)
         while position > 0:

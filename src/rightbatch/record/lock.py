@@ -1,11 +1,11 @@
-"""One writer a run folder: a lock that ends with its process, however that ends.
+"""The lock of a run folder: at most one process writes to it.
 
-The lock is the operating system's (`flock` on `run.lock`), so that it is gone the moment its process is, even one that
-was killed: nothing stale is left to judge, and a process number used again, as in containers, misleads nobody. The
-file only says who holds it. `flock` also works over NFS (Linux) and SMB, and tells two runs of one process apart.
+The lock is the operating system's (`flock` on `run.lock`), which releases it when the process ends, even if it is
+killed: there are no stale locks, and reused process numbers, as in containers, do no harm. The file only names the
+holder. `flock` also works over NFS (Linux) and SMB, and separates two runs of one process.
 
-Where the file system refuses such locks, and on systems without `flock`, the file itself is the lock: it is taken over
-if it names a process of this machine that is no more; one that names another machine is believed.
+Where `flock` is not available, the file itself is the lock: it is taken over if it names a process of this machine that
+no longer exists, and honoured if it names another machine.
 """
 
 import errno
@@ -23,18 +23,18 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_REFUSED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _held: set[int] = set()
 
 
 class RunLock:
-    """The right to write to a run folder, taken when made.
+    """The exclusive right to write to a run folder, acquired on construction.
 
     Args:
-        path: the lock file, created; removed again by `release`.
+        path: the lock file; `release` removes it.
 
     Raises:
-        RunFolderError: another run holds it, or the file cannot be written.
+        RunFolderError: another run holds the lock, or the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,10 +46,10 @@ class RunLock:
         except RunFolderError:
             raise
         except OSError as error:
-            raise RunFolderError(f"cannot lock {path}: {error.strerror or error}; choose another folder") from error
+            raise RunFolderError(f"cannot lock {path}: {error.strerror or error}. Choose another folder") from error
 
     def _take(self) -> int:
-        """The open lock file; negative if its holder removed it meanwhile."""
+        """The open lock file; negative if its holder has just removed it."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(file):
@@ -79,29 +79,29 @@ class RunLock:
     def _taken(self, holder: dict[str, Any]) -> RunFolderError:
         who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
         return RunFolderError(
-            f"the run folder {self.path.parent} is being written by {who}: wait for it or end it, or choose another "
-            f"folder (if there is no such process, remove {self.path.name})"
+            f"{who} is writing to the run folder {self.path.parent}: wait for it, stop it, or choose another folder "
+            f"(if that process no longer exists, remove {self.path.name})"
         )
 
     def release(self) -> None:
-        """Give the right back; twice is allowed."""
+        """Release the lock; may be called twice."""
         if self._file < 0:
             return
         file, self._file = self._file, -1
         _held.discard(file)
         with suppress(OSError):
-            self.path.unlink()  # before the lock goes, so that nobody who gets it loses the file
+            self.path.unlink()  # before the lock is released, so that the next holder keeps its file
         os.close(file)
-        if os.name == "nt":  # where an open file cannot be removed
+        if os.name == "nt":  # Windows cannot remove an open file
             with suppress(OSError):
                 self.path.unlink()
 
 
 def _lock(file: int) -> bool:
-    """Take the system's lock; False where it knows none.
+    """Acquire the system's lock; False if it is not supported.
 
     Raises:
-        BlockingIOError: another holds it.
+        BlockingIOError: another process holds it.
     """
     if fcntl is None:
         return False
@@ -110,14 +110,14 @@ def _lock(file: int) -> bool:
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno in _REFUSED:
+        if error.errno in _UNSUPPORTED:
             return False
         raise
     return True
 
 
 def _read(file: int) -> dict[str, Any]:
-    """Who holds the lock; empty if the file does not say."""
+    """The holder of the lock; empty if the file does not name one."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         holder = json.loads(os.read(file, 4096))
@@ -127,11 +127,11 @@ def _read(file: int) -> dict[str, Any]:
 
 
 def _gone(holder: dict[str, Any]) -> bool:
-    """Whether it is certain that the holder is no more."""
+    """Whether the holder certainly no longer exists."""
     if holder["host"] != socket.gethostname() or os.name == "nt":
-        return False  # a signal of number 0, the way to ask elsewhere, ends the process there
+        return False  # on Windows, signal 0 would end the process
     if holder["pid"] == os.getpid():
-        return True  # of an earlier process with this number
+        return True  # left by an earlier process with this number
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
@@ -142,7 +142,7 @@ def _gone(holder: dict[str, Any]) -> bool:
 
 
 def _forget() -> None:
-    """In a forked child: the lock is the parent's, and must not outlive it through a data worker."""
+    """In a forked child: close the parent's lock, so that a data worker does not hold it after the parent ends."""
     for file in _held:
         os.close(file)
     _held.clear()

@@ -1,4 +1,4 @@
-"""From a run folder to the rule that gives its batch sizes again."""
+"""The rule that replays the batch sizes of a recorded run."""
 
 import os
 
@@ -9,10 +9,10 @@ from .history import History, read_history
 
 
 def replay_of(path: str | os.PathLike[str]) -> Replay:
-    """The batch sizes a run decided, by the samples consumed, as a rule for another run.
+    """The batch sizes of a run, by samples consumed, as a rule for another run.
 
-    A size holds from the batch after its decision on; that of a rule which enlarges the current batch from that very
-    batch on. Steps that a resume made void are left out.
+    A size applies from the batch after its decision; for a rule that enlarges the current batch, from that batch. Steps
+    that a resume discarded do not count.
 
     Args:
         path: the run folder.
@@ -21,12 +21,12 @@ def replay_of(path: str | os.PathLike[str]) -> Replay:
         A rule whose `sizes` are plain (samples consumed before the batch, batch size) pairs.
 
     Raises:
-        RunFolderError: there is no run, or none that has decided on a batch size.
+        RunFolderError: the folder contains no run, or the run has not decided on a batch size.
     """
     history = read_history(RunFolder.open(path).events)
     decided = [event for event in history.decisions if event["what"] == "batch_size"]
     if not decided:
-        raise RunFolderError(f"{path} holds no decision on a batch size; give the folder of a run that has begun")
+        raise RunFolderError(f"{path} contains no batch-size decision: give the folder of a run that has started")
     enlarges = _enlarges_current(history)
     grown = dict(zip(history.steps["samples"], history.steps["batch_size"], strict=True)) if enlarges else {}
     sizes: dict[int, int] = {}
@@ -34,13 +34,13 @@ def replay_of(path: str | os.PathLike[str]) -> Replay:
         begins, size = int(event["samples"]), int(event["new"])
         batch = int(grown.get(begins, 0))
         if batch >= size > (event["old"] or 0):
-            sizes[begins - batch] = batch  # as it really grew, which may be by one more than decided
+            sizes[begins - batch] = batch  # its real size, which may exceed the decision by one
         sizes[begins] = size
     return Replay(tuple(sorted(sizes.items())))
 
 
 def _enlarges_current(history: History) -> bool:
-    """Whether the run's rule, or one within it, enlarged current batches: told by its name in the start event."""
+    """Whether the run's rule, or a rule it wraps, enlarges the current batch, judged by its name in the start event."""
     text = str(history.start.get("batch_size", ""))
     rules = [rule for rule in BATCH_SIZE_RULES.values() if vars(rule).get("enlarges_current") is True]
     return any(f"{rule.__name__}(" in text or rule.name in text for rule in rules)

@@ -1,4 +1,4 @@
-"""What people look at: the page of a run and the live view. matplotlib and rich are imported at first use."""
+"""The report of a run and the live view. matplotlib and rich are imported on first use."""
 
 from .page import write_report
 from .terminal import Progress

@@ -1,4 +1,4 @@
-"""A run drawn over its samples, seconds or epochs: what it learned and what was chosen."""
+"""Curves of a run over samples, seconds or epochs: loss, accuracy, batch size and learning rate."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ PROGRESS: dict[Progress, str] = {"samples": "samples", "seconds": "seconds of tr
 
 @styled
 def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Figure":
-    """Training loss, raw and smoothed, and validation loss against samples, seconds or epochs."""
+    """Training loss, raw and smoothed, and validation loss over samples, seconds or epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.8 if wide else 6.4, 3.8), layout="constrained")
@@ -36,7 +36,7 @@ def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Fi
         axes.plot(*thin(*valid), color=ORANGE, linewidth=1.8, label="validation", marker=_dots(valid[0]), markersize=4)
         _mark_best(axes, *valid, best=int(np.argmin(valid[1])))
     _mark_failures(axes, history, progress)
-    # Single batches may be far off; the axis follows the bulk of them and all of the smooth lines.
+    # Single batches may be outliers: the axis fits most of them and all of the smooth lines.
     shown = np.concatenate((np.quantile(raw[1], [0.005, 0.995]) if len(raw[1]) else [], smooth[1], valid[1]))
     _fit_axis(axes, shown)
     _from_start(axes, history, progress)
@@ -46,7 +46,7 @@ def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Fi
 
 @styled
 def accuracy_figure(history: History, progress: Progress) -> "Figure":
-    """Validation accuracy against samples, seconds or epochs."""
+    """Validation accuracy over samples, seconds or epochs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -56,7 +56,7 @@ def accuracy_figure(history: History, progress: Progress) -> "Figure":
     axes.plot(*thin(x, accuracy), color=ORANGE, linewidth=1.8, label="validation", marker=_dots(x), markersize=4)
     _mark_best(axes, x, accuracy, best=int(np.argmax(accuracy)), percent=True)
     _mark_failures(axes, history, progress)
-    # The early climb from chance level would hide the differences that matter.
+    # The early rise from chance level would hide the differences that matter.
     low = np.quantile(accuracy, 0.1) if len(accuracy) > 10 else accuracy.min()
     high = accuracy.max()
     room = max(0.02, high - low)
@@ -69,7 +69,7 @@ def accuracy_figure(history: History, progress: Progress) -> "Figure":
 
 @styled
 def course_figure(history: History) -> "Figure":
-    """Batch size between noise scale and half-performance batch, and the learning rate below, over the run."""
+    """Batch size with noise scale and half-performance batch, and below it the learning rate, over the run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.8, 5.4), layout="constrained")
@@ -85,9 +85,9 @@ def course_figure(history: History) -> "Figure":
 
     band_x, band_low, band_high = envelope(samples, steps["noise_low"], steps["noise_high"])
     if len(band_x):
-        # A bound may be infinite or below one sample: the band then runs to the edge.
+        # A bound may be infinite or below one sample: the band then extends to the edge.
         band = np.clip(band_low, low / 10, high * 10), np.clip(band_high, low / 10, high * 10)
-        above.fill_between(band_x, *band, color=ORANGE, alpha=0.16, linewidth=0, label="its 90 % band")
+        above.fill_between(band_x, *band, color=ORANGE, alpha=0.16, linewidth=0, label="90 % interval")
     if len(noise):
         above.plot(noise_x, noise, color=ORANGE, linewidth=1.5, label="noise scale")
     if half:
@@ -109,7 +109,7 @@ def course_figure(history: History) -> "Figure":
     above.spines["left"].set_visible(False)
     named = dict(zip(*reversed(above.get_legend_handles_labels()), strict=True))
     order = [
-        name for name in ("batch size", "decision", "noise scale", "its 90 % band", "n½", "failure") if name in named
+        name for name in ("batch size", "decision", "noise scale", "90 % interval", "n½", "failure") if name in named
     ]
     above.legend([named[name] for name in order], order, **ABOVE)
     _from_start(above, history, "samples")
@@ -117,7 +117,7 @@ def course_figure(history: History) -> "Figure":
 
 
 def evaluated(history: History, progress: Progress, name: str) -> tuple[Series, Series]:
-    """One quantity of the evaluations against progress; those that did not report it are left out."""
+    """One quantity over progress, from the evaluations that report it."""
     pairs = [(event[progress], event[name]) for event in history.evaluations if event.get(name) is not None]
     x, y = np.array(pairs, float).reshape(-1, 2).T
     return x[np.isfinite(y)], y[np.isfinite(y)]
@@ -150,7 +150,7 @@ def _mark_failures(axes: "Axes", history: History, progress: Progress, label: bo
 
 
 def _mark_decisions(axes: "Axes", history: History, what: str, samples: Series, values: Series) -> None:
-    """A dot where a decision has changed the line by a tenth since the last dot, and at most so many dots."""
+    """A dot where a decision has changed the value by 10 % since the last dot; at most about 60 dots."""
     places = [event["samples"] for event in history.decisions if event.get("what") == what]
     if not places or not len(samples):
         return
@@ -187,7 +187,7 @@ def _fit_axis(axes: "Axes", values: Series, ratio: float = 8.0, ticks: int = 8) 
 
 
 def _from_start(axes: "Axes", history: History, progress: Progress) -> None:
-    """The whole run from its first sample, so that figures side by side have the same axis."""
+    """Show the whole run from its first sample, so that figures side by side share an axis."""
     ends = [*history.steps[progress][-1:], *(event[progress] for event in history.evaluations[-1:])]
     if ends and max(ends) > 0:
         axes.set_xlim(-0.005 * max(ends), 1.02 * max(ends))

@@ -1,4 +1,4 @@
-"""How figures look, and how they become part of a page that is light or dark."""
+"""The style of figures, and their conversion to SVG for a light or dark page."""
 
 import html
 import io
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Each colour stands for one thing throughout. In a page it becomes the style sheet's variable of that name.
+# Each colour has one meaning throughout. In a page it becomes the style sheet's variable of that name.
 COLOURS = {
     "paper": "#fffffe",
     "ink": "#1f2933",
     "muted": "#66707a",
     "grid": "#e4e7eb",
-    "blue": "#2b62d9",  # what the optimizer sees: training loss, batch size
-    "orange": "#d9730d",  # what is measured on other data or from the noise: validation, noise scale
-    "green": "#0f8a5f",  # the hardware: seconds, half-performance batch
-    "violet": "#8a4fd3",  # the step size
+    "blue": "#2b62d9",  # training loss and batch size
+    "orange": "#d9730d",  # validation and noise scale
+    "green": "#0f8a5f",  # hardware: seconds, half-performance batch
+    "violet": "#8a4fd3",  # learning rate
     "red": "#d03238",  # failures
 }
 PAPER, INK, MUTED, GRID, BLUE, ORANGE, GREEN, VIOLET, RED = COLOURS.values()
@@ -69,7 +69,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]:
-    """Draw in the style of the report, leaving the settings of matplotlib as they were.
+    """Draw in the style of the report without changing matplotlib's settings.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -80,7 +80,7 @@ def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]
         try:
             import matplotlib
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "report", "drawing figures") from error
+            raise MissingExtraError("matplotlib", "report", "Drawing figures") from error
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -88,7 +88,7 @@ def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]
 
 
 def log_axis(axes: "Axes", which: str, low: float, high: float, base: int = 10, ticks: int = 8) -> None:
-    """A logarithmic axis from `low` to `high` with about `ticks` ticks written as plain numbers."""
+    """A logarithmic axis from `low` to `high` with about `ticks` ticks, labelled with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis: Axis = getattr(axes, f"{which}axis")
@@ -103,7 +103,7 @@ def log_axis(axes: "Axes", which: str, low: float, high: float, base: int = 10, 
 
 
 def linear_axis(axes: "Axes", which: str, ticks: int = 6) -> None:
-    """A linear axis with few ticks written as plain numbers."""
+    """A linear axis with few ticks, labelled with plain numbers."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis: Axis = getattr(axes, f"{which}axis")
@@ -112,7 +112,7 @@ def linear_axis(axes: "Axes", which: str, ticks: int = 6) -> None:
 
 
 def finish(axes: "Axes", x: str, y: str, legend: bool = True) -> None:
-    """Name the axes and clear away what carries no numbers; a legend where there is something to name."""
+    """Label the axes, remove decoration, and add a legend if there are labels."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if axes.get_xscale() == "linear":
@@ -125,20 +125,20 @@ def finish(axes: "Axes", x: str, y: str, legend: bool = True) -> None:
 
 
 def inline_svg(figure: "Figure", description: str) -> str:
-    """A figure as an SVG element for a page: no fixed size, no fixed colours, nothing loaded from anywhere.
+    """A figure as an SVG element for a page: no fixed size, no fixed colours, no external resources.
 
     Args:
         figure: the figure.
-        description: what it shows, for people who do not see it.
+        description: alternative text.
     """
     import matplotlib
 
     buffer = io.StringIO()
-    # The salt keeps the names of markers and clips apart from those of the page's other figures.
+    # The salt makes the ids of markers and clips differ from those of the page's other figures.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    # matplotlib's own style rules would hold for the whole page; the page's style sheet has them for figures.
+    # matplotlib's style rules would apply to the whole page; the page's style sheet replaces them.
     svg = re.sub(r"<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]+"', svg)
     opening = f'<svg {view.group() if view else ""} role="img" aria-label="{html.escape(description)}">'

@@ -1,4 +1,4 @@
-"""Seconds of a step against batch size: the figure of the report and of the probe."""
+"""Step time over batch size: the figure of the report and of the probe."""
 
 import math
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ def step_time_figure(
     sweet_spot: float | None = None,
     sweet_range: tuple[float, float] | None = None,
 ) -> "Figure":
-    """Seconds per step against batch size with the fitted line, and what follows for the time of a run.
+    """Step time over batch size with the fitted line, and the resulting time of a run.
 
     With a noise scale there is a second panel: the time to a fixed result, (1 + noise_scale/B) · (t0 + t1·B), relative
-    to its least value.
+    to its minimum.
 
     Args:
         points: (batch size, seconds of a step, steps timed), one for each batch size.
-        fit: the line fitted to them, if there was enough to fit.
+        fit: the line fitted to them, if there is one.
         noise_scale: the gradient noise scale in samples, if known.
-        sweet_spot: the batch size to be marked.
-        sweet_range: the range around it that costs little, marked as well.
+        sweet_spot: the batch size to mark.
+        sweet_range: the range to mark around it.
 
     Returns:
         A matplotlib figure; `figure.savefig(path)` writes it.
@@ -92,7 +92,7 @@ def _relative_time_panel(figure: "Figure", sizes: Series, cost: Series) -> "Axes
     axes.plot(sizes, cost, color=INK, linewidth=1.8)
     axes.set_ylim(0.9, min(4.0, max(1.5, cost.max())))
     log_axis(axes, "x", sizes[0], sizes[-1], base=2)
-    finish(axes, "batch size (samples)", "time to the same result, best = 1", legend=False)
+    finish(axes, "batch size (samples)", "relative time to the same result", legend=False)
     return axes
 
 
@@ -100,7 +100,7 @@ def _mark_size(axes: "Axes", at: float, text: str, colour: str) -> None:
     axes.axvline(at, color=colour, linewidth=1.2, linestyle=(0, (2, 2)) if colour == GREEN else "-")
     low, high = axes.get_xlim()
     right = math.log(at / low) / math.log(high / low) > 0.72
-    # n½ and the sweet spot may lie close together: their names stand on two lines.
+    # n½ and the sweet spot may be close together: their labels are on two lines.
     axes.annotate(
         text,
         (at, 0.99 if colour == GREEN else 0.92),
@@ -115,4 +115,4 @@ def _mark_size(axes: "Axes", at: float, text: str, colour: str) -> None:
 
 
 def _equation(fit: StepTime) -> str:
-    return f"{duration(fit.fixed_s)} + {duration(fit.per_sample_s)} per example"
+    return f"{duration(fit.fixed_s)} + {duration(fit.per_sample_s)} per sample"

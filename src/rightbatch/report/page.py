@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, made from the run folder alone."""
+"""The report of a run: one self-contained HTML file, made from the run folder alone."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
-from ..record.atomic import write_whole
+from ..record.atomic import write_atomic
 from . import captions
-from .story import Moment, clock, tell
+from .story import Moment, clock, story
 from .stylesheet import STYLESHEET
 from .summary import Fact, details, headline, last_noise, measurements, step_time, words
 from .words import number, times
 
-# Of decisions merged into one sentence this many are listed.
+# At most this many of the decisions merged into one sentence are listed.
 _PARTS = 12
 
 _TOPICS = {
@@ -36,7 +36,7 @@ _TOPICS = {
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into a run folder, from its config.json and events.jsonl only.
 
-    The run may be empty, still going on, or interrupted; the page shows what there is.
+    The run may be empty, active or interrupted.
 
     Args:
         folder: the run folder.
@@ -45,14 +45,14 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         The path of the page.
 
     Raises:
-        RunFolderError: the folder holds no run, cannot be written, or its event log is damaged.
+        RunFolderError: the folder contains no run, is not writable, or its event log is damaged.
         MissingExtraError: matplotlib is not installed.
     """
     run = RunFolder.open(folder)
     history = read_history(run.events) if run.events.exists() else History()
     page = _page(history, run)
     try:
-        write_whole(run.report, lambda file: file.write(page.encode("utf-8", errors="replace")))
+        write_atomic(run.report, lambda file: file.write(page.encode("utf-8", errors="replace")))
     except OSError as error:
         raise RunFolderError(f"cannot write {run.report}: {error.strerror or error}") from error
     return run.report
@@ -70,8 +70,8 @@ def _page(history: History, run: RunFolder) -> str:
         _choices(history),
         _step_time(history),
         _story(history),
-        _section("What was measured, and how", _facts(measurements(history))),
-        _section("The run in full", _facts(details(history)) + _settings(run)),
+        _section("What was measured", _facts(measurements(history))),
+        _section("Details", _facts(details(history)) + _settings(run)),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -80,7 +80,7 @@ def _page(history: History, run: RunFolder) -> str:
         f"<header><h1>{escape(title + trained)}</h1>"
         f'<div class="muted">{escape(" · ".join(part for part in about if part))}</div></header>'
         + "\n".join(sections)
-        + "<footer>Made from config.json and events.jsonl of the run folder.</footer></main></body></html>\n"
+        + "<footer>Generated from config.json and events.jsonl in the run folder.</footer></main></body></html>\n"
     )
 
 
@@ -88,20 +88,20 @@ def _failures(history: History) -> str:
     if not history.failures:
         return ""
     last = history.failures[-1]
-    reason = escape(str(last.get("reason") or "no reason was given"))
-    title = times(len(history.failures), "step") + " could not be taken"
+    reason = escape(str(last.get("reason") or "no reason recorded"))
+    title = times(len(history.failures), "step") + (" was" if len(history.failures) == 1 else " were") + " skipped"
     return _section(title, f"<p>{captions.FAILURES.format(number(last['step']), reason)}</p>", kind="alert")
 
 
 def _tiles(history: History) -> str:
     facts = headline(history)
     if not facts:
-        return _section("Nothing to draw yet", "<p>No step of this run has been recorded.</p>")
+        return _section("No steps yet", "<p>The run has not recorded a step.</p>")
     return '<section class="tiles">' + "".join(map(_tile, facts)) + "</section>"
 
 
 def _learning(history: History) -> str:
-    """Loss and accuracy, behind three tabs that work without a script."""
+    """Loss and accuracy, in three tabs that work without a script."""
     from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure
     from .drawing import inline_svg
 
@@ -113,14 +113,14 @@ def _learning(history: History) -> str:
         name = f'id="by-{progress}"' + (" checked" if not tabs else "")
         tabs += f'<input type="radio" name="progress" {name}><label for="by-{progress}">{label}</label>'
         figures = _figure(
-            inline_svg(loss_figure(history, progress, wide=not accurate), f"Loss against {label}"),
+            inline_svg(loss_figure(history, progress, wide=not accurate), f"Loss over {label}"),
             "" if accurate else "wide",
         )
         if accurate:
-            figures += _figure(inline_svg(accuracy_figure(history, progress), f"Accuracy against {label}"))
-        panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Against {label}</h3>{figures}</div>'
+            figures += _figure(inline_svg(accuracy_figure(history, progress), f"Accuracy over {label}"))
+        panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Over {label}</h3>{figures}</div>'
     return _section(
-        "How well it learned",
+        "Loss and accuracy" if accurate else "Loss",
         _explained(captions.LOSS, captions.VALIDATION if history.evaluations else ""),
         f'<div class="tabs">{tabs}{panels}</div>',
     )
@@ -135,7 +135,7 @@ def _choices(history: History) -> str:
     noise, timed = not math.isnan(last_noise(history)[0]), bool(history.timings)
     figure = inline_svg(course_figure(history), "Batch size, noise scale and learning rate over the run")
     return _section(
-        "What was chosen",
+        "Batch size and learning rate",
         _explained(
             captions.CHOICES,
             captions.NOISE if noise else "",
@@ -159,29 +159,29 @@ def _step_time(history: History) -> str:
     )
     figure = step_time_figure(event["points"], fit, noise_scale=noise if spot else None, sweet_spot=spot)
     return _section(
-        "What a step costs",
+        "Step time",
         _explained(captions.STEP_TIME, captions.SWEET_SPOT.format(number(round(spot))) if spot else ""),
-        _figure(inline_svg(figure, "Seconds of a step against batch size"), "wide" if spot else "narrow"),
+        _figure(inline_svg(figure, "Step time over batch size"), "wide" if spot else "narrow"),
     )
 
 
 def _story(history: History) -> str:
-    moments = tell(history)
+    moments = story(history)
     if not moments:
         return ""
     count = len(history.decisions)
     merged = any(len(moment.events) > 1 for moment in moments)
     return _section(
-        "What was decided, and why",
-        _explained(f"{times(count, 'decision')} in all; many small ones in a row are told as one." if merged else ""),
+        "Decisions",
+        _explained(f"{times(count, 'decision')} in total; runs of small ones are grouped." if merged else ""),
         '<ol class="story">' + "".join(_moment(moment, history) for moment in moments) + "</ol>",
     )
 
 
 def _moment(moment: Moment, history: History) -> str:
     last = f"–{moment.last_step:,}" if moment.last_step > moment.step else ""
-    told = (f"step {moment.step:,}{last}", f"{number(moment.samples)} samples", clock(history, moment.samples))
-    when = "".join(f"<span>{text}</span>" for text in told)
+    where = (f"step {moment.step:,}{last}", f"{number(moment.samples)} samples", clock(history, moment.samples))
+    when = "".join(f"<span>{text}</span>" for text in where)
     evidence = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in (moment.evidence or {}).items())
     grey = "".join(f'<p class="reason">{escape(line)}</p>' for line in (moment.reason, evidence) if line)
     return (
@@ -192,13 +192,13 @@ def _moment(moment: Moment, history: History) -> str:
 
 
 def _parts(moment: Moment) -> str:
-    """What was merged into one sentence, evenly picked where it is much."""
+    """The decisions merged into one sentence, or an even selection of them."""
     events = moment.events
     if len(events) < 2:
         return ""
-    last, kept = len(events) - 1, min(_PARTS, len(events))
-    shown = [events[round(i * last / (kept - 1))] for i in range(kept)]
-    title = f"{kept} of these {len(events):,}" if kept < len(events) else f"these {kept}"
+    last, count = len(events) - 1, min(_PARTS, len(events))
+    shown = [events[round(i * last / (count - 1))] for i in range(count)]
+    title = f"{count} of {len(events):,} decisions" if count < len(events) else f"{count} decisions"
     rows = []
     for event in shown:
         rate = event.get("lr")
@@ -221,7 +221,7 @@ def _settings(run: RunFolder) -> str:
 
 
 def _date(time: object) -> str:
-    """An ISO time as people write it; anything else as it is."""
+    """An ISO time as a date for people; anything else unchanged."""
     try:
         moment = datetime.fromisoformat(str(time))
         return f"{moment.day} {moment:%B %Y, %H:%M %Z}".strip()

@@ -1,4 +1,4 @@
-"""Loss against learning rate: the figure of a range test."""
+"""Loss over learning rate: the figure of a range test."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def rate_figure(
     rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
 ) -> "Figure":
-    """Loss of every batch and its smoothed curve against the learning rate, with named rates marked.
+    """Loss of every batch and its smoothed curve over the learning rate, with named rates marked.
 
     Args:
-        rates: ascending.
-        losses: as many.
-        smoothed: as many.
+        rates: learning rates, in increasing order.
+        losses: the loss at each rate.
+        smoothed: the smoothed loss at each rate.
         marks: rates by name.
     """
     from matplotlib.figure import Figure

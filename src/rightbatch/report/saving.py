@@ -1,4 +1,4 @@
-"""Figures into files."""
+"""Saving figures."""
 
 import os
 import re
@@ -15,26 +15,26 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Write a figure into a file: .png, .svg or .pdf; an SVG without date and with no more digits than a screen shows.
+    """Save a figure as .png, .svg or .pdf; SVG files are reproducible, with coordinates rounded to 0.1 pt.
 
     Raises:
-        InputError: another ending, or the file cannot be written.
+        InputError: the suffix is not supported, or the file cannot be written.
     """
     import matplotlib
 
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise InputError(f"A picture was asked for in {str(path)!r}: its name must end in {', '.join(FORMATS)}.")
+        raise InputError(f"Cannot save a figure as {str(path)!r}: the file name must end in {', '.join(FORMATS)}.")
     try:
         if suffix != ".svg":
             figure.savefig(path)
             return
-        # With a salt of its own the same figure makes the same file.
+        # A fixed salt makes the same figure produce the same file.
         with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.stem}):
             figure.savefig(path, metadata={"Date": None})
         text = path.read_text(encoding="utf-8")
         text = re.sub(r' d="[^"]*"', lambda lines: re.sub(r"(\.\d)\d+", r"\1", lines.group()), text)
         path.write_text(re.sub(r" +$", "", text, flags=re.MULTILINE), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"The picture {str(path)!r} cannot be written: {error.strerror or error}.") from error
+        raise InputError(f"Cannot write the figure {str(path)!r}: {error.strerror or error}.") from error

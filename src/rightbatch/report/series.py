@@ -1,4 +1,4 @@
-"""Long series made short enough to draw without losing what the eye would have seen."""
+"""Downsampling of long series for drawing, without visible loss."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,15 +7,15 @@ Series = NDArray[np.float64]
 
 
 def thin(x: ArrayLike, y: ArrayLike, limit: int = 1500) -> tuple[Series, Series]:
-    """At most `limit` points of a line: the lowest and the highest of each stretch, in order, and both ends.
+    """At most `limit` points of a line: the minimum and maximum of each segment, in order, and both ends.
 
     Args:
         x: shape (points,).
-        y: shape (points,); where it is nan or infinite the point is left out.
-        limit: how many points may remain.
+        y: shape (points,); points that are not finite are omitted.
+        limit: maximum number of points returned.
 
     Returns:
-        The x and y kept. Every extreme of the whole line is among them.
+        The remaining x and y, which include every extreme of the whole line.
     """
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     finite = np.isfinite(ys) & np.isfinite(xs)
@@ -26,24 +26,24 @@ def thin(x: ArrayLike, y: ArrayLike, limit: int = 1500) -> tuple[Series, Series]
     starts = np.arange(0, len(ys), size)
     padded = np.full(len(starts) * size, ys[-1])
     padded[: len(ys)] = ys
-    stretches = padded.reshape(-1, size)
+    segments = padded.reshape(-1, size)
     ends = np.array([0, len(ys) - 1])
-    kept = np.concatenate((ends, starts + stretches.argmin(axis=1), starts + stretches.argmax(axis=1)))
-    kept = np.unique(np.minimum(kept, len(ys) - 1))
-    return xs[kept], ys[kept]
+    chosen = np.concatenate((ends, starts + segments.argmin(axis=1), starts + segments.argmax(axis=1)))
+    chosen = np.unique(np.minimum(chosen, len(ys) - 1))
+    return xs[chosen], ys[chosen]
 
 
 def envelope(x: ArrayLike, low: ArrayLike, high: ArrayLike, limit: int = 700) -> tuple[Series, Series, Series]:
-    """A band made of at most `limit` stretches, each with its lowest low and its highest high.
+    """A band of at most `limit` segments, each with its lowest low and its highest high.
 
     Args:
         x: shape (points,).
-        low: shape (points,); where it is nan the point is left out, infinite values stay.
-        high: as `low`.
-        limit: how many stretches may remain.
+        low: shape (points,); points with nan are omitted, infinite values are not.
+        high: like `low`.
+        limit: maximum number of segments returned.
 
     Returns:
-        x (the middle of each stretch), low and high.
+        x (the middle of each segment), low and high.
     """
     xs, lows, highs = np.asarray(x, float), np.asarray(low, float), np.asarray(high, float)
     known = ~np.isnan(lows) & ~np.isnan(highs)
@@ -56,15 +56,15 @@ def envelope(x: ArrayLike, low: ArrayLike, high: ArrayLike, limit: int = 700) ->
 
 
 def running_mean(y: ArrayLike, weights: ArrayLike, share: float = 0.02) -> Series:
-    """Mean of y over a centred window that holds `share` of the total weight, so it lags behind nowhere.
+    """Mean of y over a centred window that contains `share` of the total weight, so it has no lag.
 
     Args:
         y: shape (points,); points that are not finite are skipped.
         weights: shape (points,), such as the samples behind each point.
-        share: width of the window.
+        share: width of the window, as a fraction of the total weight.
 
     Returns:
-        Shape (points,); nan where the window holds no finite point.
+        Shape (points,); nan where the window contains no finite point.
     """
     values, widths = np.asarray(y, float), np.asarray(weights, float)
     finite = np.isfinite(values)

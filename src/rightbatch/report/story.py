@@ -1,4 +1,4 @@
-"""The decisions of a run as a story: hundreds of events told in a few dozen sentences."""
+"""The story of a run: hundreds of decisions summarized in a few dozen sentences."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from .words import duration, number, percent, times
 
 Topic = Literal["start", "batch_size", "lr", "run", "failure", "memory", "best", "resume", "stop"]
 
-# Up to this many decisions on one thing are told one by one, more of them as at most so many moves.
+# Up to this many decisions on one quantity are listed one by one, more of them as at most this many moves.
 _MOST = 10
 _NAMES = {"batch_size": "Batch size", "lr": "Learning rate"}
 
@@ -24,14 +24,14 @@ class Moment:
     """One sentence of the story.
 
     Args:
-        samples: when it began, in samples consumed.
-        step: the step it began at.
+        samples: samples consumed when it begins.
+        step: the step it begins at.
         topic: what it is about.
         text: the sentence.
-        reason: why, in the words of the rule; may be empty.
-        evidence: the numbers the last of its decisions rests on.
-        events: the decisions or failures told in it.
-        last_step: the step it ended at, where it is a stretch.
+        reason: the rule's reason; may be empty.
+        evidence: the numbers its last decision is based on.
+        events: the decisions or failures it summarizes.
+        last_step: the step it ends at, if it covers several.
     """
 
     samples: float
@@ -44,11 +44,11 @@ class Moment:
     last_step: int = 0
 
 
-def tell(history: History) -> list[Moment]:
-    """The run from start to stop, in order, decisions of the same kind merged where there are many."""
+def story(history: History) -> list[Moment]:
+    """The run from start to stop, in order; where there are many decisions of one kind, they are merged."""
     moments: list[Moment] = []
     if history.start:
-        moments.append(Moment(0, 0, "start", "Training began.", _beginning(history.start)))
+        moments.append(Moment(0, 0, "start", "Training started.", _setup(history.start)))
     for what in ("batch_size", "lr"):
         moments += _decisions(what, [event for event in history.decisions if event.get("what") == what])
     moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
@@ -59,16 +59,16 @@ def tell(history: History) -> list[Moment]:
         step = event["step"]
         at = bisect_right(history.steps["step"], step) - 1
         samples = history.steps["samples"][at] if at >= 0 else 0.0
-        text = f"The run was resumed from its checkpoint at step {step:,}."
+        text = f"Resumed from the checkpoint of step {step:,}."
         moments.append(Moment(samples, step, "resume", text, str(event.get("warning") or "")))
     moments.sort(key=lambda moment: moment.samples)
     if stop := history.stop:
-        text = f"The run ended: {stop.get('reason') or 'no reason was given'}."
+        text = f"The run ended: {stop.get('reason') or 'no reason recorded'}."
         moments.append(Moment(stop.get("samples", 0), stop.get("step", 0), "stop", text))
     return moments
 
 
-def _beginning(start: Event) -> str:
+def _setup(start: Event) -> str:
     parameters = start.get("parameters")
     model = f"{start.get('model', 'a model')}" + (f" with {parameters:,} parameters" if parameters else "")
     train = f" on {start['train_samples']:,} samples" if start.get("train_samples") else ""
@@ -88,7 +88,7 @@ def _best(event: Event) -> Moment:
 
 
 def _decisions(what: Literal["batch_size", "lr"], events: list[Event]) -> Iterator[Moment]:
-    if events and events[0].get("old") is None:  # where the run began from
+    if events and events[0].get("old") is None:  # the initial value
         yield _one(what, events[:1])
         events = events[1:]
     numbers = all(_positive(event.get(key)) for event in events for key in ("old", "new"))
@@ -109,7 +109,7 @@ def _decisions(what: Literal["batch_size", "lr"], events: list[Event]) -> Iterat
     threshold = math.log(1.25)
     while len(pivots := _turns(levels, threshold)) - 1 > _MOST:
         threshold *= 1.3
-    # A single large change is told by itself, not as part of the move it belongs to.
+    # A single large change is listed separately, not as part of its move.
     changes = sorted(((abs(after - before), i) for i, (before, after) in enumerate(pairwise(levels))), reverse=True)
     jumps = [i for change, i in changes[: _MOST // 2] if change > math.log(1.5)]
     pivots = sorted({*pivots, *jumps, *(i + 1 for i in jumps)})
@@ -130,7 +130,7 @@ def _one(what: Literal["batch_size", "lr"], events: Sequence[Event]) -> Moment:
 
 
 def _move(what: Literal["batch_size", "lr"], events: Sequence[Event], small: bool) -> Moment:
-    """One stretch between two turning points, or one along which nothing much changed."""
+    """The moves between two turning points, or a period without much change."""
     first, last = events[0]["old"], events[-1]["new"]
     count = times(len(events), "decision")
     if len(events) == 1 and not small:
@@ -150,7 +150,7 @@ def _runs(events: list[Event]) -> Iterator[Moment]:
         last = group[-1]
         new = _value(last.get("new"))
         many = f" ({times(len(group), 'time')})" if len(group) > 1 else ""
-        yield _moment("run", (f"{new[:1].upper()}{new[1:]}" if new else "The run was changed") + many + ".", group)
+        yield _moment("run", (f"{new[:1].upper()}{new[1:]}" if new else "A setting was changed") + many + ".", group)
 
 
 def _failures(events: list[Event]) -> Iterator[Moment]:
@@ -158,29 +158,26 @@ def _failures(events: list[Event]) -> Iterator[Moment]:
     for group in groups:
         last = group[-1]
         what = f"Step {last['step']:,}" if len(group) == 1 else f"{times(len(group), 'step')} up to {last['step']:,}"
-        back = (
-            f" Went back to the state of step {last['restored_step']:,}"
-            if last.get("restored_step") is not None
-            else ""
-        )
-        rate = f"learning rate cut to {number(last['lr'])}" if last.get("lr") is not None else ""
+        back = f" Restored the state of step {last['restored_step']:,}" if last.get("restored_step") is not None else ""
+        rate = f"learning rate reduced to {number(last['lr'])}" if last.get("lr") is not None else ""
         after = f"{back}, {rate}." if back and rate else f"{back or ' ' + rate.capitalize()}." if back or rate else ""
-        yield _moment("failure", f"{what} could not be taken.{after}", group)
+        skipped = "was skipped" if len(group) == 1 else "were skipped"
+        yield _moment("failure", f"{what} {skipped}.{after}", group)
 
 
 def _memory(events: list[Event]) -> Iterator[Moment]:
-    """How large forward passes could be; neighbours that go the same way are told together."""
+    """Changes of the size of forward passes; consecutive changes in the same direction are merged."""
     for smaller, neighbours in groupby(events, lambda event: event["new"] < event["old"]):
         group = list(neighbours)
         first, last = group[0], group[-1]
         new = times(last["new"], "sample")
-        text = f"Passes of up to {new} were tried again."
+        text = f"Forward passes of up to {new} are tried again."
         if smaller:
             where = last["device"] if last.get("rank") is None else f"{last['device']} (rank {last['rank']})"
-            again = f", and again down to {number(last['old'])}" if len(group) > 1 else ""
+            again = f", then of {number(last['old'])}" if len(group) > 1 else ""
             text = (
-                f"Memory ran out on {where} over a pass of {times(first['old'], 'sample')}{again}. "
-                f"From here on a pass had {new} at most."
+                f"Out of memory on {where} in a forward pass of {times(first['old'], 'sample')}{again}. "
+                f"Passes now have at most {new}."
             )
         yield Moment(first["samples"], first["step"], "memory", text, last_step=last["step"])
 
@@ -194,14 +191,14 @@ def _moment(topic: Topic, text: str, events: Sequence[Event]) -> Moment:
 
 
 def _alike(events: list[Event]) -> list[list[Event]]:
-    """Neighbours that give the same reason, its numbers apart."""
+    """Groups of consecutive events whose reasons differ only in numbers."""
     return [
         list(group) for _, group in groupby(events, lambda event: re.sub(r"[-\d.,e+]+", "#", str(event.get("reason"))))
     ]
 
 
 def _turns(levels: Sequence[float], threshold: float) -> list[int]:
-    """Indices of the turning points of a line, both ends included; a reversal smaller than `threshold` is no turn."""
+    """Indices of the turning points of a line, both ends included; reversals smaller than `threshold` are ignored."""
     pivots = [0]
     low = high = extreme = 0
     direction = 0

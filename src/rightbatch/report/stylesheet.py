@@ -1,4 +1,4 @@
-"""The style sheet of the report: one column, system fonts, light or dark as the reader's system is."""
+"""The style sheet of the report: one column, system fonts, light or dark like the reader's system."""
 
 from .drawing import COLOURS
 
@@ -79,7 +79,8 @@ ol.story > li { display: grid; grid-template-columns: 128px 1fr; gap: 0 26px; }
 .topic { font-size: 12px; font-weight: 600; letter-spacing: 0.02em; color: var(--topic); display: block; }
 .reason { color: var(--muted); font-size: 14.5px; margin: 2px 0 0; max-width: 78ch; overflow-wrap: anywhere; }
 .failure .what strong { color: var(--red); }
-.start, .stop, .resume { --topic: var(--ink); } .batch { --topic: var(--blue); } .step { --topic: var(--violet); }
+.start, .stop, .resume { --topic: var(--ink); } .batch_size { --topic: var(--blue); }
+.lr { --topic: var(--violet); }
 .run, .memory { --topic: var(--muted); } .failure { --topic: var(--red); } .best { --topic: var(--orange); }
 details { font-size: 13.5px; margin-top: 6px; }
 summary { cursor: pointer; color: var(--muted); }

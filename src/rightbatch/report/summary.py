@@ -1,4 +1,4 @@
-"""The run in one look, and what was measured how: rows of words for the page."""
+"""The facts of a run as rows of text for the report."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .words import NOTHING, duration, number, percent, times
 
 
 class Fact(NamedTuple):
-    """A name, its value, and a remark that may be empty."""
+    """A name, its value, and an optional remark."""
 
     name: str
     value: str
@@ -19,7 +19,7 @@ class Fact(NamedTuple):
 
 
 def headline(history: History) -> list[Fact]:
-    """The few numbers people look for first."""
+    """The most important numbers."""
     steps, stop = history.steps, history.stop
     facts = []
     best = best_evaluation(history)
@@ -27,27 +27,25 @@ def headline(history: History) -> list[Fact]:
         facts.append(Fact("best validation accuracy", percent(best["valid_accuracy"]), _at(best)))
     if best.get("valid_loss") is not None:
         facts.append(Fact("best validation loss", number(best["valid_loss"], 4), _at(best)))
-    facts += [Fact(f"test {name}", value, "of the model returned") for name, value in _scores(stop.get("test") or {})]
+    facts += [Fact(f"test {name}", value, "of the returned model") for name, value in _scores(stop.get("test") or {})]
     if steps["step"]:
         whole = steps["seconds"][-1]
-        share = f"{number(steps['samples'][-1] / whole)} samples a second" if whole > 0 else ""
+        share = f"{number(steps['samples'][-1] / whole)} samples per second" if whole > 0 else ""
         facts.append(Fact("training time", duration(whole), share))
         epochs = f"{number(steps['epoch'][-1])} epochs, {times(int(steps['step'][-1]), 'step')}"
         facts.append(Fact("samples", number(steps["samples"][-1]), epochs))
-        facts.append(Fact("batch size at the end", number(steps["batch_size"][-1]), _range(steps["batch_size"])))
+        facts.append(Fact("final batch size", number(steps["batch_size"][-1]), _range(steps["batch_size"])))
     return facts
 
 
 def details(history: History) -> list[Fact]:
-    """Everything else about how the run went and what it ran on."""
+    """The remaining facts: how the run ended, its settings and its machine."""
     start, stop, steps = history.start, history.stop, history.steps
-    facts = [
-        Fact("Ended", str(stop["reason"]) if stop.get("reason") else "not yet, or it was interrupted without a word")
-    ]
+    facts = [Fact("Ended", str(stop["reason"]) if stop.get("reason") else "still running, or killed")]
     if steps["step"]:
-        facts.append(Fact("Learning rate at the end", number(steps["lr"][-1]), _range(steps["lr"])))
+        facts.append(Fact("Final learning rate", number(steps["lr"][-1]), _range(steps["lr"])))
         known = [loss for loss in steps["train_loss"][-200:] if math.isfinite(loss)]
-        facts.append(Fact("Training loss, last batch", number(known[-1] if known else None, 4)))
+        facts.append(Fact("Training loss of the last batch", number(known[-1] if known else None, 4)))
     parameters = start.get("parameters")
     facts.append(
         Fact("Model", str(start.get("model") or NOTHING), times(parameters, "parameter") if parameters else "")
@@ -56,8 +54,8 @@ def details(history: History) -> list[Fact]:
     facts.append(
         Fact(
             "Samples",
-            f"{number(start.get('train_samples'))} to train on",
-            f"{valid:,} to validate on" if valid else "",
+            f"{number(start.get('train_samples'))} for training",
+            f"{valid:,} for validation" if valid else "",
         )
     )
     for key, name in (
@@ -70,11 +68,11 @@ def details(history: History) -> list[Fact]:
             facts.append(Fact(name, words(start[key])))
     facts.append(Fact("Seed", str(start.get("seed", NOTHING))))
     if history.failures:
-        facts.append(Fact("Failures", times(len(history.failures), "step") + " could not be taken"))
+        facts.append(Fact("Failures", times(len(history.failures), "skipped step")))
     ran_out = sum(event["new"] < event["old"] for event in history.memory)
     if ran_out:
-        at_most = f"at most {times(history.memory[-1]['new'], 'sample')} in a forward pass at the end"
-        facts.append(Fact("Memory", f"ran out {times(ran_out, 'time')}", at_most))
+        at_most = f"at the end, at most {times(history.memory[-1]['new'], 'sample')} per forward pass"
+        facts.append(Fact("Out of memory", times(ran_out, "time"), at_most))
     machine = start.get("machine") or {}
     parts = [str(machine[key]) for key in ("device", "cpu", "platform") if machine.get(key)]
     if machine.get("cores"):
@@ -87,7 +85,7 @@ def details(history: History) -> list[Fact]:
 
 
 def measurements(history: History) -> list[Fact]:
-    """What was measured, how often and with what result."""
+    """What was measured, how often, and the result."""
     return [
         Fact("Gradient noise", _noise_measured(history)),
         Fact("Seconds per step", _time_measured(history)),
@@ -100,15 +98,16 @@ def _noise_measured(history: History) -> str:
     measured = sum(not math.isnan(noise) for noise in steps["noise_scale"])
     if not measured:
         return "Not measured in this run."
-    # At the end, for exact norms may have proved impossible on the way.
+    # The value at the end, because the method may have changed during the run.
     how = history.stop.get("noise") or history.start.get("noise") or {}
     method = f" by {how['method']}" if how.get("method") else ""
     scale, low, high = last_noise(history)
-    result = f"At the end the noise scale was {number(scale)} samples (90 % band {number(low)} to {number(high)})."
+    result = f"Last noise scale: {number(scale)} samples (90 % interval {number(low)} to {number(high)})."
     ages = steps["noise_age_samples"]
     if ages and ages[-1] > 0:
-        result += f" It was measured {ages[-1]:,.0f} samples before the end."
-    return f"Known at {measured:,} of {times(len(steps['step']), 'step')}{method}. {result} {how.get('reason') or ''}"
+        result += f" The last measurement is {ages[-1]:,.0f} samples older than the end of the run."
+    known = f"Available at {measured:,} of {times(len(steps['step']), 'step')}{method}."
+    return f"{known} {result} {how.get('reason') or ''}"
 
 
 def _time_measured(history: History) -> str:
@@ -117,33 +116,33 @@ def _time_measured(history: History) -> str:
     event = history.timings[-1]
     points = event.get("points") or []
     timed = int(sum(point[2] for point in points if len(point) > 2))
-    source = f"Timed {times(timed, 'time')} at {times(len(points), 'batch size')}, on batches of the run."
+    source = f"{times(timed, 'timing')} at {times(len(points), 'batch size')}, on batches of the run."
     fit = step_time(event)
     if fit is None:
-        return f"{source} That was too little to fit a line to."
+        return f"{source} Not enough to fit a line."
     return (
-        f"{source} A step takes {duration(fit.fixed_s)} plus {duration(fit.per_sample_s)} for each sample; the "
+        f"{source} A step takes {duration(fit.fixed_s)} plus {duration(fit.per_sample_s)} per sample; the "
         f"half-performance batch n½ is {number(fit.half_performance)} ± {number(fit.standard_error)} samples."
     )
 
 
 def _validated(history: History) -> str:
     if not history.evaluations:
-        return "No validation data in this run."
+        return "This run has no validation data."
     valid = history.start.get("valid_samples")
     count = times(len(history.evaluations), "time") + (f" on {valid:,} samples" if valid else "")
-    return f"{count}; the time it takes is not counted as training time."
+    return f"{count}; evaluation time does not count as training time."
 
 
 def best_evaluation(history: History) -> Event:
-    """The evaluation the run called its best; empty if there is none."""
+    """The evaluation marked as best; empty if there is none."""
     marked = [event for event in history.evaluations if event.get("best")]
     known = [event for event in history.evaluations if math.isfinite(event.get("valid_loss") or math.nan)]
     return marked[-1] if marked else min(known, key=lambda event: float(event["valid_loss"]), default={})
 
 
 def last_noise(history: History) -> tuple[float, float, float]:
-    """The last noise scale known, with the bounds of its 90 % band; nan if there is none."""
+    """The last known noise scale with its 90 % interval; nan if there is none."""
     columns = (history.steps["noise_scale"], history.steps["noise_low"], history.steps["noise_high"])
     rows = zip(*(reversed(column) for column in columns), strict=True)
     return next((row for row in rows if not math.isnan(row[0])), (math.nan, math.nan, math.nan))
@@ -162,7 +161,7 @@ def step_time(event: Event) -> StepTime | None:
 
 
 def words(value: object) -> str:
-    """A setting in words: mappings as name value pairs without what is not set."""
+    """A setting as text: mappings as name-value pairs, without unset ones."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {words(item)}" for key, item in value.items() if item is not None) or "none"
     if isinstance(value, (list, tuple)):

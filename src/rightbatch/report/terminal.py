@@ -28,13 +28,12 @@ class _View(Protocol):
 
 
 class Progress:
-    """Shows how a run is going. `end` belongs into a `finally`, so that an interrupted run gives the terminal back.
+    """Shows the progress of a run. Call `end` in a `finally` clause, so that an interrupted run restores the terminal.
 
     Args:
-        mode: False shows nothing. True and None show a live table where the stream is a terminal, and plain lines, one
-            every few seconds and one at each evaluation, two a second at most, where it is not or where rich is not
-            installed.
-        stream: where to, standard error if not given.
+        mode: False shows nothing. True and None show a live table if the stream is a terminal and rich is installed;
+            otherwise plain lines, one every few seconds and one per evaluation, at most two per second.
+        stream: the output stream (default: standard error).
     """
 
     def __init__(self, mode: bool | None = None, stream: TextIO | None = None) -> None:
@@ -56,10 +55,10 @@ class Progress:
         """Start showing.
 
         Args:
-            total_samples: samples after which the run ends, if that is known.
-            total_s: seconds on the wall after which it ends, if that is known.
-            title: what is being trained.
-            used_s: how many of these seconds the run had used before it was resumed.
+            total_samples: samples after which the run ends, if known.
+            total_s: wall-clock seconds after which the run ends, if known.
+            title: the title line.
+            used_s: how many of these seconds the run used before it was resumed.
         """
         self.total_samples, self.total_s, self.title = total_samples, total_s, title
         self._used_s, self._began = used_s, (time.monotonic(), math.nan)
@@ -68,17 +67,17 @@ class Progress:
             self._due = 0.0
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Take the fields of a step event; shown at most five times a second."""
+        """Receive the fields of a step event; the view updates at most five times per second."""
         self.row = row
         if time.monotonic() >= self._due:
             self._show(False)
 
     def note(self, text: str) -> None:
-        """Remember the reason of the last decision."""
+        """Receive the reason of the last decision."""
         self.reason = text
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
-        """Take the fields of an evaluation event; shown at once, but at most twice a second."""
+        """Receive the fields of an evaluation event; shown immediately, at most twice per second."""
         self.evaluated = row
         if row.get("best"):
             self.best = row
@@ -87,7 +86,7 @@ class Progress:
             self._show(True)
 
     def end(self, text: str) -> None:
-        """Stop showing, leave the last state on the screen and say how it ended; more calls change nothing."""
+        """Stop showing, leave the last state on the screen and print how the run ended; may be called twice."""
         view, self._view, self._due = self._view, None, math.inf
         if view is not None:
             with suppress(OSError, ValueError):
@@ -98,7 +97,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much of the budget is used, 0 to 1; nan while that cannot be told."""
+        """The fraction of the budget that is used, 0 to 1; nan if unknown."""
         shares = []
         if self.total_samples:
             shares.append(self.row.get("samples", 0) / self.total_samples)
@@ -108,7 +107,7 @@ class Progress:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the budget is used, at the pace since `begin`, evaluations included; nan while unknown."""
+        """Estimated seconds until the end, at the pace since `begin`, evaluations included; nan if unknown."""
         began_s, began_share = self._began
         share = self.share
         if math.isnan(began_share):
@@ -119,13 +118,13 @@ class Progress:
     def _show(self, evaluated: bool) -> None:
         now = time.monotonic()
         if math.isnan(self._began[1]) and self.row:
-            # A resumed run begins with part of its budget used; the pace counts from there.
+            # A resumed run starts with part of its budget used; the pace counts from there.
             self._began = (self._began[0], self.share if self.row.get("step", 0) > 1 else 0.0)
         if self._view is not None:
             try:
                 self._view.show(self, evaluated)
                 self._due = now + self._view.interval_s
-            except (OSError, ValueError):  # a pipe or window that has been closed must not end the run
+            except (OSError, ValueError):  # a closed pipe or window must not end the run
                 self._view, self._due = None, math.inf
 
 
@@ -143,7 +142,7 @@ def _loss(row: Mapping[str, Any], name: str) -> str:
 
 
 def _say(stream: TextIO, text: str) -> None:
-    """Print a line; letters the stream cannot write are replaced."""
+    """Print a line; characters the stream cannot encode are replaced."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
@@ -156,7 +155,7 @@ class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._titled = False
-        self._told = ""
+        self._shown_reason = ""
 
     def show(self, progress: Progress, evaluated: bool) -> None:
         if not self._titled:
@@ -182,17 +181,17 @@ class _Lines:
                 [f"accuracy {percent(source['valid_accuracy'])}"] if source.get("valid_accuracy") is not None else []
             )
             parts += ["best so far"] if source.get("best") else []
-        elif progress.reason and progress.reason != self._told:
-            self._told = progress.reason
+        elif progress.reason and progress.reason != self._shown_reason:
+            self._shown_reason = progress.reason
             parts += [progress.reason]
         _say(self._stream, " | ".join(parts))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class _Table:
-    """A small table that is redrawn in place."""
+    """A small table, redrawn in place."""
 
     interval_s = _LIVE_S
 
@@ -201,7 +200,7 @@ class _Table:
         from rich.live import Live
 
         self._console = Console(file=stream)
-        # What the program prints meanwhile appears above the table, but only where both go to the same terminal.
+        # Other output appears above the table, but only if both go to the same terminal.
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -209,7 +208,7 @@ class _Table:
             redirect_stderr=sys.stderr.isatty(),
         )
         self._live.start()
-        atexit.register(self._live.stop)  # the cursor comes back even if nobody calls `end`
+        atexit.register(self._live.stop)  # restores the cursor even if `end` is not called
 
     def show(self, progress: Progress, evaluated: bool) -> None:
         self._live.update(table(progress, self._console.width), refresh=True)
@@ -273,7 +272,7 @@ def _cells(progress: Progress) -> list[tuple[str, str]]:
         ("batch size", number(row.get("batch_size"))),
         ("learning rate", number(row.get("lr"))),
         ("noise scale", number(row.get("noise_scale")) + band),
-        *([("noise seen", f"{number(age)} samples ago")] if age else []),
+        *([("measured", f"{number(age)} samples ago")] if age else []),
         ("samples", number(row.get("samples"))),
         ("epoch", f"{row.get('epoch', 0.0):.2f}"),
         ("pace", f"{number(row['samples'] / seconds)}/s" if seconds > 0 else NOTHING),

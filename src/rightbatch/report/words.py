@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits that count, thousands separated, units that fit."""
+"""Numbers as text for people: three significant digits, thousands separators, suitable units."""
 
 import math
 
@@ -6,7 +6,7 @@ NOTHING = "–"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; whole numbers from 1000 on in full, with separators."""
+    """A number with `digits` significant digits; integers in full, with separators."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
@@ -32,14 +32,14 @@ def short(value: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share between 0 and 1 as a percentage with one decimal; two above 99 %, where the last errors are counted."""
+    """A fraction as a percentage with one decimal, two above 99 %."""
     if value is None or math.isnan(value):
         return NOTHING
     return f"{100 * value:.{2 if 0.99 <= value < 1 else 1}f} %"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that fits."""
+    """Seconds in a suitable unit."""
     if seconds is None or math.isnan(seconds):
         return NOTHING
     if math.isinf(seconds):

@@ -1,4 +1,4 @@
-"""Internal: how training scales over processes: measured on this machine, simulated beyond it."""
+"""Internal: how training scales with processes: measured on this machine, simulated beyond."""
 
 from .measuring import Measured, measure
 from .simulation import Fleet, Simulated, simulate

@@ -1,4 +1,4 @@
-"""Samples per second of a few processes on this machine, and whether they decide alike."""
+"""Samples per second of several processes on this machine, and whether their decisions agree."""
 
 import os
 import tempfile
@@ -24,14 +24,14 @@ PATIENCE = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What so many processes did on this machine.
+    """The result of a measurement.
 
     Args:
         processes: W.
-        samples_per_s: over all processes, at the fixed batch.
-        batch: the fixed batch, of all processes together.
-        decisions: the digest of the decisions of each process of a second run, whose batch size follows the clock.
-        steps: of that run.
+        samples_per_s: of all processes, at the fixed batch size.
+        batch: the fixed batch size, of all processes together.
+        decisions: the digest of the decisions of each process in a second run, with a time-dependent batch size.
+        steps: steps of that run.
     """
 
     processes: int
@@ -42,23 +42,23 @@ class Measured:
 
     @property
     def agree(self) -> bool:
-        """Whether all have decided the same."""
+        """Whether all processes decided the same."""
         return len(set(self.decisions)) == 1
 
 
 def measure(processes: int, batch: int = 256, seconds: float = 3.0) -> Measured:
-    """Train a network of 270,000 weights in processes on the CPU, with one thread each.
+    """Train a network of 270,000 weights in several CPU processes with one thread each.
 
     Args:
-        processes: how many.
-        batch: samples in the fixed batch.
-        seconds: to train at it; then as long with the default rule for the batch size.
+        processes: number of processes.
+        batch: the fixed batch size.
+        seconds: training time at that size, and again with the default batch-size rule.
 
     Raises:
         InputError: fewer than 1 process.
     """
     if processes < 1:
-        raise InputError(f"{processes} processes cannot be measured: give at least 1.")
+        raise InputError(f"processes is {processes}: it must be at least 1.")
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         answers = context.SimpleQueue()
@@ -69,7 +69,7 @@ def measure(processes: int, batch: int = 256, seconds: float = 3.0) -> Measured:
 
 
 def _train(rank: int, size: int, folder: str, batch: int, seconds: float, answers: Any) -> None:
-    """One of the processes."""
+    """The main function of a process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -84,7 +84,7 @@ def _train(rank: int, size: int, folder: str, batch: int, seconds: float, answer
 
 
 def _loop(data: Sequence[torch.Tensor], batch: int | str, seconds: float) -> tuple[float, int, int]:
-    """Samples per second, the digest of decisions and the steps."""
+    """Samples per second, the digest of decisions and the number of steps."""
     model = nn.Sequential(
         nn.Linear(FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)
     )

@@ -1,4 +1,4 @@
-"""A run of many processes with its real order, ledger and rules; only the seconds of steps and the noise are made up.
+"""A simulated run of many processes, with the real order, ledger and rules, and assumed step times and noise.
 
     seconds of a step:   t(B) = t0 + t1·⌈B/W⌉ + 2 (W-1)/W · bytes/bandwidth + 2 ⌈log2 W⌉ · latency
     progress of a step:  1/(1 + B_noise/B), until S is reached
@@ -26,27 +26,27 @@ from ..measurements import NoiseEstimate, StandardErrors
 from ..record import Ledger, verify_ledger
 from ..rules.batch_size import SweetSpot
 
-NOISE_ERROR = 0.2  # relative, of a smoothed noise scale
+NOISE_ERROR = 0.2  # relative error of a smoothed noise scale
 CONFIDENT = 1.645
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What one step takes, and what there is to learn.
+    """The assumptions on step times and noise.
 
     The defaults are a network of 25 million weights in float32 on accelerators that each take 2,000 samples a second,
     with 10 GB/s between them; the noise scale grows as published ones of image classification do.
 
     Args:
-        fixed_s: t0, seconds of a step whatever its size, in each process.
-        per_sample_s: t1, seconds per example in one process.
-        gradient_bytes: what is sent.
-        bandwidth_bytes_per_s: between neighbours of a ring.
-        latency_s: of one hop.
-        jitter: relative scatter of the seconds of one step.
+        fixed_s: t0, fixed seconds of a step in each process.
+        per_sample_s: t1, seconds per sample in one process.
+        gradient_bytes: size of the gradient.
+        bandwidth_bytes_per_s: between neighbours in a ring.
+        latency_s: latency of one hop.
+        jitter: relative scatter of step times.
         first_noise_scale: B_noise at the start, in samples.
         last_noise_scale: B_noise at the end.
-        progress: S, the steps that batches without noise would take.
+        progress: S, the number of steps without noise.
         train_samples: N.
     """
 
@@ -62,18 +62,18 @@ class Fleet:
     train_samples: int = 1_281_167
 
     def seconds(self, samples: int, processes: int) -> float:
-        """t(B), without the scatter."""
+        """t(B), without scatter."""
         sent = 2 * (processes - 1) / processes * self.gradient_bytes / self.bandwidth_bytes_per_s
         hops = 2 * math.ceil(math.log2(processes)) * self.latency_s
         return self.fixed_s + self.per_sample_s * -(-samples // processes) + sent + hops
 
     def noise_scale(self, progress: float) -> float:
-        """B_noise after so much progress."""
+        """B_noise at a progress."""
         grown = math.log(self.last_noise_scale / self.first_noise_scale) * progress / self.progress
         return self.first_noise_scale * math.exp(grown)
 
     def fixed_batch_s(self, samples: int, processes: int) -> float:
-        """Seconds to the end at a fixed batch: t(B)·∫(1 + B_noise/B) over the progress."""
+        """Seconds to the end at a fixed batch size: t(B)·∫(1 + B_noise/B) over the progress."""
         growth = math.log(self.last_noise_scale / self.first_noise_scale)
         rise = self.last_noise_scale - self.first_noise_scale
         mean = rise / growth if growth else self.first_noise_scale
@@ -86,15 +86,15 @@ class Simulated:
 
     Args:
         processes: W.
-        half_performance: n½ as fitted at the end, in samples.
+        half_performance: the fitted n½ at the end, in samples.
         early: the batch size after a tenth of the progress.
         late: the batch size at the end.
-        seconds: to the end.
-        steps: to the end.
-        fixed_s: seconds to the end at each fixed batch asked for.
-        best_fixed: the power of two that would have been the best fixed batch, known only afterwards.
-        best_fixed_s: seconds to the end with it.
-        ledger: what the ledger proves.
+        seconds: total seconds.
+        steps: total steps.
+        fixed_s: total seconds at each of the given fixed batch sizes.
+        best_fixed: the best fixed batch size in hindsight, a power of two.
+        best_fixed_s: total seconds with it.
+        ledger: the result of verifying the ledger.
     """
 
     processes: int
@@ -109,7 +109,7 @@ class Simulated:
     ledger: str
 
     def goodput(self, fixed: int) -> float:
-        """Progress per second over that of a fixed batch."""
+        """Progress per second relative to a fixed batch size."""
         return self.fixed_s[fixed] / self.seconds
 
 
@@ -120,14 +120,14 @@ def simulate(
     fixed: Sequence[int] = (),
     seed: int = 0,
 ) -> Simulated:
-    """Run the rule on so many simulated processes until the progress is made.
+    """Simulate a run with the rule until the progress is complete.
 
     Args:
         processes: W.
-        fleet: what steps take.
-        rule: for the batch size; by default the sweet spot, which may take up to 64 half-performance batches.
-        fixed: batches to compare with.
-        seed: of the order and of all scatter.
+        fleet: the assumptions.
+        rule: the batch-size rule (default: the sweet spot, up to 64 half-performance batches).
+        fixed: fixed batch sizes to compare with.
+        seed: seed of the order and of all scatter.
 
     Raises:
         RunFolderError: shares or ledger do not hold each sample once.
@@ -148,7 +148,7 @@ def simulate(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.txt"
         ledger = Ledger(path)
-        for size, size_s in _climb(n // 4, timed):
+        for size, size_s in _sweep(n // 4, timed):
             timer.add(size, size_s)
         while progress < fleet.progress:
             taken = stream.take(batch)
@@ -195,7 +195,7 @@ def simulate(
     )
 
 
-def _climb(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
+def _sweep(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
     """The points of a timing sweep, as at the start of a run."""
     sweep = timing_sweep(most, most // 2)
     size = next(sweep)
@@ -208,16 +208,16 @@ def _climb(most: int, timed: Callable[[int], float]) -> list[tuple[int, float]]:
 
 
 def _require_cut(ranks: Sequence[ProcessGroup], samples: int) -> None:
-    """Every sample of a batch in exactly one share."""
+    """Check that every sample of a batch is in exactly one share."""
     reached = 0
     for each in ranks:
         begin, end = each.share(samples)
         if end > begin:
             if begin != reached:
-                raise RunFolderError(f"rank {each.rank} begins at {begin} of {samples}, not at {reached}")
+                raise RunFolderError(f"rank {each.rank} starts at {begin} of {samples}, not at {reached}")
             reached = end
     if reached != samples:
-        raise RunFolderError(f"{samples - reached} of {samples} samples are in no share")
+        raise RunFolderError(f"{samples - reached} of {samples} samples are not in any share")
 
 
 def _estimate(scale: float) -> NoiseEstimate:

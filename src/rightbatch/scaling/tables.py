@@ -1,25 +1,25 @@
-"""What was measured and simulated, as text."""
+"""The measured and simulated results as text."""
 
 from collections.abc import Sequence
 
 from .measuring import measure
 from .simulation import Fleet, simulate
 
-FIXED = 256  # a batch as one would choose it for one process
-PER_PROCESS = 32  # samples of a process, where the batch grows with their number
+FIXED = 256  # a typical batch size for one process
+PER_PROCESS = 32  # samples per process, if the batch size is proportional to their number
 
 
 def table_of_measured(processes: Sequence[int], seconds: float) -> tuple[bool, str]:
-    """Whether all processes have decided alike, and a line for each number of them.
+    """Whether all processes decided the same, and a line for each number of processes.
 
     Args:
-        processes: how many, one measurement each.
-        seconds: of a measurement.
+        processes: numbers of processes, one measurement each.
+        seconds: duration of a measurement.
     """
     lines = ["processes  samples/s  of the first  decisions"]
     found = [measure(count, seconds=seconds) for count in processes]
     for each in found:
-        said = f"the same in all, digest {each.decisions[0]:08x}" if each.agree else f"differ: {each.decisions}"
+        said = f"identical, digest {each.decisions[0]:08x}" if each.agree else f"differ: {each.decisions}"
         said = said if each.processes > 1 else "its own"
         share = each.samples_per_s / found[0].samples_per_s
         lines.append(f"{each.processes:9}  {each.samples_per_s:10,.0f}  {share:12.2f}  {said} ({each.steps:,} steps)")
@@ -27,19 +27,19 @@ def table_of_measured(processes: Sequence[int], seconds: float) -> tuple[bool, s
 
 
 def table_of_simulated(processes: Sequence[int], seed: int = 0, fleet: Fleet | None = None) -> str:
-    """A line for each number of simulated processes.
+    """A line for each simulated number of processes.
 
     Args:
-        processes: how many, one simulation each.
-        seed: of the simulations.
-        fleet: what steps take.
+        processes: numbers of processes, one simulation each.
+        seed: seed of the simulations.
+        fleet: the assumptions.
     """
     fleet = fleet or Fleet()
     lines = [
-        f"simulated: {fleet.fixed_s * 1e3:g} ms a step and {fleet.per_sample_s * 1e3:g} ms a sample in a process,",
+        f"simulated: {fleet.fixed_s * 1e3:g} ms per step and {fleet.per_sample_s * 1e3:g} ms per sample in a process,",
         f"{fleet.gradient_bytes / 1e6:g} MB sent at {fleet.bandwidth_bytes_per_s / 1e9:g} GB/s, noise scale from "
         f"{fleet.first_noise_scale:,.0f} to {fleet.last_noise_scale:,.0f};",
-        "goodput of the sweet spot over fixed batches:",
+        "goodput of the sweet spot relative to fixed batch sizes:",
         "",
         f"processes      n½  batch early    late  seconds  over {FIXED}  over {PER_PROCESS} each  over the best, known "
         "afterwards",
@@ -51,4 +51,4 @@ def table_of_simulated(processes: Sequence[int], seed: int = 0, fleet: Fleet | N
             f"{run.goodput(FIXED):8.2f}  {run.goodput(PER_PROCESS * count):12.2f}  "
             f"{run.best_fixed_s / run.seconds:8.2f} ({run.best_fixed:,})"
         )
-    return "\n".join([*lines, "", "every sample exactly once an epoch in each of them, by its ledger"])
+    return "\n".join([*lines, "", "verified by the ledgers: every sample exactly once per epoch"])

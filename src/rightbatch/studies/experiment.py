@@ -1,4 +1,4 @@
-"""What an experiment is: trials that can be run apart from each other, and what their results say."""
+"""The base class of experiments: independent trials, and the evaluation of their results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
 Result = dict[str, Any]
-SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"  # a source of several
-DIGITS = 5  # of curves that are stored: no more than a figure or an interval shows
+SHEN = "Shen, “Effect of batch size on training dynamics” (2018)"  # cited by several studies
+DIGITS = 5  # of stored curves: more than a figure or an interval shows
 
 
 @dataclass(frozen=True, slots=True)
 class StudyTrial:
-    """One piece of an experiment, run in a process of its own.
+    """One part of an experiment, run in a separate process.
 
     Args:
-        key: its name within the experiment, the same in every run of it.
-        settings: plain values, all that the run depends on beside experiment and subject.
+        key: its unique name within the experiment, the same in every run.
+        settings: plain values; with experiment and subject they determine the trial.
     """
 
     key: str
@@ -31,7 +31,7 @@ class StudyTrial:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, a name for its file, and a sentence for those who do not see it."""
+    """A figure, its file name, and its alternative text."""
 
     name: str
     figure: "Figure"
@@ -40,14 +40,14 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One claim and what became of it here.
+    """A claim and the result of testing it.
 
     Args:
-        claim: in a sentence.
-        source: who claims it.
-        published: their figure, in words.
-        ours: ours, with its interval.
-        verdict: "cannot tell" where the intervals do not decide it, or too few trials were run.
+        claim: the claim, as a sentence.
+        source: the publication.
+        published: the published result, as text.
+        ours: our result with its interval.
+        verdict: "cannot tell" if the intervals are inconclusive, or too few trials were run.
     """
 
     claim: str
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What an experiment has to say.
+    """The evaluation of an experiment.
 
     Args:
         paragraphs: set-up first, then what was seen; plain text.
@@ -91,7 +91,7 @@ class Experiment(ABC):
     @property
     @abstractmethod
     def classic(self) -> Subject:
-        """The problem it is shown on unless told otherwise."""
+        """The default problem."""
 
     @abstractmethod
     def trials(self, subject: Subject) -> list[StudyTrial]:
@@ -111,5 +111,5 @@ class Experiment(ABC):
 
 
 def rounded(values: Iterable[float]) -> list[float]:
-    """The values to 5 significant digits, for results that are stored; nan and infinities stay what they are."""
+    """Round values to 5 significant digits for storage; nan and infinities stay unchanged."""
     return [float(f"{value:.{DIGITS}g}") for value in values]

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..ranges import require_number, require_whole
 from .experiment import Drawing, Experiment, Finding, Result, Section, StudyTrial, Verdict, rounded
-from .over_seeds import mean_interval, told
+from .over_seeds import mean_interval, show
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class NoiseRemoval(Experiment):
     name: ClassVar[str] = "noise-removal"
     title: ClassVar[str] = "Removing the noise: smaller steps or larger batches"
     question: ClassVar[str] = (
-        "A constant step and a constant batch end at a floor of noise. Does growing the batch remove it as well as "
-        "annealing the step, and at what cost in samples and in steps?"
+        "With a constant learning rate and batch size the loss ends at a noise floor. Does growing the batch remove it "
+        "as well as annealing the learning rate, and at what cost in samples and steps?"
     )
     source: ClassVar[str] = ORR
 
@@ -64,7 +64,7 @@ class NoiseRemoval(Experiment):
     def trials(self, subject: Subject) -> list[StudyTrial]:
         """One trial for each schedule and seed, all schedules with the first seed first."""
         if subject != self.classic:
-            raise InputError(f"{self.name} simulates least mean squares and takes no data or model: leave them out.")
+            raise InputError(f"{self.name} simulates least mean squares and takes no data or model: do not pass them.")
         for name in ("presentations", "fixed", "replicas", "seeds"):
             require_whole(f"NoiseRemoval.{name}", getattr(self, name), least=1)
         require_number("NoiseRemoval.rate", self.rate, above=0, most=0.5)
@@ -121,17 +121,23 @@ class NoiseRemoval(Experiment):
                     name,
                     f"{len(found) * self.replicas:,}",
                     f"{found[0]['steps']:,}",
-                    told(slopes),
+                    show(slopes),
                     f"{_slope(presented, expected):.3f}",
-                    told(products, digits=2),
-                    told(ends),
+                    show(products, digits=2),
+                    show(ends),
                 )
             )
             flat = name.startswith("constant")
             claim = "the error ends at a floor" if flat else "the error falls as one over the presentations"
             value = "slope 0" if flat else "O(1/T), slope -1"
             findings.append(
-                Finding(f"{name}: {claim}", ORR, value, f"slope {told(slopes)}", _near(slopes, 0.0 if flat else -1.0))
+                Finding(
+                    f"{name}: {claim}",
+                    ORR,
+                    value,
+                    f"slope {show(slopes)}",
+                    _near(slopes, 0.0 if flat else -1.0),
+                )
             )
         one, large = (runs.get(f"constant, batch {b}", []) for b in (1, self.fixed))
         if one and large:
@@ -142,7 +148,7 @@ class NoiseRemoval(Experiment):
                 "cannot tell" if interval is None else "agrees" if interval[0] <= a / b <= interval[1] else "differs"
             )
             claim = f"a batch of {self.fixed} has the floor of batch 1 divided by {a / b:.1f}"
-            findings.append(Finding(claim, "the recursion of E v²", f"{a / b:.2f}", told(ratios, digits=2), verdict))
+            findings.append(Finding(claim, "the recursion of E v²", f"{a / b:.2f}", show(ratios, digits=2), verdict))
         paragraphs = [
             f"One weight, {self.presentations:,} samples a run, a first step of {self.rate:g}. Annealing: batches of "
             f"1 and a step of 1/(1/{self.rate:g} + t). Growing: a constant step, the batch 1/(1 - {self.rate:g}) times "

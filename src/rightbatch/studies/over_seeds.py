@@ -1,4 +1,4 @@
-"""Statistics over seeds: where the mean lies, where one further run would lie, and what that decides."""
+"""Statistics over seeds: intervals of the mean and of a further run, and the verdicts that follow."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,28 @@ from statistics import mean, stdev
 from ..report.words import NOTHING, number
 from .experiment import Verdict
 
-LEAST_RUNS = 3  # with fewer an interval says nothing
+LEAST_RUNS = 3  # the minimum for an interval
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """90 % interval of the mean by Student's t, the runs taken as normal and independent; None with too few."""
+    """90 % interval of the mean by Student's t, assuming normal, independent runs; None if there are too few."""
     return _about_mean(values, 1 / len(values)) if values else None
 
 
 def run_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """90 % interval for one further run, by which a published single run is judged; None with too few."""
+    """90 % interval for a further run, to judge a published single run; None if there are too few."""
     return _about_mean(values, 1 + 1 / len(values)) if values else None
 
 
-def told(values: Sequence[float], digits: int = 3, further: bool = False) -> str:
-    """The mean and its 90 % interval, or that of a further run."""
+def show(values: Sequence[float], digits: int = 3, further: bool = False) -> str:
+    """The mean with its 90 % interval, or with that of a further run, as text."""
     half = (run_interval if further else mean_interval)(values)
     text = f"{mean(values):.{digits}f}"
     return text if half is None else f"{text} ± {(half[1] - half[0]) / 2:.{digits}f}"
 
 
 def below_zero(values: Sequence[float]) -> Verdict:
-    """Whether the mean is below zero, as far as its interval decides."""
+    """Whether the mean is below zero, judged by its interval."""
     interval = mean_interval(values)
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "cannot tell"
@@ -36,7 +36,7 @@ def below_zero(values: Sequence[float]) -> Verdict:
 
 
 def within(values: Sequence[float], limits: tuple[float, float]) -> Verdict:
-    """Whether the mean lies within the limits: its interval does, lies apart from them, or decides nothing."""
+    """Whether the mean is within the limits, judged by its interval."""
     interval = mean_interval(values)
     if interval is None:
         return "cannot tell"
@@ -46,15 +46,15 @@ def within(values: Sequence[float], limits: tuple[float, float]) -> Verdict:
 
 
 def all_within(groups: Sequence[Sequence[float]], limits: tuple[float, float]) -> Verdict:
-    """`within` for each group that has runs: one apart from the limits differs, and to agree all must."""
+    """`within` for each group that has runs: one group outside the limits differs; to agree, all must."""
     verdicts = [within(values, limits) for values in groups if values]
     if "differs" in verdicts:
         return "differs"
     return "agrees" if verdicts and set(verdicts) == {"agrees"} else "cannot tell"
 
 
-def told_factor(values: Sequence[float]) -> str:
-    """The geometric mean of positive numbers and the 90 % interval of its logarithm, in three digits."""
+def show_factor(values: Sequence[float]) -> str:
+    """The geometric mean of positive numbers with its 90 % interval, as text."""
     if not values:
         return NOTHING
     logs = [math.log(value) for value in values]

@@ -1,4 +1,4 @@
-"""Run the trials of an experiment in parallel processes, keep what they answer, and write the page."""
+"""Run the trials of an experiment in parallel processes, store their results, and write the page."""
 
 import json
 import os
@@ -30,15 +30,15 @@ RESULTS = "results.jsonl"
 
 @dataclass(slots=True)
 class StudyResult:
-    """What `study` returns.
+    """The result of `study`.
 
     Args:
-        experiment: as it was run.
-        subject: on what.
-        results: by the keys of the trials.
-        planned: trials of the whole design.
-        stopped: why it ended, in words.
-        made: in words, by which version, when and on what machine it was begun.
+        experiment: the experiment.
+        subject: its data and model.
+        results: by key of the trial.
+        planned: number of trials of the whole design.
+        stopped: why it ended, as text.
+        made: version, date and machine of the first call, as text.
         page: the HTML page.
     """
 
@@ -60,27 +60,27 @@ def study(
     processes: int | None = None,
     progress: TextIO | None = None,
 ) -> StudyResult:
-    """Run an experiment and write its page; the same call again goes on where it stopped.
+    """Run an experiment and write its page; the same call resumes it.
 
-    Trials run in processes of their own, one thread each. Ctrl-C lets go of those under way and writes the page of
-    what there is. A budget is kept by running fewer trials: they come most important first, and the page says how many
-    of the design it rests on.
+    Trials run in separate processes with one thread each. Ctrl-C stops the running ones and writes the page from the
+    results so far. A budget reduces the number of trials: the most important come first, and the page states how many
+    of the design it is based on.
 
     Args:
         experiment: such as `Wiggle()`.
-        subject: data and model; None takes the classic problem of the experiment.
-        folder: for results and page; None is studies/<experiment>-<data>-<model>.
-        budget_s: seconds on the wall after which no further trial is begun; None runs the whole design, 0 shows what is
-            there already.
-        processes: None is one for each core; 0 runs the trials here, one after the other.
-        progress: where to say how far it is; None is stderr.
+        subject: data and model (default: the classic problem of the experiment).
+        folder: folder for results and page (default: studies/<experiment>-<data>-<model>).
+        budget_s: wall-clock seconds after which no further trial starts (default: no limit); 0 only writes the page
+            from existing results.
+        processes: number of processes (default: one per core); 0 runs the trials sequentially in this process.
+        progress: stream for progress (default: stderr).
 
     Returns:
         The results and the page.
 
     Raises:
-        InputError: the subject does not suit the experiment, or a setting is out of its range.
-        RunFolderError: the folder holds another study, or cannot be written.
+        InputError: the experiment does not support the subject, or a setting is out of range.
+        RunFolderError: the folder contains another study, or is not writable.
     """
     if budget_s is not None:
         require_number("budget_s", budget_s, least=0)
@@ -89,21 +89,21 @@ def study(
     subject = subject or experiment.classic
     trials = experiment.trials(subject)
     if len({trial.key for trial in trials}) != len(trials):
-        raise InputError(f"{type(experiment).__name__} has two trials of one key: keys must differ.")
+        raise InputError(f"{type(experiment).__name__} has two trials with the same key: keys must be unique.")
     path = Path(folder) if folder is not None else _folder(experiment, subject)
     results, made = _opened(path, experiment, subject)
     wanted = {trial.key for trial in trials}
     waiting = [trial for trial in trials if trial.key not in results]
-    say = _Teller(progress or sys.stderr, len(trials), len(trials) - len(waiting))
+    say = _TrialProgress(progress or sys.stderr, len(trials), len(trials) - len(waiting))
     log = EventLog(path / RESULTS, flush_s=0.0)
     try:
         stopped = _run(experiment, subject, waiting, results, log, budget_s, processes, say)
     finally:
         log.close()
-    kept = {key: result for key, result in results.items() if key in wanted}
-    page = write_page(path, experiment, subject, kept, len(trials), stopped, made)
+    shown = {key: result for key, result in results.items() if key in wanted}
+    page = write_page(path, experiment, subject, shown, len(trials), stopped, made)
     say.end(f"{stopped}; page: {page}")
-    return StudyResult(experiment, subject, kept, len(trials), stopped, made, page)
+    return StudyResult(experiment, subject, shown, len(trials), stopped, made, page)
 
 
 def _run(
@@ -114,7 +114,7 @@ def _run(
     log: EventLog,
     budget_s: float | None,
     processes: int | None,
-    say: "_Teller",
+    say: "_TrialProgress",
 ) -> str:
     started, interruption = time.monotonic(), Interruption()
 
@@ -124,7 +124,7 @@ def _run(
         spent = budget_s is not None and time.monotonic() - started >= budget_s
         if not spent:
             return ""
-        return f"the budget of {duration(budget_s)} is spent" if budget_s else "no time was left"
+        return f"time limit reached ({duration(budget_s)})" if budget_s else "no trials requested"
 
     def take(trial: StudyTrial, answer: tuple[Result, float]) -> None:
         result, seconds = answer
@@ -140,9 +140,9 @@ def _run(
                     return why
                 answer = _answer(experiment, subject, trial)
                 if interruption.asked:
-                    return over()  # what was trained within ended early
+                    return over()  # its training ended early
                 take(trial, answer)
-            return "all trials are done"
+            return "all trials finished"
         return _in_processes(experiment, subject, waiting, processes or os.cpu_count() or 1, over, take)
 
 
@@ -170,17 +170,17 @@ def _in_processes(
             for future in finished:
                 take(running.pop(future), future.result())
     except BrokenProcessPool as error:
-        raise RunFolderError("a trial's process died, perhaps for want of memory: give fewer processes") from error
+        raise RunFolderError("the process of a trial died, perhaps out of memory: use fewer processes") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list((pool._processes or {}).values()):
-            process.kill()  # a fit within would answer a gentler signal by ending early, and the trial by going on
-    return why or "all trials are done"
+            process.kill()  # on a gentler signal a fit would end early and the trial would continue
+    return why or "all trials finished"
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes begun within hear no Ctrl-C, not even while they import: the terminal sends it to all of them."""
+    """Processes started within ignore Ctrl-C, which the terminal sends to all of them, even while they import."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -192,7 +192,7 @@ def _deaf() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """One thread a trial, and Ctrl-C is the study's to answer."""
+    """One thread per trial; Ctrl-C is handled by the study."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -211,8 +211,8 @@ def _folder(experiment: Experiment, subject: Subject) -> Path:
 
 
 def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[str, Result], str]:
-    """Make the folder, or read what an earlier call left there; and where and when it was begun."""
-    design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # a dataclass, every one
+    """Create the folder, or read the results of an earlier call; with the text of `StudyResult.made`."""
+    design = json.loads(json.dumps(asdict(experiment)))  # type: ignore[call-overload]  # every experiment is a dataclass
     about = {"experiment": experiment.name, "design": design, **asdict(subject)}
     log = path / RESULTS
     events = read_events(log) if log.exists() else []
@@ -220,8 +220,8 @@ def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[
         first: Mapping[str, Any] = events[0]
         if {name: first.get(name) for name in about} != about:
             raise RunFolderError(
-                f"{path} holds the study {first.get('experiment')} of {first.get('model')} on {first.get('data')} with "
-                f"the design {first.get('design')}, which is not the one asked for: give another folder, or remove it."
+                f"{path} contains another study: {first.get('experiment')} of {first.get('model')} on "
+                f"{first.get('data')} with the design {first.get('design')}. Give another folder, or remove it."
             )
         return {event["key"]: event["result"] for event in events if event["kind"] == "trial"}, str(first.get("made"))
     import torch
@@ -238,8 +238,8 @@ def _opened(path: Path, experiment: Experiment, subject: Subject) -> tuple[dict[
     return {}, made
 
 
-class _Teller:
-    """Says how many trials are done and how long the rest will take."""
+class _TrialProgress:
+    """Prints the number of finished trials and the remaining time."""
 
     def __init__(self, stream: TextIO, planned: int, done: int) -> None:
         self._stream = stream
@@ -248,20 +248,20 @@ class _Teller:
         self._start = time.monotonic()
         self._wide = 0
         if done:
-            self._say(f"{done} of {planned} trials were there already", "\n")
+            self._say(f"{done} of {planned} trials already finished", "\n")
 
     def done(self, key: str) -> None:
-        """One more."""
+        """Count one more finished trial."""
         self._done += 1
         each = (time.monotonic() - self._start) / (self._done - self._before)
-        left = duration(each * (self._planned - self._done)) if self._done < self._planned else "nothing"
-        text = f"{self._done} of {self._planned} trials, {left} left at most; {key}"
+        left = f", at most {duration(each * (self._planned - self._done))} left" if self._done < self._planned else ""
+        text = f"{self._done} of {self._planned} trials{left}; {key}"
         terminal = self._stream.isatty()
         if terminal or self._done == self._planned or self._done % max(1, self._planned // 10) == 0:
             self._say(text, "\r" if terminal else "\n")
 
     def end(self, text: str) -> None:
-        """The last line."""
+        """Print the last line."""
         self._say(text, "\n")
 
     def _say(self, text: str, ending: str) -> None:

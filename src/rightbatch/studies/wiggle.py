@@ -45,10 +45,10 @@ class Wiggle(Experiment):
     name: ClassVar[str] = "wiggle"
     title: ClassVar[str] = "The wiggle of the loss"
     question: ClassVar[str] = (
-        "The loss of a mini-batch goes up and down from step to step. How much, at which batch size, and is it more "
-        "than the choice of the samples?"
+        "The loss of mini-batches fluctuates from step to step. By how much at each batch size, and does sampling "
+        "explain all of it?"
     )
-    source: ClassVar[str] = "what courses on mini-batch gradient descent draw, and the variance of a mean"
+    source: ClassVar[str] = "courses on mini-batch gradient descent, and the variance of a mean"
 
     @property
     def classic(self) -> Subject:

@@ -1,4 +1,4 @@
-"""Is my rule one that the loop can work with? The conformance suite, for rules of your own as for those built in.
+"""The conformance suite for rules, built-in or your own.
 
     import pytest
     from rightbatch.testing import CHECKS, check

@@ -1,4 +1,4 @@
-"""What every rule must do, as a list of checks."""
+"""The conformance checks that every rule must pass."""
 
 import os
 from collections.abc import Callable
@@ -22,12 +22,12 @@ CHECKS: tuple[str, ...] = (DECLARATIONS, *TRACES, *PROBLEMS)
 
 
 def check_rule(rule: Rule, optimizer: str = "SGD", logistic_data: str | os.PathLike[str] | None = None) -> None:
-    """Put a rule to all the checks; see `check`.
+    """Run all checks on a rule; see `check`.
 
     Args:
-        rule: a batch rule or a step rule.
-        optimizer: the one it works over: "SGD" or "AdamW".
-        logistic_data: path of data for the logistic regression, such as a9a; None makes some up.
+        rule: a batch-size rule or a learning-rate rule.
+        optimizer: "SGD" or "AdamW".
+        logistic_data: path of data for the logistic regression, such as a9a (default: synthetic data).
 
     Raises:
         ConformanceError: the first thing it does that no rule may do.
@@ -38,7 +38,7 @@ def check_rule(rule: Rule, optimizer: str = "SGD", logistic_data: str | os.PathL
 
 
 def check(rule: Rule, name: str, optimizer: str = "SGD", logistic_data: str | os.PathLike[str] | None = None) -> None:
-    """Put a rule to one of `CHECKS`.
+    """Run one of `CHECKS` on a rule.
 
     - "declarations": a frozen dataclass with name and needs, which reads back from its text.
     - a recorded trace ("calm", "pure noise", "nan gradient", ...): batches within 1 and the data, positive finite
@@ -49,10 +49,10 @@ def check(rule: Rule, name: str, optimizer: str = "SGD", logistic_data: str | os
       asked the same again.
 
     Args:
-        rule: a batch rule or a step rule.
+        rule: a batch-size rule or a learning-rate rule.
         name: one of `CHECKS`.
-        optimizer: the one it works over: "SGD" or "AdamW".
-        logistic_data: path of data for the logistic regression, such as a9a; None makes some up.
+        optimizer: "SGD" or "AdamW".
+        logistic_data: path of data for the logistic regression, such as a9a (default: synthetic data).
 
     Raises:
         ConformanceError: the rule does what no rule may do.
@@ -67,46 +67,46 @@ def check(rule: Rule, name: str, optimizer: str = "SGD", logistic_data: str | os
         problem = PROBLEMS[name]() if name != LOGISTIC else logistic(logistic_data)
         check_live(subject, problem, optimizer)
     else:
-        raise InputError(f"There is no check {name!r}: give one of {', '.join(map(repr, CHECKS))}.")
+        raise InputError(f"Unknown check {name!r}: use one of {', '.join(map(repr, CHECKS))}.")
 
 
 def ignores_the_loss(rule: Rule, optimizer: str = "SGD") -> None:
-    """Check what holds for a rule that does not read the loss: that it decides the same where every loss is nan.
+    """Check that a rule does not depend on the loss: it must decide the same if every loss is nan.
 
     Raises:
         ConformanceError: it decides otherwise.
     """
     subject = RuleSubject(rule)
     with_losses, without = (_drive(subject, name, optimizer) for name in ("calm", "nan loss"))
-    subject.require(same(with_losses, without), "decides otherwise where the loss is nan")
+    subject.require(same(with_losses, without), "decides differently if the loss is nan")
 
 
 def _declares(subject: RuleSubject) -> None:
     rule = subject.rule
-    subject.require(is_dataclass(rule), "is no dataclass: its fields are to be its hyper-parameters")
-    subject.require(isinstance(rule.needs, Needs), f"has needs {rule.needs!r}, which are no Needs")
+    subject.require(is_dataclass(rule), "is not a dataclass whose fields are its hyper-parameters")
+    subject.require(isinstance(rule.needs, Needs), f"has needs {rule.needs!r}, which must be a Needs")
     names = ("enlarges_current",) if subject.sizes else ("searches", "averages", "guards")
     for name in names:
-        subject.require(isinstance(getattr(rule, name), bool), f"has a {name} that is neither True nor False")
+        subject.require(isinstance(getattr(rule, name), bool), f"must have a {name} that is True or False")
     for item in fields(rule)[:1]:  # type: ignore[arg-type]  # a dataclass, as found above
         try:
             setattr(rule, item.name, getattr(rule, item.name))
         except AttributeError:
             continue
-        subject.require(False, "can be altered: write @dataclass(frozen=True)")
+        subject.require(False, "is mutable: use @dataclass(frozen=True)")
     text, known = write_rule(rule), BATCH_SIZE_RULES if subject.sizes else LR_RULES
     again = read_rule(text, {**known, rule.name: type(rule)}, "rule")
-    subject.require(again == rule, f"is written {text!r}, which reads back as {again!r}")
+    subject.require(again == rule, f"is written as {text!r}, which is parsed as {again!r}")
 
 
 def _answers_sensibly(subject: RuleSubject, trace: str, optimizer: str) -> None:
     for respond in (parabola, lost) if not subject.sizes else (parabola,):
         with nothing_from_outside() as met:
             answers = _drive(subject, trace, optimizer, respond)
-        subject.require(not met, f"calls {', '.join(met[:3])}: a rule looks at nothing but what it is told")
+        subject.require(not met, f"calls {', '.join(met[:3])}: a rule may only use its arguments")
         again = RuleSubject(replace(subject.rule))  # type: ignore[type-var]  # a dataclass
         found = _drive(again, trace, optimizer, respond, checkpoint=True)
-        subject.require(same(found, answers), f"decides otherwise when it is asked the same again ({trace})")
+        subject.require(same(found, answers), f"decides differently when asked twice ({trace})")
 
 
 def _drive(
@@ -116,7 +116,7 @@ def _drive(
     respond: Callable[..., object] = parabola,
     checkpoint: bool = False,
 ) -> list[Answer]:
-    """Ask the rule all along a trace; with `checkpoint` its state is saved and restored before every question."""
+    """Query the rule along a trace; with `checkpoint` its state is saved and restored before every query."""
     answers = [subject.start(plan(optimizer))]
     for now in TRACES[trace]:
         state = subject.saved_and_restored(answers[-1].state) if checkpoint else answers[-1].state

@@ -1,4 +1,4 @@
-"""A rule in the loop: the same run whole, taken up from its middle, cut into micro-batches, and asked again."""
+"""A rule in real training: the same run without interruption, resumed in the middle, and with micro-batches."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from .subject import Answer, RuleSubject, same
 
 AnyRule = TypeVar("AnyRule", bound=BatchSizeRule | LRRule)
 
-BATCH = 8  # for step rules
+BATCH = 8  # for learning-rate rules
 MICRO_BATCH = 5
 MOST_STEPS = 36
 TAKEN_UP_AT = 5
@@ -33,7 +33,7 @@ MAKE: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @dataclass
 class Tape:
-    """What the rule was told and what it answered, in order."""
+    """The rule's inputs and answers, in order."""
 
     plan: Plan | None = None
     asked: list[StepContext] = field(default_factory=list)
@@ -42,13 +42,13 @@ class Tape:
 
 @dataclass(frozen=True)
 class Taped(Generic[AnyRule]):
-    """A rule that is listened to. The time of a step is always the same, so that runs can be compared."""
+    """A rule whose calls are recorded. Step times are constant, so that runs can be compared."""
 
     rule: AnyRule
     tape: Tape = field(default_factory=Tape, init=False, compare=False)
 
     @property
-    def name(self) -> str:  # of the rule at hand, not of the class
+    def name(self) -> str:  # of this rule, not of the class
         return self.rule.name
 
     @property
@@ -60,13 +60,13 @@ class Taped(Generic[AnyRule]):
         return self.rule.start(plan)
 
     def timed(self, now: StepContext) -> StepContext:
-        """What the rule is told, with the time of a step if it needs that."""
+        """The rule's context, with a constant step time if it needs one."""
         return replace(now, step_time=TIMED if Needs.TIME in self.rule.needs and now.step > 3 else None)
 
 
 @dataclass(frozen=True)
 class TapedSize(Taped[BatchSizeRule]):
-    """A batch rule that is listened to."""
+    """A batch-size rule whose calls are recorded."""
 
     @property
     def enlarges_current(self) -> bool:
@@ -82,7 +82,7 @@ class TapedSize(Taped[BatchSizeRule]):
 
 @dataclass(frozen=True)
 class TapedStep(Taped[LRRule]):
-    """A step rule that is listened to."""
+    """A learning-rate rule whose calls are recorded."""
 
     @property
     def searches(self) -> bool:
@@ -113,7 +113,7 @@ class TapedStep(Taped[LRRule]):
 
 
 class TapedRun:
-    """A run of the loop with the rule listened to."""
+    """A training run that records the calls of the rule."""
 
     def __init__(
         self, subject: RuleSubject, problem: TrainedProblem, optimizer: str, micro_batch: int | None = None
@@ -138,7 +138,7 @@ class TapedRun:
         self.saved: bytes | None = None
 
     def train(self) -> "TapedRun":
-        """Train to the end, or for as many steps as it takes to tell; save once on the way."""
+        """Train for the number of steps that the check needs; save a checkpoint once."""
         for x, y in self.auto:
             loss = self.problem.loss(self.model(x), y)
             self.auto.backward(loss)
@@ -154,21 +154,21 @@ class TapedRun:
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
-        """Go on from there; only plain types and tensors are read."""
+        """Resume from a checkpoint; only plain types and tensors are read."""
         state = torch.load(io.BytesIO(saved), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.auto.load_state_dict(state["auto"])
 
     def parameters(self) -> Tensor:
-        """All of them, in one row."""
+        """All parameters, flattened."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
 
 
 def check_live(subject: RuleSubject, problem: TrainedProblem, optimizer: str) -> None:
-    """Try the rule on a problem.
+    """Check the rule on a problem.
 
-    The run goes on bit for bit as it would have when it is taken up from a checkpoint; it is the same but for rounding
-    when each batch is passed in micro-batches; and the rule, built anew and asked the same again, answers the same.
+    A run resumed from a checkpoint must continue bit for bit; a run with micro-batches must be equal up to rounding;
+    and a copy of the rule must give the same answers to the same questions.
 
     Raises:
         ConformanceError: it does not.
@@ -180,16 +180,16 @@ def check_live(subject: RuleSubject, problem: TrainedProblem, optimizer: str) ->
         taken_up.load(whole.saved)
         taken_up.train()
         equal = torch.equal(taken_up.parameters(), whole.parameters())
-        subject.require(equal, "goes on otherwise from a checkpoint than without: is all it remembers in its state?")
+        subject.require(equal, "continues differently after a checkpoint: all its memory must be in its state")
         later = whole.tape.answers[len(whole.tape.answers) - len(taken_up.tape.answers) :]
-        subject.require(same(later, taken_up.tape.answers), "decides otherwise after a checkpoint than without")
+        subject.require(same(later, taken_up.tape.answers), "decides differently after a checkpoint")
     cut = TapedRun(subject, problem, optimizer, MICRO_BATCH).train()
     sizes = [now.batch_size for now in whole.tape.asked], [now.batch_size for now in cut.tape.asked]
-    subject.require(sizes[0] == sizes[1], "takes other batches where they are passed in micro-batches")
+    subject.require(sizes[0] == sizes[1], "takes other batch sizes with micro-batches")
     for one, other in zip(whole.tape.answers, cut.tape.answers, strict=True):
         rates = one.decision.lr, other.decision.lr
         close = rates[0] == rates[1] or (None not in rates and math.isclose(*rates, rel_tol=ROUNDING))  # type: ignore[arg-type]
-        subject.require(close, f"sets the learning rate {rates[1]} in micro-batches where it is {rates[0]} without")
+        subject.require(close, f"sets the learning rate {rates[1]} with micro-batches, and {rates[0]} without")
 
 
 def _asked_again(subject: RuleSubject, tape: Tape) -> None:
@@ -200,9 +200,9 @@ def _asked_again(subject: RuleSubject, tape: Tape) -> None:
         outcomes = dict(answer.trials)
 
         def respond(trial: Trial, outcomes: dict[Trial, Outcome] = outcomes, now: StepContext = now) -> Outcome:
-            subject.require(trial in outcomes, f"tries another step at step {now.step} when asked the same again")
+            subject.require(trial in outcomes, f"tries another step at step {now.step} when asked twice")
             return outcomes[trial]
 
         found = again.decide(now, state, respond)
-        subject.require(same(found, answer), f"decides otherwise at step {now.step} when it is asked the same again")
+        subject.require(same(found, answer), f"decides differently at step {now.step} when asked twice")
         state = found.state

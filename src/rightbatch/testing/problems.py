@@ -1,4 +1,4 @@
-"""Small problems, trained in moments, on which a rule is tried live: a quadratic, a logistic regression, a network."""
+"""Small problems for checks in real training: a quadratic, a logistic regression, a network."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class TrainedProblem:
     """A model, its data and its loss, in double precision.
 
     Args:
-        make: the model as it is at the start, always the same.
+        make: returns the initial model, always the same.
         data: inputs and targets.
         loss: the mean over the samples.
     """
@@ -30,14 +30,14 @@ class TrainedProblem:
 
 
 def known_noise() -> TrainedProblem:
-    """A quadratic whose gradient noise is known."""
+    """A quadratic with known gradient noise."""
     problem = quadratic(N, features=4, distance=1.0, dtype=torch.float64)
     x, y = problem.source.fetch(torch.arange(N))
     return TrainedProblem(problem.model, (x, y), F.mse_loss)
 
 
 def logistic(path: str | os.PathLike[str] | None = None) -> TrainedProblem:
-    """A logistic regression on sparse binary features like a9a's, or on the first samples found at `path`."""
+    """A logistic regression on sparse binary features like those of a9a, or on the first samples at `path`."""
     if path is None:
         generator = torch.Generator().manual_seed(0)
         x = (torch.rand(N, 20, generator=generator) < 0.2).double()
@@ -58,7 +58,7 @@ def logistic(path: str | os.PathLike[str] | None = None) -> TrainedProblem:
 
 
 def network() -> TrainedProblem:
-    """A network of one hidden layer that tells three clouds of points apart."""
+    """A network with one hidden layer that classifies three clouds of points."""
     x, y = blobs(N).fetch(torch.arange(N))
 
     def make() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Recorded situations: calm ones, and those in which a rule has too little, or nothing, to go by."""
+"""Recorded traces: a calm one, and others with little or no evidence for a rule."""
 
 import math
 import random
@@ -18,12 +18,12 @@ SETTINGS = {
 
 
 def plan(optimizer: str) -> Plan:
-    """What is known before the first of the recorded situations."""
+    """What is known before the first step of a trace."""
     return Plan(N, 10, 1.0, 0.1, total_samples=STEPS * BATCH, optimizer=optimizer, settings=SETTINGS[optimizer])
 
 
 def trace(seed: int, signal_from: float, signal_to: float, variance: float, every: int = 3) -> list[StepContext]:
-    """Forty steps whose signal moves from one value to another in a noise of its own, measured at every third."""
+    """Forty steps whose signal moves from one value to another in constant noise, measured at every third step."""
     generator, situations = random.Random(seed), []
     for step in range(STEPS):
         signal = signal_from * (signal_to / signal_from) ** (step / (STEPS - 1))
@@ -76,11 +76,11 @@ TRACES = {
 
 
 def parabola(now: StepContext, trial: Trial) -> Outcome:
-    """What a loss of curvature 3 answers to a trial step."""
+    """The outcome of a trial step for a loss of curvature 3."""
     fall = (CURVATURE / 2 * trial.step - 1) * trial.step * now.gradient_norm2
     return Outcome(now.loss + fall, CURVATURE if trial.gradient else math.nan)
 
 
 def lost(now: StepContext, trial: Trial) -> Outcome:
-    """What a loss answers that is not finite anywhere else."""
+    """The outcome of a trial step for a loss that is not finite elsewhere."""
     return Outcome(math.nan)

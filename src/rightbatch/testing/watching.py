@@ -1,4 +1,4 @@
-"""A rule reads no clock, draws no random numbers, and neither reads files nor prints: who does is caught here."""
+"""Detection of rules that read clocks, draw random numbers, read files or print."""
 
 import builtins
 import datetime
@@ -26,7 +26,7 @@ GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.rand
 
 @contextmanager
 def nothing_from_outside() -> Iterator[list[str]]:
-    """Within, calls of clocks, random generators and files are noted, however they were imported.
+    """A context that records calls of clocks, random generators and files, however they are imported.
 
     Seen are C functions by the interpreter's profiling hook, and what leaves the global generators changed. Not seen
     are random numbers of NumPy from a generator of the rule's own.
@@ -41,7 +41,7 @@ def nothing_from_outside() -> Iterator[list[str]]:
             met.append(getattr(called, "__qualname__", repr(called)))
 
     before, previous, collected = _random_states(), sys.getprofile(), gc.isenabled()
-    gc.disable()  # what others hang on a collection may well look at the clock: the rule is not to answer for it
+    gc.disable()  # garbage-collection callbacks of other libraries may read the clock
     sys.setprofile(note)
     try:
         yield met
@@ -50,7 +50,7 @@ def nothing_from_outside() -> Iterator[list[str]]:
         if collected:
             gc.enable()
     if _random_states() != before and not met:
-        met.append("the global random numbers")
+        met.append("the global random generators")
 
 
 def _from_outside(called: Any) -> bool:
@@ -59,7 +59,7 @@ def _from_outside(called: Any) -> bool:
         return called.__name__ not in ("__new__", "__init__")
     try:
         return called in FORBIDDEN
-    except TypeError:  # a method of something unhashable
+    except TypeError:  # a method of an unhashable object
         return False
 
 

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files larger than memory: features and targets decoded block by block."""
+"""Parquet and Arrow files larger than memory, decoded in blocks."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class FileBlock(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return self.file.name(self.block)
 
 
 class ColumnSource(BlockSource):
-    """Tables on disk, of which a batch needs only the blocks it comes from.
+    """Tables on disk, read in blocks on demand.
 
-    A single feature column of lists keeps its shape and follows the rules of arrays; else all columns of numbers and
-    lists, in their order, become one row of float32. Targets mean what they mean in a table read whole. Missing values
-    and NaN are refused when their block is read.
+    A single feature column of lists keeps its shape and is converted like an array; otherwise all columns of numbers
+    and lists, in order, become one row of float32. Targets are interpreted as in a table in memory. Missing values and
+    NaN raise an error when their block is read.
 
     Args:
         files: one or more, with the same columns.
         target: the column to predict.
-        text: "drop" leaves out columns that are no numbers, else they are refused.
-        missing: "error" only; what else there is needs the whole table.
-        classes: names of the classes, where the file has them.
-        decoders: what turns columns of special types into arrays.
-        notes: what is known beforehand, in words.
+        text: "drop" ignores columns that are not numeric; otherwise they raise an error.
+        missing: must be "error", since the other choices need the whole table.
+        classes: names of the classes, if the file has them.
+        decoders: functions that convert columns of special types to arrays.
+        notes: notes to start with, as text.
 
     Raises:
-        DataError: columns that differ, no such target, text, missing values, nothing to read, or another choice for
-            `text` or `missing`.
+        DataError: the columns differ, the target does not exist, there are text columns, missing values or no rows, or
+            `text` or `missing` is not supported.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ColumnSource(BlockSource):
         require_choices(text, missing)
         if missing != "error":
             raise DataError(
-                f"{first.path} is read as needed, and missing={missing!r} would have to see all of it first: mend the "
-                "data beforehand, or give a single Parquet file that is small enough to be read whole"
+                f"missing={missing!r} is not supported for {first.path}, which is read on demand: clean the data, or "
+                "pass a single Parquet file that is small enough to be read completely"
             )
         for other in files[1:]:
             if other.schema.names != first.schema.names or other.schema.types != first.schema.types:
@@ -89,32 +89,34 @@ class ColumnSource(BlockSource):
         raw = torch.from_numpy(x[:1]).dtype
         self._scale = byte_scale(x.ndim) if raw == torch.uint8 else 1.0
         x_dtype = input_type(raw, False)
-        kept = raw if raw == torch.uint8 else x_dtype
+        cached = raw if raw == torch.uint8 else x_dtype
         rows = [place.file.rows[place.block] for place in self._places]
-        super().__init__(rows, x.shape[1:], kept, y.shape[1:], torch.from_numpy(y[:1]).dtype)
+        super().__init__(rows, x.shape[1:], cached, y.shape[1:], torch.from_numpy(y[:1]).dtype)
         self.x_dtype, self.y_range = x_dtype, self._targets.range
-        if self.kept_blocks == len(rows):
-            order = "kept in memory once read"
+        if self.cached_blocks == len(rows):
+            order = "cached in memory"
         else:
-            order = f"{self.window:,} mixed at a time, {self.kept_blocks * self._block_bytes / 2**20:,.0f} MiB"
+            order = f"{self.window:,} shuffled together, {self.cached_blocks * self._block_bytes / 2**20:,.0f} MiB"
         kinds = first.block_name if len(rows) == 1 else first.block_names
         blocks = f"{len(rows):,} {kinds} of {len(files):,} file{'' if len(files) == 1 else 's'}"
-        left_out = (f"dropped the text columns {', '.join(dropped)}",) if dropped else ()
-        self.notes = (*notes, f"{blocks} read as needed, {order}", *left_out, *self._targets.notes)
+        dropped_note = (f"dropped the text columns {', '.join(dropped)}",) if dropped else ()
+        self.notes = (*notes, f"{blocks} read on demand, {order}", *dropped_note, *self._targets.notes)
 
     def _read(self, block: int) -> tuple[Tensor, Tensor]:
         place = self._places[block]
         x, y = self._decode(place)
         if x.shape[1:] != self.x_shape:
-            raise DataError(f"{place.name}: features of shape {x.shape[1:]}, elsewhere {self.x_shape}: all need one")
+            raise DataError(
+                f"{place.name}: features of shape {x.shape[1:]} instead of {self.x_shape}: shapes must be equal"
+            )
         for name, values in (("the features", x), (f"the target {self._target}", y)):
             if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
                 row = int(np.argmin(finite.reshape(len(values), -1).all(1)))
                 raise DataError(
                     f"{place.name}: {int((~finite).sum()):,} NaN or infinite values in {name}, the first in row {row} "
-                    "of it: remove those samples or fill the values in"
+                    "of the block: remove those samples or replace the values"
                 )
-        return torch.from_numpy(x).to(self._x_kept), torch.from_numpy(y)
+        return torch.from_numpy(x).to(self._x_cached), torch.from_numpy(y)
 
     def _finish(self, x: Tensor) -> Tensor:
         x = x.to(self.x_dtype)
@@ -122,18 +124,18 @@ class ColumnSource(BlockSource):
 
     def _decode(self, place: FileBlock) -> tuple[Array, Array]:
         block = place.read([*self._features.columns, self._target])
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        with np.errstate(over="ignore", invalid="ignore"):  # float32 overflow becomes infinite, and raises later
             try:
                 x = writeable(self._features.decode(block))
             except DataError as error:
-                raise DataError(f"{place.name}: {error}; mend the data beforehand") from error
+                raise DataError(f"{place.name}: {error}. Clean the data first") from error
             return x, self._targets.decode(place, block)
 
 
 class _Targets:
-    """What the target column means, found by going through it once; of floating numbers until one tells.
+    """The interpretation of the target column, from one pass over it; for floats, the pass stops when it is clear.
 
-    Text becomes classes, numbered in sorted order; what numbers mean, `judge_numbers` tells.
+    Text becomes classes, numbered in sorted order; for numbers see `judge_numbers`.
     """
 
     def __init__(self, places: Sequence[FileBlock], kind: Any, column: str, classes: Sequence[str] | None) -> None:
@@ -148,17 +150,17 @@ class _Targets:
         elif is_text(kind):
             self._number_text(places)
         elif not holds_numbers(kind):
-            raise DataError(f"{places[0].file.path}: the target {column} is {kind}: numbers or text are needed")
+            raise DataError(f"{places[0].file.path}: the target {column} has type {kind}: it must be numeric or text")
         elif is_number(kind):
             self._judge_numbers(places, target_type(torch.from_numpy(np.zeros(1, kind.to_pandas_dtype())).dtype, False))
         elif not _floating(stored(kind)):
             self.dtype = torch.int64
 
     def decode(self, place: FileBlock, block: dict[str, Any]) -> Array:
-        """Return the targets of a block that has been read.
+        """Return the targets of a block.
 
         Raises:
-            DataError: missing values, or classes out of range.
+            DataError: values are missing, or classes are out of range.
         """
         values = self._values(place, block)
         if self._names is not None:
@@ -172,7 +174,7 @@ class _Targets:
         values = writeable(values.astype(np.float32 if self.dtype == torch.float32 else np.int64))
         if self.range is not None and not (values.min() >= self.range[0] and values.max() <= self.range[1]):
             raise DataError(
-                f"{place.name}: the target {self._column} goes from {values.min()} to {values.max()}, known are "
+                f"{place.name}: the target {self._column} ranges from {values.min()} to {values.max()}; expected "
                 f"{self.range[0]} to {self.range[1]}"
             )
         return values
@@ -181,8 +183,7 @@ class _Targets:
         column = (block or place.read([self._column]))[self._column]
         if column.null_count:
             raise DataError(
-                f"{place.name}: the target {self._column} is missing in {column.null_count:,} rows: drop those "
-                "beforehand"
+                f"{place.name}: the target {self._column} is missing in {column.null_count:,} rows: drop them first"
             )
         if is_text(column.type):
             return np.asarray(column.to_numpy(zero_copy_only=False), str)
@@ -197,8 +198,8 @@ class _Targets:
             names.update(np.unique(self._values(place)).tolist())
             if len(names) > MOST_CLASSES:
                 raise DataError(
-                    f"{place.file.path}: the target {self._column} has more than {MOST_CLASSES} different texts: "
-                    "choose a column of classes or of numbers"
+                    f"{place.file.path}: the target {self._column} has more than {MOST_CLASSES} distinct texts: "
+                    "choose a column of classes or numbers"
                 )
         self._names = np.array(sorted(names))
         self.dtype, self.range = torch.int64, (0, len(names) - 1)
@@ -213,7 +214,7 @@ class _Targets:
             highs.append(values.max().item())
             only_signs = only_signs and bool(np.all((values == -1) | (values == 1)))
             if dtype.is_floating_point and not only_signs:
-                return  # a quantity, whatever follows
+                return  # a quantity, whatever the rest
         low, high = min(lows), max(highs)
         meaning, self.notes = judge_numbers(low, high, only_signs, dtype.is_floating_point)
         self._signs = meaning == "signs"
@@ -228,7 +229,7 @@ class _Targets:
 def _features(
     file: ColumnarFile, target: str, text: Text, decoders: dict[str, Decoder]
 ) -> tuple[Features, tuple[str, ...]]:
-    """Choose the feature columns; the second value names those left out."""
+    """Choose the feature columns; the second value contains the dropped ones."""
     chosen: dict[str, Decoder] = {}
     others = []
     for field in file.schema:
@@ -242,7 +243,7 @@ def _features(
             others.append(field.name)
     if others and text != "drop":
         raise DataError(
-            f"{file.path}: not numbers are the columns {', '.join(others)}: drop them with text='drop', or number "
+            f"{file.path}: the columns {', '.join(others)} are not numeric: drop them with text='drop', or number "
             "their values beforehand"
         )
     if not chosen:
@@ -251,7 +252,7 @@ def _features(
 
 
 def writeable(values: Array) -> Array:
-    """Return an array that torch can take over, a copy where these are Arrow's own."""
+    """Return a writeable array for torch, a copy if the values belong to Arrow."""
     return values if values.flags.writeable else values.copy()
 
 

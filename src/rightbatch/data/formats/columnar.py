@@ -1,4 +1,4 @@
-"""Files of columns, read a block at a time: Parquet's row groups, Arrow's record batches."""
+"""Columnar files, read in blocks: the row groups of Parquet, the record batches of Arrow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ColumnarFile(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Find `schema`, a pyarrow one, and `rows`, how many each block has."""
+        """Set `schema`, a pyarrow schema, and `rows`, the number of rows in each block."""
 
     @abstractmethod
     def _read(self, block: int, columns: Sequence[str]) -> Any:
@@ -47,25 +47,25 @@ class ColumnarFile(ABC):
         """Return columns of a block as pyarrow arrays.
 
         Raises:
-            DataError: a file that cannot be read.
+            DataError: the file cannot be read.
         """
         with reading(self.path):
             table = self._read(block, columns)
-            table.validate(full=True)  # offsets too: beyond the buffers they would read foreign memory
+            table.validate(full=True)  # offsets too, which could point outside the buffers
             if table.num_rows != self.rows[block]:
                 raise DataError(f"{self.path} has changed since it was opened")
             arrays = {name: table.column(name) for name in columns}
             return {n: a.combine_chunks() if hasattr(a, "combine_chunks") else a for n, a in arrays.items()}
 
     def name(self, block: int) -> str:
-        """Return the block's name for people."""
+        """Return the block's name in messages."""
         return f"{self.path}, {self.block_name} {block}"
 
 
 class ParquetFile(ColumnarFile):
-    """A Parquet file; a block is a row group, of which only the columns asked for are read.
+    """A Parquet file; a block is a row group, of which only the requested columns are read.
 
-    The statistics of its metadata are left alone: pyarrow 26 aborts the process where those of a column are damaged.
+    The statistics in its metadata are not used: pyarrow 26 aborts the process if those of a column are damaged.
     """
 
     block_name, block_names = "row group", "row groups"
@@ -83,7 +83,7 @@ class ParquetFile(ColumnarFile):
 
 
 class ArrowFile(ColumnarFile):
-    """An Arrow IPC file, which ends with a list of its record batches."""
+    """An Arrow IPC file, which contains a list of its record batches."""
 
     block_name, block_names = "record batch", "record batches"
 
@@ -91,7 +91,7 @@ class ArrowFile(ColumnarFile):
         with arrow().memory_map(str(self.path)) as source:
             with arrow().ipc.open_file(source) as file:
                 self.schema, count = file.schema, file.num_record_batches
-            # One column is enough to know how many rows there are; others may have to be decompressed.
+            # One column is enough to count the rows; others may need decompression.
             with arrow().ipc.open_file(source, options=_only(self.schema, self.schema.names[:1])) as file:
                 self.rows = [file.get_batch(number).num_rows for number in range(count)]
 
@@ -104,7 +104,7 @@ class ArrowFile(ColumnarFile):
 
 
 class ArrowStream(ColumnarFile):
-    """An Arrow IPC stream, whose record batches are found by going through it once."""
+    """An Arrow IPC stream, whose record batches are found by one pass over it."""
 
     block_name, block_names = "record batch", "record batches"
 
@@ -114,15 +114,15 @@ class ArrowStream(ColumnarFile):
             self.schema = ipc.read_schema(source)
             if encoded := [field.name for field in self.schema if arrow().types.is_dictionary(field.type)]:
                 raise DataError(
-                    f"{self.path}: {', '.join(encoded)} are encoded by a dictionary, which cannot be read from the "
-                    "middle of a stream: save an Arrow file or Parquet"
+                    f"{self.path}: the columns {', '.join(encoded)} are dictionary-encoded, which a stream does not "
+                    "support on demand: save the data as an Arrow file or as Parquet"
                 )
             self.rows, self._places = [], []
             end = source.size()
-            while (place := source.tell()) + 8 < end:  # the mark of the end takes 8 bytes
+            while (place := source.tell()) + 8 < end:  # the end marker takes 8 bytes
                 message = ipc.read_message(source)
                 if message.type != "record batch":
-                    raise DataError(f"{self.path} cannot be read: a {message.type} stands between record batches")
+                    raise DataError(f"{self.path} cannot be read: unexpected {message.type} between record batches")
                 self.rows.append(ipc.read_record_batch(message, self.schema).num_rows)
                 self._places.append(place)
 
@@ -133,10 +133,10 @@ class ArrowStream(ColumnarFile):
 
 
 def open_columnar(path: Path) -> ColumnarFile:
-    """Open a file by its name, an Arrow one by how it begins.
+    """Open a file by its suffix; Arrow files and streams by their first bytes.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: the file cannot be read.
         MissingExtraError: pyarrow is not installed.
     """
     if path.name.lower().endswith(PARQUET_SUFFIXES):
@@ -156,12 +156,12 @@ def arrow() -> Any:
         import_module("pyarrow.ipc")
         return import_module("pyarrow")
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "tables", "reading Parquet and Arrow files") from error
+        raise MissingExtraError("pyarrow", "tables", "Reading Parquet and Arrow files") from error
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises over a file into an error that names it."""
+    """Convert the exceptions of pyarrow to a DataError that names the file."""
     library = arrow()
     try:
         yield

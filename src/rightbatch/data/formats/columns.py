@@ -1,4 +1,4 @@
-"""What the columns of a table become: one array of inputs, one of targets."""
+"""Conversion of the columns of a table to arrays of inputs and targets."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ Decoder = Callable[[Any], Array]
 
 
 def is_number(kind: Any) -> bool:
-    """Whether a pyarrow type holds numbers or truth values."""
+    """Whether a pyarrow type is numeric or boolean."""
     types = arrow().types
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
 def is_list(kind: Any) -> bool:
-    """Whether a pyarrow type holds lists."""
+    """Whether a pyarrow type is a list."""
     types = arrow().types
     return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a pyarrow type holds text, perhaps encoded by a dictionary."""
+    """Whether a pyarrow type is text, possibly dictionary-encoded."""
     types = arrow().types
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def holds_numbers(kind: Any) -> bool:
-    """Whether a pyarrow type holds numbers or, however deep, lists of numbers."""
+    """Whether a pyarrow type is numeric or a (nested) list of numbers."""
     kind = stored(kind)
     return holds_numbers(kind.value_type) if is_list(kind) else is_number(kind)
 
 
 def stored(kind: Any) -> Any:
-    """Return how an extension type is stored; other types as they are."""
+    """Return the storage type of an extension type; other types unchanged."""
     return getattr(kind, "storage_type", kind)
 
 
 def numbers(column: Any) -> Array:
-    """Return a column of numbers, or of lists that are all of one length, as an array.
+    """Return a column of numbers, or of lists of equal length, as an array.
 
     Returns:
         Shape (rows,), or (rows, length, ...) for lists.
 
     Raises:
-        DataError: missing values or lists of several lengths; the caller says where.
+        DataError: missing values or lists of different lengths; the caller adds the location.
     """
     column = getattr(column, "storage", column)
     if column.null_count:
@@ -66,15 +66,15 @@ def numbers(column: Any) -> Array:
         return inner.reshape(len(column), column.type.list_size, *inner.shape[1:])
     lengths = np.diff(column.offsets.to_numpy())
     if len(lengths) and (lengths != lengths[0]).any():
-        raise DataError(f"lists of {lengths.min()} to {lengths.max()} numbers: all must have one length")
+        raise DataError(f"lists have {lengths.min()} to {lengths.max()} numbers: all must have the same length")
     return inner.reshape(len(column), int(lengths[0]) if len(lengths) else 0, *inner.shape[1:])
 
 
 class Features:
-    """The input columns: one of lists keeps its shape and type, several become one row of float32.
+    """The input columns: a single list column keeps its shape and type, several columns become one row of float32.
 
     Args:
-        decoders: what turns each column into an array, in the order of the columns.
+        decoders: functions that convert each column to an array, in the order of the columns.
     """
 
     def __init__(self, decoders: dict[str, Decoder]) -> None:
@@ -92,7 +92,7 @@ class Features:
             Shape (rows, *shape of the list) for a single column of lists, else (rows, numbers in all columns).
 
         Raises:
-            DataError: saying which column cannot be used; the caller says where.
+            DataError: a column is invalid; the caller adds the location.
         """
         parts = {}
         for name, decoder in self._decoders.items():
@@ -112,14 +112,18 @@ class Features:
 
 
 def choose_target(names: Sequence[str], target: str | None, where: str) -> str:
-    """Return the target's name, or say that it must be given.
+    """Return the name of the target column.
 
     Raises:
-        DataError: none given, or no such column.
+        DataError: no target is given, or the column does not exist.
     """
     if target in names:
         return str(target)
-    asked = "name the column to predict with target='...'" if target is None else f"there is no column {target!r}"
+    asked = (
+        "name the column to predict (target=..., --target-column)"
+        if target is None
+        else f"there is no column {target!r}"
+    )
     close = get_close_matches(target or "", names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise DataError(f"{where}: {asked}; the columns are {', '.join(names)}{hint}")
+    raise DataError(f"{where}: {asked}; columns: {', '.join(names)}{hint}")

@@ -1,4 +1,4 @@
-"""Folders: what is in them decides how they are read."""
+"""Folders, read according to their content."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .tables import Missing, Text
 
 FOLDERS = (
     "x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files (train-images* and train-labels*), "
-    "Parquet or Arrow files, a data set saved by the package datasets, or a folder of images for each class"
+    "Parquet or Arrow files, a data set saved by the package datasets, or one folder of images per class"
 )
 
 
 def folder_sources(folder: Path, target: str | None, text: Text, missing: Missing) -> tuple[Source, Source | None]:
-    """Open a folder; the second source is the test part, where it has one.
+    """Open a folder; the second source is the test part, if it has one.
 
     Raises:
-        DataError: a folder that holds nothing known, or what its format refuses.
+        DataError: the folder has an unknown format, or its data are invalid.
         MissingExtraError: an optional package is not installed.
     """
     if (folder / "x.npy").exists() and (folder / "y.npy").exists():
@@ -43,7 +43,7 @@ def folder_sources(folder: Path, target: str | None, text: Text, missing: Missin
             return _columns(train, target, text, missing), _columns(test, target, text, missing) if test else None
     if is_image_folder(folder):
         return image_sources(folder)
-    raise DataError(f"the folder {folder} holds nothing known: it may hold {FOLDERS}")
+    raise DataError(f"the folder {folder} has an unknown format; supported are {FOLDERS}")
 
 
 def _columns(paths: list[Path], target: str | None, text: Text, missing: Missing) -> ColumnSource:
@@ -51,7 +51,7 @@ def _columns(paths: list[Path], target: str | None, text: Text, missing: Missing
 
 
 def _parts(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Divide files by their names: those for training, train-00000-of-00004.parquet say, and those to test on."""
+    """Split files by name into those for training, such as train-00000-of-00004.parquet, and those for testing."""
     named: dict[str, list[Path]] = {}
     for path in paths:
         match = re.match(rf"(train|{'|'.join(TEST_NAMES)})(?![a-z])", path.name.lower())
@@ -59,5 +59,7 @@ def _parts(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     if "train" not in named:
         return paths, []
     if "" in named:
-        raise DataError(f"{named['train'][0]} is called train, {named[''][0]} by no part: name all files so, or none")
+        raise DataError(
+            f"{named['train'][0]} names its part, {named[''][0]} does not: name all files by their part, or none"
+        )
     return named["train"], next((named[name] for name in TEST_NAMES if name in named), [])

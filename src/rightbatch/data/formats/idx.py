@@ -1,4 +1,4 @@
-"""Folders of IDX files, the format of MNIST: images and labels as bytes behind a short header."""
+"""Folders of IDX files, the format of MNIST: a short header, then images and labels as bytes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ...errors import DataError
 from ..arrays import TensorSource, byte_source
 
 BYTE_CODE = 8
-READ_BYTES = 2**24  # at a time
+READ_BYTES = 2**24  # per read
 
 
 def idx_sources(folder: Path) -> tuple[TensorSource, TensorSource | None]:
-    """Read the training set, and the test set if it is there, from a folder in MNIST's naming.
+    """Read the training set, and the test set if it exists, from a folder with MNIST's file names.
 
-    Pixels are scaled to 0..1, then standardised with the mean and the standard deviation of the training pixels, in
-    both sets; images have shape (1, height, width).
+    Pixels are scaled to 0..1 and standardized by the mean and standard deviation of the training pixels in both sets;
+    images have shape (1, height, width).
 
     Args:
-        folder: holding train-images*, train-labels* and perhaps t10k-images*, t10k-labels*, each plain or gzipped.
+        folder: contains train-images*, train-labels* and optionally t10k-images*, t10k-labels*, plain or gzipped.
 
     Raises:
-        DataError: a file that is missing, doubled, truncated, or no IDX file of the right kind.
+        DataError: a file is missing, ambiguous, truncated, or not an IDX file of the right type.
     """
     train_x, train_y = _pair(folder, "train")
     counts = np.bincount(train_x.reshape(-1), minlength=256)
@@ -39,7 +39,7 @@ def idx_sources(folder: Path) -> tuple[TensorSource, TensorSource | None]:
     deviation = math.sqrt(float(counts @ (levels - mean) ** 2 / counts.sum()))
     if deviation == 0:
         raise DataError(f"{folder}: every pixel of the training images has the same value")
-    notes = (f"pixels standardised: mean {mean:.4f}, standard deviation {deviation:.4f} of 0..1",)
+    notes = (f"pixels standardized: mean {mean:.4f}, standard deviation {deviation:.4f} of 0..1",)
     scale, shift = 1 / (255 * deviation), -mean / deviation
 
     def source(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> TensorSource:
@@ -63,8 +63,8 @@ def _pair(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 def _find(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
-        given = f"several: {', '.join(path.name for path in found)}" if found else "no such file"
-        raise DataError(f"{folder} needs one file {pattern}, there is {given}")
+        given = ", ".join(path.name for path in found) or "none"
+        raise DataError(f"{folder} must contain exactly one file {pattern}, found: {given}")
     return found[0]
 
 
@@ -83,18 +83,18 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _parse(stream: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> NDArray[np.uint8]:
     header = stream.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:2] != b"\0\0":
-        raise DataError(f"{path} is no IDX file: it does not begin as one")
+        raise DataError(f"{path} is not an IDX file: its header is invalid")
     if header[2] != BYTE_CODE or header[3] != dimensions:
         raise DataError(
-            f"{path} holds type {header[2]:#04x} in {header[3]} dimensions: bytes (0x08) in {dimensions} are needed"
+            f"{path} has type {header[2]:#04x} and {header[3]} dimensions: expected bytes (0x08) and {dimensions}"
         )
     shape = tuple(int(size) for size in np.frombuffer(header, ">u4", dimensions, 4))
     promised = math.prod(shape)
-    # No more than promised, for a small gzipped file may hold any amount; nor that at once, for it may hold less.
+    # In chunks, and no more than promised: a small gzipped file may contain any amount.
     content = bytearray()
     while len(content) <= promised and (piece := stream.read(min(READ_BYTES, promised + 1 - len(content)))):
         content += piece
     if len(content) != promised:
         held = "more" if len(content) > promised else str(len(content))
-        raise DataError(f"{path} is truncated or damaged: its header promises {promised} bytes of data, it has {held}")
+        raise DataError(f"{path} is truncated or damaged: expected {promised} bytes of data, found {held}")
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""Folders of images, a sub-folder a class, decoded as they are fetched."""
+"""Folders of images with one subfolder per class, decoded when fetched."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class ImageFolder(Source):
-    """Images in sub-folders named for their classes; x is float32 in 0..1 of shape (1 or 3, height, width).
+    """Images in subfolders named after their classes; x is float32 in 0..1 of shape (1 or 3, height, width).
 
-    The classes are numbered in sorted order of their names. Images are read and decoded when they are fetched, in
-    worker processes with `with_workers`. If the first one is grey all become so, else all become RGB.
+    The classes are numbered in sorted order of their names. Images are read and decoded when they are fetched; use
+    `with_workers` to decode in worker processes. If the first image is grey, all are converted to grey, otherwise to
+    RGB.
 
     Args:
-        folder: holds a folder a class, with images (.jpg, .png, .bmp, .webp) at any depth.
-        size: (height, width), or one number for both, that every image is resized to, bilinearly and without regard to
-            its proportions; None requires that all have the size of the first.
-        classes: the names of the classes; None takes those of the folders.
+        folder: contains one folder per class, with images (.jpg, .png, .bmp, .webp) at any depth.
+        size: (height, width), or one number for both, to which every image is resized bilinearly, without keeping its
+            aspect ratio; None requires that all images have the same size.
+        classes: the names of the classes (default: the names of the folders).
 
     Raises:
-        DataError: no images, a folder of no known class, or a first image that cannot be read; of others, when they are
-            fetched, naming the file.
+        DataError: there are no images, a class is unknown, or an image cannot be read: the first one immediately,
+            others when they are fetched.
         InputError: size is not one or two whole numbers.
         MissingExtraError: Pillow is not installed.
     """
@@ -46,10 +47,12 @@ class ImageFolder(Source):
         found = {path.name: _images(path) for path in _folders(root)}
         found = {name: paths for name, paths in found.items() if paths}
         if not found:
-            raise DataError(f"the folder {root} has no sub-folders with images ({', '.join(SUFFIXES)}): one a class")
+            raise DataError(
+                f"the folder {root} has no subfolders with images ({', '.join(SUFFIXES)}): create one per class"
+            )
         self.names = tuple(found) if classes is None else classes
         if unknown := [name for name in found if name not in self.names]:
-            raise DataError(f"{root} has the class {unknown[0]}, which the training data lack")
+            raise DataError(f"{root} contains the class {unknown[0]}, which is not in the training data")
         number = {name: at for at, name in enumerate(self.names)}
         self._paths = [path for paths in found.values() for path in paths]
         self._y = torch.tensor([number[name] for name, paths in found.items() for _ in paths])
@@ -58,7 +61,7 @@ class ImageFolder(Source):
         self.x_shape, self.x_dtype = first.shape, torch.float32
         self.y_shape, self.y_dtype, self.y_range = (), torch.int64, (0, len(self.names) - 1)
         resized = () if self._size is None else (f"resized to {self._size[0]} x {self._size[1]}",)
-        self.notes = ("images decoded as needed, scaled to 0..1", *resized)
+        self.notes = ("images decoded on demand, scaled to 0..1", *resized)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -74,23 +77,23 @@ class ImageFolder(Source):
         image = decode_image(path, self._size, self._mode)
         if image.shape != self.x_shape:
             raise DataError(
-                f"{path} is {image.shape[1]} x {image.shape[2]} pixels, {self._paths[0]} is {self.x_shape[1]} x "
-                f"{self.x_shape[2]}: resize them all with rightbatch.data.ImageFolder(folder, size=(height, width))"
+                f"{path} has {image.shape[1]} x {image.shape[2]} pixels, {self._paths[0]} has {self.x_shape[1]} x "
+                f"{self.x_shape[2]}: resize all images with rightbatch.data.ImageFolder(folder, size=(height, width))"
             )
         return image
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether a folder, or the folder train in it, has sub-folders with images."""
+    """Whether a folder, or its subfolder train, has subfolders with images."""
     train = folder / "train"
     return any(_has_images(path) for path in _folders(train if train.is_dir() else folder))
 
 
 def image_sources(folder: Path) -> tuple[ImageFolder, ImageFolder | None]:
-    """Open a folder of images; with sub-folders train and test, or val, the second source is that.
+    """Open a folder of images; if it has subfolders train and test (or val), the second source is the latter.
 
     Raises:
-        DataError: what `ImageFolder` refuses, or test images of another size.
+        DataError: see `ImageFolder`; or test images have another size.
     """
     if not (folder / "train").is_dir():
         return ImageFolder(folder), None
@@ -126,5 +129,5 @@ def _both(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2 or not all(isinstance(side, int) and 1 <= side <= 2**14 for side in both):
-        raise InputError(f"size is one or two whole numbers of pixels from 1 to {2**14}, got {size!r}")
+        raise InputError(f"size must be one or two whole numbers of pixels from 1 to {2**14}, got {size!r}")
     return both

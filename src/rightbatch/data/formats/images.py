@@ -1,4 +1,4 @@
-"""Images: decoded by Pillow, to bytes of one size."""
+"""Image decoding with Pillow."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ COLORS = {"L": 1, "RGB": 3}
 
 
 def decode_image(file: str | bytes, size: tuple[int, int] | None = None, mode: str | None = None) -> Bytes:
-    """Decode an image, turned as its camera says.
+    """Decode an image and apply its EXIF orientation.
 
     Args:
-        file: where it is, or what is in it.
-        size: (height, width) to resize to; None leaves it.
-        mode: "L" for grey or "RGB"; None keeps grey images grey and turns all others into RGB.
+        file: its path, or its content.
+        size: (height, width) to resize to (default: no resizing).
+        mode: "L" for grey, or "RGB" (default: grey images are not converted, all others become RGB).
 
     Returns:
         Shape (1 or 3, height, width).
 
     Raises:
-        DataError: no image, or a damaged one; the caller says which where `file` is bytes.
+        DataError: not an image, or a damaged one; the caller names it if `file` is bytes.
         MissingExtraError: Pillow is not installed.
     """
     library = pillow()
     try:
         with library.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            # Pillow only warns of these; making its warning an error would touch the filters of all threads.
+            # Pillow only warns; turning its warning into an error would change the filters of all threads.
             most = library.MAX_IMAGE_PIXELS
             if most is not None and opened.width * opened.height > most:
-                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {most:,}")
+                raise ValueError(f"{opened.width} x {opened.height} pixels exceed the limit of {most:,}")
             image = import_module("PIL.ImageOps").exif_transpose(opened)
             image = image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
-    except Exception as error:  # decoders raise whatever their format brings up, struct.error and SyntaxError among it
+    except Exception as error:  # decoders raise many types, such as struct.error and SyntaxError
         where = "the image" if isinstance(file, bytes) else str(file)
         raise DataError(f"{where} cannot be read as an image: {error}") from error
     if size is not None and image.size != size[::-1]:
@@ -49,33 +49,35 @@ def decode_image(file: str | bytes, size: tuple[int, int] | None = None, mode: s
 
 
 def decode_column(column: Any) -> Bytes:
-    """Decode a column of images, each a record with the bytes of a file, all of one size.
+    """Decode a column of images of equal size, each a record with the bytes of a file.
 
     Returns:
         Shape (rows, 1 or 3, height, width).
 
     Raises:
-        DataError: saying which row is no image or differs in size.
+        DataError: a row is not an image, or has another size.
     """
     column = getattr(column, "storage", column)
     images: list[Bytes] = []
     for row, data in enumerate(column.field("bytes").to_pylist()):
         if data is None:
-            raise DataError(f"row {row} holds no image but at most the path of one: save the data set with its images")
+            raise DataError(
+                f"row {row} does not contain the bytes of an image: save the data set with its images embedded"
+            )
         try:
             images.append(decode_image(data))
         except DataError as error:
             raise DataError(f"row {row}: {error}") from error
         if images[-1].shape != images[0].shape:
             raise DataError(
-                f"row {row} has an image of shape {images[-1].shape}, row 0 one of {images[0].shape}: resize them to "
-                "one size"
+                f"row {row} has an image of shape {images[-1].shape}, row 0 of {images[0].shape}: resize all images to "
+                "the same size"
             )
     return np.stack(images)
 
 
 def pillow() -> Any:
-    """Return Pillow's module of images.
+    """Return Pillow's image module.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -83,4 +85,4 @@ def pillow() -> Any:
     try:
         return import_module("PIL.Image")
     except ImportError as error:
-        raise MissingExtraError("pillow", "images", "reading images") from error
+        raise MissingExtraError("pillow", "images", "Reading images") from error

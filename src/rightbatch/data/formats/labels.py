@@ -1,4 +1,4 @@
-"""What a target column of a file means: classes or a quantity."""
+"""The interpretation of a target column: classes or a quantity."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Meaning = Literal["signs", "classes", "quantity"]
 
 
 def file_targets(y: NDArray[np.generic]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
-    """Turn a target column into class numbers (integers) or a quantity (floats), and say so where it is not plain.
+    """Convert a target column to class numbers (integers) or a quantity (floats), with notes if it is not obvious.
 
-    Text becomes classes, numbered in sorted order; what numbers mean, `judge_numbers` tells.
+    Text becomes classes, numbered in sorted order; for numbers see `judge_numbers`.
 
     Returns:
-        The targets, and notes for people.
+        The targets, and notes.
 
     Raises:
-        DataError: several columns of text.
+        DataError: text with more than one value per sample.
     """
     if y.dtype.kind in "US":
         if y.ndim > 1:
-            raise DataError(f"the text targets have shape {y.shape}: one label a sample is needed")
+            raise DataError(f"the text targets have shape {y.shape}: provide one label per sample")
         names, codes = np.unique(y, return_inverse=True)
         return codes.astype(np.int64), (numbered(names.tolist()),)
     if y.dtype.kind not in "iuf" or not y.size:
@@ -42,9 +42,9 @@ def file_targets(y: NDArray[np.generic]) -> tuple[NDArray[np.generic], tuple[str
 
 
 def judge_numbers(low: float, high: float, two_values: bool, floating: bool) -> tuple[Meaning, tuple[str, ...]]:
-    """Tell what a column of numbers means as targets, and say so where it is not plain.
+    """Interpret a column of numbers as targets, with notes if it is not obvious.
 
-    | column | means |
+    | column | meaning |
     |---|---|
     | -1 and 1 only | signs: classes 0 and 1 |
     | whole numbers 0 to 999, or booleans | classes, as they are |
@@ -52,23 +52,23 @@ def judge_numbers(low: float, high: float, two_values: bool, floating: bool) -> 
     | floating numbers | a quantity, as they are |
 
     Args:
-        low: the least.
-        high: the largest.
-        two_values: whether there are no others.
-        floating: whether their type is one of floating numbers.
+        low: the smallest value.
+        high: the largest value.
+        two_values: whether there are no other values.
+        floating: whether the type is floating-point.
 
     Returns:
-        The meaning, and notes for people.
+        The meaning, and notes.
     """
     if two_values and (low, high) == (-1, 1):
-        return "signs", ("targets -1 and 1 became classes 0 and 1",)
+        return "signs", ("targets -1 and 1 converted to classes 0 and 1",)
     if floating:
         return "quantity", ()
     if low < 0 or high >= MOST_CLASSES:
-        return "quantity", (f"whole-number targets from {low} to {high} taken as a quantity, not as classes",)
+        return "quantity", (f"integer targets from {low} to {high} treated as a quantity, not as classes",)
     return "classes", ()
 
 
 def numbered(names: Sequence[object]) -> str:
-    """Say of sorted texts that they are classes now."""
+    """The note for text targets that became classes."""
     return f"text targets numbered: {', '.join(map(str, names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''}"

@@ -1,4 +1,4 @@
-"""Arrays on disk, read row by row: sets larger than memory."""
+"""Arrays on disk, read by row: data sets larger than memory."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ Rows = NDArray[np.generic] | NpyRows
 
 
 class MemoryMapSource(Source):
-    """A pair of arrays on disk of which a batch reads only its own rows.
+    """A pair of arrays on disk; a batch reads only its own rows.
 
-    Types follow the rules of arrays in memory. NaN and infinite numbers are looked for in at most 1,024 rows, spread
-    evenly.
+    Types are converted like those of arrays in memory. At most 1,024 evenly spaced rows are checked for NaN and
+    infinite values.
 
     Args:
         x: shape (n, *x_shape): files, a memory map or any array.
         y: shape (n, *y_shape): files, a memory map or any array.
-        notes: what was done, in words.
+        notes: conversions that were applied, as text.
 
     Raises:
-        DataError: unequal lengths, no samples, types a model cannot be trained on, NaN or infinite numbers in those
-            rows.
+        DataError: different lengths, no samples, unsupported types, or NaN or infinite values in the rows checked.
     """
 
     def __init__(self, x: Rows, y: Rows, notes: tuple[str, ...] = ()) -> None:
-        # Views as plain arrays: indexing a memmap object costs several times as much.
+        # Views as plain arrays: indexing a memmap object is several times slower.
         self._x, self._y = (part if isinstance(part, NpyRows) else np.asarray(part) for part in (x, y))
         require_lengths(self._x.shape, self._y.shape)
         first = np.zeros(1, np.int64)
@@ -58,7 +57,7 @@ class MemoryMapSource(Source):
             every = np.arange(len(self._y), dtype=np.int64)
             self.y_range = integer_range(_tensor(self._y[every], "y").to(self.y_dtype))
         whole = isinstance(self._x, NpyRows) and self._x.resident
-        read = "read from disk" if whole else "read from disk as needed"
+        read = "read from disk" if whole else "read from disk on demand"
         self.notes = (*notes, f"{read}, {checked:,} rows checked for NaN")
 
     def __len__(self) -> int:
@@ -76,28 +75,27 @@ def _tensor(copied: NDArray[np.generic], name: str) -> Tensor:
 
 
 def memory_map_source(x_path: Path, y_path: Path) -> MemoryMapSource:
-    """Open a pair of `.npy` files, of which large ones are not read into memory.
+    """Open a pair of `.npy` files without reading large ones into memory.
 
     Raises:
-        DataError: a file that does not exist or is no array, or what MemoryMapSource refuses.
+        DataError: a file does not exist or is not an array; see also `MemoryMapSource`.
     """
     return _named(x_path, NpyRows([x_path]), NpyRows([y_path]))
 
 
 def has_shards(folder: Path) -> bool:
-    """Whether a folder holds files such as x-00000.npy."""
+    """Whether a folder contains files such as x-00000.npy."""
     return any(_SHARD.fullmatch(path.name) for path in folder.glob("x*.npy"))
 
 
 def shard_source(folder: Path) -> MemoryMapSource:
     """Open a folder of shards: x-00000.npy, y-00000.npy, x-00001.npy, y-00001.npy and so on.
 
-    Between x or y and the rest of the name stands "-", "_" or "."; shards follow each other by name, numbers in it by
-    their value: x-2.npy comes before x-10.npy.
+    The separator after x or y is "-", "_" or "."; shards are sorted by name with numbers by value: x-2.npy before
+    x-10.npy.
 
     Raises:
-        DataError: a shard without its counterpart, of another length than that, or of another type or shape than the
-            first.
+        DataError: a shard has no counterpart or another length than it, or another type or shape than the first.
     """
     names = {
         part: {m[2]: path for path in folder.glob("*.npy") if (m := _SHARD.fullmatch(path.name)) and m[1] == part}
@@ -105,17 +103,17 @@ def shard_source(folder: Path) -> MemoryMapSource:
     }
     for here, there in ("xy", "yx"):
         for rest in sorted(names[here].keys() - names[there].keys(), key=natural):
-            raise DataError(f"{names[here][rest]} has no counterpart {there}{rest}: each shard is a pair of files")
+            raise DataError(f"{names[here][rest]} has no counterpart {there}{rest}: each shard needs both files")
     rests = sorted(names["x"], key=natural)
     x, y = (NpyRows([names[part][rest] for rest in rests]) for part in "xy")
     for rest, x_rows, y_rows in zip(rests, x.lengths, y.lengths, strict=True):
         if x_rows != y_rows:
-            raise DataError(f"{names['x'][rest]} has {x_rows} samples and y{rest} has {y_rows}: they must be as many")
+            raise DataError(f"{names['x'][rest]} has {x_rows} samples and y{rest} has {y_rows}: they must be equal")
     return _named(folder, x, y, (f"{len(rests)} shards",))
 
 
 def _named(path: Path, x: NpyRows, y: NpyRows, notes: tuple[str, ...] = ()) -> MemoryMapSource:
-    """Open the rows; errors say where they are from."""
+    """Open the rows; errors name the path."""
     try:
         return MemoryMapSource(x, y, notes)
     except DataError as error:
@@ -126,5 +124,5 @@ _SHARD = re.compile(r"([xy])([-_.].+\.npy)")
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Return the sort key under which numbers in names count by value."""
+    """Return the sort key that orders numbers in names by value."""
     return [(int(digits), "") if digits else (-1, text) for digits, text in re.findall(r"(\d+)|(\D+)", name)]

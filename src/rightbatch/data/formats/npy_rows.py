@@ -1,4 +1,4 @@
-"""Rows of arrays in `.npy` files, read a few at a time: one file, or shards that follow each other."""
+"""Rows of arrays in one or several `.npy` files, read on demand."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 
-RESIDENT_BYTES = 2**27  # arrays up to this size are read whole
-READ_BYTES = 2**26  # most bytes asked of the system at a time
-MOST_OPEN = 128  # files: a process may have few hundred
+RESIDENT_BYTES = 2**27  # arrays up to this size are read completely
+READ_BYTES = 2**26  # maximum size of one read
+MOST_OPEN = 128  # open files; the limit of a process may be a few hundred
 UNREADABLE = (ValueError, TypeError, OSError, EOFError, MemoryError)
 
 Array = NDArray[np.generic]
 
 
 class NpyHeader(NamedTuple):
-    """What a `.npy` file holds, and where in it the first row begins."""
+    """The header of a `.npy` file, and the offset of its first row."""
 
     path: Path
     shape: tuple[int, ...]
@@ -34,21 +34,21 @@ class NpyHeader(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What its numbers take."""
+        """Size of its data."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 class NpyRows:
-    """The rows of `.npy` files one after another, each file contributing its own.
+    """The concatenated rows of `.npy` files.
 
-    Up to 128 MiB in all are held in memory. Of more only the rows asked for are read: a memory map would gather in
-    the process whatever has been touched, in pieces of up to 2 MiB for a single row, until all of the file is resident.
+    Up to 128 MiB in total are read into memory; otherwise only the requested rows are read. A memory map would keep
+    every page it touches, up to 2 MiB for a single row, until the whole file is resident.
 
     Args:
-        paths: at least one file, all of one type and shape of row.
+        paths: at least one file; all have the same type and row shape.
 
     Raises:
-        DataError: a file that does not exist, is no array of numbers or is cut short, or differs from the first.
+        DataError: a file does not exist, is not an array of numbers, is truncated, or differs from the first.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -61,7 +61,7 @@ class NpyRows:
             ):
                 if given != expected:
                     raise DataError(
-                        f"{header.path} has {what} {given}, {first.path.name} has {expected}: all shards need the same"
+                        f"{header.path} has {what} {given}, {first.path.name} has {expected}: all shards must be alike"
                     )
         self.lengths = lengths = [header.shape[0] for header in self._headers]
         self.dtype = first.dtype
@@ -69,7 +69,7 @@ class NpyRows:
         self.nbytes = sum(header.bytes for header in self._headers)
         self._row_bytes = prod(first.shape[1:]) * first.dtype.itemsize
         self._ends = np.cumsum(lengths, dtype=np.int64)
-        # Row r of part k begins at byte bases[k] + r · row_bytes of its file.
+        # Row r of file k starts at byte bases[k] + r · row_bytes.
         self._bases = np.array([h.offset_bytes for h in self._headers]) - (self._ends - lengths) * self._row_bytes
         self._files = OpenFiles([header.path for header in self._headers])
         self._whole: Array | None = None
@@ -77,8 +77,8 @@ class NpyRows:
             self._whole = np.concatenate([_read_whole(header) for header in self._headers])
         elif columns := [str(h.path) for h in self._headers if h.by_columns]:
             raise DataError(
-                f"{columns[0]} is stored column by column (Fortran order), so that no row can be read alone: save it "
-                "with numpy.ascontiguousarray"
+                f"{columns[0]} is stored in Fortran order and cannot be read by row: save "
+                "numpy.ascontiguousarray(array) instead"
             )
 
     def __len__(self) -> int:
@@ -90,10 +90,10 @@ class NpyRows:
         return self._whole is not None
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Array:
-        """Return a copy of these rows, in this sequence.
+        """Return a copy of these rows, in this order.
 
         Raises:
-            DataError: a file that has become unreadable or shorter.
+            DataError: a file has become unreadable or shorter.
         """
         if self._whole is not None:
             return self._whole[rows]
@@ -107,7 +107,7 @@ class NpyRows:
         return out
 
     def _read(self, part: int, rows: NDArray[np.int64]) -> Array:
-        """Read rows of one file; those that follow each other at once."""
+        """Read rows of one file, consecutive ones in one read."""
         begins = np.ones(len(rows), bool)
         begins[1:] = np.diff(rows) != 1
         begins[:: max(1, READ_BYTES // max(1, self._row_bytes))] = True
@@ -119,10 +119,10 @@ class NpyRows:
 
 
 class OpenFiles:
-    """Files read at any place; the most recently opened stay open.
+    """Files with random access; the most recently opened stay open.
 
     Args:
-        paths: the files, called by their number.
+        paths: the files; they are identified by their index.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -134,10 +134,10 @@ class OpenFiles:
         return OpenFiles, (self._paths,)
 
     def read(self, number: int, sizes: list[int], offsets: list[int]) -> bytearray:
-        """Return pieces of so many bytes from these places on, joined.
+        """Return the concatenated pieces of these sizes at these offsets.
 
         Raises:
-            DataError: the file cannot be read, or is shorter.
+            DataError: the file cannot be read, or has become shorter.
         """
         try:
             file = self._open.get(number)
@@ -163,15 +163,15 @@ def _seek_and_read(descriptor: int, size: int, place: int) -> bytes:
     return os.read(descriptor, size)
 
 
-# Reading at a place leaves alone the file's position, which forked processes share; Windows has neither.
+# pread does not change the file position, which forked processes share; Windows has neither pread nor fork.
 read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", _seek_and_read)
 
 
 def read_header(path: Path) -> NpyHeader:
-    """Read what a `.npy` file holds.
+    """Read the header of a `.npy` file.
 
     Raises:
-        DataError: a file that does not exist, is no array of numbers, or is cut short.
+        DataError: the file does not exist, is not an array of numbers, or is truncated.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -180,7 +180,7 @@ def read_header(path: Path) -> NpyHeader:
             start = file.read(2)
             file.seek(0)
             if start == b"PK":
-                raise DataError(f"{path} holds several arrays: give one .npz path, or a pair of .npy paths")
+                raise DataError(f"{path} is an .npz archive: pass one path that ends in .npz, or a pair of .npy paths")
             version = np.lib.format.read_magic(file)
             reader = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
             shape, by_columns, dtype = reader(file)
@@ -189,12 +189,12 @@ def read_header(path: Path) -> NpyHeader:
     except (*UNREADABLE, TokenError, SyntaxError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as an array of numbers: {error}") from error
     if dtype.hasobject:
-        raise DataError(f"{path} cannot be read as an array of numbers: it holds Python objects")
+        raise DataError(f"{path} cannot be read as an array of numbers: it contains Python objects")
     if not shape:
-        raise DataError(f"{path} holds a single number: its first dimension must count the samples")
+        raise DataError(f"{path} contains a scalar: its first dimension must be the samples")
     if min(shape) < 0 or held < header.bytes:
         raise DataError(
-            f"{path} cannot be read as an array of numbers: it is cut short, {held:,} bytes for the shape {shape} of "
+            f"{path} cannot be read as an array of numbers: it is truncated, with {held:,} bytes for shape {shape} of "
             f"{dtype}"
         )
     return header

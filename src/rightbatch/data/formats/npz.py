@@ -1,4 +1,4 @@
-"""NumPy `.npz` archives, dense or as compressed sparse rows."""
+"""NumPy `.npz` archives, dense or in CSR format."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ Arrays = dict[str, NDArray[np.generic]]
 def npz_source(path: Path, target: str | None = None) -> TensorSource:
     """Read inputs and targets from an archive.
 
-    The inputs are the array called x, data, features, inputs or images, in any case, or a matrix in the layout of
-    scipy.sparse.save_npz, made dense where that takes at most 2 GiB. The targets are called y, target or label, or are
-    named.
+    The inputs are the array named x, data, features, inputs or images (ignoring case), or a matrix saved by
+    scipy.sparse.save_npz, converted to dense if that takes at most 2 GiB. The targets are named y, target or label, or
+    given by `target`.
 
     Args:
         path: the archive.
-        target: the key of the targets, where the names do not settle it.
+        target: the key of the targets, if the names are ambiguous.
 
     Raises:
-        DataError: an unreadable archive, names that do not settle what is what, or what arrays in memory refuse.
+        DataError: the archive is unreadable, its names are ambiguous, or its arrays are invalid.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays: Arrays = {key: archive[key] for key in _wanted(list(archive.keys()), target, path)}
     except DataError:
         raise
-    except Exception as error:  # of zipfile, of each way to compress, of the headers; MemoryError for what cannot fit
+    except Exception as error:  # from zipfile, decompression or headers; MemoryError
         raise DataError(f"{path} cannot be read as an .npz archive of numbers: {str(error)[:300]}") from error
     if strangers := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise DataError(f"{path} cannot be read as an .npz archive of numbers: {strangers[0]} is no array")
+        raise DataError(f"{path} cannot be read as an .npz archive of numbers: {strangers[0]} is not an array")
     notes: tuple[str, ...] = ()
     *inputs, target_key = arrays
     x = arrays[inputs[0]]
     if len(inputs) > 1:
-        x, notes = _dense(arrays, path), ("sparse rows made dense",)
+        x, notes = _dense(arrays, path), ("sparse rows converted to dense",)
     y, target_notes = file_targets(arrays[target_key])
     try:
         return array_source(x, y, (*notes, *target_notes))
@@ -55,50 +55,48 @@ def npz_source(path: Path, target: str | None = None) -> TensorSource:
 
 
 def _wanted(keys: list[str], target: str | None, path: Path) -> list[str]:
-    """Return the keys to read, the one of the targets last."""
+    """Return the keys to read, the targets last."""
     listed = ", ".join(keys)
     if target is not None:
         if target not in keys:
-            raise DataError(f"{path} has no array {target!r}; it has {listed}")
+            raise DataError(f"{path} has no array {target!r}; its arrays are {listed}")
         chosen = [target]
     else:
         chosen = [key for key in keys if key.lower() in Y_NAMES]
     if len(chosen) != 1:
-        found = f"several that could be targets ({', '.join(chosen)})" if chosen else "none called y, target or label"
-        raise DataError(f"{path} has the arrays {listed}, {found}: choose the targets with target='name'")
+        found = f"several possible targets ({', '.join(chosen)})" if chosen else "none named y, target or label"
+        raise DataError(f"{path} has the arrays {listed}, {found}: name the targets (target=..., --target-column)")
     if SPARSE_KEYS.issubset(keys):
         return [*sorted(SPARSE_KEYS), chosen[0]]
     inputs = [key for key in keys if key.lower() in X_NAMES and key != chosen[0]]
     if len(inputs) != 1:
-        found = f"several that could be inputs ({', '.join(inputs)})" if inputs else "none called x, data or features"
-        raise DataError(
-            f"{path} has the arrays {listed}, {found}: load them yourself and pass the pair (inputs, targets)"
-        )
+        found = f"several possible inputs ({', '.join(inputs)})" if inputs else "none named x, data or features"
+        raise DataError(f"{path} has the arrays {listed}, {found}: load the archive and pass a pair (inputs, targets)")
     return [inputs[0], chosen[0]]
 
 
 def _dense(arrays: Arrays, path: Path) -> NDArray[np.float32]:
-    """Return the matrix of compressed sparse rows as a dense one, entries of the same place added up."""
+    """Return a CSR matrix as a dense one; duplicate entries are summed."""
     layout = "".join(
         str(part, errors="replace") if isinstance(part, bytes) else str(part) for part in arrays["format"].flat
     )
     if layout != "csr":
-        raise DataError(f"{path} holds a sparse matrix in the layout {layout!r}: save it as csr, with matrix.tocsr()")
+        raise DataError(f"{path} contains a sparse matrix in {layout!r} format: save matrix.tocsr() instead")
     values, columns, starts = arrays["data"], arrays["indices"], arrays["indptr"]
     shape = arrays["shape"]
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
-        raise DataError(f"{path} holds a sparse matrix of shape {shape.tolist()}: rows and columns are needed")
+        raise DataError(f"{path} contains a sparse matrix of shape {shape.tolist()}: it must have rows and columns")
     kinds = [(values, "iufb"), (columns, "iu"), (starts, "iu")]
     if any(part.ndim != 1 or part.dtype.kind not in allowed for part, allowed in kinds):
         raise DataError(
-            f"{path} holds a sparse matrix whose indptr, indices or data are not as scipy.sparse saves them"
+            f"{path} contains a sparse matrix with invalid indptr, indices or data: save it with scipy.sparse.save_npz"
         )
     rows, width = (int(size) for size in shape)
     needed = 4 * rows * width
     if needed > DENSE_LIMIT_BYTES:
         raise DataError(
-            f"{path} would take {needed / 2**30:.1f} GiB as a dense matrix of {rows} x {width}, the limit is "
-            f"{DENSE_LIMIT_BYTES / 2**30:.0f} GiB: keep fewer columns"
+            f"{path} would take {needed / 2**30:.1f} GiB as a dense matrix of {rows} x {width}; the limit is "
+            f"{DENSE_LIMIT_BYTES / 2**30:.0f} GiB: select fewer columns"
         )
     consistent = (
         len(starts) == rows + 1
@@ -108,7 +106,7 @@ def _dense(arrays: Arrays, path: Path) -> NDArray[np.float32]:
         and (len(columns) == 0 or (columns.min() >= 0 and columns.max() < width))
     )
     if not consistent:
-        raise DataError(f"{path} holds a sparse matrix whose indptr, indices and data contradict each other")
+        raise DataError(f"{path} contains a sparse matrix with inconsistent indptr, indices and data")
     dense = np.zeros((rows, width), np.float32)
     np.add.at(dense, (np.repeat(np.arange(rows), np.diff(starts)), columns.astype(np.int64)), values.astype(np.float32))
     return dense

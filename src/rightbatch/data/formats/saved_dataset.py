@@ -1,4 +1,4 @@
-"""Data sets that the package `datasets` has saved to disk: folders of Arrow files with their features described."""
+"""Data sets saved by the package `datasets`: folders of Arrow files with a description of their features."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ TEST_NAMES = ("test", "validation", "valid", "val")
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written the folder."""
+    """Whether the folder was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
     return (folder / STATE).is_file() or (folder / SPLITS).is_file()
 
 
 def saved_dataset_sources(
     folder: Path, target: str | None, text: Text = "error", missing: Missing = "error"
 ) -> tuple[ColumnSource, ColumnSource | None]:
-    """Open a saved `Dataset`, or the splits of a saved `DatasetDict`; record batches are read as needed.
+    """Open a saved `Dataset`, or the splits of a saved `DatasetDict`; record batches are read on demand.
 
-    The target is the only column of class labels, where none is named. The names of the classes tell how many there
-    are. Columns of images are decoded.
+    The default target is the only column of class labels; its class names give the number of classes. Image columns are
+    decoded.
 
     Args:
-        folder: with state.json, dataset_info.json and Arrow files, or with dataset_dict.json and a folder a split.
+        folder: contains state.json, dataset_info.json and Arrow files, or dataset_dict.json and one folder per split.
         target: the column to predict.
-        text: as for tables; "ordinal" is refused.
-        missing: as for tables; only "error".
+        text: see `as_source`; "ordinal" is not supported.
+        missing: see `as_source`; must be "error".
 
     Returns:
-        The split "train", or the only one; and "test", or else "validation", where there is such.
+        The split "train", or the only split; and the split "test" or "validation", if there is one.
 
     Raises:
-        DataError: files that are not as `datasets` writes them, splits without "train", or what `ColumnSource` refuses.
+        DataError: the files are invalid, there is no split "train", or see `ColumnSource`.
         MissingExtraError: pyarrow, or Pillow for images, is not installed.
 
-    Reference: the layout is that of Hugging Face datasets 2 to 4 (`save_to_disk`).
+    Reference: the file layout of Hugging Face datasets 2 to 4 (`save_to_disk`).
     """
     if not (folder / SPLITS).is_file():
         return _open(folder, target, text, missing), None
     splits = _json(folder / SPLITS).get("splits")
     if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
-        raise DataError(f"{folder / SPLITS} names no splits")
+        raise DataError(f"{folder / SPLITS} does not list splits")
     train = "train" if "train" in splits or len(splits) > 1 else splits[0]
     if train not in splits:
         raise DataError(
-            f"{folder} has the splits {', '.join(splits)} and none called train: give the folder of one of them"
+            f"{folder} has the splits {', '.join(splits)} but no split 'train': pass the folder of one of them"
         )
     test = next((name for name in TEST_NAMES if name in splits and name != train), None)
     return (
@@ -65,16 +65,16 @@ def saved_dataset_sources(
 def _open(folder: Path, target: str | None, text: Text, missing: Missing) -> ColumnSource:
     state = _json(folder / STATE)
     if state.get("_indices_data_files"):
-        raise DataError(f"{folder} holds a selection by indices: write it out with flatten_indices() and save it again")
+        raise DataError(f"{folder} contains a selection by indices: call flatten_indices() and save it again")
     listed = state.get("_data_files")
     if not isinstance(listed, list) or not listed:
-        raise DataError(f"{folder / STATE} names no data files")
+        raise DataError(f"{folder / STATE} does not list data files")
     paths = [folder / str(entry["filename"]) for entry in listed if isinstance(entry, dict) and "filename" in entry]
     if not paths:
-        raise DataError(f"{folder / STATE} names no data files")
+        raise DataError(f"{folder / STATE} does not list data files")
     for path in paths:
         if path.parent != folder or not path.is_file():
-            raise DataError(f"{folder / STATE} names {path.name}, which is not in the folder")
+            raise DataError(f"{folder / STATE} lists {path.name}, which is not in the folder")
     features = _json(folder / "dataset_info.json").get("features")
     features = features if isinstance(features, dict) else {}
     labels = [name for name, feature in features.items() if _type(feature) == "ClassLabel"]
@@ -98,5 +98,5 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object")
+        raise DataError(f"{path} does not contain a JSON object")
     return content

@@ -1,4 +1,4 @@
-"""Writing samples that come one after another to shards, from which they can be had in any order."""
+"""Writing a stream of samples to shards with random access."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ def write_shards(
     batched: bool | None = None,
     columns: tuple[str, str] | None = None,
 ) -> MemoryMapSource:
-    """Write a stream of samples to `.npy` shards, once, and open them.
+    """Write a stream of samples to `.npy` shards and open them.
 
-    A stream, an `IterableDataset` say, has no length, no order but its own and no way back. On the disk it has what
-    shuffling, holding out, probing and resuming at once need; `as_stream` does without. At most 64 MiB of it are in
-    memory. The folder appears when all is written; an interrupted writing leaves none.
+    A stream, such as an `IterableDataset`, has no length and no random access. On disk the samples can be shuffled,
+    split, probed and resumed immediately; `as_stream` trains without writing them. At most 64 MiB are in memory. The
+    folder appears when all samples are written; an interrupted call leaves none.
 
     Args:
-        samples: pairs (x, y) of tensors, arrays or numbers, each of one shape and type throughout.
-        folder: to be made; x-00000.npy, y-00000.npy, ... are written to it.
-        most: samples to take, for streams that do not end; None for all.
-        batched: whether items are batches, of which each row is a sample; None asks a `DataLoader`.
-        columns: the names of x and y, where items are mappings.
+        samples: pairs (x, y) of tensors, arrays or numbers, all of the same shape and type.
+        folder: the folder to create, with files x-00000.npy, y-00000.npy, ...
+        most: maximum number of samples, for infinite streams (default: all).
+        batched: whether items are batches, with one row per sample (default: True for a `DataLoader` that batches).
+        columns: the names of x and y, if items are mappings.
 
     Returns:
-        The source, which `as_source(folder)` gives again.
+        The source; `as_source(folder)` opens it again.
 
     Raises:
-        DataError: no samples, samples that are not such pairs or that differ in shape or type, a full disk.
-        InputError: the folder exists, or a setting is out of range.
+        DataError: there are no samples, they are invalid or differ in shape or type, or the disk is full.
+        InputError: the folder exists, or an argument is out of range.
     """
     items = StreamItems(samples, batched, columns)
     final = Path(folder)
     if final.exists():
-        raise InputError(f"{final} exists already: open it with as_source, or name another folder")
+        raise InputError(f"{final} already exists: open it with as_source, or choose another folder")
     if most is not None:
         require_whole("most", most, least=1)
     unfinished = final.with_name(f"{final.name}.unfinished")
-    rmtree(unfinished, ignore_errors=True)  # of an interrupted writing
+    rmtree(unfinished, ignore_errors=True)  # left by an interrupted call
     try:
         unfinished.mkdir(parents=True)
         _write(islice(_samples(items), None if most is None else int(most)), unfinished)
         unfinished.rename(final)
     except OSError as error:
-        raise DataError(f"the samples cannot be written to {final}: {error}") from error
+        raise DataError(f"cannot write the samples to {final}: {error}") from error
     finally:
         rmtree(unfinished, ignore_errors=True)
     return shard_source(final)
@@ -81,7 +81,9 @@ def _samples(items: StreamItems) -> Iterator[Any]:
             x, y = pair
             yield from zip(x, y, strict=True)
         except (TypeError, ValueError) as error:
-            raise DataError(f"an item of {items.name} is no batch, x and y with as many rows: {error}") from error
+            raise DataError(
+                f"an item of {items.name} is not a batch of x and y with equally many rows: {error}"
+            ) from error
 
 
 def _write(samples: Iterable[Any], folder: Path) -> None:
@@ -92,19 +94,19 @@ def _write(samples: Iterable[Any], folder: Path) -> None:
         if not held:
             count = max(1, SHARD_BYTES // max(1, sum(part.nbytes for part in pair)))
             held = tuple(np.empty((count, *part.shape), part.dtype) for part in pair)
-        for name, part, kept in zip("xy", pair, held, strict=True):
-            if (part.shape, part.dtype) != (kept.shape[1:], kept.dtype):
+        for name, part, stored in zip("xy", pair, held, strict=True):
+            if (part.shape, part.dtype) != (stored.shape[1:], stored.dtype):
                 raise DataError(
-                    f"{name} of sample {number} is {part.dtype} of shape {part.shape}, of sample 0 {kept.dtype} "
-                    f"of shape {kept.shape[1:]}: all must be alike"
+                    f"{name} of sample {number} is {part.dtype} of shape {part.shape}, of sample 0 {stored.dtype} "
+                    f"of shape {stored.shape[1:]}: all must be alike"
                 )
-            kept[rows] = part
+            stored[rows] = part
         rows += 1
         if rows == len(held[0]):
             _save(held, rows, folder, shards)
             rows, shards = 0, shards + 1
     if not held:
-        raise DataError("the stream is empty: at least one sample is needed")
+        raise DataError("the stream is empty: provide at least one sample")
     if rows:
         _save(held, rows, folder, shards)
 
@@ -116,6 +118,6 @@ def _save(held: tuple[Array, ...], rows: int, folder: Path, number: int) -> None
 
 def _pair(sample: Any, number: int) -> tuple[Array, Array]:
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise DataError(f"sample {number} is a {type(sample).__name__}: pairs (x, y) are needed")
+        raise DataError(f"sample {number} is a {type(sample).__name__}: it must be a pair (x, y)")
     x, y = (np.asarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part) for part in sample)
     return native(x, f"x of sample {number}"), native(y, f"y of sample {number}")

@@ -19,18 +19,19 @@ Missing = Literal["error", "drop", "mean"]
 
 
 def table_source(path: Path, target: str | None, text: Text = "error", missing: Missing = "error") -> TensorSource:
-    """Read a table; features become float32 with their values as they are, in the order of the columns.
+    """Read a table; feature columns become float32 in their order, without scaling.
 
     Args:
         path: a `.csv`, `.csv.gz`, `.parquet` or `.pq` file with named columns.
         target: the column to predict; a text column is numbered in sorted order.
-        text: what to do with columns that are no numbers: refuse them, drop the columns, or number their values in
-            sorted order.
-        missing: what to do with missing values: refuse them, drop the rows, or fill in the column's mean (in a text
-            column: a number of its own). A missing target is never filled in.
+        text: columns that are not numeric: raise an error, drop the columns, or number their values in sorted
+            order.
+        missing: missing values: raise an error, drop the rows, or fill in the column's mean (in a text column: a
+            separate number). Missing targets are never filled in.
 
     Raises:
-        DataError: an unreadable file, no such column, text columns, missing values, or what arrays refuse.
+        DataError: the file is unreadable, a column does not exist, or there are text columns, missing or invalid
+            values.
         InputError: an unknown choice for text or missing.
         MissingExtraError: pandas, or pyarrow for Parquet, is not installed.
     """
@@ -47,8 +48,8 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
     is_text = [name for name in features.columns if not _numeric(features[name])]
     if is_text and text == "error":
         raise DataError(
-            f"{path}: not numbers are the columns {', '.join(is_text)}: drop them with text='drop' or number their "
-            "values with text='codes'"
+            f"{path}: the columns {', '.join(is_text)} are not numeric: drop them with text='drop', or number their "
+            "values with text='ordinal'"
         )
     if is_text and text == "drop":
         features = features.drop(columns=is_text)
@@ -80,14 +81,14 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
     if is_text:
         notes.append(f"numbered the values of {', '.join(is_text)}")
     if features.shape[1] == 0:
-        raise DataError(f"{path}: no feature columns are left beside the target {target}")
+        raise DataError(f"{path}: there are no feature columns besides the target {target}")
     x = features.astype(np.float64)
     if missing == "mean" and counts:
         x = x.fillna(x.mean())
         notes.append(f"missing values filled in: {', '.join(counts)}")
     y, target_notes = _targets(targets)
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # float32 overflow becomes infinite, and raises below
             values = x.to_numpy(np.float32)
         return array_source(values, y, (*notes, *target_notes))
     except DataError as error:
@@ -95,14 +96,14 @@ def table_source(path: Path, target: str | None, text: Text = "error", missing: 
 
 
 def require_choices(text: str, missing: str) -> None:
-    """Refuse unknown choices.
+    """Raise on unknown choices.
 
     Raises:
         InputError: an unknown choice for text or missing.
     """
     for name, given, allowed in (("text", text, get_args(Text)), ("missing", missing, get_args(Missing))):
         if given not in allowed:
-            raise InputError(f"{name}={given!r} is unknown: choose one of {', '.join(allowed)}")
+            raise InputError(f"{name}={given!r} is not supported: use one of {', '.join(allowed)}")
 
 
 def _read(path: Path) -> Any:
@@ -112,7 +113,7 @@ def _read(path: Path) -> Any:
         _optional("pyarrow")
     try:
         return pandas.read_parquet(path) if parquet else pandas.read_csv(path)
-    except Exception as error:  # whatever the readers and each way to compress raise; MemoryError for what cannot fit
+    except Exception as error:  # whatever readers and decompression raise; MemoryError
         kind = "Parquet" if parquet else "CSV"
         raise DataError(f"{path} cannot be read as a {kind} table: {error}") from error
 
@@ -121,7 +122,7 @@ def _optional(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise MissingExtraError(package, "tables", "reading CSV and Parquet files") from error
+        raise MissingExtraError(package, "tables", "Reading CSV and Parquet files") from error
 
 
 def _numeric(column: Any) -> bool:

@@ -1,1 +1,1 @@
-"""Samples that are packed into groups, such as subgraphs of a graph."""
+"""Samples that are groups of members, such as the regions of an image."""

@@ -1,4 +1,4 @@
-"""Which members of a group an epoch sees: drawn without replacement, as a pure function of (seed, epoch, group)."""
+"""The members of a group in an epoch: drawn without replacement, as a pure function of (seed, epoch, group)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Drawn(NamedTuple):
     """The members drawn from some groups.
 
     Args:
-        places: shape (b, m), where they are among the members of all b groups laid end to end; where fewer than m are
-            drawn, the rest of a row repeats its first.
-        present: shape (b, m), True for those drawn, False for the repeated.
+        places: shape (b, m), positions in the concatenated members of all b groups; if fewer than m are drawn, the rest
+            of a row repeats its first.
+        present: shape (b, m), True for drawn members, False for repeated ones.
     """
 
     places: Indices
@@ -32,39 +32,39 @@ def draw_members(
     foreground: NDArray[np.bool_] | None = None,
     most_foreground: int = 0,
 ) -> Drawn:
-    """Draw up to m members of each group, of which at most so many foreground.
+    """Draw up to m members of each group, with a maximum number of foreground members.
 
-    Member j of group g has the random word E(g, j), E a bijection of 64 bits keyed by (seed, epoch); taken are those
-    with the smallest words, which is a uniform draw without replacement. What else is in the batch plays no part.
+    Member j of group g has the random word E(g, j), where E is a 64-bit bijection keyed by (seed, epoch); the members
+    with the smallest words are drawn, which is uniform without replacement and independent of the rest of the batch.
 
-    Of f foreground and h background members, min(f, F) and min(h, m - min(f, F)) are taken: background fills up for
-    foreground, and not the reverse, so that the fraction holds and a group short of background is left short.
+    Of f foreground and h background members, min(f, F) and min(h, m - min(f, F)) are drawn: background replaces missing
+    foreground, but not the reverse, so that the fraction holds; a group with little background has fewer members.
 
     Args:
-        groups: numbers of the groups, shape (b,), each below 2³².
-        counts: members of each, at least 1, shape (b,).
+        groups: indices of the groups, shape (b,), each below 2³².
+        counts: number of members of each, at least 1, shape (b,).
         members: m.
         seed: 0 to 2⁶⁴ - 1.
         epoch: 0 to 2⁶⁴ - 1.
-        foreground: of the members of all b groups laid end to end, which are foreground; None draws from all alike.
+        foreground: mask of foreground over the concatenated members; None draws from all members alike.
         most_foreground: F, 1 to m.
 
     Returns:
         The members drawn; foreground before background.
 
     Reference: R. Girshick, "Fast R-CNN", 2015, section 2.3 (images first, then regions of each; a quarter foreground).
-    The order and the random numbers there depend on how the program runs.
+    Differs: there, order and random numbers depend on how the program runs.
     """
     batch = np.arange(len(groups))
     which = np.repeat(batch, counts)
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     keys = generator(seed, epoch).advance(MEMBERS).random_raw(ROUNDS)
     words = encrypt(groups[which].astype(np.uint64) << np.uint64(32) | rank.astype(np.uint64), 2**32, 2**32, keys)
-    # By word, then stably by group and kind in as few bits as hold them: a third of the time of one sort by all three.
+    # Sort by word, then stably by group and kind in the smallest type: a third of the time of one sort by all three.
     order = np.argsort(words)
     kind = 2 * which if foreground is None else 2 * which + ~foreground
     order = order[np.argsort(kind.astype(np.min_scalar_type(2 * len(groups)))[order], kind="stable")]
-    # Each group is now a sequence where it was before, and `rank` the place in it.
+    # Each group is contiguous as before, and `rank` is the position in it.
     if foreground is None:
         taken = rank < members
     else:
@@ -72,8 +72,8 @@ def draw_members(
         first = np.minimum(held, most_foreground)
         taken = np.where(rank < held, rank < first, rank - held < members - first)
     drawn = np.bincount(which[taken], minlength=len(groups))
-    kept = order[taken]
+    members_drawn = order[taken]
     present = np.arange(members) < drawn[:, None]
-    places = np.repeat(kept[np.cumsum(drawn) - drawn], members).reshape(len(groups), members)
-    places[present] = kept
+    places = np.repeat(members_drawn[np.cumsum(drawn) - drawn], members).reshape(len(groups), members)
+    places[present] = members_drawn
     return Drawn(places, present)

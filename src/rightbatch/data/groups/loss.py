@@ -1,4 +1,4 @@
-"""The loss of grouped samples: each group counts once, padding not at all."""
+"""The loss of grouped samples: each group counts once, padding does not count."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor
 
 from ...errors import InputError
 
-IGNORED = -100  # the label torch's own cross-entropy leaves out
+IGNORED = -100  # the label that torch's cross-entropy ignores
 MemberLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLoss:
-    """The mean over groups of the mean loss of their members, padding left out.
+    """The mean over groups of the mean loss of their members, ignoring padding.
 
         L = 1/b Σ_g 1/m_g Σ_{j present in g} ℓ(output_gj, y_gj)
 
-    So a group's gradient is the same in any batch, as noise estimates and accumulation over micro-batches require; a
-    mean over all members present would make it depend on how many the other groups have. Members are padding where
-    integer targets are -100, and floating ones NaN. Where nothing is padded, torch's `cross_entropy` of outputs
-    (b, classes, m) is the same.
+    A group's gradient is then the same in any batch, as noise estimates and gradient accumulation require; with a mean
+    over all members present it would depend on the sizes of the other groups. Members whose integer target is -100, or
+    whose floating-point target is NaN, are padding. Without padding, torch's `cross_entropy` of outputs (b, classes, m)
+    gives the same value.
 
     | symbol | argument | meaning |
     |---|---|---|
     | ℓ | `member_loss` | loss of each member |
-    | b, m | | groups, and places for members in each |
+    | b, m | | groups, and member slots per group |
     | m_g | | members present in group g |
 
     Args:
-        member_loss: (outputs (b·m, ...), targets (b·m, ...)) to losses (b·m,), or (b·m, ...) to be averaged for each
-            member; None is cross-entropy for integer targets and the squared error for floating ones.
+        member_loss: (outputs (b·m, ...), targets (b·m, ...)) to losses (b·m,), or (b·m, ...) averaged per member
+            (default: cross-entropy for integer targets, squared error for floating-point targets).
     """
 
     member_loss: MemberLoss | None = None
@@ -43,12 +43,12 @@ class GroupLoss:
         """Return the loss of outputs (b, m, ...), such as (b, m, classes), and targets (b, m, ...).
 
         Raises:
-            InputError: outputs or losses that are not one for each member.
+            InputError: there is not one output or loss per member.
         """
         if y.dim() < 2 or output.shape[:2] != y.shape[:2]:
             raise InputError(
-                f"the model's output {tuple(output.shape)} and the targets {tuple(y.shape)} must both begin with "
-                "(groups, members): give one output a member, such as (groups, members, classes)"
+                f"the model's output {tuple(output.shape)} and the targets {tuple(y.shape)} must both start with "
+                "(groups, members): return one output per member, such as (groups, members, classes)"
             )
         absent = y.isnan() if y.is_floating_point() else y == IGNORED
         absent = absent.flatten(2).any(2) if y.dim() > 2 else absent
@@ -58,7 +58,7 @@ class GroupLoss:
         if losses.dim() == 0 or len(losses) != absent.numel():
             raise InputError(
                 f"member_loss returned shape {tuple(losses.shape)} for {absent.numel()} members: it must return one "
-                "loss a member, as with reduction='none'"
+                "loss per member, as with reduction='none'"
             )
         losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
         each = losses.reshape(absent.shape).masked_fill(absent, 0)
@@ -74,5 +74,5 @@ def _squared_error(output: Tensor, y: Tensor) -> Tensor:
 
 
 def padding(dtype: torch.dtype) -> float:
-    """The target of members that are padding."""
+    """The target value of padding."""
     return float("nan") if dtype.is_floating_point else IGNORED

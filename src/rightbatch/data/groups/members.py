@@ -1,4 +1,4 @@
-"""Groups and their members, before any are drawn: rows of tables, or items of a data set."""
+"""Groups and all their members: rows of tables, or items of a data set."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from ..source import Source, require_map_style
 
 
 class Opened(NamedTuple):
-    """All members of some groups, laid end to end, before any are drawn."""
+    """The concatenated members of some groups."""
 
     shared: Tensor | None
     counts: Indices
-    targets: Callable[[], Tensor | None]  # of all members, where they are at hand
+    targets: Callable[[], Tensor | None]  # of all members, if they are in memory
     fetch: Callable[[Indices], tuple[Tensor, Tensor]]
 
 
 class Groups(Protocol):
-    """Groups by number."""
+    """Groups with random access."""
 
     what: str
 
     def __len__(self) -> int: ...
 
     def open(self, groups: Indices, seed: int, epoch: int) -> Opened:
-        """Return what some groups hold, as one epoch has it."""
+        """Return the content of some groups, for one epoch."""
         ...
 
 
 class Table:
-    """Members in rows; the rows of a group need not follow each other."""
+    """Members in rows; the rows of a group need not be consecutive."""
 
     def __init__(self, shared: object, x: object, y: object, group: object) -> None:
         self.members = as_source((x, y))
         names = np.asarray(group)
         if names.shape != (len(self.members),) or names.dtype.kind not in "iuUS":
             raise DataError(
-                f"group has shape {names.shape} and type {names.dtype}, of {len(self.members)} members: it must hold a "
-                "whole number or a name for each"
+                f"group has shape {names.shape} and type {names.dtype}, of {len(self.members)} members: it must "
+                "contain one integer or name per member"
             )
         self.shared = None if shared is None else _shared(shared)
         if self.shared is None:
             names = np.unique(names, return_inverse=True)[1]
         elif names.dtype.kind not in "iu" or names.min() < 0:
-            raise DataError("group must hold the row of what is shared, from 0, for each member")
+            raise DataError("group must contain, for each member, the row of its shared part, counted from 0")
         rows = int(names.max()) + 1 if self.shared is None else len(self.shared)
         if names.max() >= rows:
-            raise DataError(f"group {names.max()} has nothing shared: {rows} rows are, numbered from 0")
+            raise DataError(f"group {names.max()} is out of range: there are {rows} shared rows, numbered from 0")
         counts = np.bincount(names.astype(np.int64), minlength=rows)
         if len(empty := np.flatnonzero(counts == 0)):
             raise DataError(
-                f"{len(empty)} of {rows} groups have no members, the first is {empty[0]}: leave them out and "
-                "number the rest from 0"
+                f"{len(empty)} of {rows} groups have no members, the first is {empty[0]}: remove them and "
+                "number the others from 0"
             )
         self._ends, self._rows = np.cumsum(counts), np.argsort(names, kind="stable")
         self.targets_range = self.members.y_range
@@ -91,7 +91,7 @@ class Items:
     def __init__(self, dataset: Any) -> None:
         self._dataset, self._length, self._name = dataset, len(dataset), type(dataset).__name__
         if self._length == 0:
-            raise DataError(f"{self._name} is empty: at least one group is needed")
+            raise DataError(f"{self._name} is empty: provide at least one group")
 
     def __len__(self) -> int:
         return self._length
@@ -105,7 +105,7 @@ class Items:
             x, y = torch.cat([members.x for _, members in items]), torch.cat([members.y for _, members in items])
             shared = torch.cat(some) if some else None
         except RuntimeError as error:
-            raise DataError(f"groups of {self._name} cannot be put together: {error}") from error
+            raise DataError(f"groups of {self._name} cannot be concatenated: {error}") from error
         counts = np.array([len(item[1]) for item in items], np.int64)
 
         def fetch(places: Indices) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ class Items:
             map_style.begin_items([group])
         item = self._dataset[group]
         if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
-            raise DataError(f"item {group} of {self._name} is no group: items must be (x, y) or (shared, x, y)")
+            raise DataError(f"item {group} of {self._name} is not a group: items must be (x, y) or (shared, x, y)")
         try:
             members = array_source(*item[-2:])
             one = None if len(item) == 2 else array_source(as_tensor(item[0], "shared")[None], torch.zeros(1)).x

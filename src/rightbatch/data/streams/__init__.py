@@ -1,1 +1,1 @@
-"""Samples that can only be read in their own order."""
+"""Streams: samples that can only be read sequentially."""

@@ -1,4 +1,4 @@
-"""What a stream gives, one after another: pairs (x, y), mappings that hold them, or batches of either."""
+"""The items of a stream: pairs (x, y), mappings that contain them, or batches of either."""
 
 from __future__ import annotations
 
@@ -17,54 +17,56 @@ UNCHANGING = (int, float, complex, str, bytes, np.generic)
 
 
 class StreamItems:
-    """An iterable of samples, and how an item becomes a pair.
+    """An iterable of samples, and the conversion of its items to pairs.
 
     Args:
         samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers.
-        batched: whether items are batches, their first dimension that of the samples. None asks a `DataLoader`, and is
-            False for all else.
-        columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
+        batched: whether items are batches with the samples in the first dimension (default: True for a `DataLoader`
+            that batches, otherwise False).
+        columns: the names of x and y, if items are mappings such as {"image": ..., "label": ...}.
 
     Raises:
         DataError: not iterable.
-        InputError: batched or columns out of range.
+        InputError: batched or columns is invalid.
     """
 
     def __init__(self, samples: Iterable[Any], batched: bool | None, columns: tuple[str, str] | None) -> None:
         self.samples, self.name = samples, type(samples).__name__
         if not isinstance(samples, Iterable) or isinstance(samples, str | bytes | Mapping | Tensor | np.ndarray):
-            advice = "it is data as it stands" if isinstance(samples, TensorDataset) else "pass an iterable of them"
-            raise DataError(f"{self.name} is no stream of pairs (x, y): {advice}")
+            advice = "pass it as data directly" if isinstance(samples, TensorDataset) else "pass an iterable of them"
+            raise DataError(f"{self.name} is not a stream of pairs (x, y): {advice}")
         if batched is None:
             batched = isinstance(samples, DataLoader) and samples.batch_sampler is not None
         elif not isinstance(batched, bool):
             raise InputError(f"batched must be True, False or None, got {batched!r}")
         if columns is not None and not (isinstance(columns, tuple | list) and len(columns) == 2):
-            raise InputError(f"columns names two, x and y, got {columns!r}: write columns=('image', 'label')")
+            raise InputError(f"columns must be the names of x and y, such as ('image', 'label'), got {columns!r}")
         self.batched, self.columns = batched, columns
 
     def pair(self, item: Any) -> Any:
-        """Return x and y of an item: by their names, where it is a mapping.
+        """Return x and y of an item, by their names if it is a mapping.
 
         Raises:
-            DataError: it is none, or has not these names, or a mapping where none were given.
+            DataError: the item does not have these names, or it is a mapping and no names are given.
         """
         if self.columns is None:
             if isinstance(item, Mapping):
                 held = ", ".join(map(str, item))
-                raise DataError(f"items of {self.name} hold {held}: name x and y, as in columns=('image', 'label')")
+                raise DataError(f"items of {self.name} contain {held}: name x and y, as in columns=('image', 'label')")
             return item
         try:
             return [item[name] for name in self.columns]
         except (KeyError, IndexError, TypeError) as error:
             held = ", ".join(map(str, item)) if isinstance(item, Mapping) else f"a {type(item).__name__}"
-            raise DataError(f"columns={self.columns} are not in an item of {self.name}: it is {held}") from error
+            raise DataError(
+                f"columns={self.columns} are not in an item of {self.name}, which contains {held}"
+            ) from error
 
     def way(self, one: Any, other: Any) -> Callable[[Any], Any] | None:
-        """Return how items that follow each other, such as these two, become pairs that nobody changes; None if as is.
+        """Return a function that converts items to pairs that stay unchanged; None if none is needed.
 
-        A stream may fill the same object, or memory, again and again: its pairs are copied as they come. (Batches are
-        copied one by one anyway.)
+        A stream may reuse the same object or memory, as two consecutive items show: its pairs are copied immediately.
+        (Batches are copied one by one anyway.)
         """
         pairs = zip(self.pair(one), self.pair(other), strict=True)
         if not self.batched and (one is other or any(_shared(first, second) for first, second in pairs)):

@@ -1,4 +1,4 @@
-"""An iterable gone through again and again, and how to come back to a place in it."""
+"""Repeated passes over an iterable, and returning to a position in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ UNKNOWN = object()
 
 
 class Passes:
-    """Hands out the items of an iterable, which is begun anew at its end.
+    """Returns the items of an iterable, which restarts at its end.
 
-    What it offers is used: `set_epoch(pass)` before each pass, that of a loader's data set too; and `state_dict()` with
-    `load_state_dict(state)`, the protocol of torchdata and Hugging Face `datasets`, to come back to a place without
-    going through all before it.
+    It uses `set_epoch(pass)` before each pass, also of a loader's data set, and `state_dict()` with
+    `load_state_dict(state)`, the protocol of torchdata and Hugging Face `datasets`, to return to a position without
+    reading everything before it, if the iterable has these methods.
 
     Args:
-        items: begun anew by `iter`, but for an iterator, which has one pass.
-        name: for errors.
+        items: restarted by `iter`; an iterator has only one pass.
+        name: its name in messages.
     """
 
     def __init__(self, items: Iterable[Any], name: str) -> None:
@@ -37,21 +37,21 @@ class Passes:
         self._error: BaseException | None = None
         self._stateful = all(hasattr(items, name) for name in ("state_dict", "load_state_dict"))
         self._begun = False
-        self._first: Any = UNKNOWN  # its own state before the first item
-        self._loaded: tuple[int, int, Any] | None = None  # pass, items and the state of its own that was loaded there
-        self.number = 0  # of the present pass
-        self.handed_out = 0  # items of it
+        self._first: Any = UNKNOWN  # its state before the first item
+        self._loaded: tuple[int, int, Any] | None = None  # pass, items and state that was loaded there
+        self.number = 0  # the current pass
+        self.handed_out = 0  # items of the current pass
 
     def take(self, most: int, way: Callable[[Any], Any] | None = None) -> list[Any]:
         """Return the next items, at least one, fewer than `most` at the end of a pass and before an error.
 
         Args:
-            most: items.
-            way: what each goes through as it comes, before the next one is asked for.
+            most: maximum number of items.
+            way: function applied to each item before the next one is read.
 
         Raises:
-            DataError: a pass without items, or the end of an iterator; else what the iterable raises, after which the
-                same item is tried again.
+            DataError: a pass has no items, or an iterator has ended; other exceptions of the iterable are passed on,
+                and the same item is tried again.
         """
         if self._error is not None:
             error, self._error = self._error, None
@@ -63,7 +63,7 @@ class Passes:
         try:
             items.extend(islice(self._iterator if way is None else map(way, self._iterator), most))
         except BaseException as error:
-            self._iterator = None  # a generator that has raised is over
+            self._iterator = None  # a generator that has raised is finished
             if not items:
                 raise
             self._error = error  # the items before it come first
@@ -72,46 +72,44 @@ class Passes:
             return items
         if self._once:
             raise DataError(
-                f"{self._name} has ended after {self.handed_out:,} items and cannot be begun anew: give an object that "
-                "`iter` begins again, or train on fewer samples (epochs, length)"
+                f"{self._name} ended after {self.handed_out:,} items and cannot restart: pass an iterable instead of "
+                "an iterator, or train on fewer samples (epochs, length)"
             )
         if self.handed_out == 0:
-            raise DataError(f"{self._name} is empty: at least one sample is needed")
+            raise DataError(f"{self._name} is empty: provide at least one sample")
         self.number, self.handed_out, self._iterator = self.number + 1, 0, None
         return self.take(most, way)
 
     def own_state(self) -> Any:
-        """What the iterable says of its place; None if it says nothing, or what a checkpoint cannot hold."""
+        """The state of the iterable; None if it has none, or one that a checkpoint cannot contain."""
         if self._iterator is None or not self._stateful:
             return None
         state, file = self._items.state_dict(), io.BytesIO()  # type: ignore[attr-defined]
         try:
             torch.save(state, file)
             file.seek(0)
-            return torch.load(file, weights_only=True)  # a copy: the stream may count on in its own
-        except Exception:  # torch.load and pickle raise many kinds; all mean the same here
+            return torch.load(file, weights_only=True)  # a copy, since the stream may change its own
+        except Exception:  # torch.load and pickle raise many types
             return None
 
     def seek(self, number: int, handed_out: int, own: Any = None) -> None:
-        """Come back to where so many items of a pass had been handed out.
+        """Return to the position after `handed_out` items of a pass.
 
         Args:
-            number: of the pass.
-            handed_out: items of it.
-            own: what `own_state` said there; None goes through all items before.
+            number: the pass.
+            handed_out: items of that pass.
+            own: the value of `own_state` there; None reads all items before.
 
         Raises:
-            InputError: an iterator that is past that place, a pass with fewer items, or no way back behind a state.
+            InputError: an iterator is past that position, the pass has fewer items, or its initial state is unknown.
         """
         passed = self.handed_out if self._once else 0
         if handed_out < passed:
-            raise InputError(
-                f"{self._name} is past item {handed_out:,} and cannot go back: give it anew, from its start"
-            )
+            raise InputError(f"{self._name} is past item {handed_out:,} and cannot go back: pass a fresh iterator")
         if own is None and self._loaded is not None and self._first is UNKNOWN:
             raise InputError(
-                f"{self._name} may go on from the state loaded last, and does not tell the one before its first item: "
-                "give it anew"
+                f"{self._name} may continue from the last loaded state, and its initial state is unknown: pass a fresh "
+                "stream"
             )
         self.number, self.handed_out, self._error, self._iterator = number, handed_out, None, None
         if own is not None:
@@ -121,31 +119,31 @@ class Passes:
         self._begin(handed_out - passed)
 
     def _begin(self, missing: int) -> None:
-        """Begin the present pass and go through its first items, or those behind the state that was loaded in it."""
+        """Start the current pass and skip its first items, or those after the loaded state."""
         if self._loaded is not None and self._loaded[0] == self.number:
-            # Again at each beginning: some go on from what was loaded last, some forget it.
+            # At every start: some iterables continue from the last loaded state, others reset it.
             self._items.load_state_dict(deepcopy(self._loaded[2]))  # type: ignore[attr-defined]
             missing = self.handed_out - self._loaded[1]
-        for each in (self._items, getattr(self._items, "dataset", None)):  # a loader leaves that to its caller
+        for each in (self._items, getattr(self._items, "dataset", None)):  # a loader leaves this to its caller
             if callable(set_epoch := getattr(each, "set_epoch", None)):
                 set_epoch(self.number)
         with _undisturbed() if getattr(self._items, "num_workers", 0) else nullcontext():
             if self._stateful and not self._begun:
-                with suppress(Exception):  # some know of no state before the first item
+                with suppress(Exception):  # some have no state before the first item
                     self._first = deepcopy(self._items.state_dict())  # type: ignore[attr-defined]
             iterator, self._begun = iter(self._items), True
         passed = sum(1 for _ in islice(iterator, missing))
         if passed < missing:
             raise InputError(
-                f"{self._name} has fewer items than when the run was saved: {missing - passed:,} are missing. Give the "
-                "same data, or start anew"
+                f"{self._name} has fewer items than when the run was saved: {missing - passed:,} are missing. Pass the "
+                "same data, or start a new run"
             )
         self._iterator = iterator
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Processes begun within do not hear Ctrl-C, which is for the parent: it may want their items to end its step."""
+    """Processes started within ignore Ctrl-C, which is for the parent: it may need their items to finish its step."""
     if current_thread() is not main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Samples that come one after another and in no other way: `IterableDataset`s, generators, loaders."""
+"""Sequential samples: `IterableDataset`s, generators, loaders."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SAMPLE = 2**12
 SAMPLE_BYTES = 2**26
 READ_AT_ONCE = 2**12
 ADVICE = (
-    "its samples come one after another only. Bring it to the disk with "
-    "rightbatch.data.write_shards(samples, folder) and give the folder"
+    "a stream only supports sequential access. Write it with "
+    "rightbatch.data.write_shards(samples, folder) and pass the folder"
 )
 
 
 class _Chunk(NamedTuple):
-    """Samples start, ..., stop - 1 of the stream; before them so many items of a pass had been read, -1 if unknown."""
+    """Samples start, ..., stop - 1 of the stream, and the items of the pass read before them, -1 if unknown."""
 
     start: int
     stop: int
@@ -41,17 +41,17 @@ class _Chunk(NamedTuple):
 
 
 class IterableSource(Source):
-    """A stream of samples, in the order it has; made by `as_stream`.
+    """A stream of samples in its own order; created by `as_stream`.
 
-    The samples of a batch are kept until its step is taken, for trial steps, measurements and passes that ran out of
-    memory want them again; so are the first ones, `sample`.
+    The samples of a batch are stored until its step is complete, since trial steps, measurements and retries after
+    out-of-memory errors read them again; so are the first ones, `sample`.
 
     Args:
-        items: what is iterated, again and again.
-        length: samples of an epoch.
+        items: the items of the stream.
+        length: number of samples in an epoch.
 
     Raises:
-        DataError: no items, or items that are not pairs of what can be tensors.
+        DataError: there are no items, or they are not pairs of tensors, arrays or numbers.
     """
 
     sequential = True
@@ -60,7 +60,7 @@ class IterableSource(Source):
         self._items, self._name, self._length = items, items.name, length
         self._passes = Passes(items.samples, items.name)
         self._chunks: deque[_Chunk] = deque()
-        self._begin = self._end = 0  # what is held, counted from the first sample of all
+        self._begin = self._end = 0  # the stored range, counted from the very first sample
         self._sample: list[tuple[Tensor, Tensor]] = []
         self._sampled = 0
         self._form: tuple[Any, ...] = ()  # shapes and types
@@ -71,7 +71,7 @@ class IterableSource(Source):
         x, y = self._tensors([pair])
         self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
         self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
-        self.notes = (f"{self._name}, in the order it has",)
+        self.notes = (f"{self._name}, in its own order",)
         self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, x[0].nbytes + y[0].nbytes)))
         self._take_in(x, y, 0)
         (second,) = self._passes.take(1)
@@ -82,34 +82,34 @@ class IterableSource(Source):
         return self._length
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of samples of `sample` by their numbers; no others can be had so.
+        """Return x and y of samples of `sample` by index; no others have random access.
 
         Raises:
-            InputError: a sample that is not among them.
+            InputError: another sample is requested.
         """
         sample = self.sample()
         if len(indices) and int(indices.max()) >= len(sample):
-            raise InputError(f"sample {int(indices.max()):,} of a stream was wanted: {ADVICE}")
+            raise InputError(f"cannot fetch sample {int(indices.max()):,} by index: {ADVICE}")
         return sample.fetch(indices)
 
     def order(self, seed: int = 0, shuffle: bool = True) -> Order:
-        """The stream's own, whatever is asked for."""
+        """Return the order of the stream, which is never shuffled."""
         return Order(len(self), seed, False)
 
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return x and y at positions start, ..., stop - 1 of an epoch, none before what has been let go of.
+        """Return x and y at positions start, ..., stop - 1 of an epoch that have not been discarded.
 
         Raises:
-            InputError: what has been let go of.
-            DataError: a stream that ends, or changes; else what it raises itself.
+            InputError: the samples have been discarded.
+            DataError: the stream ends or changes; its own exceptions are passed on.
         """
         before = epoch * self._length
         return self._rows(before + start, before + stop)
 
     def sample(self) -> TensorSource:
-        """The first of the samples that have been let go of, at least two, at most 4,096 or 64 MiB of them.
+        """The first discarded samples, at least two, at most 4,096 or 64 MiB.
 
-        They depend on the place alone, not on how far this process has read beyond it.
+        They depend only on the position, not on how far this process has read ahead.
         """
         count = min(self._most_sampled, max(2, self._begin))
         self._reach(count)
@@ -120,29 +120,29 @@ class IterableSource(Source):
         """Return to the first sample.
 
         Raises:
-            InputError: an iterator of which samples have been let go of.
+            InputError: samples of an iterator have been discarded.
         """
         if self._begin:
             self._passes.seek(0, 0)
             self._chunks, self._begin, self._end = deque(), 0, 0
 
     def discard_before(self, epoch: int, position: int) -> None:
-        """Drop what is held of positions before this one: they are not fetched again."""
+        """Free the samples before this position; they are not fetched again."""
         self._begin = max(self._begin, epoch * self._length + position)
         while self._chunks and self._chunks[0].stop <= self._begin:
             self._chunks.popleft()
 
     def state_dict(self, epoch: int, position: int) -> dict[str, Any]:
-        """Return what leads back to a place that has not been let go of, in plain numbers.
+        """Return the state for a position that has not been discarded, as plain values.
 
-        Where the stream has a state of its own, that is part of it, and so are the samples read beyond the place.
+        If the stream has its own state, the result contains it, and the samples read beyond the position.
         """
         place = epoch * self._length + position
         self._reach(place)
         own = self._passes.own_state()
         held = next((chunk for chunk in self._chunks if chunk.stop > place), None)
         if own is None and held is not None and held.items >= 0:
-            # Of batches the place may be in the midst of one.
+            # The position may be inside a batch.
             start, items = (held.start, held.items) if self._items.batched else (place, held.items + place - held.start)
             return {"start": start, "pass": held.passes, "items": items, "own": None}
         state = {"start": place, "pass": self._passes.number, "items": self._passes.handed_out, "own": own}
@@ -151,10 +151,10 @@ class IterableSource(Source):
         return state
 
     def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
-        """Come back to a saved place.
+        """Return to a saved position.
 
         Raises:
-            InputError: an iterator that is past it, or a stream that has become shorter.
+            InputError: an iterator is past it, or the stream has become shorter.
         """
         place = epoch * self._length + position
         self._reach(min(place, self._most_sampled))  # the sample is not saved
@@ -167,24 +167,22 @@ class IterableSource(Source):
 
     def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if start < self._begin:
-            raise InputError(
-                f"sample {start:,} of a stream was wanted, which stands at {self._begin:,} already: {ADVICE}"
-            )
+            raise InputError(f"sample {start:,} has been discarded, the stream is at {self._begin:,}: {ADVICE}")
         self._reach(stop)
         parts = [chunk for chunk in self._chunks if chunk.start < stop and chunk.stop > start]
         cuts = [slice(max(0, start - chunk.start), stop - chunk.start) for chunk in parts]
-        x = torch.cat([chunk.x[cut] for chunk, cut in zip(parts, cuts, strict=True)])  # a copy, the caller's own
+        x = torch.cat([chunk.x[cut] for chunk, cut in zip(parts, cuts, strict=True)])  # a copy
         return x, torch.cat([chunk.y[cut] for chunk, cut in zip(parts, cuts, strict=True)])
 
     def _reach(self, stop: int) -> None:
-        """Read until so many samples have been read in all."""
+        """Read until `stop` samples have been read in total."""
         while self._end < stop:
             most = 1 if self._items.batched else min(stop - self._end, READ_AT_ONCE)
             items = self._passes.take(most, self._way)
             self._take_in(*self._tensors(items), self._passes.handed_out - len(items))
 
     def _take_in(self, x: Tensor, y: Tensor, before: int) -> None:
-        """Hold samples before which so many items of the present pass had been read."""
+        """Store samples; `before` is the number of items of the current pass read before them."""
         start, self._end = self._end, self._end + len(x)
         self._chunks.append(_Chunk(start, self._end, x, y, self._passes.number, before))
         if start <= self._sampled < min(self._end, self._most_sampled):
@@ -199,12 +197,14 @@ class IterableSource(Source):
         if self._items.batched:
             if x.dim() < 2 or y.dim() < 2 or not x.shape[1] == y.shape[1] > 0:
                 shapes = f"x {list(x.shape[1:])} and y {list(y.shape[1:])}"
-                raise DataError(f"{self._name} gave {shapes}, which is no batch: both must have as many rows")
+                raise DataError(
+                    f"{self._name} returned {shapes}, which is not a batch: both must have the same number of rows"
+                )
             x, y = x[0], y[0]
         form = x.shape[1:], x.dtype, y.shape[1:], y.dtype
         if form != (self._form or form):
             found, first = (f"x {list(a)} {b}, y {list(c)} {d}" for a, b, c, d in (form, self._form))
-            raise DataError(f"sample {self._end:,} of {self._name} has {found}; the first has {first}")
+            raise DataError(f"sample {self._end:,} of {self._name} has {found}; the first sample has {first}")
         self._form = form
         return x, y
 
@@ -216,23 +216,25 @@ def as_stream(
     batched: bool | None = None,
     columns: tuple[str, str] | None = None,
 ) -> IterableSource:
-    """Train on samples that come one after another and cannot be had by number: the promises are weaker.
+    """Train on a stream of samples without random access, with fewer guarantees.
 
-    The order is the stream's own; nothing is shuffled. An epoch is `length` samples, whatever the stream's own passes:
-    at its end it is begun anew, after `set_epoch(pass)` if it, or a loader's data set, has that. Resuming goes through
-    all samples of a pass before the place again, unless the stream has `state_dict` and `load_state_dict`; it is exact
-    if the stream is the same each time. Several processes read the whole stream each and use their shares of it. There
-    are no parts to hold out, and no probing. `write_shards` makes a stream data without these limits.
+    The order is that of the stream, without shuffling. An epoch is `length` samples, independently of the passes of the
+    stream, which restarts at its end, after `set_epoch(pass)` if it or a loader's data set has that method. Resuming
+    reads all samples of a pass before the position again, unless the stream has `state_dict` and `load_state_dict`; it
+    is exact if the stream is reproducible. Each of several processes reads the whole stream and uses its part. Streams
+    cannot be split or probed. `write_shards` converts a stream to data without these limits.
 
     Args:
-        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, of one shape.
-        length: samples of an epoch, at least 2; None where `samples` tells its length.
-        batched: whether items are batches, their first dimension that of the samples; None asks a `DataLoader`.
+        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers, all of the
+            same shape.
+        length: number of samples in an epoch, at least 2 (default: the length of `samples`).
+        batched: whether items are batches with the samples in the first dimension (default: True for a `DataLoader`
+            that batches).
         columns: the names of x and y, where items are mappings such as {"image": ..., "label": ...}.
 
     Raises:
-        DataError: not iterable, empty, or not of such pairs.
-        InputError: settings out of range, or length not given where it is needed.
+        DataError: not iterable, empty, or not a stream of such pairs.
+        InputError: an argument is out of range, or `length` is required.
     """
     items = StreamItems(samples, batched, columns)
     if length is None:
@@ -240,9 +242,6 @@ def as_stream(
         try:
             length = len(sized)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):
-            raise InputError(
-                f"{items.name} does not tell how many samples it has: give length=, the samples of an epoch, by "
-                "which evaluations and budgets are counted"
-            ) from None
+            raise InputError(f"{items.name} has no length: pass length=, the number of samples in an epoch") from None
     require_whole("length", length, least=2)
     return IterableSource(items, length)

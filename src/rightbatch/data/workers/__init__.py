@@ -1,1 +1,1 @@
-"""Worker processes that load samples ahead of the loop."""
+"""Worker processes that prefetch samples."""

@@ -1,4 +1,4 @@
-"""Processes that fetch samples: what is asked of them goes through pipes, what they fetch through shared memory."""
+"""Worker processes that fetch samples: requests go through pipes, samples through shared memory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .. import map_style
 from ..order import Indices
 from ..source import Source
 
-PARENT_EVERY_S = 2.0  # between looks at whether the parent is alive, where the pipe's end does not tell
+PARENT_EVERY_S = 2.0  # interval between checks that the parent is alive, where the closed pipe does not show it
 CLOSE_S = 5.0
 
 
 class Task(NamedTuple):
-    """Fetch these samples of a source into a slot; seed and epoch key the random numbers of each item."""
+    """A request to fetch samples of a source into a slot; seed and epoch seed the random generators of each item."""
 
     slot: int
     source: int
@@ -42,12 +42,12 @@ class Task(NamedTuple):
 
 
 class Slots:
-    """Places in shared memory, each for so many samples of one shape and type.
+    """Slots in shared memory, each for a number of samples of one shape and type.
 
     Args:
-        source: whose samples.
-        count: slots.
-        samples: samples a slot.
+        source: the source of the samples.
+        count: number of slots.
+        samples: number of samples per slot.
     """
 
     def __init__(self, source: Source, count: int, samples: int) -> None:
@@ -56,7 +56,7 @@ class Slots:
         sizes = [max(1, samples * prod(shape) * dtype.itemsize) for shape, dtype in self._parts]
         self._starts = [0, -(-sizes[0] // 64) * 64]
         self._stride = -(-(self._starts[1] + sizes[1]) // 64) * 64
-        # The heap of multiprocessing: memory that takes room only once written to, wherever the machine has some.
+        # The heap of multiprocessing: memory that is allocated only when written to, on any platform.
         self._memory = BufferWrapper(count * self._stride)
         self._tensors: tuple[list[Tensor], list[Tensor]] | None = None
 
@@ -88,16 +88,16 @@ class _Worker:
 
 
 class WorkerPool:
-    """Worker processes over some sources; they start at the first task and end with the process that started them.
+    """Worker processes for some sources; they end with the process that started them.
 
     Args:
-        sources: what they fetch from; all have samples of one shape and type.
-        workers: processes.
-        slots: where they put what they have fetched.
-        method: how they are started, "fork", "spawn" or "forkserver"; None as the platform does.
+        sources: the sources; all have samples of one shape and type.
+        workers: number of processes.
+        slots: where they write fetched samples.
+        method: start method, "fork", "spawn" or "forkserver" (default: that of the platform).
 
     Raises:
-        DataError: a process has ended by itself.
+        DataError: a process has ended unexpectedly.
     """
 
     def __init__(self, sources: Sequence[Source], workers: int, slots: Slots, method: str | None) -> None:
@@ -107,7 +107,7 @@ class WorkerPool:
         forks = self._context.get_start_method() == "fork"
         for _ in range(workers):
             here, there = self._context.Pipe()
-            # A fork has copies of the near ends of all pipes so far, which would keep them open after the parent.
+            # A fork copies the near ends of all pipes so far, which would keep them open after the parent has ended.
             near = [*(worker.pipe for worker in self._workers), here] if forks else []
             process = self._context.Process(  # type: ignore[attr-defined]
                 target=_work, args=(there, near, list(sources), slots), daemon=True, name="rightbatch data worker"
@@ -116,7 +116,7 @@ class WorkerPool:
             there.close()
             self._workers.append(_Worker(process, here))
         self._owner = os.getpid()
-        # Before multiprocessing's own end, which would wait for processes that heed no SIGTERM.
+        # Before multiprocessing's own cleanup, which would wait for processes that ignore SIGTERM.
         self.close = Finalize(self, _close, (self._workers, self._owner), exitpriority=10)
 
     @property
@@ -125,7 +125,7 @@ class WorkerPool:
         return os.getpid() == self._owner and all(worker.process.is_alive() for worker in self._workers)
 
     def begin(self, task: Task) -> None:
-        """Give a task to the worker that has the fewest."""
+        """Send a task to the worker with the fewest tasks."""
         worker = min(self._workers, key=lambda worker: len(worker.waiting))
         worker.waiting.add(task.slot)
         try:
@@ -142,7 +142,7 @@ class WorkerPool:
         """Wait until a slot's task is done.
 
         Raises:
-            DataError: what went wrong there, naming the item, or that a worker has ended.
+            DataError: the task failed, or a worker has ended.
         """
         while slot not in self._done:
             self._receive(None)
@@ -151,7 +151,7 @@ class WorkerPool:
             raise error
 
     def forget(self, slot: int) -> None:
-        """Wait until a slot's task is done, which is no longer wanted: what went wrong with it is no matter.
+        """Wait until a slot's task is done and ignore its result and errors.
 
         Raises:
             DataError: a worker has ended.
@@ -180,12 +180,12 @@ class WorkerPool:
         worker.process.join(CLOSE_S)
         code = worker.process.exitcode
         self.close()
-        killed = " by a signal; perhaps memory ran out" if code is not None and code < 0 else ""
-        raise DataError(f"a worker process that fetched samples has ended with code {code}{killed}")
+        killed = " (killed by a signal, perhaps out of memory)" if code is not None and code < 0 else ""
+        raise DataError(f"a worker process that fetches samples ended with exit code {code}{killed}")
 
 
 def _close(workers: list[_Worker], owner: int) -> None:
-    """End the workers: they read the end of their pipes and leave; those busy with an item are killed."""
+    """Stop the workers: they exit when their pipes close; workers busy with an item are killed."""
     if os.getpid() != owner:
         return
     for worker in workers:
@@ -204,10 +204,10 @@ def _error(message: str, trace: str) -> DataError:
 
 
 def _work(pipe: Connection, near: list[Connection], sources: list[Source], slots: Slots) -> None:
-    """What a worker process does: tasks, until the pipe ends or the parent is gone."""
+    """The main loop of a worker: run tasks until the pipe closes or the parent has ended."""
     for end in near:
         end.close()
-    # Ctrl-C and SIGTERM are for the parent, which may still want what is under way to end its step.
+    # Ctrl-C and SIGTERM are for the parent, which may need running tasks to finish its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -224,7 +224,7 @@ def _work(pipe: Connection, near: list[Connection], sources: list[Source], slots
 
 
 def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
-    """Do a task; return what went wrong, in words and as the lines of code it went through."""
+    """Run a task; return the error message and traceback, or None."""
     which = "the samples"
 
     def begin(rows: list[int]) -> None:
@@ -239,13 +239,13 @@ def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
             if part.shape[1:] != place.shape[1:] or part.dtype != place.dtype:
                 raise DataError(
                     f"{name} of some of the items {task.indices[:8].tolist()}... is {list(part.shape[1:])} "
-                    f"{part.dtype}, of item 0 it is {list(place.shape[1:])} {place.dtype}: all must be alike"
+                    f"{part.dtype}, that of item 0 is {list(place.shape[1:])} {place.dtype}: all must be alike"
                 )
             place[: len(part)] = part
     except DataError as error:
         return str(error), traceback.format_exc()
     except Exception as error:
-        return f"{which} cannot be had: {type(error).__name__}: {error}", traceback.format_exc()
+        return f"{which} failed: {type(error).__name__}: {error}", traceback.format_exc()
     return None
 
 

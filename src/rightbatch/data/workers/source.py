@@ -1,4 +1,4 @@
-"""Samples fetched ahead by worker processes, while batches change their size as they like."""
+"""Samples prefetched by worker processes, with variable batch sizes."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from .pool import Slots, Task, WorkerPool
 
 CHUNK_BYTES = 2**20
 CHUNK_SAMPLES = 256
-LEAST_CHUNKS = 32  # that a set is divided into, so that small sets are divided too
+LEAST_CHUNKS = 32  # minimum number of chunks per epoch, so that small data sets are split too
 BUFFER_BYTES = 2**27
-MOST_PENDING = 32  # chunks asked of a worker at a time: what a pipe takes without waiting
-AHEAD_PER_WORKER = 2  # chunks: one under way, one to begin with at once
+MOST_PENDING = 32  # pending chunks per worker: what a pipe accepts without blocking
+AHEAD_PER_WORKER = 2  # chunks: the current one, and the next
 
 
 class Chunk(NamedTuple):
-    """The positions of one epoch that one task fetches: a fixed grid, whatever the batches are."""
+    """The positions of one epoch that one task fetches: a fixed grid, independent of batches."""
 
     epoch: int
     start: int
     stop: int
 
 
-# What a slot holds: the number of the source, the order's seed and how it mixes, and the positions.
+# The content of a slot: the index of the source, the order's seed and mixing, and the positions.
 Key = tuple[int, int, str, Chunk]
 
 
 class WorkerSource(SourceWrapper):
-    """A source whose samples are fetched ahead by processes.
+    """A source whose samples are prefetched by worker processes.
 
-    The workers fetch chunks: fixed intervals of an epoch's positions, each known by its epoch and bounds. Batches are
-    cut out of them by this process, so the batch size is no concern of theirs. Which chunks come next is foreseen from
-    the last two intervals asked for; a wrong guess costs time, never a sample. Those of Python, NumPy and torch that
-    draw from their global generators while an item is fetched find them seeded by (seed, epoch, item): random
-    augmentations depend neither on the number of workers nor on what a batch or a chunk holds. (Of a data set with
-    `__getitems__` the generators are seeded by the first item of a chunk.)
+    The workers fetch chunks: fixed intervals of an epoch's positions, identified by epoch and bounds. This process cuts
+    batches out of them, so workers are independent of the batch size. The next chunks are predicted from the last two
+    intervals; a wrong prediction costs time but never loses a sample. The global generators of Python, NumPy and torch
+    are seeded for each item by (seed, epoch, item): random augmentations depend neither on the number of workers nor on
+    batches or chunks. (For a data set with `__getitems__` they are seeded by the first item of a chunk.)
 
     Args:
-        source: what the workers fetch from.
-        workers: processes.
-        method: how they are started; None as the platform does.
-        family: the sources the same workers fetch from.
+        source: the source that the workers read.
+        workers: number of processes.
+        method: start method (default: that of the platform).
+        family: the sources that share these workers.
     """
 
     def __init__(self, source: Source, workers: int, method: str | None = None, family: _Family | None = None) -> None:
@@ -65,39 +64,39 @@ class WorkerSource(SourceWrapper):
 
     @property
     def source(self) -> Source:
-        """What the workers fetch from."""
+        """The source that the workers read."""
         return self._source
 
     def parts(self, *sources: Source) -> list[WorkerSource]:
-        """Return sources over parts of this one, fetched from by the same workers."""
+        """Return sources for parts of this one that share its workers."""
         return [WorkerSource(source, self._workers, family=self._family) for source in sources]
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Have the workers fetch x and y of the samples at `indices`, now."""
+        """Fetch x and y of the samples at `indices` in the workers."""
         return self.fetch_epoch(indices, 0, NO_EPOCH)
 
     def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Have the workers fetch x and y of the samples at `indices`, now, as one epoch has them."""
+        """Fetch x and y of the samples at `indices` for one epoch, in the workers."""
         family, out, rows = self._family, self._empty(len(indices)), indices.numpy()
-        begun = 0
+        started = 0
         waiting: deque[tuple[int, int]] = deque()
         for start in range(0, len(rows), family.samples):
-            while begun < len(rows) and len(waiting) < family.own:
-                piece = rows[begun : begun + family.samples]
-                waiting.append((begun, family.begin_own(self._number, seed, epoch, piece)))
-                begun += family.samples
+            while started < len(rows) and len(waiting) < family.own:
+                piece = rows[started : started + family.samples]
+                waiting.append((started, family.begin_own(self._number, seed, epoch, piece)))
+                started += family.samples
             at, slot = waiting.popleft()
             family.copy(slot, 0, min(family.samples, len(rows) - start), out, at)
             family.release_own(slot)
         return out
 
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return the samples at positions of an epoch, and have those fetched that are likely to be wanted next."""
+        """Return the samples at positions of an epoch, and prefetch those that are likely to follow."""
         require_positions(epoch, start, stop, len(self))
         family, out = self._family, self._empty(stop - start)
         step = stop - start
         if self._last is not None and self._last[0] == epoch and self._last[2] < start:
-            step = start - self._last[1]  # one of several processes, which takes every so-manieth piece
+            step = start - self._last[1]  # one of several processes, which takes every k-th interval
         self._last = (epoch, start, stop)
         ahead = max(AHEAD_PER_WORKER * self._workers, -(-2 * (stop - start) // family.samples))
         for chunk in self._chunks(epoch, start, stop):
@@ -119,7 +118,7 @@ class WorkerSource(SourceWrapper):
             yield Chunk(epoch, begin, min(begin + each, n))
 
     def _foreseen(self, after: Chunk, epoch: int, start: int, stop: int, step: int) -> Iterator[Chunk]:
-        """The chunks that follow one, where intervals go on as the last ones did."""
+        """The chunks after `after`, if intervals continue as before."""
         n, length, each, last = len(self), stop - start, self._family.samples, after
         while step <= length:
             epoch, start = (last.epoch, last.stop) if last.stop < n else (last.epoch + 1, 0)
@@ -127,7 +126,7 @@ class WorkerSource(SourceWrapper):
             yield last
         while True:
             if epoch == last.epoch and stop <= last.stop:
-                start += (last.stop - stop) // step * step  # all until there lie within the last chunk
+                start += (last.stop - stop) // step * step  # all intervals up to here are within the last chunk
             start += step
             if start >= n:
                 epoch, start = epoch + 1, start - n
@@ -139,14 +138,14 @@ class WorkerSource(SourceWrapper):
 
 
 class _Family:
-    """What sources over the same workers share: the processes, the slots, and what is in them."""
+    """The state shared by sources with the same workers: processes, slots and their content."""
 
     def __init__(self, source: Source, workers: int, method: str | None) -> None:
         sizes = (prod(source.x_shape) * source.x_dtype.itemsize, prod(source.y_shape) * source.y_dtype.itemsize)
         sample_bytes = max(1, sum(sizes))
         most = min(CHUNK_SAMPLES, CHUNK_BYTES // sample_bytes, len(source) // LEAST_CHUNKS)
         self.samples = max(1, most)
-        self.own = workers * AHEAD_PER_WORKER  # slots for what is fetched by index
+        self.own = workers * AHEAD_PER_WORKER  # slots for samples fetched by index
         shared = max(workers * AHEAD_PER_WORKER + 1, BUFFER_BYTES // (sample_bytes * self.samples))
         self._slot_count = self.own + min(shared, 2**12)
         self._sources: list[Source] = []
@@ -154,8 +153,8 @@ class _Family:
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("samples", "own", "_slot_count", "_sources", "_workers", "_method")
-        return {name: getattr(self, name) for name in kept}
+        names = ("samples", "own", "_slot_count", "_sources", "_workers", "_method")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -164,39 +163,39 @@ class _Family:
     def _forget(self) -> None:
         self._pool: Any = None
         self._slots: Slots | None = None
-        self._held: dict[Key, int] = {}  # what is in slots or on its way, oldest first
+        self._held: dict[Key, int] = {}  # chunks in slots or being fetched, oldest first
         self._pending: set[int] = set()
         self._free_own = list(range(self.own))
         self._free = list(range(self.own, self._slot_count))
 
     def add(self, source: Source) -> int:
-        """Take a source in; return its number. Workers that run already are started anew."""
+        """Add a source and return its index; running workers are restarted."""
         self._sources.append(source)
         self.close()
         return len(self._sources) - 1
 
     def close(self) -> None:
-        """End the workers; they start again at the next task."""
+        """Stop the workers; they restart at the next task."""
         if self._pool is not None:
             self._pool.close()
         self._forget()
 
     def begin_own(self, source: int, seed: int, epoch: int, indices: Indices) -> int:
-        """Have samples fetched by index into a slot that is returned."""
+        """Start fetching samples by index; return the slot."""
         self._run()
         slot = self._free_own.pop()
         self._begin(Task(slot, source, seed, epoch, indices))
         return slot
 
     def release_own(self, slot: int) -> None:
-        """Give such a slot back."""
+        """Release such a slot."""
         self._free_own.append(slot)
 
     def copy(self, slot: int, first: int, last: int, out: tuple[Tensor, Tensor], at: int) -> None:
-        """Wait for a slot, and copy its samples first, ..., last - 1 to a place in `out`.
+        """Wait for a slot, and copy its samples first, ..., last - 1 into `out`.
 
         Raises:
-            DataError: what went wrong in the worker.
+            DataError: the worker failed.
         """
         if slot in self._pending:
             with self._or_close():
@@ -207,7 +206,7 @@ class _Family:
             part[at : at + last - first] = held[first:last]
 
     def want(self, source: int, order: Order | BlockOrder, chunk: Chunk, foreseen: Iterator[Chunk], ahead: int) -> int:
-        """Have a chunk fetched, and then so many of those foreseen; return the slot of the first."""
+        """Request a chunk and up to `ahead` predicted ones; return the slot of the first."""
         self._run()
         key = (source, order.seed, order.mixing if order.shuffle else "none", chunk)
         wanted = {key: None}
@@ -226,10 +225,10 @@ class _Family:
         return self._held[key]
 
     def _slot_for(self, wanted: dict[Key, None], must: bool) -> int | None:
-        """A slot that is free, or whose content is not wanted and not on its way; if there must be one, wait for it."""
+        """A slot that is free, or whose content is neither wanted nor being fetched; if `must`, wait for one."""
         unwanted = [key for key in self._held if key not in wanted]
         done = [key for key in unwanted if self._held[key] not in self._pending]
-        if not done and self._free:  # only now: memory that has been in use is in the processor's cache
+        if not done and self._free:  # only now: recently used memory is in the processor's cache
             return self._free.pop()
         with self._or_close():
             done = done or [key for key in unwanted if self._pool.finished(self._held[key])]
@@ -249,7 +248,7 @@ class _Family:
 
     @contextmanager
     def _or_close(self) -> Iterator[None]:
-        """After an error nothing is taken for granted: the workers start anew at the next task."""
+        """After an error, stop the workers; they restart at the next task."""
         try:
             yield
         except BaseException:
@@ -257,7 +256,7 @@ class _Family:
             raise
 
     def _run(self) -> None:
-        """Start the workers where they do not run."""
+        """Start the workers if they are not running."""
         if self._pool is None or not self._pool.usable:
             self.close()
             self._slots = Slots(self._sources[0], self._slot_count, self.samples)

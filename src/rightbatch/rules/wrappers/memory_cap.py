@@ -21,7 +21,7 @@ class MemoryCap(BatchSizeWrapper):
 
     Args:
         rule: the rule within.
-        max_size: largest batch that fits, such as `max_batch` of `rightbatch.probe`.
+        max_size: largest batch that fits, such as `max_batch_size` of `rightbatch.probe`.
 
     Raises:
         InputError: `max_size` is no whole number of at least 1, or below what a rule within allows at least.

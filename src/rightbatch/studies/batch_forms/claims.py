@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, run_interval, told
+from ..over_seeds import below_zero, run_interval, show
 
 Forms = dict[str, dict[int, Result]]  # runs by the name of the form and the seed
 
@@ -29,7 +29,7 @@ def form_name(size: int, rate: float) -> str:
     return f"{'all' if size == FULL else f'batch {size}'} at {rate:g}"
 
 
-def updates_told(runs: Mapping[int, Result]) -> str:
+def updates_text(runs: Mapping[int, Result]) -> str:
     """Updates of a whole run, from the fewest to the most."""
     counts = [run["updates"] for run in runs.values()]
     low, high = min(counts), max(counts)
@@ -83,7 +83,7 @@ def findings(
         ),
     ):
         if values:
-            ours = f"{what} {told(values, digits=4)}"
+            ours = f"{what} {show(values, digits=4)}"
             found.append(Finding(claim, "Brownlee", theirs, ours, below_zero(values)))
     return found + [_automatic(form, forms[form]) for form in AUTOMATIC if published and form in forms]
 
@@ -94,7 +94,7 @@ def _held_against(form: str, figures: tuple[float, float], runs: Mapping[int, Re
     where = [run_interval(values) for values in ends.values()]
     inside = [span and span[0] <= figure <= span[1] for span, figure in zip(where, figures, strict=True)]
     verdict: Verdict = "cannot tell" if None in inside else "agrees" if all(inside) else "differs"
-    ours = ", ".join(f"{part} {told(values, further=True)}" for part, values in ends.items())
+    ours = ", ".join(f"{part} {show(values, further=True)}" for part, values in ends.items())
     theirs = f"train {figures[0]:.3f}, test {figures[1]:.3f}"
     return Finding(f"accuracy at the end: {form}", "Brownlee", theirs, ours, verdict)
 
@@ -106,7 +106,7 @@ def _automatic(form: str, runs: Mapping[int, Result]) -> Finding:
     if verdict == "agrees" and max(run["updates"] for run in runs.values()) >= AIM_UPDATES:
         verdict = "differs"
     theirs = f"test accuracy above {AIM} in fewer than {AIM_UPDATES:,} updates"
-    ours = f"{told(ends, 4)} in {updates_told(runs)}, {len(ends)} runs"
+    ours = f"{show(ends, 4)} in {updates_text(runs)}, {len(ends)} runs"
     return Finding(f"{form} needs no tuning", "our aim", theirs, ours, verdict)
 
 

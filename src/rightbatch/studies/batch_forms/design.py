@@ -9,7 +9,7 @@ from ...errors import InputError
 from ...models import build_model
 from ...ranges import require_number, require_whole
 from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..over_seeds import told
+from ..over_seeds import show
 from ..subject import Subject, everything
 from .claims import (
     AUTOMATIC,
@@ -20,7 +20,7 @@ from .claims import (
     early,
     findings,
     form_name,
-    updates_told,
+    updates_text,
     volatility,
 )
 from .figure import draw_forms
@@ -75,8 +75,8 @@ class BatchForms(Experiment):
     name: ClassVar[str] = "forms"
     title: ClassVar[str] = "Stochastic, mini-batch, batch"
     question: ClassVar[str] = (
-        "One sample a step, some, or all of them, for equally many epochs: which form learns fast, which is steady, "
-        "and does one have to choose?"
+        "One sample per step, a mini-batch, or the full batch, for the same number of epochs: which learns fast, which "
+        "is steady, and is there a choice without tuning?"
     )
     source: ClassVar[str] = BROWNLEE
 
@@ -86,7 +86,7 @@ class BatchForms(Experiment):
         return Subject("three-blobs", f"{__name__}:{relu_50.__name__}")
 
     def trials(self, subject: Subject) -> list[StudyTrial]:
-        """One run for each form and seed, all forms with the first seed first; sizes above the data are left out."""
+        """One run for each form and seed, all forms with the first seed first; sizes above the data are omitted."""
         for name in ("seeds", "automatic_seeds", "epochs"):
             require_whole(f"BatchForms.{name}", getattr(self, name), least=1)
         for name in ("rate", "low_rate"):
@@ -186,10 +186,10 @@ class BatchForms(Experiment):
             (
                 form,
                 f"{len(runs)}",
-                updates_told(runs),
-                *(told([run[part][-1] for run in runs.values()]) for part in ("train", "test")),
-                told([early(run) for run in runs.values()]),
-                told([volatility(run) for run in runs.values()], digits=4),
+                updates_text(runs),
+                *(show([run[part][-1] for run in runs.values()]) for part in ("train", "test")),
+                show([early(run) for run in runs.values()]),
+                show([volatility(run) for run in runs.values()], digits=4),
             )
             for form, runs in forms.items()
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, told, within
+from ..over_seeds import below_zero, show, within
 
 Cells = Mapping[tuple[str, int], Result]  # by method and seed
 
@@ -57,7 +57,7 @@ def findings(cells: Cells, thetas: Sequence[float], untuned: float, linear: bool
             for form in forms:
                 values = beyond(f"{form}, θ = {theta:g}", others(theta))
                 if values:
-                    parts.append(f"{form}, θ = {theta:g}: {told(values, 2)}")
+                    parts.append(f"{form}, θ = {theta:g}: {show(values, 2)}")
                 if theta == thetas[0]:
                     verdicts.append(below_zero([value - allowed for value in values]))
         ours = f"{'; '.join(parts)} ({unit})" if parts else "not run"
@@ -114,7 +114,7 @@ def _no_decay(cells: Cells, thetas: Sequence[float]) -> Finding:
         falls = [pair for pair in both if all(map(math.isfinite, pair))]
         if falls:
             ours, theirs = ([fall[i] for fall in falls] for i in (0, 1))
-            parts.append(f"θ = {theta:g}: {told(ours, 2)}, SGD {told(theirs, 2)}")
+            parts.append(f"θ = {theta:g}: {show(ours, 2)}, SGD {show(theirs, 2)}")
         verdicts.append(below_zero([theirs - ours for ours, theirs in falls]))
     return Finding(
         f"at a constant rate Big Batch with θ = {thetas[0]:g} goes on falling in the second half of the passes "
@@ -137,7 +137,7 @@ def _surrogate(cells: Cells, theta: float) -> Finding:
         runs = [r for s in _seeds(cells) if (r := _whole(cells, arm, s)) is not None]
         ratios = [tail(r, "batch_norms") - tail(r, "norms") for r in runs]
         if ratios:
-            parts.append(f"{arm}: {told(ratios, 2)}")
+            parts.append(f"{arm}: {show(ratios, 2)}")
         if arm != "SGD, tuned":
             verdicts.append(within(ratios, (-TWOFOLD, TWOFOLD)))
     return Finding(
@@ -158,7 +158,7 @@ def _straight(cells: Cells, thetas: Sequence[float]) -> Finding:
         runs = [r for s in _seeds(cells) if (r := _whole(cells, f"fixed step, θ = {theta:g}", s)) is not None]
         squares = [square for r in runs if (square := _r2(r)) is not None]
         if squares:
-            parts.append(f"θ = {theta:g}: {told(squares)}")
+            parts.append(f"θ = {theta:g}: {show(squares)}")
         if theta == max((t for t in thetas if t < 1), default=0.0):
             verdict = within(squares, (STRAIGHT, math.inf))
     return Finding(

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..over_seeds import told
+from ..over_seeds import show
 from ..retuning import Retuned, retune
 from ..subject import Subject
 from .claims import DE, Cells, findings, tail
@@ -39,7 +39,7 @@ class BigBatches(Experiment):
         tries: runs at most to tune a rate, from 1/L where the model is linear and from 0.1 where not.
         looks: how often the whole objective is computed, one half of them evenly over the passes, one earlier.
         most_samples: to train and to test on; None takes all.
-        against_rest: the class to tell from all others; None takes the classes as they are.
+        against_rest: the class to separate from all others; None takes the classes as they are.
 
     Reference: S. De, A. Yadav, D. Jacobs, T. Goldstein, "Automated Inference with Adaptive Batches" (AISTATS 2017;
     arXiv 1610.05792), section 5. Ours are the cost of trials, the penalty, and rates re-tuned for each seed.
@@ -60,8 +60,8 @@ class BigBatches(Experiment):
     name: ClassVar[str] = "big-batch"
     title: ClassVar[str] = "Big Batch"
     question: ClassVar[str] = (
-        "A batch that grows until its gradient stands out of the noise: does it find its own step size, without decay, "
-        "and come as far as SGD whose rate was tuned?"
+        "If the batch grows until its gradient exceeds its noise, can the learning rate be found automatically, "
+        "without decay, and does the result match tuned SGD?"
     )
     source: ClassVar[str] = DE
 
@@ -159,7 +159,7 @@ class BigBatches(Experiment):
         return [
             f"{samples:,} training samples, {kind}; plain SGD steps throughout, but for Adadelta. Every run has "
             f"{self.passes:g} passes: gradients of as many samples as that, a trial loss of a line search counting as "
-            f"a third of a gradient. SGD and Adadelta take batches of {self.size}, with which Big Batch begins.",
+            f"a third of a gradient. SGD and Adadelta take batches of {self.size}, the initial batch of Big Batch.",
             f"Tuned are the constant rate of SGD, the first of the rates η/(1 + k·passes) for k of "
             f"{', '.join(f'{k:g}' for k in self.decays)}, and the fixed step of Big Batch: for each seed by a walk "
             f"with factor 2 from {start}, to the least objective at the end. Nothing is tuned for Armijo and BB "
@@ -194,10 +194,10 @@ class BigBatches(Experiment):
             arm,
             f"{len(whole)}",
             f"{self.untuned:g}" if arm == "SGD, untuned" else rate,
-            told([tail(r, "excess") for r in whole], 2),
-            told([tail(r, "norms") for r in whole], 2),
-            told(train, 1) if train else "",
-            told(test, 1) if test else "",
+            show([tail(r, "excess") for r in whole], 2),
+            show([tail(r, "norms") for r in whole], 2),
+            show(train, 1) if train else "",
+            show(test, 1) if test else "",
             f"{round(float(np.mean([r['steps'][-1] for r in whole]))):,}",
             f"{round(float(np.mean([r['sizes'][-1] for r in whole]))):,}",
         ]

@@ -64,7 +64,7 @@ class FullObjective:
             subject: data and model.
             penalty: λ, where the model is linear.
             most_samples: at most, to train on and to test on, drawn at random; None takes all.
-            against_rest: the class to tell from all others; None takes the classes as they are.
+            against_rest: the class to separate from all others; None takes the classes as they are.
 
         Raises:
             InputError: no such class, or data that the model cannot be trained on.
@@ -82,7 +82,7 @@ class FullObjective:
             )
             x, y, test_x, test_y = x[some], y[some], test_x[few], test_y[few]
         if not y.is_floating_point() and y.dim() > 1:
-            raise InputError(f"The targets of {subject.data} have shape {train.y_shape}: one class a sample is needed.")
+            raise InputError(f"The targets of {subject.data} have shape {train.y_shape}: provide one class per sample.")
         if against_rest is not None:
             if y.is_floating_point() or not (y == against_rest).any():
                 raise InputError(
@@ -97,7 +97,7 @@ class FullObjective:
         elif train.classes is None:
             raise InputError(
                 f"The classes of {subject.data} are not numbered from 0: renumber them, or give against_rest, the "
-                "class to tell from all others."
+                "class to separate from all others."
             )
         else:
             outputs = train.classes

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from ..experiment import SHEN, Finding, Verdict
-from ..over_seeds import below_zero, mean_interval, told
-from .results import SPELLED, WAYS, Cells, size_told, sweet_spot
+from ..over_seeds import below_zero, mean_interval, show
+from .results import SPELLED, WAYS, Cells, size_text, sweet_spot
 
 KESKAR = "Keskar et al. (ICLR 2017)"
 MARGIN = 0.005  # half a point of accuracy: less counts as testing as well
@@ -101,7 +101,7 @@ def _whole(values: Sequence[float]) -> Sequence[float]:
 def _points(values: Sequence[float]) -> str:
     known = [100 * value for value in values if math.isfinite(value)]
     lost = f"{len(values) - len(known)} of {len(values)} diverged" if len(known) < len(values) else ""
-    text = f"{told(known, 2)} points" if known else "" if lost else "not run"
+    text = f"{show(known, 2)} points" if known else "" if lost else "not run"
     return ", ".join(filter(None, (text, lost)))
 
 
@@ -165,7 +165,7 @@ def _masters_and_luschi(cells: Cells) -> Finding:
         f"{cells.tuned_by} ({cells.optimizer}; from {cells.sizes[0]:,} to {cells.sizes[-1]:,})",
         "Masters and Luschi (2018), by accuracy",
         "best between 2 and 32",
-        size_told(spots) if spots else "not run at all sizes",
+        size_text(spots) if spots else "not run at all sizes",
         verdict,
     )
 

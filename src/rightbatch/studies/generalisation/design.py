@@ -48,7 +48,7 @@ class Generalisation(Experiment):
     its own re-tuned rate, the best on validation data there; test data choose nothing.
 
     Args:
-        sizes: batch sizes; those not below the large one are left out.
+        sizes: batch sizes; those not below the large one are omitted.
         large: the largest batch, as a share of the samples trained on.
         seeds: of the samples drawn, their division, initial parameters and order.
         epochs: that equal samples are.
@@ -87,10 +87,10 @@ class Generalisation(Experiment):
     name: ClassVar[str] = "generalisation"
     title: ClassVar[str] = "Batch size and generalisation"
     question: ClassVar[str] = (
-        "Do large batches find solutions that test worse, and sharper ones, or do they only take fewer steps at a rate "
-        "that does not suit them?"
+        "Do large batches find sharper solutions that generalize worse, or do they only take fewer steps at an "
+        "unsuitable learning rate?"
     )
-    source: ClassVar[str] = f"{KESKAR}, {SHEN}, and those who looked again"
+    source: ClassVar[str] = f"{KESKAR}, {SHEN}, and later work"
 
     @property
     def classic(self) -> Subject:
@@ -222,10 +222,10 @@ class Generalisation(Experiment):
         variants = (
             f"Dropout ({DROPOUT:g}) and batch norm are tried at the smallest and the largest size, at the one rate. "
             if subject.model == "mlp" and self.variants
-            else "Dropout and batch norm are variants of the built-in mlp, and left out here. "
+            else "Dropout and batch norm are variants of the built-in mlp, and are omitted here. "
         )
         return (
-            f"{self.described} on {n:,} samples, drawn, like the validation data, anew for each seed; {noise}. "
+            f"{self.described} on {n:,} samples, drawn, like the validation data, separately for each seed; {noise}. "
             f"Batches of {', '.join(f'{b:,}' for b in sizes)}, the last {self.large:.0%} of the samples. The rate is "
             f"{self.rate:g} at every size (fixed), scaled by the batch size over {sizes[0]} (linear) or its root, or "
             f"re-tuned: for each size, seed and end, a walk over factors of 2 to the best validation {self.tuned_by}. "

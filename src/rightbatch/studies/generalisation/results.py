@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from ..experiment import Result
-from ..over_seeds import mean_interval, told
+from ..over_seeds import mean_interval, show
 
 BUDGETS = ("samples", "seconds", "steps")
 WAYS = ("fixed", "root", "linear", "tuned")
@@ -86,7 +86,7 @@ def rows(cells: Cells) -> tuple[list[str], list[list[str]]]:
                     continue
                 rate = f"{math.exp(mean(map(math.log, rates))):.2g}" if rates else "diverged"
                 names = (("test_accuracy", 4), ("test_loss", 3), ("train_loss", 3), ("gap", 4))
-                numbers = [told(cells.values(at, name), digits) if rates else "" for name, digits in names]
+                numbers = [show(cells.values(at, name), digits) if rates else "" for name, digits in names]
                 sharp = [_ratio(cells.values(at, name)) for name in ("sharpness", "eigenvalue")]
                 table.append([budget, SPELLED[way], f"{b:,}", f"{len(rates)}", rate, *numbers, *sharp])
     return [*head, "sharpness", "largest eigenvalue"], table
@@ -120,7 +120,7 @@ def seen(cells: Cells) -> list[str]:
     if spots:
         said.append(
             f"The sweet spot for generalisation, the batch size of the best test {cells.tuned_by} with re-tuned rates: "
-            f"{'; '.join(f'{size_told(found)} in equal {budget}' for budget, found in spots.items())}. For each seed "
+            f"{'; '.join(f'{size_text(found)} in equal {budget}' for budget, found in spots.items())}. For each seed "
             "it is the best size, moved to the minimum of the parabola through it and its neighbours in log b where "
             "it has two; the interval is over seeds. At the edge of the sizes it stands for all beyond."
         )
@@ -129,10 +129,10 @@ def seen(cells: Cells) -> list[str]:
         for budget in ("samples", "steps")
         for way in ("fixed", "tuned")
     }
-    if told_gaps := [f"{told(found, 2)} {SPELLED[at[0]]} in equal {at[1]}" for at, found in gaps.items() if found]:
+    if gap_texts := [f"{show(found, 2)} {SPELLED[at[0]]} in equal {at[1]}" for at, found in gaps.items() if found]:
         said.append(
             f"The generalisation gap, train less test accuracy, of batch {cells.sizes[-1]:,} less that of batch "
-            f"{cells.sizes[0]:,}, in points: {'; '.join(told_gaps)}. A run that has not yet learnt has no gap either."
+            f"{cells.sizes[0]:,}, in points: {'; '.join(gap_texts)}. A run that has not yet learnt has no gap either."
         )
     alone = cells.by_seed(("plain", cells.sizes[0], "fixed", "samples"), "test_loss")
     grown = [
@@ -143,7 +143,7 @@ def seen(cells: Cells) -> list[str]:
     if grown:
         said.append(
             f"After batch {cells.sizes[0]:,}, as many samples again in batches of {cells.sizes[-1]:,} change the test "
-            f"loss by {told(grown)}."
+            f"loss by {show(grown)}."
         )
     searches = [found for (kind, _, _), r in cells.grid.items() if kind == "plain" for found in r["enclosed"].values()]
     if searches:
@@ -161,7 +161,7 @@ def _ratio(values: Sequence[float]) -> str:
     return text if interval is None else f"{text} ×/÷ {math.exp((interval[1] - interval[0]) / 2):.2f}"
 
 
-def size_told(spots: Sequence[float]) -> str:
+def size_text(spots: Sequence[float]) -> str:
     """A batch size by its logarithms to base 2, and its interval."""
     interval = mean_interval(spots)
     text = f"{2 ** mean(spots):.0f}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..experiment import SHEN, Finding, Result
-from ..over_seeds import all_within, told
+from ..over_seeds import all_within, show
 
 Cell = tuple[str, int, int]  # moment, batch size, seed
 
@@ -57,7 +57,7 @@ def findings(cells: Mapping[Cell, Result], ratios: Mapping[tuple[str, int], tupl
 
     def exponent(claim: str, published: str, kind: str, reduction: str, claimed: tuple[float, float]) -> Finding:
         slopes = {moment: _slopes(cells, moment, kind, reduction) for moment in ("early", "late")}
-        ours = ", ".join(f"{moment} {told(values, 2)}" for moment, values in slopes.items() if values)
+        ours = ", ".join(f"{moment} {show(values, 2)}" for moment, values in slopes.items() if values)
         verdict = all_within(list(slopes.values()), claimed)
         return Finding(claim, SHEN, published, f"exponent of b: {ours or 'too few sizes'}", verdict)
 
@@ -65,7 +65,7 @@ def findings(cells: Mapping[Cell, Result], ratios: Mapping[tuple[str, int], tupl
     worst = max(pairs, key=lambda pair: abs(pair[0] - 1) / (pair[1] + ROUNDING), default=(math.nan, math.nan))
     within = [abs(ratio - 1) <= 3 * error + ROUNDING for ratio, error in pairs]
     falls = _falls(cells)
-    fall = f"logarithm of early over late {told(falls, 2)}" if falls else "not run at both moments"
+    fall = f"logarithm of early over late {show(falls, 2)}" if falls else "not run at both moments"
     return [
         Finding(
             "at fixed parameters E‖g‖² is s + V/b of the mean over the batch, and bV + b²s of the sum",

@@ -57,8 +57,8 @@ class GradientNorms(Experiment):
     name: ClassVar[str] = "gradient-norms"
     title: ClassVar[str] = "The norm of a mini-batch gradient"
     question: ClassVar[str] = (
-        "Do larger batches have longer gradients? It has been measured that they do, and theory says that they do not. "
-        "Which holds when the loss is summed over the batch, and which when it is averaged?"
+        "Do larger batches have larger gradient norms? Measurements say yes, theory says no. Which is true for a loss "
+        "that is summed over the batch, and which for one that is averaged?"
     )
     source: ClassVar[str] = SHEN
 

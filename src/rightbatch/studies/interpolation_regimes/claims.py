@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 
 from ..experiment import Finding, Result
-from ..over_seeds import told, told_factor, within
+from ..over_seeds import show, show_factor, within
 from .problems import FULL
 from .results import Problem, Regimes
 
@@ -55,7 +55,7 @@ def findings(regimes: Regimes) -> list[Finding]:
             "one step at η*(m) leaves g*(m) of the error in the direction of least curvature",
             INTERPOLATION,
             "g*(m)",
-            f"{told(gone)} times as much gone as 1 - g*(m)" if gone else "not run",
+            f"{show(gone)} times as much gone as 1 - g*(m)" if gone else "not run",
             within(gone, (1 - CLOSE, 1 + CLOSE)),
         ),
         _near(
@@ -133,7 +133,7 @@ def _saturated(regimes: Regimes, problems: Sequence[Problem], times: int, where:
         f"a step with {where} samples, or the next size above, is worth nearly one of gradient descent",
         INTERPOLATION,
         "nearly equal; the bound on one step, 4 times at m* where λ_k is small",
-        f"{told_factor([math.exp(each) for each in values])} times the steps of gradient descent"
+        f"{show_factor([math.exp(each) for each in values])} times the steps of gradient descent"
         if values
         else "not run",
         within(values, (-math.inf, NEARLY)),
@@ -141,17 +141,17 @@ def _saturated(regimes: Regimes, problems: Sequence[Problem], times: int, where:
 
 
 def _computation(claim: str, logs: Sequence[float]) -> Finding:
-    ours = f"{told_factor([math.exp(each) for each in logs])} times the samples" if logs else "not run"
+    ours = f"{show_factor([math.exp(each) for each in logs])} times the samples" if logs else "not run"
     return Finding(claim, INTERPOLATION, "batch 1 is optimal", ours, within(logs, (-CLOSE, math.inf)))
 
 
 def _near(claim: str, published: str, what: str, logs: Sequence[float]) -> Finding:
-    ours = f"{what}: {told_factor([math.exp(each) for each in logs])}" if logs else "not run"
+    ours = f"{what}: {show_factor([math.exp(each) for each in logs])}" if logs else "not run"
     return Finding(claim, INTERPOLATION, published, ours, within(logs, (-CLOSE, CLOSE)))
 
 
 def _exponent(claim: str, published: str, slopes: Sequence[float], at: float, of: str = "m") -> Finding:
-    ours = f"{told(slopes, 2)}, exponent of {of}" if slopes else "not run"
+    ours = f"{show(slopes, 2)}, exponent of {of}" if slopes else "not run"
     return Finding(claim, INTERPOLATION, published, ours, within(slopes, (at - CLOSE, at + CLOSE)))
 
 
@@ -192,4 +192,4 @@ def _all(regimes: Regimes, problem: Problem) -> list[Result]:
 
 
 def _told(values: Sequence[float], digits: int) -> str:
-    return told(values, digits) if values else ""
+    return show(values, digits) if values else ""

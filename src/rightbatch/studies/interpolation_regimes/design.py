@@ -74,8 +74,8 @@ class InterpolationRegimes(Experiment):
     name: ClassVar[str] = "interpolation"
     title: ClassVar[str] = "Interpolation: where a larger batch stops being worth it"
     question: ClassVar[str] = (
-        "If a model can fit its data exactly, a step with m samples is said to be worth m steps up to a critical "
-        "size, and hardly more beyond. Is the critical size where theory puts it, and has a network one?"
+        "If a model can fit its data exactly, a step with m samples should be worth m steps up to a critical size, and "
+        "hardly more beyond. Is the critical size where theory predicts it, and do networks have one?"
     )
     source: ClassVar[str] = INTERPOLATION
 

@@ -18,7 +18,7 @@ LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VIOLET, "D"))
 
 @styled
 def draw_regimes(regimes: Regimes) -> "Figure":
-    """Speed-up, m*, the size of the data, and the network, a panel each; those without results are left out."""
+    """Speed-up, m*, the size of the data, and the network, a panel each; those without results are omitted."""
     from matplotlib.figure import Figure
 
     linear = regimes.problems("linear")

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, mean_interval, told
+from ..over_seeds import below_zero, mean_interval, show
 from ..subject import Subject
 
 MCCANDLISH = "McCandlish, Kaplan and Amodei, An Empirical Model of Large-Batch Training (2018)"
@@ -47,21 +47,21 @@ def findings(subject: Subject, runs: Sequence[Result]) -> list[Finding]:
             "the noise scale grows as the loss falls",
             MCCANDLISH,
             "it grows",
-            f"exponent of the loss {told(slopes, 2)}" if slopes else "not run",
+            f"exponent of the loss {show(slopes, 2)}" if slopes else "not run",
             below_zero(slopes),
         ),
         Finding(
             "it grows by an order of magnitude or more in one run",
             MCCANDLISH,
             "by orders of magnitude",
-            f"{told(growth, 2)} decades from the first third of the looks to the last" if growth else "not run",
+            f"{show(growth, 2)} decades from the first third of the looks to the last" if growth else "not run",
             below_zero([1 - decades for decades in growth]),
         ),
         Finding(
             "a run's own smoothed estimate agrees with the exact one, within a factor of 1.5 on average over looks",
             "our own",
             "ratio 1",
-            f"logarithm of the ratio, median over looks, {told(apart, 2)}" if apart else "not run",
+            f"logarithm of the ratio, median over looks, {show(apart, 2)}" if apart else "not run",
             _close(apart),
         ),
     ]
@@ -119,6 +119,6 @@ def _on_mnist(subject: Subject, runs: Sequence[Result], lines: Sequence[tuple[fl
     if len(passed) >= 3 and len(set(passed)) == 1:
         verdict = "agrees" if passed[0] else "differs"
     where = [math.exp((math.log(PUBLISHED) - intercept) / slope) for slope, intercept in lines if slope < 0]
-    at = f", at a training loss of {told(where, 3)} by a power law" if where else ""
+    at = f", at a training loss of {show(where, 3)} by a power law" if where else ""
     ours = f"among the values of {sum(passed)} of {len(passed)} runs{at}; from {told_scale([*chain(*scales)])}"
     return Finding(f"{claim}: it is among the values passed", MCCANDLISH, theirs, ours, verdict)

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..over_seeds import told
+from ..over_seeds import show
 from ..subject import Subject, everything
 from .claims import MCCANDLISH, findings, published, told_scale
 from .figure import draw_growth
@@ -61,7 +61,7 @@ class NoiseGrowth(Experiment):
     name: ClassVar[str] = "noise-growth"
     title: ClassVar[str] = "The noise scale while training"
     question: ClassVar[str] = (
-        "Is the noise scale a number of a problem, or does it grow as the loss falls, and does a run know its own?"
+        "Is the noise scale a constant of the problem, or does it grow as the loss falls, and can a run measure it?"
     )
     source: ClassVar[str] = MCCANDLISH
 
@@ -128,7 +128,7 @@ class NoiseGrowth(Experiment):
                 (
                     f"{step:,}",
                     f"{len(looks)}",
-                    told([look["loss"] for look in looks]),
+                    show([look["loss"] for look in looks]),
                     f"{mean(look['variance'] for look in looks):.3g}",
                     f"{mean(look['signal'] for look in looks):.3g}",
                     told_scale([look["scale"][0] for look in looks]),

@@ -190,7 +190,7 @@ def ruled_run(
 
 
 def notations_apart(problem: TrainingProblem, subject: Subject, rate: float, size: int, steps: int, seed: int) -> float:
-    """Most relative difference of a batch's loss between torch's momentum and the average begun at zero, rate/(1 - β).
+    """Largest relative difference of the loss between torch's momentum and the average started at zero, rate/(1 - β).
 
     In double precision, over the first steps.
     """

@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, told, told_factor, within
+from ..over_seeds import below_zero, show, show_factor, within
 from .arms import AUTOMATIC, AVERAGED, BETA, STARTS
 
 MALLADI = "S. Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms (NeurIPS 2022)"
@@ -93,7 +93,7 @@ def _scaling(runs: Runs) -> list[Finding]:
         rule = "linearly" if value == 1 else "with the root of the batch"
         edges = f"; {edges} rates at the edge of those tried" if (edges := runs.edges(name)) else ""
         kept = ", betas left alone" if value == 0.5 else ""
-        ours = f"exponent of b {told(slopes, 2)}{kept}{edges}"
+        ours = f"exponent of b {show(slopes, 2)}{kept}{edges}"
         verdict = within(slopes, (value - SLOPE, value + SLOPE))
         findings.append(Finding(f"the best rate of {name} grows {rule}", source, f"exponent {value:g}", ours, verdict))
         if name in ("SGD", "momentum"):
@@ -107,14 +107,14 @@ def _scaling(runs: Runs) -> list[Finding]:
     if plain and len(plain) == len(adam):
         apart = [a - b for a, b in zip(adam, plain, strict=True)]
         claim = "the best rate of Adam grows more slowly with the batch than that of SGD"
-        ours = f"difference of exponents {told(apart, 2)}"
+        ours = f"difference of exponents {show(apart, 2)}"
         findings.append(Finding(claim, GRANZIOL, "0.5 against 1", ours, below_zero(apart)))
     last, before = (runs.values("Adam", size, "best") for size in (runs.sizes[-1], runs.sizes[-2]))
     falls = [math.log(last[seed] / before[seed]) for seed in last if seed in before]
     if falls:
         verdict = "agrees" if below_zero(falls) == "agrees" else "cannot tell"
         ours = (
-            f"from {runs.sizes[-2]:,} to {runs.sizes[-1]:,} by a factor of {told_factor([math.exp(f) for f in falls])}"
+            f"from {runs.sizes[-2]:,} to {runs.sizes[-1]:,} by a factor of {show_factor([math.exp(f) for f in falls])}"
         )
         ours += "" if verdict == "agrees" else "; a peak may lie beyond"
         claim = "Adam's best rate peaks at some batch size and falls beyond"
@@ -128,14 +128,14 @@ def _notations(runs: Runs) -> list[Finding]:
         run["apart"] for size in runs.sizes for run in runs.cells.get(("momentum", size), {}).values() if "apart" in run
     ]
     if apart:
-        claim = "momentum as a sum and as an average begun at zero are one path, the rate being 1/(1 - β) times larger"
+        claim = "momentum as a sum and as an average from zero give the same path, at a rate 1/(1 - β) times larger"
         ours = f"losses differ relatively by {max(apart):.1e} at most, in {len(apart)} pairs of runs"
         verdict: Verdict = "agrees" if max(apart) < SAME else "differs"
         findings.append(Finding(claim, "the recursions", "exactly", ours, verdict))
     ratios = _over_sizes([runs.ratios(AVERAGED, "momentum", size, "best") for size in runs.sizes])
     if ratios:
         claim = "a rate meant for averaged momentum (torch: dampening of β) is 1/(1 - β) times that for torch's default"
-        ours = f"ratio of best rates {told_factor([math.exp(each) for each in ratios])}"
+        ours = f"ratio of best rates {show_factor([math.exp(each) for each in ratios])}"
         limits = (-math.log(1 - BETA) - HALF_FACTOR, -math.log(1 - BETA) + HALF_FACTOR)
         findings.append(Finding(claim, "the recursions", f"{1 / (1 - BETA):g}", ours, within(ratios, limits)))
     return findings
@@ -151,7 +151,7 @@ def _advantage(sizes: Sequence[int], runs: Runs) -> list[Finding]:
         seeds = sorted(set(small) & set(large))
         if seeds:
             grows = [large[seed] - small[seed] for seed in seeds]
-            of = [told_factor([math.exp(each[seed]) for seed in seeds]) for each in (small, large)]
+            of = [show_factor([math.exp(each[seed]) for seed in seeds]) for each in (small, large)]
             ours = f"training loss relative to SGD {of[0]} at {sizes[0]:,}, {of[1]} at {sizes[-1]:,}"
             claim = f"what {name} gains over SGD, both tuned, grows with the batch"
             findings.append(Finding(claim, source, published, ours, below_zero(grows)))
@@ -183,8 +183,8 @@ def _free(sizes: Sequence[int], runs: Runs) -> list[Finding]:
 def _close(claim: str, source: str, published: str, gaps: Sequence[float], ratios: Sequence[float]) -> list[Finding]:
     if not gaps:
         return []
-    ours = f"accuracy {told([100 * gap for gap in gaps], 1)} points beside it"
-    ours += f", training loss by a factor of {told_factor([math.exp(each) for each in ratios])}" if ratios else ""
+    ours = f"accuracy {show([100 * gap for gap in gaps], 1)} points beside it"
+    ours += f", training loss by a factor of {show_factor([math.exp(each) for each in ratios])}" if ratios else ""
     return [Finding(claim, source, published, ours, within(gaps, (-POINT, math.inf)))]
 
 

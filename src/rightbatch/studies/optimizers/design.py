@@ -8,7 +8,7 @@ from typing import ClassVar
 from ...errors import InputError
 from ...ranges import require_whole
 from ..experiment import Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..over_seeds import told, told_factor
+from ..over_seeds import show, show_factor
 from ..retuning import Retuned, retune
 from ..subject import Subject
 from .arms import (
@@ -58,10 +58,10 @@ class Optimizers(Experiment):
     name: ClassVar[str] = "optimizers"
     title: ClassVar[str] = "Optimizers over batch sizes"
     question: ClassVar[str] = (
-        "Which optimizer suits which batch size, how must its rate follow the batch, and do those that need no rate "
-        "keep up with the tuned ones?"
+        "Which optimizer suits which batch size, how should its learning rate scale, and are optimizers without a "
+        "learning rate as good as tuned ones?"
     )
-    source: ClassVar[str] = "what is published on each optimizer and on rates that scale with the batch"
+    source: ClassVar[str] = "publications on each optimizer and on scaling the learning rate"
 
     @property
     def classic(self) -> Subject:
@@ -79,7 +79,7 @@ class Optimizers(Experiment):
         for size in self.sizes:
             require_whole("a size of Optimizers", size, least=1)
         if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
-            raise InputError(f"Optimizers.sizes are {self.sizes}: give two or more, rising.")
+            raise InputError(f"Optimizers.sizes are {self.sizes}: give two or more, in increasing order.")
         n = len(subject.sources()[0])
         if self.sizes[-1] > n:
             raise InputError(
@@ -145,10 +145,10 @@ class Optimizers(Experiment):
                     name,
                     f"{size:,}" if size else "its own",
                     f"{len(each)}" + (f", {lost} diverged" if lost else ""),
-                    (told_factor(values["best"]) if values["best"] else "default")
+                    (show_factor(values["best"]) if values["best"] else "default")
                     + (f", {edges} at the edge" if edges else ""),
-                    told_factor([value for value in values["loss"] if value > 0]),
-                    told([100 * value for value in values["accuracy"]], 1) if values["accuracy"] else "",
+                    show_factor([value for value in values["loss"] if value > 0]),
+                    show([100 * value for value in values["accuracy"]], 1) if values["accuracy"] else "",
                 )
             )
         drawings = []
@@ -180,7 +180,7 @@ class Optimizers(Experiment):
             "hold 90 %, over the seeds; losses and rates are geometric means.",
         ]
         if missing:
-            texts.append(f"Not installed here and left out: {', '.join(missing)}.")
+            texts.append(f"Not installed and omitted: {', '.join(missing)}.")
         return texts
 
 

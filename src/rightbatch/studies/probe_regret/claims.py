@@ -52,7 +52,7 @@ def findings(regrets: Sequence[PairRegret]) -> list[Finding]:
 
 
 def _scale(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.3g}"
+    return "not determined" if value is None else f"{value:.3g}"
 
 
 def _interval(logs: Sequence[float]) -> str:

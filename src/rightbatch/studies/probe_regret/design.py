@@ -40,7 +40,7 @@ class ProbeRegret(Experiment):
 
     Args:
         pairs: data and model of each problem, when run on the classic subject; another subject is the only pair.
-        sizes: batch sizes, ascending; those above the number of samples are left out.
+        sizes: batch sizes, ascending; those above the number of samples are omitted.
         seeds: of initial parameters and order.
         optimizer: of the brute force: "SGD", "momentum" or "Adam".
         slack: the share of the way to the reference run's held-out loss that is let off; less is harder.
@@ -68,10 +68,10 @@ class ProbeRegret(Experiment):
     name: ClassVar[str] = "probe"
     title: ClassVar[str] = "Is the probe right?"
     question: ClassVar[str] = (
-        "How much longer does training take with the batch size that the probe advises than with the one that trying "
-        "all of them finds fastest?"
+        "How much longer does training take with the batch size that the probe recommends than with the fastest of all "
+        "batch sizes?"
     )
-    source: ClassVar[str] = "this library's own promise"
+    source: ClassVar[str] = "this library"
 
     @property
     def classic(self) -> Subject:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, told
+from ..over_seeds import below_zero, show
 
 ADA_SCALE = "T. Johnson, P. Agrawal, H. Gu, C. Guestrin, AdaScale SGD (ICML 2020)"
 GOYAL = "P. Goyal et al., Accurate, Large Minibatch SGD (2017)"
@@ -53,9 +53,9 @@ def rows(runs: ScalingRuns, base: int) -> list[list[str]]:
                     f"{scale * base:,}",
                     rule,
                     f"{len(found)}",
-                    told([run["error"] for run in found], 4),
-                    told(apart, 4) if apart else "",
-                    told(losses, 4) if losses else "",
+                    show([run["error"] for run in found], 4),
+                    show(apart, 4) if apart else "",
+                    show(losses, 4) if losses else "",
                     f"{mean(steps):,.0f}" if steps else "",
                     f"{len(found) - len(steps)}",
                 ]
@@ -124,7 +124,7 @@ def _steps(runs: ScalingRuns, scale: int) -> Finding:
     over = [many[seed] / few[seed] for seed in many if seed in few]
     under = [many[seed] / base[seed] for seed in many if seed in base]
     ours = ", ".join(
-        f"{told(ratios, 2)} of {whose}"
+        f"{show(ratios, 2)} of {whose}"
         for ratios, whose in ((over, "those of linear scaling"), (under, "the base's"))
         if ratios
     )
@@ -149,9 +149,9 @@ def _beyond(apart: Sequence[float]) -> Verdict:
 
 
 def _every(by_scale: dict[int, list[float]], unit: str) -> str:
-    parts = [f"{told(apart, 4)} at {scale} times" for scale, apart in by_scale.items() if apart]
+    parts = [f"{show(apart, 4)} at {scale} times" for scale, apart in by_scale.items() if apart]
     return f"{unit} less that of the base: {', '.join(parts)}" if parts else "not run"
 
 
 def _difference(apart: Sequence[float], unit: str) -> str:
-    return f"difference in {unit} {told(apart, 4)}" if apart else "not run"
+    return f"difference in {unit} {show(apart, 4)}" if apart else "not run"

@@ -55,8 +55,8 @@ class RateScaling(Experiment):
     name: ClassVar[str] = "rate-scaling"
     title: ClassVar[str] = "The learning rate of a larger batch"
     question: ClassVar[str] = (
-        "A rate has been tuned for a small batch. With 4, 16 or 64 times as many samples in a step, is it to be left "
-        "alone, multiplied by their number or by its root, or by the gain that AdaScale measures?"
+        "A learning rate is tuned for a small batch. At 4, 16 or 64 times the batch size, should it stay unchanged, "
+        "scale linearly, with the square root, or with the gain that AdaScale measures?"
     )
     source: ClassVar[str] = f"{ADA_SCALE}; and P. Goyal et al., Accurate, Large Minibatch SGD (2017)"
 

@@ -1,10 +1,10 @@
-"""What is claimed of batches that grow in place of rates that decay, and what the runs say of it."""
+"""Published claims about increasing the batch size instead of decaying the learning rate, and our results."""
 
 import math
 from collections.abc import Callable, Mapping
 
 from ..experiment import Finding, Result
-from ..over_seeds import below_zero, told, told_factor, within
+from ..over_seeds import below_zero, show, show_factor, within
 
 ADA_BATCH = "Devarakonda, Naumov, Garland, “AdaBatch” (2017)"
 SMITH = "Smith, Kindermans, Ying, Le, “Don't decay the learning rate, increase the batch size” (2018)"
@@ -15,13 +15,13 @@ SAVED = (33.0, 39.0)  # % of the steps: 36 within 3
 
 
 class SchedulePairs:
-    """By seed, the runs of each schedule beside those of the fixed batch of its family."""
+    """The runs of each schedule compared with those of the fixed batch of its family."""
 
     def __init__(self, results: Mapping[str, Result]) -> None:
         self._results = list(results.values())
 
     def of(self, family: str, name: str) -> list[tuple[Result, Result]]:
-        """A schedule and its fixed batch, where both ran to their end."""
+        """The run of the schedule and of the fixed batch, by seed, if both are complete."""
         found = []
         for r in self._results:
             arms = r["arms"]
@@ -32,24 +32,24 @@ class SchedulePairs:
         return found
 
     def values(self, family: str, name: str, value: Callable[[Result, Result], float]) -> list[float]:
-        """A number of every pair."""
+        """One number per seed."""
         return [value(ours, control) for ours, control in self.of(family, name)]
 
     def equal(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        """Whether it ends at the same accuracy."""
+        """The claim of equal accuracy."""
         points = self.values(family, name, _points)
-        ours = f"{told(points, 2)} points, {_steps(self.of(family, name))}" if points else "not run"
+        ours = f"{show(points, 2)} points, {_steps(self.of(family, name))}" if points else "not run"
         return Finding(claim, source, published, ours, within(points, EQUAL))
 
     def fewer(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        """Whether it takes fewer steps."""
+        """The claim of fewer steps."""
         logs = self.values(family, name, lambda a, b: math.log(a["steps"] / b["steps"]))
         return Finding(claim, source, published, _steps(self.of(family, name)) or "not run", below_zero(logs))
 
     def faster(self, family: str, name: str, claim: str, source: str, published: str) -> Finding:
-        """Whether it takes less time."""
+        """The claim of less time."""
         ratios = self.values(family, name, lambda a, b: b["seconds"] / a["seconds"])
-        ours = f"{told_factor(ratios)} times as fast on one core" if ratios else "not run"
+        ours = f"{show_factor(ratios)} times as fast on one core" if ratios else "not run"
         return Finding(claim, source, published, ours, below_zero([-math.log(ratio) for ratio in ratios]))
 
 
@@ -109,7 +109,7 @@ def _increased(pairs: SchedulePairs) -> list[Finding]:
             "with more momentum as well, and a batch larger for it, accuracy is lost",
             SMITH,
             "93.3 % against 94.3 %, in fewer than 2,500 of 80,000 steps",
-            f"{told(momentum, 2)} points, {_steps(pairs.of('increase', 'more momentum'))}"
+            f"{show(momentum, 2)} points, {_steps(pairs.of('increase', 'more momentum'))}"
             if momentum
             else "not run: its first batch would be above a tenth of the data",
             below_zero(momentum),
@@ -133,14 +133,14 @@ def _seesaw(pairs: SchedulePairs, cut: float) -> list[Finding]:
             "Seesaw ends at the loss of cosine decay at a fixed batch, within 5 % of it",
             SEESAW,
             "equal loss at equal FLOPs, 150M to 600M parameters",
-            f"{told(excess, 1)} % of the loss; {told(accuracy, 2)} points of accuracy" if excess else "not run",
+            f"{show(excess, 1)} % of the loss; {show(accuracy, 2)} points of accuracy" if excess else "not run",
             within(excess, EQUAL_LOSS),
         ),
         Finding(
             "Seesaw saves about 36 % of the steps, within 3",
             SEESAW,
             "about 36 % less serial time; 1 - 2/π is the limit",
-            f"{told(saved, 1)} %, with cuts of {cut:g}" if saved else "not run",
+            f"{show(saved, 1)} %, with cuts of {cut:g}" if saved else "not run",
             within(saved, SAVED),
         ),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..experiment import Drawing, Experiment, Result, Section, StudyTrial
-from ..over_seeds import told, told_factor
+from ..over_seeds import show, show_factor
 from ..subject import Subject
 from .arms import FAMILIES, Arm, arms_of, train
 from .claims import findings
@@ -58,7 +58,7 @@ class Schedules(Experiment):
     name: ClassVar[str] = "schedules"
     title: ClassVar[str] = "Schedules"
     question: ClassVar[str] = (
-        "Where a schedule would lower the learning rate, does a larger batch do as well, in fewer steps and less time?"
+        "When a schedule would decay the learning rate, does a larger batch work as well, in fewer steps and less time?"
     )
     source: ClassVar[str] = (
         "AdaBatch (2017), “Don't decay the learning rate, increase the batch size” (2018), Seesaw (2025)"
@@ -91,7 +91,7 @@ class Schedules(Experiment):
             require_whole("Schedules.most_samples", self.most_samples, least=2)
         data = self._train(subject)
         if data.y_dtype.is_floating_point or data.y_shape:
-            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class a sample.")
+            raise InputError(f"The targets of {subject.data} are not classes: provide one class per sample.")
         if 10 * self.size > len(data):
             raise InputError(
                 f"Schedules.size is {self.size}, too large to grow to a tenth of {len(data):,} samples: give at most "
@@ -199,19 +199,19 @@ def _both(arms: Mapping[str, Result], name: str, control: str) -> bool:
 
 def _seen(results: Mapping[str, Result]) -> list[str]:
     """Why the time falls less than the steps."""
-    told_of = []
+    time_texts = []
     for family in FAMILIES:
         runs = [r["arms"] for r in results.values() if r["family"] == family and r["arms"]]
         for name in dict.fromkeys(name for arms in runs for name in list(arms)[1:]):
             pairs = [(arms[name], next(iter(arms.values()))) for arms in runs if name in arms]
             longer = [a["seconds"] / a["steps"] / (b["seconds"] / b["steps"]) for a, b in pairs if a["whole"]]
             if longer:
-                told_of.append(f"{float(np.median(longer)):.1f} times for {name}")
-    if not told_of:
+                time_texts.append(f"{float(np.median(longer)):.1f} times for {name}")
+    if not time_texts:
         return []
     return [
         "Until its batch first grows a run is that of the fixed batch, step for step, but for the larger first rates. "
-        f"On one core the time falls less than the steps do, as a mean step takes longer: {', '.join(told_of)}."
+        f"On one core the time falls less than the steps do, as a mean step takes longer: {', '.join(time_texts)}."
     ]
 
 
@@ -221,10 +221,10 @@ def _row(name: str, runs: list[Result], pairs: list[tuple[Result, Result]]) -> l
     return [
         name,
         f"{len(runs)}",
-        told([100 * r["accuracy"][-1] for r in runs], 2),
-        told([100 * (a["accuracy"][-1] - b["accuracy"][-1]) for a, b in pairs], 2) if pairs else "",
-        told([r["loss"][-1] for r in runs]),
+        show([100 * r["accuracy"][-1] for r in runs], 2),
+        show([100 * (a["accuracy"][-1] - b["accuracy"][-1]) for a, b in pairs], 2) if pairs else "",
+        show([r["loss"][-1] for r in runs]),
         f"{round(float(np.mean([r['steps'] for r in runs]))):,}",
         f"{float(np.mean([a['steps'] / b['steps'] for a, b in pairs])):.3f}" if pairs else "",
-        told_factor([b["seconds"] / a["seconds"] for a, b in pairs]) if pairs else "",
+        show_factor([b["seconds"] / a["seconds"] for a, b in pairs]) if pairs else "",
     ]

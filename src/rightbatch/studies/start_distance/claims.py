@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..experiment import SHEN, Finding, Result
-from ..over_seeds import all_within, told
+from ..over_seeds import all_within, show
 from ..subject import Subject
 from .results import Cell, DistanceGrid, after, best, seeds_of
 
@@ -66,7 +66,7 @@ def _exponents(
 def _exponent(
     claim: str, source: str, published: str, by_rate: Mapping[float, Sequence[float]], claimed: tuple[float, float]
 ) -> Finding:
-    ours = ", ".join(f"{told(values, 2)} at {rate:g}" for rate, values in by_rate.items() if values)
+    ours = ", ".join(f"{show(values, 2)} at {rate:g}" for rate, values in by_rate.items() if values)
     verdict = all_within(list(by_rate.values()), claimed)
     return Finding(claim, source, published, f"exponent of b: {ours}" if ours else "not run", verdict)
 
@@ -82,7 +82,7 @@ def _about_six(grid: DistanceGrid, subject: Subject, cells: Mapping[Cell, Result
     small, low = grid.sizes[0], grid.rates[0]
     ways = [best(cells[small, low, seed])[0] for seed in seeds_of(cells) if (small, low, seed) in cells]
     verdict = all_within([[math.log(way / WAY) for way in ways if way > 0]], (-math.log(ABOUT), math.log(ABOUT)))
-    ours = f"least test loss of batch {small:,} at {low:g} at {told(ways, 2)}" if ways else "not run"
+    ours = f"least test loss of batch {small:,} at {low:g} at {show(ways, 2)}" if ways else "not run"
     if Path(subject.data).name != MNIST:
         verdict, ours = "cannot tell", f"{subject.data} is not MNIST; {ours}"
     return Finding(
@@ -103,7 +103,7 @@ def _way(
         f"{grid.sizes[0]:,} at {grid.rates[0]:g}, within {grid.samples:,} samples",
         SHEN,
         f"it {does} there: 1,024 on MNIST, the best about 6 away",
-        f"logarithm of the ratio of distances {told(ways, 2)}" if ways else "not run",
+        f"logarithm of the ratio of distances {show(ways, 2)}" if ways else "not run",
         all_within([ways], claimed),
     )
 
@@ -116,6 +116,6 @@ def _loss(
         f"in equal samples {claim} batch {grid.sizes[0]:,} at {grid.rates[0]:g}",
         SHEN,
         "it does",
-        f"logarithm of the ratio of least test losses {told(values, 2)}" if values else "not run",
+        f"logarithm of the ratio of least test losses {show(values, 2)}" if values else "not run",
         all_within([values], claimed),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..experiment import SHEN, Drawing, Experiment, Result, Section, StudyTrial, rounded
-from ..over_seeds import told
+from ..over_seeds import show
 from ..plain_steps import plain_steps
 from ..subject import Subject, everything
 from .claims import findings
@@ -69,7 +69,7 @@ class StartDistance(Experiment):
         for rate in self.rates:
             require_number("StartDistance.rates", rate, above=0)
         if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
-            raise InputError(f"StartDistance.sizes are {self.sizes}: give two or more, rising.")
+            raise InputError(f"StartDistance.sizes are {self.sizes}: give two or more, in increasing order.")
         require_whole("StartDistance.samples", self.samples, least=2 * max(self.sizes))
         runs = {
             f"batch {size}, rate {rate:g}, seed {seed}": {"size": size, "rate": rate, "seed": seed}
@@ -118,7 +118,7 @@ class StartDistance(Experiment):
                 continue
             ways = [after(r, self.grid.steps) for r in runs], [r["distances"][-1] for r in runs]
             numbers = *ways, *zip(*(best(r) for r in runs), strict=True)
-            rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(told(values) for values in numbers)])
+            rows.append([f"{rate:g}", f"{size:,}", f"{len(runs)}", *(show(values) for values in numbers)])
         paragraphs = [
             f"Plain SGD on the mean loss at learning rates {', '.join(f'{rate:g}' for rate in self.rates)}, and the "
             f"first of them scaled linearly with the batch size. Each run consumes {self.samples:,} samples; after "

@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 
 from ..experiment import Finding, Result, Verdict
-from ..over_seeds import below_zero, mean_interval, told, within
+from ..over_seeds import below_zero, mean_interval, show, within
 from .landscapes import MOMENTUM, SaddleSurface
 
 NG = "A. Ng, Deep Learning (2017), course 2"
@@ -43,7 +43,7 @@ def steps_told(batch: Sequence[Result], surface: str, columns: int) -> list[str]
         taken = [run[surface]["steps"][i] for run in batch]
         known = [float(steps) for steps in taken if steps is not None]
         missing = f" ({len(taken) - len(known)} of {len(taken)} never)" if known and len(known) < len(taken) else ""
-        texts.append(told(known, 1) + missing if known else "never")
+        texts.append(show(known, 1) + missing if known else "never")
     return texts
 
 
@@ -58,9 +58,9 @@ def _leaving(found: Runs, sizes: Sequence[int], limit: int) -> list[Finding]:
             verdict = "differs"
         elif all(each and each[0] > MOST for each in known):
             verdict = "agrees"
-        shares = ", ".join(f"{told(values, 2)} at {b:,}" for b, values in parts.items())
+        shares = ", ".join(f"{show(values, 2)} at {b:,}" for b, values in parts.items())
         ours = f"share of descents that leave within {limit:,} steps: exact {max(whole):g}, SGD {shares}"
-        claim = "stochastic gradients leave a saddle that the full gradient, begun on its stable manifold, never leaves"
+        claim = "stochastic gradients leave a saddle that the full gradient never leaves from its stable manifold"
         findings.append(Finding(claim, f"{GE}; {DAUPHIN}", "with noise yes, without no", ours, verdict))
     for name, batch in found.items():
         slopes = [_slope(run["saddle"]["steps"], sizes) for run in batch]
@@ -71,12 +71,12 @@ def _leaving(found: Runs, sizes: Sequence[int], limit: int) -> list[Finding]:
             growth = 2 * math.log(1 + batch[0]["rate"] * SaddleSurface().curvature)
             ratios = [slope * growth for slope in given]
             claim = "gradient descent leaves a saddle after a time logarithmic in the noise, ln(b)/(2·ln(1 + ηλ))"
-            ours = f"slope over ln b as a share of it {told(ratios, 2)}"
+            ours = f"slope over ln b as a share of it {show(ratios, 2)}"
             findings.append(
                 Finding(claim, "the linearised step", "1", ours, within(ratios, (1 - TOLERANCE, 1 + TOLERANCE)))
             )
         claim = f"{name}: noisier gradients, of smaller batches, leave a saddle sooner"
-        ours = f"{told([slope * math.log(2) for slope in given], 2)} steps for each doubling of the batch"
+        ours = f"{show([slope * math.log(2) for slope in given], 2)} steps for each doubling of the batch"
         findings.append(Finding(claim, GE, "they do", ours, below_zero([-slope for slope in given])))
     return findings
 
@@ -126,7 +126,7 @@ def _following(found: Runs, sizes: Sequence[int]) -> list[Finding]:
             claim = f"{name}: larger batches follow the path of the full gradient more closely"
             published = "closer; in theory, exponent -0.5" if linear else "closer"
             verdict = within(slopes, (-0.5 - TOLERANCE, -0.5 + TOLERANCE)) if linear else below_zero(slopes)
-            ours = f"distance from that path: exponent of b {told(slopes)}"
+            ours = f"distance from that path: exponent of b {show(slopes)}"
             findings.append(Finding(claim, NG, published, ours, verdict))
     return findings
 
@@ -152,15 +152,15 @@ def _exact(exact: Sequence[Result], conditions: Sequence[float]) -> list[Finding
     ):
         slopes = [float(np.polyfit(logs, np.log(run["taken"][name]), 1)[0]) for run in exact]
         claim = f"{text}, each at its best rate"
-        ours = f"exponent {told(slopes)}"
+        ours = f"exponent {show(slopes)}"
         findings.append(
             Finding(claim, POLYAK, f"exponent {value:g}", ours, within(slopes, (value - TOLERANCE, value + TOLERANCE)))
         )
     across, along = ([math.log(run["swung"]["momentum"][i] / run["swung"]["SGD"][i]) for run in exact] for i in (0, 1))
     claim = "momentum damps the swinging across a ravine, at a rate where gradient descent swings"
     ours = (
-        f"logarithm of the way across relative to gradient descent {told(across, 2)}; of what is left along the floor "
-        f"{told(along, 2)}; as an average, β = {MOMENTUM:g}"
+        f"logarithm of the way across relative to gradient descent {show(across, 2)}; of what is left along the floor "
+        f"{show(along, 2)}; as an average, β = {MOMENTUM:g}"
     )
     return [*findings, Finding(claim, f"{NG}; {POLYAK}", "below 0", ours, below_zero(across))]
 

@@ -69,7 +69,7 @@ class Surfaces(Experiment):
     name: ClassVar[str] = "saddles"
     title: ClassVar[str] = "Saddle points, plateaus and ravines"
     question: ClassVar[str] = (
-        "Where does the noise of a small batch help, where does it hurt, and what do momentum, RMSProp and Adam change?"
+        "Where does the noise of small batches help, where does it hurt, and what do momentum, RMSProp and Adam change?"
     )
     source: ClassVar[str] = "A. Ng, Deep Learning (2017), courses 1 and 2, and the papers on each method"
 
@@ -95,14 +95,14 @@ class Surfaces(Experiment):
             InputError: a subject, of which there is no choice, or a setting out of its range.
         """
         if subject != self.classic:
-            raise InputError(f"{self.name} descends on surfaces of its own and takes no data or model: leave them out.")
+            raise InputError(f"{self.name} uses its own surfaces: do not pass data or a model.")
         for name in ("steps", "replicas", "seeds"):
             require_whole(f"Surfaces.{name}", getattr(self, name), least=1)
         require_number("Surfaces.sigma", self.sigma, above=0)
         for size in self.sizes:
             require_whole("a size of Surfaces", size, least=1)
         if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
-            raise InputError(f"Surfaces.sizes are {self.sizes}: give two or more, rising; all the data are added.")
+            raise InputError(f"Surfaces.sizes are {self.sizes}: give two or more, in increasing order.")
         for condition in self.conditions:
             require_number("a condition of Surfaces", condition, above=1)
         if len(self.conditions) < 2:
@@ -245,13 +245,13 @@ class Surfaces(Experiment):
             "of a batch of b by σ/√b; 'all' is the exact gradient. The optimizers are torch's: momentum of "
             f"{MOMENTUM:g}, RMSProp with an average of squares of {SQUARES:g} as in its authors' lecture, Adam at its "
             f"defaults. Rates: the power of two with which batches of {TUNED_AT} take the fewest steps to the floor "
-            f"of the ravine, their loss staying below {TUNED_FLOOR:.0%} of where it began; one rate for each "
+            f"of the ravine, their loss staying below {TUNED_FLOOR:.0%} of its initial value; one rate for each "
             "optimizer, the same at all batch sizes and on all surfaces.",
             f"Steps, up to {self.steps:,}: on the ravine until the loss, averaged over {self.replicas} replicas, "
-            f"stays below {FLOOR:.0%} of where it began, for at least the last quarter; elsewhere the median over the "
-            "replicas of the first step within the bowl, or half the way from the saddle to a minimum. Seeds differ in "
-            "start and noise; intervals hold 90 %, by Student's t over the seeds.",
-            "On the saddle all descents begin exactly on the line from which the exact gradient leads to the saddle. "
+            f"stays below {FLOOR:.0%} of its initial value, for at least the last quarter; elsewhere the median over "
+            "the replicas of the first step within the bowl, or half the way from the saddle to a minimum. Seeds "
+            "differ in start and noise; intervals hold 90 %, by Student's t over the seeds.",
+            "On the saddle all descents start exactly on the line from which the exact gradient leads to the saddle. "
             "Noise grows there by 1 + ηλ a step of gradient descent, so that a batch b times larger needs "
             "ln(b)/(2·ln(1 + ηλ)) steps more. RMSProp and Adam divide by the size of the gradients, on the plateau "
             "by that of a small slope. In a small batch that size is mostly noise, and they divide by it just the "

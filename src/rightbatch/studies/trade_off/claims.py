@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..experiment import Finding, Verdict
-from ..over_seeds import told, told_factor, within
+from ..over_seeds import show, show_factor, within
 from .curve import at_size, misfit
 from .seen import WITHIN, TradeOffResults
 
@@ -23,7 +23,7 @@ PERFECT, NONE = (-1.25, -0.75), (-0.25, 0.25)  # exponents taken as -1 and as 0
 
 
 def findings(seen: TradeOffResults) -> list[Finding]:
-    """Every claim, also where it cannot be told."""
+    """Every claim, also where it cannot be determined."""
     return [_curve(seen), _twice(seen), *_noise(seen), *_rates(seen), _regimes(seen), _time(seen)]
 
 
@@ -34,14 +34,14 @@ def in_words(seen: TradeOffResults) -> list[str]:
     words = []
     if seen.curve:
         words.append(
-            f"Critical batch {told_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
+            f"Critical batch {show_factor(seen.criticals)}, at which {2 * seen.curve.least_steps:,.0f} steps and "
             f"{2 * seen.curve.least_samples:,.0f} samples are twice their least. Noise scale "
-            f"{told_factor(seen.noises)}."
+            f"{show_factor(seen.noises)}."
             if seen.noises
-            else f"Critical batch {told_factor(seen.criticals)}; the noise scale is not known."
+            else f"Critical batch {show_factor(seen.criticals)}; the noise scale is not known."
         )
     elif seen.sizes:
-        words.append("No critical batch can be told from the sizes that were run.")
+        words.append("No critical batch can be determined from the sizes that were run.")
     if seen.fastest:
         low, high = seen.fast_range
         theory = f"; theory says {seen.fastest_in_theory:,.0f}" if seen.fastest_in_theory else ""
@@ -55,7 +55,7 @@ def in_words(seen: TradeOffResults) -> list[str]:
             "Ask for more, by less slack or a longer reference run."
         )
     if missed:
-        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are left out.")
+        words.append(f"{missed} of {len(seen.steps_of)} runs did not reach the target at any rate and are omitted.")
     if edge:
         words.append(f"In {edge} runs the best rate is the last that was tried.")
     return words
@@ -68,7 +68,7 @@ def row(seen: TradeOffResults, size: int) -> tuple[str, ...]:
         f"{size:,}",
         f"{len(known)}",
         f"{seen.rate(size):.3g}",
-        told_factor(known),
+        show_factor(known),
         f"{seen.curve.steps(size):,.0f}" if seen.curve else "",
         f"{seen.steps(size) * size:,.0f}",
         f"{seen.seconds(size):.3g}",
@@ -83,7 +83,7 @@ def _curve(seen: TradeOffResults) -> Finding:
         worst = int(np.abs(means).argmax())
         ours = (
             f"mean residuals of log S {_rms(means):.3f} (rms over sizes), the farthest "
-            f"{told(list(residuals[:, worst]), 2)} at batch {seen.sizes[worst]:,}"
+            f"{show(list(residuals[:, worst]), 2)} at batch {seen.sizes[worst]:,}"
         )
         ratio, most = misfit(residuals)
         if not math.isnan(ratio):
@@ -118,8 +118,8 @@ def _twice(seen: TradeOffResults) -> Finding:
             2 * seen.curve.least_samples / (seen.curve.steps(seen.sizes[0]) * seen.sizes[0]),
         )
         ours = (
-            f"steps {told(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), samples "
-            f"{told(samples, 2)} times those of batch {seen.sizes[0]:,} (curve: {finite[1]:.2f})"
+            f"steps {show(steps, 2)} times those of batch {seen.sizes[-1]:,} (curve: {finite[0]:.2f}), samples "
+            f"{show(samples, 2)} times those of batch {seen.sizes[0]:,} (curve: {finite[1]:.2f})"
         )
     return Finding("at b = B_crit steps and samples are both twice their least", MCCANDLISH, "2 and 2", ours, verdict)
 
@@ -127,9 +127,9 @@ def _twice(seen: TradeOffResults) -> Finding:
 def _noise(seen: TradeOffResults) -> list[Finding]:
     ratios = [seen.noise[seed] / curve.critical for seed, curve in seen.curves.items() if seed in seen.noise]
     logs = [math.log(ratio) for ratio in ratios]
-    ours = f"noise scale {told_factor(seen.noises)}, B_crit {told_factor(seen.criticals)}, ratio {told_factor(ratios)}"
+    ours = f"noise scale {show_factor(seen.noises)}, B_crit {show_factor(seen.criticals)}, ratio {show_factor(ratios)}"
     if not ratios:
-        ours = "noise scale or critical batch could not be told"
+        ours = "noise scale or critical batch could not be determined"
     return [
         Finding(
             "the noise scale tr Σ/‖g‖², averaged over the way, predicts the critical batch within a factor of 3",
@@ -162,7 +162,7 @@ def _rates(seen: TradeOffResults) -> list[Finding]:
             # ε(b) = ε_max/(1 + B_crit/b) is proportional to 1/S.
             theory = -np.polyfit(np.log(there), [math.log(curve.steps(b)) for b in there], 1)[0]
             ours = (
-                f"exponent {told(exponents, 2)} from {there[0]:,} to {there[-1]:,} (ε_max/(1 + B_crit/b): {theory:.2f})"
+                f"exponent {show(exponents, 2)} from {there[0]:,} to {there[-1]:,} (ε_max/(1 + B_crit/b): {theory:.2f})"
             )
         found.append(Finding(claim, f"{MCCANDLISH}; {SHALLUE}", published, ours, within(exponents, limits)))
     return found
@@ -176,7 +176,7 @@ def _regimes(seen: TradeOffResults) -> Finding:
         verdicts = [within(small, PERFECT), within(large, NONE)]
         if small and large:
             ours = (
-                f"exponent of b in the steps {told(small, 2)} from {first[0]:,} to {first[1]:,}, {told(large, 2)} from "
+                f"exponent of b in the steps {show(small, 2)} from {first[0]:,} to {first[1]:,}, {show(large, 2)} from "
                 f"{last[0]:,} to {last[1]:,}"
             )
     return Finding(
@@ -190,7 +190,7 @@ def _regimes(seen: TradeOffResults) -> Finding:
 
 def _time(seen: TradeOffResults) -> Finding:
     """Time at the size that theory picks, between the sizes that were run, over the least of that seed."""
-    ours, logs, best = "critical batch or step time could not be told", [], seen.fastest_in_theory
+    ours, logs, best = "critical batch or step time could not be determined", [], seen.fastest_in_theory
     if best and seen.clock and seen.fastest:
         times = []
         for seed in seen.seeds:
@@ -202,7 +202,7 @@ def _time(seen: TradeOffResults) -> Finding:
         low, high = seen.fast_range
         ours = (
             f"sqrt(B_crit·n½) {best:,.0f} with n½ {seen.clock.half_performance:,.0f}; least at {seen.fastest:,}, "
-            f"within 10 % from {low:,} to {high:,}; time at the former over the least {told_factor(times)}"
+            f"within 10 % from {low:,} to {high:,}; time at the former over the least {show_factor(times)}"
         )
     verdict = within(logs, (-math.inf, math.log(WITHIN)))
     claim = "the batch sqrt(B_crit·n½) takes at most 10 % more time than the best, steps taking t0 + t1·b"

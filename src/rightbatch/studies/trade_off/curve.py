@@ -41,7 +41,7 @@ def fit_curve(sizes: Sequence[float], steps: Sequence[float]) -> TradeOffCurve |
 
     Returns:
         None with fewer than three sizes, or where B_crit lies far beyond the sizes: then the steps are the same at all
-        of them, or as good as proportional to 1/b, and it cannot be told.
+        of them, or as good as proportional to 1/b, and it cannot be determined.
     """
     if len(set(sizes)) < 3:
         return None

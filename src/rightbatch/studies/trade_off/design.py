@@ -51,8 +51,8 @@ class TradeOff(Experiment):
     name: ClassVar[str] = "tradeoff"
     title: ClassVar[str] = "The trade-off between steps and samples"
     question: ClassVar[str] = (
-        "What does a larger batch save in steps and cost in samples, where does it stop to pay, and which batch size "
-        "reaches the target first on this machine?"
+        "What does a larger batch save in steps and cost in samples, where does it stop paying off, and which batch "
+        "size reaches the target first on this machine?"
     )
     source: ClassVar[str] = f"{MCCANDLISH}; Shallue et al. 2019"
 

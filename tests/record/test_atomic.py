@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rightbatch.record.atomic import write_whole
+from rightbatch.record.atomic import write_atomic
 
 
 def test_content_goes_to_the_disk_before_the_name_and_the_name_after(
@@ -29,7 +29,7 @@ def test_content_goes_to_the_disk_before_the_name_and_the_name_after(
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(os, "replace", noting_replace)
-    write_whole(path, lambda file: file.write(b"new"), previous)
+    write_atomic(path, lambda file: file.write(b"new"), previous)
     assert done == ["fsync a.new", "a -> b", "a.new -> a", f"fsync {tmp_path.name}"]
     assert (path.read_text(), previous.read_text()) == ("new", "old")
 
@@ -48,7 +48,7 @@ def test_a_failure_anywhere_leaves_the_old_content_and_no_scraps(
     if point != "write":
         monkeypatch.setattr(os, point, fail)
     with pytest.raises(type(error)):
-        write_whole(path, fail if point == "write" else lambda file: file.write(b"new"))
+        write_atomic(path, fail if point == "write" else lambda file: file.write(b"new"))
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 
@@ -61,5 +61,5 @@ def test_a_file_system_without_fsync_of_folders(tmp_path: Path, monkeypatch: pyt
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", refuse_folders)
-    write_whole(tmp_path / "a", lambda file: file.write(b"new"))
+    write_atomic(tmp_path / "a", lambda file: file.write(b"new"))
     assert (tmp_path / "a").read_text() == "new"

@@ -1,4 +1,4 @@
-"""Seconds of a step against its samples, every point really run."""
+"""The timing sweep: measured step times over batch size."""
 
 import random
 from collections.abc import Iterable
@@ -8,30 +8,30 @@ from statistics import median_low
 from ..errors import InputError
 from ..loop.timing.step_time_model import LEAST_SIZES, WINDOW, StepTimeModel
 from ..measurements import StepTime
-from .budget import Budget
+from .budget import TimeBudget
 from .memory import Memory
-from .steps import Steps
+from .steps import ProbeSteps
 
-FIRST_WARM_UP_RUNS = 3  # the first steps of a process also set up libraries and the optimizer's state
-QUICK_S = 0.1  # such steps are repeated even if the time is up: what a probe would need can then be said
+FIRST_WARM_UP_RUNS = 3  # the first steps of a process also initialize libraries and the optimizer's state
+QUICK_S = 0.1  # steps this fast are repeated even if time is up, to report how long a probe needs
 LEAST_REPEATS = 3
 MANY = 10**9
-LAST_STEP = 1.2  # the whole data set is worth a size of its own if that much larger than the last power of two
+LAST_STEP = 1.2  # the whole data set is a size of its own if larger than the last power of two by this factor
 
 
-class Curve:
-    """Times steps of growing size until data, memory or time run out, then all sizes again and again in mixed order.
+class TimingSweep:
+    """Times steps of increasing size until data, memory or time run out, then repeats all sizes in random order.
 
-    The first run of a size warms up and is not counted. Repeats visit the sizes in a new random order every round, so
-    that a machine that becomes slower or faster meanwhile favours no size.
+    The first run of a size is a warm-up and does not count. Every round of repeats has a new random order, so that a
+    machine whose speed changes favours no size.
 
     Args:
-        steps: what is timed.
-        budget: nothing is started that is not predicted to end within it.
-        seed: of the order of the repeats.
+        steps: the steps to time.
+        budget: a run starts only if it is predicted to end within the budget.
+        seed: seed of the order of the repeats.
     """
 
-    def __init__(self, steps: Steps, budget: Budget, seed: int) -> None:
+    def __init__(self, steps: ProbeSteps, budget: TimeBudget, seed: int) -> None:
         self._steps = steps
         self._budget = budget
         self._random = random.Random(seed)
@@ -58,11 +58,11 @@ class Curve:
         return sorted(self._warm_s)
 
     def points(self) -> tuple[tuple[int, float, int], ...]:
-        """(samples, median seconds, how often timed) of every size."""
+        """(samples, median seconds, number of timings) for every size."""
         return tuple((size, median_low(times), len(times)) for size in self.sizes if (times := self._times_s[size]))
 
     def expected_s(self, size: int) -> float:
-        """What a step of `size` is expected to take; for a size not yet run, at most proportionally more."""
+        """Expected seconds of a step of `size`; for a size not yet run, an upper bound by proportion."""
         if self._times_s.get(size):
             return median_low(self._times_s[size])
         if size in self._warm_s:
@@ -72,28 +72,28 @@ class Curve:
             return self.expected_s(max(smaller)) * size / max(smaller)
         return self.expected_s(min(self._warm_s)) if self._warm_s else 0.0
 
-    def climb(self, share: float) -> None:
-        """Run 1, 2, 4, ... samples, and last the whole data set, once each, until something ends it.
+    def sweep(self, share: float) -> None:
+        """Run 1, 2, 4, ... samples and finally the whole data set, once each, until data, memory or time run out.
 
         Raises:
-            InputError: not even the smallest batch fits into memory.
+            InputError: the smallest batch does not fit into memory.
         """
         first = self._first_size()
         self._grid = _grid(first, self._steps.train_samples)
         self._memory = Memory(self._steps.device)
-        # A size must run once to warm up and then be timed, and so must all before it: twice its time. Nothing can be
-        # told without three sizes; more of them must leave time to repeat all.
-        self._go_on(share, runs=4, sizes=LEAST_SIZES)
+        # A size runs once to warm up and once to be timed, and so do all before it: twice its time. Three sizes are the
+        # minimum for a fit; more must leave time to repeat all.
+        self._continue(share, runs=4, sizes=LEAST_SIZES)
         if not self._ended_by:
-            self._go_on(share, runs=2 * (1 + LEAST_REPEATS))
+            self._continue(share, runs=2 * (1 + LEAST_REPEATS))
 
-    def climb_further(self) -> None:
-        """Spend what is left of the budget on larger sizes still, each run twice; what was fitted before stays."""
+    def sweep_further(self) -> None:
+        """Spend the rest of the budget on still larger sizes, two runs each."""
         if self.limited_by == "time":
-            self._go_on(1.0, runs=2, time_at_once=True)
+            self._continue(1.0, runs=2, time_at_once=True)
 
     def repeat(self, sizes: Iterable[int], share: float, most: int = WINDOW) -> None:
-        """Time every size `most` times, or as often as its part of the time left allows, but at least three times."""
+        """Time every size `most` times, or as often as its part of the remaining time allows, at least three times."""
         order = list(sizes)
         fair_s = self._budget.left_s(share) / max(1, len(order))
         ran = True
@@ -121,15 +121,15 @@ class Curve:
                 ran = True
 
     def fit(self) -> StepTime | None:
-        """The line through the medians; None while fewer than three sizes over a range of four were timed."""
+        """The line through the medians; None if fewer than three sizes with a ratio of four have been timed."""
         timer = StepTimeModel()
         for size in self.sizes:
             for seconds in self._times_s[size]:
                 timer.add(size, seconds)
         return timer.fit()
 
-    def _go_on(self, share: float, runs: int, sizes: int = MANY, time_at_once: bool = False) -> None:
-        """Run larger sizes until there are `sizes`, or data, memory or time for so many runs of the next are gone."""
+    def _continue(self, share: float, runs: int, sizes: int = MANY, time_at_once: bool = False) -> None:
+        """Run larger sizes until there are `sizes` of them, or data, memory or time for the next one run out."""
         while self._grid and len(self._warm_s) < sizes:
             size = self._grid[0]
             if not self._budget.allows(runs * self.expected_s(size), share):
@@ -145,13 +145,13 @@ class Curve:
             self._ended_by = "data"
 
     def _discard_from(self, size: int) -> None:
-        """Forget sizes that did not always fit: none of them is to be recommended."""
+        """Discard sizes that did not always fit, so that none of them is recommended."""
         for larger in [tried for tried in self._times_s if tried >= size]:
             del self._times_s[larger]
         self._ended_by = "memory"
 
     def _first_size(self) -> int:
-        """1, or 2 where the model cannot be trained on one sample, as with BatchNorm."""
+        """1, or 2 if the model cannot be trained on one sample, as with BatchNorm."""
         try:
             fits = self._warm_up(1, FIRST_WARM_UP_RUNS)
             size = 1
@@ -163,8 +163,8 @@ class Curve:
             size = 2
         if not fits:
             raise InputError(
-                f"Memory runs out at a training step on {size} sample{'s' * (size > 1)}: the smallest batch does not "
-                f"fit on {self._steps.device}. Make the model smaller, or free memory."
+                f"A training step on {size} sample{'s' * (size > 1)} runs out of memory on {self._steps.device}: "
+                "use a smaller model, or free memory."
             )
         return size
 
@@ -185,6 +185,6 @@ class Curve:
 
 
 def _grid(first: int, most: int) -> list[int]:
-    """What follows `first`: doubled again and again, and `most` if it is well above the last of these."""
+    """The sizes after `first`: powers of two times `first`, and `most` if it is well above the last of them."""
     sizes = list(takewhile(lambda size: size <= most, (first << k for k in range(most.bit_length()))))
     return sizes[1:] + ([most] if most >= LAST_STEP * sizes[-1] else [])
