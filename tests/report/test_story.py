@@ -88,7 +88,7 @@ def test_hundreds_of_decisions_stay_readable_and_none_is_lost(spread: float) -> 
 
 def test_decisions_about_the_run_merge_where_only_numbers_differ() -> None:
     events = [
-        {"step": i, "samples": i, "what": "run", "old": None, "new": "return", "reason": f"the loss rose to {i}.5"}
+        {"step": i, "samples": i, "what": "run", "old": None, "new": "rollback", "reason": f"the loss rose to {i}.5"}
         for i in range(100)
     ]
     assert texts(History(decisions=events)) == ["Return (100 times)."]

@@ -489,13 +489,13 @@ class AutoBatch:
         self._size_state = gathering.size_state
         self._stepper.prepare(decision, self.steps, gathering.loss)
         self.consensus.note(self.steps, gathering.samples, self.lr, gathering.size, decision)
-        if self._stepper.worth_telling or decision.action in ("return", "stop"):
+        if self._stepper.worth_telling or decision.action in ("rollback", "stop"):
             self._teller.rate(self._at, decision)
         size = gathering.size
         for decided in (size, decision):
             if decided.action == "stop":
                 self.stopped = decided.reason
-        taken = decision.action != "return" and not self.stopped
+        taken = decision.action != "rollback" and not self.stopped
         if taken:
             self._stepper.step(gathering.samples)
         self._commit(gathering)
@@ -521,7 +521,7 @@ class AutoBatch:
             except StopIteration as end:
                 decision, self._step_state = end.value
                 self._stepper.set_rate(decision.lr)
-                if decision.action == "return":
+                if decision.action == "rollback":
                     self._teller.rate(self._at, decision)
         self._commit(gathering)
         self._finish()

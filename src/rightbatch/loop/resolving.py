@@ -60,7 +60,7 @@ def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
         return given
     raise InputError(
         f"lr={write_rule(given)!r} is given beside batch_size={write_rule(recipe)!r}, a recipe, which sets the "
-        "learning rate itself: leave lr out, give a number (the base rate) or 'warm-up', or choose another batch-size rule."
+        "learning rate itself: leave lr out, give a number (the base rate) or 'warm-up', or choose another rule."
     )
 
 

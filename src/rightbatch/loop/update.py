@@ -89,9 +89,9 @@ class Stepper:
 
     def prepare(self, decision: Decision, step: int, loss: float) -> None:
         """Do what a step rule has decided but for the step itself: keep a state or go back to one, set the rate."""
-        if decision.action == "return":
+        if decision.action == "rollback":
             self._guard.restore()
-        elif decision.action == "keep":
+        elif decision.action == "snapshot":
             self._guard.keep(step)
         self._guard.before_step(step, loss)
         self.set_rate(decision.lr)

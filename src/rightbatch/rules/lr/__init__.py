@@ -1,4 +1,4 @@
-"""Rules for the step size.
+"""Rules for the learning rate.
 
 A new rule is one file here and its class in `LR_RULES`.
 """
@@ -87,8 +87,8 @@ def _refuse_recipe(spec: Any) -> None:
     name = rule_name(spec) if isinstance(spec, str) else spec.name if isinstance(spec, Recipe) else None
     if name in RECIPES:
         raise InputError(
-            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and at most the "
-            "base learning rate as lr=."
+            f"lr={spec!r} is a recipe, which sets batch size and learning rate: give it as batch_size=, and as lr= at "
+            "most the base learning rate."
         )
 
 
