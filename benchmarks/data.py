@@ -137,8 +137,8 @@ def peak_mb() -> float:
 
 
 def training(folder: Path) -> Iterator[str]:
-    """Rows about the sample that trains on 5,000,000 rows of the disk; draws its report's figure."""
-    command = [sys.executable, __file__, "--folder", str(folder), "--sample"]
+    """Rows about the example that trains on 5,000,000 rows of the disk; draws its report's figure."""
+    command = [sys.executable, __file__, "--folder", str(folder), "--example"]
     if not (folder / f"data-{ROWS}").exists():
         subprocess.run(command, check=True, capture_output=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
@@ -159,8 +159,8 @@ def training(folder: Path) -> Iterator[str]:
     yield from (f"| {name} | {value} |" for name, value in rows.items())
 
 
-def run_sample(folder: Path) -> None:
-    """Run the sample in this process; print last what memory it took, in MB."""
+def run_example(folder: Path) -> None:
+    """Run the example in this process; print last what memory it took, in MB."""
     before_mb = peak_mb()
     sys.argv = [str(EXAMPLE), "--folder", str(folder), "--samples", str(ROWS)]
     runpy.run_path(str(EXAMPLE), run_name="__main__")
@@ -244,15 +244,15 @@ def main() -> None:
     parser.add_argument("--only", choices=("memory", "streams", "pictures", "disk", "resume", "training"))
     parser.add_argument("--folder", type=Path, help="where the 4 GB on disk are, or are put to stay")
     parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--sample", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--example", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write docs/data_speed.md")
     options = parser.parse_args()
     if options.way:
         print(json.dumps(one_pass(options.way, options.folder)))
         return
     torch.set_num_threads(1)
-    if options.sample:
-        run_sample(options.folder)
+    if options.example:
+        run_example(options.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -1,4 +1,4 @@
-"""The stream: intervals that never lose or repeat an sample, whatever is taken and whenever it is saved."""
+"""The stream: intervals that never lose or repeat a sample, whatever is taken and whenever it is saved."""
 
 import json
 from typing import Any

@@ -33,8 +33,8 @@ def test_the_line_in_the_readme() -> None:
 
 
 def test_the_line_for_a_sharded_model(tmp_path: Path) -> None:
-    sample = (ROOT / "examples" / "several_processes.py").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^ *(torchrun .* --shard)$", sample, re.MULTILINE)
+    example = (ROOT / "examples" / "several_processes.py").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ *(torchrun .* --shard)$", example, re.MULTILINE)
     line = line.replace("runs/several", str(tmp_path / "run"))
     assert re.fullmatch(r"1 epoch is done; validation accuracy 0\.\d+\n", run(f"{line} --epochs 1"))
     assert verify_ledger(tmp_path / "run" / "ledger.txt", 16_000).complete_epochs == 1

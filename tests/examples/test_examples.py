@@ -27,7 +27,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_sample(path: Path, tmp_path: Path) -> None:
+def test_example(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
     assert f"python examples/{path.name}" in text.split('"""')[1]

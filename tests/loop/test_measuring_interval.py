@@ -167,7 +167,7 @@ def test_the_state_goes_on(at: int) -> None:
 
 
 def test_the_overhead_is_learned_where_every_batch_has_another_size() -> None:
-    """Sizes 10 to 16 in turn, 1 ms an sample, a measured step four times as long: 3 in 3 % is one step in 100."""
+    """Sizes 10 to 16 in turn, 1 ms a sample, a measured step four times as long: 3 in 3 % is one step in 100."""
     interval, measured = MeasuringInterval(0.03), 0
     for step in range(2000):
         samples, due = 10 + step % 7, interval.due(step)

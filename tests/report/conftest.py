@@ -28,7 +28,7 @@ def write_run(
 ) -> RunFolder:
     """A classifier's run: the loss falls, the noise scale grows, the batch follows, and now and then a step fails."""
     rng = random.Random(0)
-    folder = RunFolder.create(path, {"batch": "auto", "step": "auto", "epochs": None, "seconds": 120.0, "seed": 0})
+    folder = RunFolder.create(path, {"batch_size": "auto", "lr": "auto", "epochs": None, "seconds": 120.0, "seed": 0})
     samples, seconds, batch, rate = 0, 0.0, 32, 2e-5
     best, next_evaluation = math.inf, TRAIN_SAMPLES / 2
     half = FIXED_S / PER_EXAMPLE_S

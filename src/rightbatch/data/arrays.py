@@ -17,7 +17,7 @@ CHECK_AT_ONCE_BYTES = 2**24
 
 
 class TensorSource(Source):
-    """Two tensors in memory, one row an sample; a batch is one gather from each.
+    """Two tensors in memory, one row a sample; a batch is one gather from each.
 
     Args:
         x: shape (n, *x_shape), on any device.
@@ -80,7 +80,7 @@ def array_source(x: object, y: object, notes: tuple[str, ...] = ()) -> TensorSou
     """Check a pair of tensors, arrays or nested lists and make it a source.
 
     Inputs become float32, except float64 and half-precision tensors, which stay, and 32- and 64-bit integers, which
-    become int64: they name things, as token numbers do. Bytes of at least two dimensions an sample are taken for
+    become int64: they name things, as token numbers do. Bytes of at least two dimensions a sample are taken for
     images and scaled to 0..1. Integer and boolean targets become int64, floating ones follow the rule of the inputs.
 
     Raises:
@@ -139,7 +139,7 @@ def native(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if array.dtype == object:
         raise DataError(
             f"{name} is an object array (dtype object, shape {array.shape}): make it numeric, with "
-            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array an sample"
+            f"{name}.astype(numpy.float32), or numpy.stack({name}) if it holds one array a sample"
         )
     if array.dtype.kind == "c":
         raise DataError(f"{name} is complex ({array.dtype}): pass real numbers, such as {name}.real")
@@ -177,7 +177,7 @@ def integer_range(y: Tensor) -> tuple[int, int] | None:
 
 
 def require_lengths(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-    """Refuse arrays that are not one row an sample, the same number in both.
+    """Refuse arrays that are not one row a sample, the same number in both.
 
     Raises:
         DataError: single numbers, unequal lengths, no samples.

@@ -63,7 +63,7 @@ class BlockOrder:
     def __post_init__(self) -> None:
         ends = np.asarray(self.ends, np.int64)
         if ends.ndim != 1 or len(ends) == 0 or ends[0] < 1 or (np.diff(ends) < 1).any():
-            raise InputError("ends of blocks must ascend from at least 1: every block holds an sample")
+            raise InputError("ends of blocks must ascend from at least 1: every block holds a sample")
         if self.window < 1:
             raise InputError(f"window must be at least 1 block, got {self.window}")
         object.__setattr__(self, "ends", ends)

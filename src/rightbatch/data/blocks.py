@@ -88,7 +88,7 @@ class BlockSource(Source):
         """Read ahead the blocks of these samples, as many as fit, and give up others first from now on.
 
         Args:
-            indices: an sample of each block, first those needed first.
+            indices: a sample of each block, first those needed first.
         """
         blocks = np.searchsorted(self.block_ends, indices.numpy(), "right").tolist()
         with self._whole_or_nothing():

@@ -39,7 +39,7 @@ class Order:
         n: samples.
         seed: 0 to 2⁶⁴ - 1; together with the epoch it keys the order.
         shuffle: False visits the samples as they are stored.
-        permute_below: the largest n whose permutation is held in memory, 8 bytes an sample.
+        permute_below: the largest n whose permutation is held in memory, 8 bytes a sample.
 
     Raises:
         InputError: n, seed or permute_below out of range.

@@ -158,7 +158,7 @@ def fit(
         if valid_source is not None and "valid_accuracy" in (stop_at or {}) and not _has_classes(valid_source):
             raise InputError(
                 f"valid_accuracy cannot be a target: the targets are {valid_source.y_dtype} of shape "
-                f"{valid_source.y_shape}, accuracy needs one integer class an sample. Use valid_loss."
+                f"{valid_source.y_shape}, accuracy needs one integer class a sample. Use valid_loss."
             )
         if device is not None:
             try:

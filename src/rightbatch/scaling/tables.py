@@ -36,7 +36,7 @@ def table_of_simulated(processes: Sequence[int], seed: int = 0, fleet: Fleet | N
     """
     fleet = fleet or Fleet()
     lines = [
-        f"simulated: {fleet.fixed_s * 1e3:g} ms a step and {fleet.per_sample_s * 1e3:g} ms an sample in a process,",
+        f"simulated: {fleet.fixed_s * 1e3:g} ms a step and {fleet.per_sample_s * 1e3:g} ms a sample in a process,",
         f"{fleet.gradient_bytes / 1e6:g} MB sent at {fleet.bandwidth_bytes_per_s / 1e9:g} GB/s, noise scale from "
         f"{fleet.first_noise_scale:,.0f} to {fleet.last_noise_scale:,.0f};",
         "goodput of the sweet spot over fixed batches:",

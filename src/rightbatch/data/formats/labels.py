@@ -29,7 +29,7 @@ def file_targets(y: NDArray[np.generic]) -> tuple[NDArray[np.generic], tuple[str
     """
     if y.dtype.kind in "US":
         if y.ndim > 1:
-            raise DataError(f"the text targets have shape {y.shape}: one label an sample is needed")
+            raise DataError(f"the text targets have shape {y.shape}: one label a sample is needed")
         names, codes = np.unique(y, return_inverse=True)
         return codes.astype(np.int64), (numbered(names.tolist()),)
     if y.dtype.kind not in "iuf" or not y.size:

@@ -42,7 +42,7 @@ def write_shards(
         samples: pairs (x, y) of tensors, arrays or numbers, each of one shape and type throughout.
         folder: to be made; x-00000.npy, y-00000.npy, ... are written to it.
         most: samples to take, for streams that do not end; None for all.
-        batched: whether items are batches, of which each row is an sample; None asks a `DataLoader`.
+        batched: whether items are batches, of which each row is a sample; None asks a `DataLoader`.
         columns: the names of x and y, where items are mappings.
 
     Returns:

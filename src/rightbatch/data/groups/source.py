@@ -97,7 +97,7 @@ class GroupedSource(Source):
         if isinstance(groups, Table) and groups.shared is not None:
             self.block_ends, self.window = groups.shared.block_ends, groups.shared.window
         kept = f", at most {self._most} foreground" if self._most else ""
-        self.notes = (f"an sample is a group, {groups.what}: {members} of them drawn{kept}",)
+        self.notes = (f"a sample is a group, {groups.what}: {members} of them drawn{kept}",)
 
     def __len__(self) -> int:
         return len(self._groups)

@@ -81,7 +81,7 @@ class IterableSource(Source):
         """Return x and y of samples of `sample` by their numbers; no others can be had so.
 
         Raises:
-            InputError: an sample that is not among them.
+            InputError: a sample that is not among them.
         """
         sample = self.sample()
         if len(indices) and int(indices.max()) >= len(sample):

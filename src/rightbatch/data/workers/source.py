@@ -41,7 +41,7 @@ class WorkerSource(Wrapper):
 
     The workers fetch chunks: fixed intervals of an epoch's positions, each known by its epoch and bounds. Batches are
     cut out of them by this process, so the batch size is no concern of theirs. Which chunks come next is foreseen from
-    the last two intervals asked for; a wrong guess costs time, never an sample. Those of Python, NumPy and torch that
+    the last two intervals asked for; a wrong guess costs time, never a sample. Those of Python, NumPy and torch that
     draw from their global generators while an item is fetched find them seeded by (seed, epoch, item): random
     augmentations depend neither on the number of workers nor on what a batch or a chunk holds. (Of a data set with
     `__getitems__` the generators are seeded by the first item of a chunk.)

@@ -74,7 +74,7 @@ def _sketch(
         of_input: add ‖Σ x‖², from the bias of a transposed convolution.
     """
     b, groups = len(x), layer.groups
-    if groups > 1:  # a group sees nothing of the others: it is an sample of its own
+    if groups > 1:  # a group sees nothing of the others: it is a sample of its own
         x, g = (value.reshape(b * groups, -1, *value.shape[2:]) for value in (x, g))
     kernel, dilation = layer.weight.shape[2:], layer.dilation
     if along_input(kernel, x.shape[1], prod(x.shape[2:]), g.shape[1], prod(g.shape[2:])):

@@ -122,7 +122,7 @@ def _normalization(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
 
 
 def _embedding(use: LayerUse, squares: Squares) -> dict[Slot, Tensor]:
-    """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that an sample has."""
+    """Σ_v Σ_l P²_vl (Σ_{t: id_it = v} d_itl)², over the tokens v that a sample has."""
     layer = use.layer
     assert isinstance(layer, nn.Embedding)
     (slot,) = use.slots().values()

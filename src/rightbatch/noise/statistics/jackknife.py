@@ -55,7 +55,7 @@ def jackknife(norms2: Tensor, products: Tensor, gradient_norm2: float, reason: s
 
 
 def jackknife_micro_batches(found: Measurement, sizes: Sequence[int], norms2: Tensor, products: Tensor) -> Measurement:
-    """What micro-batches have measured, with the jackknife over them: each is an sample with m̄ times less noise.
+    """What micro-batches have measured, with the jackknife over them: each is a sample with m̄ times less noise.
 
     Micro-batches of uneven sizes m_j count as m_j/m̄ g_j, whose mean is ḡ and whose covariance is Σ/m̄ but for the square
     of the unevenness.

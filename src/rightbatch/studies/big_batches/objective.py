@@ -80,9 +80,7 @@ class Objective:
             )
             x, y, test_x, test_y = x[some], y[some], test_x[few], test_y[few]
         if not y.is_floating_point() and y.dim() > 1:
-            raise InputError(
-                f"The targets of {subject.data} have shape {train.y_shape}: one class an sample is needed."
-            )
+            raise InputError(f"The targets of {subject.data} have shape {train.y_shape}: one class a sample is needed.")
         if against_rest is not None:
             if y.is_floating_point() or not (y == against_rest).any():
                 raise InputError(

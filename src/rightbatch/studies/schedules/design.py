@@ -91,7 +91,7 @@ class Schedules(Experiment):
             require_whole("Schedules.most_samples", self.most_samples, least=2)
         data = self._train(subject)
         if data.y_dtype.is_floating_point or data.y_shape:
-            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class an sample.")
+            raise InputError(f"The targets of {subject.data} are no classes: accuracies need one class a sample.")
         if 10 * self.size > len(data):
             raise InputError(
                 f"Schedules.size is {self.size}, too large to grow to a tenth of {len(data):,} samples: give at most "
