@@ -96,7 +96,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "noise in a metric, averaged": (
         lambda: new(lr="auto", noise="micro-batch(preconditioned=True)"),
         UnsupportedError,
-        "the step rule 'averaged-distance' has it step others",
+        "the lr rule 'averaged-distance' it steps averaged ones",
     ),
     "noise-scaled without a rate": (
         lambda: new(batch_size="big-batch", lr="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),
