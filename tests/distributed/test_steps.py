@@ -157,7 +157,9 @@ def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.Monk
     def work(rank: int) -> dict[str, Any]:
         monkeypatch.setattr("rightbatch.loop.distributed.rank_sync._machine", lambda device: (rank,))
         real = read
-        monkeypatch.setattr("rightbatch.loop.gather.read", lambda n: [value * (off if rank else 1.0) for value in real(n)])
+        monkeypatch.setattr(
+            "rightbatch.loop.gather.read", lambda n: [value * (off if rank else 1.0) for value in real(n)]
+        )
         return train(rank, batch_size=24, epochs=3, **settings)
 
     first, second = together(2, work)
