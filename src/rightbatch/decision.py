@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from .measurements import Measurement, Movement, NoiseEstimate, StepTime
 
-Action = Literal["keep", "return", "stop"]
+Action = Literal["snapshot", "rollback", "stop"]
 NO_EVIDENCE: Mapping[str, float] = {}
 
 
@@ -26,8 +26,8 @@ class Decision:
         code: why, for programs: stable, lower case with hyphens, such as "grew"; listed in docs/rules.md.
         reason: why, for people: one plain sentence.
         evidence: the numbers the decision rests on.
-        action: "keep" remembers the iterate the last loss was measured at; "return" goes back to the iterate last
-            kept and forgets averages and optimizer state; "stop" ends the run, reason saying why.
+        action: "snapshot" saves the iterate at which the last loss was measured; "rollback" returns to the last
+            snapshot and resets averages and optimizer state; "stop" ends the run, and `reason` says why.
         settings: settings of the optimizer wanted, named as in `Plan.settings`; what is not named is left alone.
     """
 

@@ -8,7 +8,7 @@ from rightbatch.rules.catalogue import catalogue
 from rightbatch.rules.lr import LR_RULES
 
 
-def test_every_rule_is_told_of() -> None:
+def test_every_rule_is_in_it() -> None:
     found = catalogue()
     assert [entry.name for entry in found["batch-size"]] == list(BATCH_SIZE_RULES)
     assert [entry.name for entry in found["lr"]] == list(LR_RULES)
@@ -18,17 +18,18 @@ def test_every_rule_is_told_of() -> None:
 
 
 def test_papers_and_measurements_are_those_of_the_rule() -> None:
-    batch, step = ({entry.name: entry for entry in entries} for entries in catalogue().values())
+    batch, step, part = ({entry.name: entry for entry in entries} for entries in catalogue().values())
     title = "Coupling Adaptive Batch Sizes with Learning Rates"
-    assert batch["cabs"].paper == f"L. Balles, J. Romero, P. Hennig, {title} (UAI 2017; arXiv 1612.05086)"
+    assert batch["cabs"].paper == f"L. Balles, J. Romero, P. Hennig, {title} (2017, UAI; arXiv 1612.05086)"
     assert batch["goodput"].paper.startswith("A. Qiao et al., Pollux: ") and batch["plateau"].paper == ""
     assert batch["fixed"].measures == "nothing" == step["constant"].measures
     assert "every batch" in batch["norm-test"].measures and "budget" not in batch["norm-test"].measures
     assert "along the gradient" in batch["inner-product-test"].measures
     assert "budget" in batch["sweet-spot"].measures and "seconds of a step" in batch["goodput"].measures
     assert "grow before their step" in batch["big-batch"].measures
+    assert "find_lr" in part["range-test"].pairing and "sets lr too" in batch["seesaw"].pairing
     assert "trial steps" in step["armijo"].measures and "distance" in step["dog"].measures
-    assert batch["rounded"].measures == step["warm-up"].measures == "what the rule within does"
+    assert batch["rounded"].measures == step["warm-up"].measures == "as the rule within"
     assert "budget" in step["ada-scale"].measures and "within" in step["ada-scale"].measures
 
 
@@ -40,6 +41,7 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == {
         *BATCH_SIZE_RULES,
         *LR_RULES,
+        "range-test",
     }
 
 

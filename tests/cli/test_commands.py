@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rightbatch import cli
+from rightbatch.cli import train as train_command
 from rightbatch.record import RunFolder, RunLock
 
 
@@ -118,10 +119,10 @@ def test_a_default_folder_is_one_that_is_not_there(monkeypatch: pytest.MonkeyPat
         def now(cls, zone: object = None) -> "Standing":
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(cli, "datetime", Standing)
+    monkeypatch.setattr(train_command, "datetime", Standing)
     names = []
     for _ in range(3):
-        folder = cli._new_folder("blobs", "own:net")
+        folder = train_command.new_folder("blobs", "own:net")
         folder.mkdir(parents=True)
         names.append(folder.name)
     first = "20260102-030405-blobs-own-net"
@@ -168,7 +169,7 @@ def test_progress_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_interruption_ends_a_run_cleanly() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-m", "rightbatch", "train", "--data", "blobs", "--seconds", "60", "--run-dir", "run"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         ledger = Path("run/events.jsonl")

@@ -135,7 +135,7 @@ def test_interruption_has_its_own_code(capsys: pytest.CaptureFixture[str], monke
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     program = "import sys; from rightbatch.cli import main; sys.exit(main(['list']))"
     command = [sys.executable, "-c", program]
-    environment = {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
+    environment = {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -146,7 +146,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_letters_the_terminal_lacks_are_no_error() -> None:
     program = "import sys; from rightbatch.cli import main; sys.exit(main(['list']))"
-    environment = {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "PYTHONIOENCODING": "ascii"}
+    environment = {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
     assert b"sweet-spot" in done.stdout
 

@@ -1,18 +1,24 @@
 """Help, version and list: complete, and without loading torch."""
 
 import os
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
 import rightbatch
 from rightbatch import cli
+from rightbatch.cli.problem import DATA
+from rightbatch.cli.train import OPTIMIZERS, TrainCommand
 from rightbatch.data import opening
+from rightbatch.rules.batch_size import BATCH_SIZE_RULES
+from rightbatch.rules.lr import LR_RULES
+from rightbatch.rules.recipes import RECIPES
 
-SOURCE = Path(cli.__file__).parents[1]
+SOURCE = Path(cli.__file__).parents[2]
 
 
 def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
@@ -77,23 +83,30 @@ def test_every_field_is_a_flag_with_help(name: str, capsys: pytest.CaptureFixtur
         flag = item.metadata["metavar"] if item.metadata.get("positional") else "--" + item.name.replace("_", "-")
         assert flag in printed
         assert item.metadata["help"]
+    stated = " ".join(printed.split()).count("(default: ")
+    assert stated == sum(
+        item.default is not MISSING and item.default is not False for item in fields(cli.COMMANDS[name])
+    )
 
 
 def test_flags_and_fields_have_the_same_defaults() -> None:
     values = vars(cli.build_parser().parse_args(["train"]))
     assert values.pop("command") == "train"
-    assert cli.Train(**values) == cli.Train()
+    assert TrainCommand(**values) == TrainCommand()
 
 
 def test_list_names_everything_built_in(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    entries = {tuple(line.split(maxsplit=1)) for line in lines if line.startswith("  ")}
-    names = {name for name, *_ in entries}
+    entries = [re.fullmatch(r"  (\S+)  +(\S.*)", line) for line in lines if line.startswith("  ")]
+    assert all(entries), "a name, at least two spaces, a text"
+    names = {entry[1] for entry in entries if entry}
     assert names >= {*opening.BUILT_IN, "linear", "mlp", "cnn", "auto", "fixed", "big-batch", "sweet-spot"}
-    assert names >= {"constant", "armijo", "barzilai-borwein", "noise-scaled", *cli.OPTIMIZERS}
-    assert all(len(entry) == 2 for entry in entries), "every entry has its line"
+    assert names >= {"constant", "armijo", "barzilai-borwein", "noise-scaled", *OPTIMIZERS}
+    assert names >= {*BATCH_SIZE_RULES, *LR_RULES, "range-test"}
+    recipes = {entry[1] for entry in entries if entry and "sets lr too" in entry[2]}
+    assert recipes == set(RECIPES)
 
 
 def test_built_in_data_are_those_that_can_be_loaded() -> None:
-    assert tuple(cli.DATA) == opening.BUILT_IN
+    assert tuple(DATA) == opening.BUILT_IN

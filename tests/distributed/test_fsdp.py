@@ -76,6 +76,11 @@ def train(
     return {"rows": rows, "noise": noise, "weights": whole(model), "samples": auto.samples}
 
 
+def numbers(state: Any) -> list[Any]:
+    """All of a nested state that can be compared up to rounding."""
+    return [leaf for leaf in tree_leaves(state) if not isinstance(leaf, str)]
+
+
 def require_same(one: dict[str, Any], found: dict[str, Any]) -> None:
     assert [row[0] for row in found["rows"]] == [row[0] for row in one["rows"]]
     assert found["samples"] == one["samples"] and len(one["rows"]) > 3
@@ -172,7 +177,7 @@ def test_runs_go_on_sharded_otherwise_or_not_at_all(
         torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected["losses"]), rtol=1e-8, atol=0)
         saved = [load_checkpoint(tmp_path / folder / "checkpoint.pt") for folder in (f"{name} whole", name)]
         for part in ("model", "update"):  # the optimizer's state, the averages, the state kept to go back to
-            theirs, mine = (tree_leaves({**state, **state["auto"]}[part]) for state in saved)
+            theirs, mine = (numbers({**state, **state["auto"]}[part]) for state in saved)
             torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
         assert found["valid"][-1] == pytest.approx(expected["valid"][-1], rel=1e-8)
         report = verify_ledger(tmp_path / name / "ledger.txt", N)

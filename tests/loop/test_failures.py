@@ -243,7 +243,7 @@ def test_a_return_is_no_step(watch: Any) -> None:
     reference = 5
     assert losses[best] == min(loss for step, loss in losses.items() if reference <= step < auto.steps - 1)
     ended = [decision for _, what, _, _, decision in witness.decisions if what == "lr" and decision.action]
-    assert ended[-1].action == "return" and "range test over" in ended[-1].reason
+    assert ended[-1].action == "rollback" and ended[-1].code == "range-test-finished"
     assert auto.samples == 20 * auto.steps
 
 

@@ -49,7 +49,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "epochs 0": (lambda: new(epochs=0), InputError, "epochs is 0: give a whole number of at least 1"),
     "epochs 1.5": (lambda: new(epochs=1.5), InputError, "epochs is 1.5"),
     "epochs text": (lambda: new(epochs="3"), InputError, "epochs is '3'"),
-    "batch > data": (lambda: new(batch_size=61), InputError, "batch of 61.*only 60 samples"),
+    "batch > data": (lambda: new(batch_size=61), InputError, "batch size is 61.*only 60 samples"),
     "batch 0": (lambda: new(batch_size=0), InputError, "batch size is 0.*at least 1"),
     "batch -1": (lambda: new(batch_size=-1), InputError, "batch size is -1"),
     "batch 1.5": (lambda: new(batch_size=1.5), InputError, "batch size is 1.5"),
@@ -71,7 +71,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "armijo over Adam": (
         lambda: new(lr="armijo", make=torch.optim.Adam),
         UnsupportedError,
-        "'armijo' searches along the gradient, but Adam moves in another direction; use torch.optim.SGD",
+        "'armijo' searches along the gradient, but Adam moves in another direction: use torch.optim.SGD",
     ),
     "Barzilai-Borwein over Adam": (
         lambda: new(batch_size="big-batch", lr="barzilai-borwein", make=torch.optim.AdamW),
@@ -96,7 +96,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "noise in a metric, averaged": (
         lambda: new(lr="auto", noise="micro-batch(preconditioned=True)"),
         UnsupportedError,
-        "the step rule 'averaged-distance' has it step others",
+        "the lr rule 'averaged-distance' it steps averaged ones",
     ),
     "noise-scaled without a rate": (
         lambda: new(batch_size="big-batch", lr="noise-scaled", make=lambda p: torch.optim.SGD(p, lr=0.0)),

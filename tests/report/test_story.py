@@ -88,11 +88,11 @@ def test_hundreds_of_decisions_stay_readable_and_none_is_lost(spread: float) -> 
 
 def test_decisions_about_the_run_merge_where_only_numbers_differ() -> None:
     events = [
-        {"step": i, "samples": i, "what": "run", "old": None, "new": "return", "reason": f"the loss rose to {i}.5"}
+        {"step": i, "samples": i, "what": "run", "old": None, "new": "rollback", "reason": f"the loss rose to {i}.5"}
         for i in range(100)
     ]
-    assert texts(History(decisions=events)) == ["Return (100 times)."]
-    assert texts(History(decisions=events[:3])) == ["Return."] * 3
+    assert texts(History(decisions=events)) == ["Rollback (100 times)."]
+    assert texts(History(decisions=events[:3])) == ["Rollback."] * 3
 
 
 def test_failures_resumes_best_and_end() -> None:

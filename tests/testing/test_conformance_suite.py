@@ -34,13 +34,13 @@ class RootOfNoise:
     enlarges_current: ClassVar[bool] = False
 
     def start(self, plan: Plan) -> tuple[Decision, RootState]:
-        return Decision(min(self.first, plan.train_samples), reason="start"), RootState(self.first)
+        return Decision(min(self.first, plan.train_samples), code="initial", reason="start"), RootState(self.first)
 
     def decide(self, now: StepContext, state: RootState) -> tuple[Decision, RootState]:
         if now.noise is None or not 0 < now.noise.noise_scale < 1e12:
-            return Decision(reason="hold: the noise is not known"), state
+            return Decision(code="not-measured", reason="hold: the noise is not known"), state
         samples = max(1, min(round(now.noise.noise_scale**0.5), now.train_samples))
-        return Decision(samples, reason="the root of the noise scale"), RootState(samples)
+        return Decision(samples, code="noise-changed", reason="the root of the noise scale"), RootState(samples)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -74,7 +74,7 @@ class Offender:
     enlarges_current: ClassVar[bool] = False
 
     def start(self, plan: Plan) -> tuple[Decision, RootState]:
-        return Decision(8, reason="start"), RootState(8)
+        return Decision(8, code="initial", reason="start"), RootState(8)
 
     def decide(self, now: StepContext, state: RootState) -> tuple[Decision, RootState]:
         self.memory.append(now.step)
@@ -92,7 +92,8 @@ class Offender:
         }.get(self.how, lambda: 8)()
         reason = "" if self.how == "no reason" else "hold"
         rate = 0.1 if self.how == "a rate" else None
-        return Decision(samples, rate, reason=reason), RootState(8)  # type: ignore[arg-type]
+        code = {"no code": "", "a bad code": "Held on"}.get(self.how, "held")
+        return Decision(samples, rate, code, reason), RootState(8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,8 @@ class Offender:
         ("memory outside the state", "when asked twice"),
         ("no reason", "gives no reason at step 0"),
         ("a rate", "sets a learning rate"),
+        ("no code", "gives the code '' at step 0"),
+        ("a bad code", "gives the code 'Held on'"),
     ],
 )
 def test_offences_are_caught_on_recorded_traces(how: str, complaint: str) -> None:

@@ -102,8 +102,8 @@ class Gather:
         self._gradients.clear()
         if share.idle or not weight:
             if self._gradients.sharded:
-                (loss_scaled * 0.0).backward()  # type: ignore[no-untyped-call]  # the others wait for this process
-                self._gradients.clear()
+                # The others wait for this process, which is left its part of their gradients.
+                (loss_scaled * 0.0).backward()  # type: ignore[no-untyped-call]
         else:
             self._backward(batch, loss, loss_scaled, weight)
         if last and self._meter is not None and batch.measured and not batch.repeating:

@@ -1,4 +1,4 @@
-"""From what a caller writes ("auto", 128, "armijo", a rule) to rules that fit each other and the optimizer."""
+"""From what a caller gives ("auto", 128, "armijo", a rule) to rules that fit each other and the optimizer."""
 
 from dataclasses import replace
 
@@ -78,7 +78,7 @@ def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
 def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
     if not isinstance(rule, BatchSizeWrapper):
         return rule
-    # By identity: a sweet spot that the caller has written down is left as it is.
+    # By identity: a sweet spot that the caller gives is not changed.
     within = SWEET_SPOT_WHEN_AVERAGING if rule.rule is UNWRAPPED else _around_what_suits_averaging(rule.within)
     return rule if within is rule.rule else replace(rule, rule=within)
 
@@ -97,26 +97,26 @@ def require_no_scheduler(lr: object) -> None:
         )
 
 
-def require_compatible(step: LRRule, optimizer: torch.optim.Optimizer | None) -> None:
+def require_compatible(rate: LRRule, optimizer: torch.optim.Optimizer | None) -> None:
     """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
-    if step.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
+    if rate.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
         raise UnsupportedError(
-            f"The step rule '{step.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "
-            "direction; use torch.optim.SGD (momentum allowed) or another step rule."
+            f"The lr rule '{rate.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "
+            "direction: use torch.optim.SGD (momentum allowed) or another lr rule."
         )
-    if step.searches and optimizer is not None:
+    if rate.searches and optimizer is not None:
         groups = optimizer.param_groups
         if any(group["maximize"] or group["lr"] != groups[0]["lr"] for group in groups):
             raise UnsupportedError(
-                f"The step rule '{step.name}' tries one step along the gradient for all parameters; give the optimizer "
-                "one learning rate for all its groups, and no maximize, or choose another step rule."
+                f"The lr rule '{rate.name}' tries one step along the gradient for all parameters; give the optimizer "
+                "one learning rate for all its groups, and no maximize, or choose another lr rule."
             )
-    if step.averages and optimizer is not None and averages_itself(optimizer):
+    if rate.averages and optimizer is not None and averages_itself(optimizer):
         raise UnsupportedError(
-            f"The step rule '{step.name}' averages the iterates, and so does {type(optimizer).__name__}: give it a "
-            "plain optimizer, or choose another step rule."
+            f"The lr rule '{rate.name}' averages the iterates, and so does {type(optimizer).__name__}: give it a "
+            "plain optimizer, or choose another lr rule."
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with lr='armijo' instead.")
@@ -125,28 +125,30 @@ def require_compatible(step: LRRule, optimizer: torch.optim.Optimizer | None) ->
 def require_enough(size: BatchSizeRule, train_samples: int) -> None:
     """Refuse a fixed batch of more samples than there are."""
     if isinstance(size, Fixed) and size.batch_size > train_samples:
-        raise InputError(f"A batch of {size.batch_size} was asked for, but there are only {train_samples} samples.")
+        raise InputError(
+            f"The batch size is {size.batch_size}, but there are only {train_samples} samples: give at most as many."
+        )
 
 
-def resolve_noise(noise: object, size: BatchSizeRule, step: LRRule) -> Noise | None:
-    """The measurement meant: None brings one where a rule needs it, and one that is given is always made.
+def resolve_noise(noise: object, size: BatchSizeRule, rate: LRRule) -> Noise | None:
+    """The noise measurement: the one given, or with None the default one if a rule needs any.
 
     Raises:
-        InputError: no way to measure, or not the one that the rules need.
-        UnsupportedError: the optimizer's metric, where the optimizer steps other tensors than the model's.
+        InputError: unreadable, or not the measurement that the rules need.
+        UnsupportedError: the optimizer's metric, if the optimizer steps other tensors than the model's.
     """
     settings = None if noise is None else noise_settings(noise)
-    if settings is not None and settings.preconditioned and step.averages:
+    if settings is not None and settings.preconditioned and rate.averages:
         raise UnsupportedError(
-            f"preconditioned=True looks at the optimizer's state for the model's parameters, but the step rule "
-            f"'{step.name}' has it step others, which it averages; choose another step rule, or leave it out."
+            f"preconditioned=True uses the optimizer's state for the model's parameters, but under the lr rule "
+            f"'{rate.name}' it steps averaged ones: choose another lr rule, or drop preconditioned=True."
         )
-    always = [rule.name for rule in (size, step) if Needs.EVERY_BATCH in rule.needs]
+    always = [rule.name for rule in (size, rate) if Needs.EVERY_BATCH in rule.needs]
     if not always:
-        return settings or (Noise() if Needs.NOISE in size.needs | step.needs else None)
+        return settings or (Noise() if Needs.NOISE in size.needs | rate.needs else None)
     if settings is not None and settings.every not in (None, 1):
         raise InputError(
             f"noise={str(settings)!r} measures every {settings.every} steps, but the rule '{always[0]}' needs a "
-            "measurement of every batch: leave `every` out."
+            "measurement of every batch: drop `every`."
         )
     return replace(settings or Noise(), every=1)

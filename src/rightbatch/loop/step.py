@@ -170,12 +170,12 @@ class Step:
         self.decide_.commit(lr_state)
         update.prepare(decision, run.steps, totals.loss, totals.samples)
         self.sync.note(run.steps, totals.samples, update.lr, size, decision)
-        if update.worth_reporting or decision.action in ("return", "stop"):
+        if update.worth_reporting or decision.action in ("rollback", "stop"):
             self.report.lr(decision)
         for decided in (size, decision):
             if decided.action == "stop":
                 run.stopped = decided.reason
-        taken = decision.action != "return" and not run.stopped
+        taken = decision.action != "rollback" and not run.stopped
         if taken:
             update.step(totals.samples)
         self._commit(batch, stepped=True)
@@ -228,7 +228,7 @@ class Step:
         decision = self.decide_.failed(context)
         if decision is not None:
             self.update_.set_lr(decision.lr)
-            if decision.action == "return":
+            if decision.action == "rollback":
                 self.report.lr(decision)
         self._end_without_step(batch, stepped=True)
         diverged = self.update_.fail(self.run.steps, totals.failed)

@@ -155,9 +155,9 @@ class Update:
         """Do what an lr rule has decided but for the step itself: snapshot, rollback, the rate and other settings."""
         if self._outside.scheduled(self.optimizer, batch_size):
             warnings.warn(SCHEDULED_OUTSIDE, stacklevel=4)
-        if decision.action == "return":
+        if decision.action == "rollback":
             self._guard.restore()
-        elif decision.action == "keep":
+        elif decision.action == "snapshot":
             self._guard.snapshot(step)
         self._guard.before_step(step, loss)
         self.set_lr(decision.lr)

@@ -32,3 +32,15 @@ ONE_HOUR = Citation(
 CYCLICAL = Citation(
     ("L. N. Smith",), "Cyclical Learning Rates for Training Neural Networks", 2017, "WACV; arXiv 1506.01186"
 )
+SAMPLE_SIZE = Citation(
+    ("R. H. Byrd", "G. M. Chin", "J. Nocedal", "Y. Wu"),
+    "Sample size selection in optimization methods for machine learning",
+    2012,
+    "Mathematical Programming 134",
+)
+DOG = Citation(
+    ("M. Ivgi", "O. Hinder", "Y. Carmon"),
+    "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule",
+    2023,
+    "ICML; arXiv 2302.12022",
+)

@@ -1,4 +1,4 @@
-"""What mini-batches are worth where a model can fit its data exactly: the critical batch and the best steps."""
+"""What mini-batches are worth if a model can fit its data exactly: the critical batch and the best learning rates."""
 
 import math
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from ..ranges import require_number
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """The curvature of a convex loss that can be driven to zero: of one sample and of the mean over all.
+    """The curvature of a convex loss that can be driven to zero, of one sample and of the mean over all.
 
     For least squares, f_i = (⟨w, x_i⟩ - y_i)²/2, one step of m samples drawn independently from weights w that are off
     by δ leaves E‖δ'‖² <= g(m, η)·‖δ‖² with g(m, η) = max_λ (1 - ηλ)² + η²·λ·(β - λ)/m over the eigenvalues λ > 0 of H.
-    All below follows from that.
+    Everything below follows from that.
 
     | symbol | argument | meaning |
     |---|---|---|
-    | β | beta | greatest curvature of a single sample: max_i ‖x_i‖² for least squares |
-    | λ₁ | lambda_1 | greatest eigenvalue of H, the mean Hessian: (1/n)·Σ x_i x_iᵀ for least squares |
-    | λ_k | lambda_k | smallest eigenvalue of H above zero; None where it is not known or the loss not quadratic |
+    | β | beta | largest curvature of a single sample: max_i ‖x_i‖² for least squares |
+    | λ₁ | lambda_1 | largest eigenvalue of H, the mean Hessian: (1/n)·Σ x_i x_iᵀ for least squares |
+    | λ_k | lambda_k | smallest eigenvalue of H above zero; None if it is not known or the loss not quadratic |
 
     A loss of (⟨w, x_i⟩ - y_i)², without the half, has twice these values: twice β, λ₁ and λ_k.
 
@@ -40,7 +40,7 @@ class Spectrum:
     lambda_k: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no loss has."""
+        """Check that a loss can have this spectrum."""
         require_number("beta", self.beta, above=0)
         require_number("lambda_1", self.lambda_1, above=0)
         if self.lambda_k is not None:
@@ -53,7 +53,7 @@ class Spectrum:
 
     @property
     def critical_samples(self) -> float:
-        """m* = β/(λ₁ - λ_k) + 1, with λ_k unknown β/λ₁ + 1: up to here m samples are worth m steps, beyond about one.
+        """m* = β/(λ₁ - λ_k) + 1, with λ_k unknown β/λ₁ + 1: up to here m samples are worth m steps, beyond hardly more.
 
         Infinite where λ_k = λ₁.
         """
@@ -61,7 +61,7 @@ class Spectrum:
         return self.beta / width + 1 if width > 0 else math.inf
 
     def step(self, samples: float) -> float:
-        """η*(m), the learning rate for batches of m samples at which an error shrinks most, where it shrinks least.
+        """η*(m), the learning rate for batches of m samples that shrinks the slowest error most.
 
         m/(β + (m - 1)·λ_k) up to m*, 2m/(β + (m - 1)·(λ₁ + λ_k)) beyond; with λ_k unknown m/(β + (m - 1)·λ₁).
         """

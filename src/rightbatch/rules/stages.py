@@ -1,4 +1,4 @@
-"""Stages of a schedule counted in samples: how many have passed, and what they do to batch and rate alike."""
+"""Stages of a schedule counted in samples: how many have passed, and their effect on batch size and rate."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ ROUNDING = 1e-9  # of a stage: 3 · 0.1 epochs are three stages of 0.1 epochs
 
 
 class RunPosition(NamedTuple):
-    """Samples consumed before a batch, samples in the training set, and samples of the whole run where known."""
+    """Samples consumed before a batch, samples in the training set, and samples of the whole run if known."""
 
     samples: int
     train_samples: int
@@ -28,7 +28,7 @@ def require_length(name: str, epochs: float, samples: int | None) -> None:
     Args:
         name: of the two settings up to the unit, such as "AdaBatch.every".
         epochs: passes over the data.
-        samples: samples; None leaves the length to `epochs`.
+        samples: samples; take precedence over `epochs`.
 
     Raises:
         InputError: naming what was given and what is allowed.
@@ -39,7 +39,7 @@ def require_length(name: str, epochs: float, samples: int | None) -> None:
 
 
 def length_samples(epochs: float, samples: int | None, train_samples: int) -> float:
-    """A length in samples that is given in epochs or, with precedence, in samples."""
+    """A length in samples, given in epochs or in samples, which take precedence."""
     return epochs * train_samples if samples is None else float(samples)
 
 
@@ -52,7 +52,7 @@ def require_total(name: str, given: int | None, planned: int | None) -> int:
     total = planned if given is None else given
     if total is None:
         raise InputError(
-            f"{name} needs the length of the run, which is not known here: give it total_samples, or the run epochs."
+            f"{name} needs the length of the run, which is not known: set its total_samples, or the epochs of the run."
         )
     return int(total)
 
@@ -66,21 +66,21 @@ def require_milestones(name: str, milestones: Any) -> tuple[float, ...]:
     """The milestones as a tuple of numbers.
 
     Raises:
-        InputError: they are no numbers above 0, ascending.
+        InputError: they are not increasing numbers above 0.
     """
     try:
         numbers = tuple(milestones)
     except TypeError:
-        raise InputError(f"{name} is {milestones!r}: give ascending numbers, such as (60, 120).") from None
+        raise InputError(f"{name} is {milestones!r}: give increasing numbers, such as (60, 120).") from None
     for number in numbers:
         require_number(f"A number of {name}", number, above=0)
     if list(numbers) != sorted(set(numbers)):
-        raise InputError(f"{name} is {numbers}: let them ascend.")
+        raise InputError(f"{name} is {numbers}: values must increase.")
     return numbers
 
 
 def milestones_passed(epoch: float, milestones: tuple[float, ...]) -> int:
-    """How many of the milestones, in epochs, have been reached."""
+    """How many of the milestones, in epochs, have passed."""
     return sum(epoch + ROUNDING >= milestone for milestone in milestones)
 
 
@@ -91,12 +91,12 @@ def cosine_cuts(share: float, factor: float) -> int:
 
 
 def grown(first: int, factor: float, stages: int, most: int) -> int:
-    """What first · factor^stages comes to, rounded and at most `most`."""
+    """First · factor^stages, rounded, and at most `most`."""
     if first >= most or stages * math.log(factor) >= math.log(most / first):
         return most
     return min(most, round(first * factor**stages))
 
 
 def undergrown(first: int, factor: float, stages: int, most: int) -> float:
-    """What share of first · factor^stages the cap `most` leaves: 1 while it leaves all."""
+    """The fraction of first · factor^stages that the cap `most` leaves: 1 below the cap."""
     return math.exp(min(0.0, math.log(most / first) - stages * math.log(factor)))

@@ -1,6 +1,7 @@
 """The rule under test, of either kind, behind one interface, and the error if it does not conform."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, NamedTuple, cast
@@ -9,6 +10,7 @@ from ..decision import BatchSizeRule, Decision, LRRule, Outcome, Plan, StepConte
 from ..errors import InputError
 from ..loop.decide import restored
 
+CODE = re.compile(r"[a-z][a-z0-9-]*")
 MOST_TRIALS = 61  # of one step: thirty halvings and thirty doublings
 Respond = Callable[[Trial], Outcome]
 
@@ -114,6 +116,8 @@ class RuleSubject:
             self.require(rate is None or 0 < rate < math.inf, f"sets the learning rate {rate!r} {where}")
             acts = decision.action is None or cast(LRRule, self.rule).guards
             self.require(acts, f"returns the action {decision.action!r} {where}, but `guards` is False")
+        coded = not decision.reason or CODE.fullmatch(decision.code)
+        self.require(bool(coded), f"gives the code {decision.code!r} {where}: a code is lower case with hyphens")
         finite = all(math.isfinite(value) for value in decision.settings.values())
         self.require(finite, f"sets {dict(decision.settings)} {where}: settings must be finite")
         return answer

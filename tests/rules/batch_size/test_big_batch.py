@@ -103,7 +103,7 @@ def test_stops_when_the_gradient_has_fallen_by_the_tolerance() -> None:
     decision, state = rule.decide(situation(N, 4.1e-4, 1.0), state)
     assert decision.action is None
     decision, _ = rule.decide(situation(N, 3.9e-4, 1.0), state)
-    assert decision.action == "stop" and "converged" in decision.reason
+    assert decision.action == "stop" and decision.code == "converged"
     assert BigBatch(tolerance=0).decide(situation(N, 3.9e-4, 1.0), state)[0].action is None
 
 

@@ -277,7 +277,7 @@ def test_goodput_by_hand() -> None:
             best if worth else None
         )
     assert step(Goodput(initial=16), 16, noise=estimate(1e12), step_time=line)[0] == 1024  # twice the largest timed
-    assert step(Goodput(), 32, noise=estimate(50.0))[1].reason == "hold: too few batch sizes have been timed"
+    assert step(Goodput(), 32, noise=estimate(50.0))[1].code == "not-timed"
 
 
 # CABS, DiveBatch, SimiGrad.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import BatchSizeRule, LRRule, Plan, StepContext
 from rightbatch.errors import InputError
+from rightbatch.loop.resolving import resolve
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (
     AdaDamp,
@@ -22,7 +23,6 @@ from rightbatch.rules.batch_size import (
     Replay,
     batch_size_rule,
 )
-from rightbatch.rules.lr import lr_rule
 from rightbatch.rules.recipes import AdaBatch, DontDecay, GeoDamp, Seesaw
 
 N = 1000
@@ -287,17 +287,17 @@ def test_text_is_read_back(rule: BatchSizeRule) -> None:
         ("ada-batch(factor=1)", "AdaBatch.factor"),
         ("geo-damp(initial=0)", "GeoDamp.initial"),
         ("ada-batch(every_epochs=0)", "AdaBatch.every_epochs"),
-        ("dont-decay(milestones=(60, 30))", "ascend"),
+        ("dont-decay(milestones=(60, 30))", "must increase"),
         ("dont-decay(milestones=60)", "such as (60, 120)"),
         ("dont-decay(max_fraction=2)", "DontDecay.max_fraction"),
         ("seesaw(factor=0.5)", "Seesaw.factor"),
         ("seesaw(max_size=0)", "Seesaw.max_size"),
-        ("piecewise('5:8')", "ascend from 0"),
-        ("piecewise('0:8 9')", "threshold:samples"),
-        ("piecewise('0:8 1.2.3:9')", "threshold:samples"),
-        ("piecewise(((0, 8), (0, 9)))", "ascend from 0"),
+        ("piecewise('5:8')", "must increase from 0"),
+        ("piecewise('0:8 9')", "threshold:size"),
+        ("piecewise('0:8 1.2.3:9')", "threshold:size"),
+        ("piecewise(((0, 8), (0, 9)))", "must increase from 0"),
         ("piecewise(3)", "pairs"),
-        ("piecewise(())", "ascend from 0"),
+        ("piecewise(())", "must increase from 0"),
         ("replay(((0, 0),))", "Replay.sizes"),
         ("growth(shape='cubic')", "'linear', 'geometric'"),
         ("cyclic(min_size=9, max_size=3)", "swap"),
@@ -325,7 +325,7 @@ def test_a_rate_schedule_needs_a_rate() -> None:
 def test_the_name_of_a_recipe_is_no_learning_rate_rule() -> None:
     for spec in ("seesaw", "Ada_Batch(8)", Seesaw()):
         with pytest.raises(InputError, match="give it as batch_size="):
-            lr_rule(spec)
+            resolve(8, spec)
     with pytest.raises(InputError, match="give one"):
         Seesaw(lr=0.1).with_lr(0.2)
     with pytest.raises(InputError, match="computes the learning rate itself"):

@@ -36,7 +36,7 @@ def test_moves_to_the_geometric_mean_and_says_why() -> None:
     assert decision.batch_size == 32
     decision, state = rule.decide(situation(0, noise(512, 300, 900), 45), state)
     assert decision.batch_size == 152 == round(math.sqrt(512 * 45))
-    assert decision.reason == "noise scale 512 (300-900) and half-performance batch 45 put the sweet spot at 152"
+    assert decision.code == "sweet-spot" and "512" in decision.reason and "152" in decision.reason
     assert decision.evidence["sweet_spot"] == pytest.approx(math.sqrt(512 * 45))
 
 
@@ -52,18 +52,18 @@ def test_the_geometric_mean_takes_the_least_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "half", "words"),
+    ("scale", "half", "code"),
     [
-        (None, None, "timed"),
-        (noise(512), None, "timed"),
-        (None, 45.0, "noise"),
-        (noise(512, math.nan, math.inf), 45.0, "noise"),
+        (None, None, "not-timed"),
+        (noise(512), None, "not-timed"),
+        (None, 45.0, "not-measured"),
+        (noise(512, math.nan, math.inf), 45.0, "not-measured"),
     ],
 )
-def test_holds_while_the_evidence_is_thin(scale: NoiseEstimate | None, half: float | None, words: str) -> None:
+def test_holds_while_the_evidence_is_thin(scale: NoiseEstimate | None, half: float | None, code: str) -> None:
     state = SweetSpotState(32)
     decision, after = SweetSpot().decide(situation(5, scale, half), state)
-    assert decision.batch_size is None and words in decision.reason and after is state
+    assert decision.batch_size is None and decision.code == code and after is state
 
 
 def test_a_floor_of_one_or_more_needs_no_noise() -> None:
@@ -95,7 +95,7 @@ def test_a_new_size_stays_for_a_while_and_then_at_most_doubles() -> None:
     assert decision.batch_size == 100
     for step in range(4, 11):
         decision, state = rule.decide(situation(step, noise(50_000), 50), state)
-        assert decision.batch_size is None and "just changed" in decision.reason
+        assert decision.batch_size is None and decision.code == "settling"
     decision, state = rule.decide(situation(11, noise(50_000), 50), state)
     assert decision.batch_size == 200 and "1581; within the limits, 200" in decision.reason
 
@@ -127,7 +127,7 @@ def test_limits_by_samples_come_before_limits_by_time() -> None:
     assert SweetSpot(min_size=20).decide(little, SweetSpotState(32))[0].batch_size == 20
     assert SweetSpot().decide(replace(much, train_samples=6), SweetSpotState(32))[0].batch_size == 6
     at_the_limit = SweetSpot(max_size=100).decide(much, SweetSpotState(100))[0]
-    assert at_the_limit.batch_size is None and "limit" in at_the_limit.reason
+    assert at_the_limit.batch_size is None and at_the_limit.code == "at-limit"
 
 
 @settings(max_examples=150, deadline=None)

@@ -49,12 +49,12 @@ class Wishes:
     needs: ClassVar[Needs] = Needs.NOISE
 
     def start(self, plan: Plan) -> tuple[Decision, Wish]:
-        return Decision(batch_size=self.sizes[0], reason="a wish"), Wish()
+        return Decision(batch_size=self.sizes[0], code="wish", reason="a wish"), Wish()
 
     def decide(self, now: StepContext, state: Wish) -> tuple[Decision, Wish]:
         place = min(state.place + 1, len(self.sizes) - 1)
         wish = None if state.place + 1 >= len(self.sizes) else self.sizes[place]
-        return Decision(batch_size=wish, reason="a wish"), Wish(place, (*state.shown, now.wanted))
+        return Decision(batch_size=wish, code="wish", reason="a wish"), Wish(place, (*state.shown, now.wanted))
 
 
 def drive(rule: BatchSizeRule, steps: int, train_samples: int = N) -> list[int]:
@@ -83,9 +83,9 @@ def test_bounds_hold_and_say_what_was_wanted() -> None:
     rule = Bounded(Wishes((5, 100, 50, 2)), min_size=10, max_size=60)
     assert drive(rule, 4) == [10, 60, 50, 10]
     decision, state = rule.start(Plan(N))
-    assert "10 samples where 5 are wanted: at least 10" in decision.reason and decision.evidence == {"wanted": 5.0}
+    assert decision.code == "bounded" and decision.evidence == {"wanted": 5.0}
     decision, _ = rule.decide(StepContext(0, 0, 10, N, 1.0, 1.0, 0.1), state)
-    assert decision.reason == "60 samples where 100 are wanted: no more are allowed (a wish)"
+    assert decision.code == "bounded" and "(a wish)" in decision.reason
     assert drive(Bounded(Wishes((5,)), min_size=10), 1, train_samples=7) == [7]
 
 
@@ -94,7 +94,7 @@ def test_memory_cap_records_what_the_rule_wants() -> None:
     _, state = rule.start(Plan(N))
     decision, _ = rule.decide(StepContext(0, 0, 32, N, 1.0, 1.0, 0.1), state)
     assert decision.batch_size == 100 and decision.evidence["wanted"] == 512
-    assert decision.reason.startswith("100 samples where 512 are wanted: no more fit into memory")
+    assert decision.code == "memory-cap" and decision.reason.startswith("100 samples where 512 are wanted")
 
 
 def test_hysteresis_ignores_small_changes_until_they_add_up() -> None:
@@ -170,7 +170,7 @@ def test_the_rule_within_is_shown_what_it_wanted() -> None:
 def test_a_stop_and_its_reason_get_through() -> None:
     rule = Bounded(BigBatch(max_size=100, patience=1), max_size=50)
     decision, _ = rule.decide(_of_big_batch(100, False), rule.start(Plan(N))[1])
-    assert decision.action == "stop" and "nothing left to follow" in decision.reason
+    assert decision.action == "stop" and decision.code == "no-signal"
 
 
 def _of_big_batch(b: int, passes: bool) -> StepContext:

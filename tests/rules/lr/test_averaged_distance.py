@@ -42,12 +42,12 @@ def test_the_range_test_hands_over_its_findings() -> None:
     for loss in (1.0, 1.0, 0.9, 0.6, 0.19, 0.1, 9.0):
         decision, state = decide(rule, state, loss)
         decisions.append(decision)
-    assert [d.action for d in decisions] == ["keep", None, "keep", "keep", "keep", "keep", "return"]
+    assert [d.action for d in decisions] == ["snapshot", None, *["snapshot"] * 4, "rollback"]
     rates = [d.lr or 0 for d in decisions]
     good, diverged = rates[3], rates[5]  # each loss was measured after a step of the size decided before it
     assert rates[6] == pytest.approx(0.3 * 2 * good)
     assert (state.prior, state.ceiling) == pytest.approx((2 * good, 2 * diverged))
-    assert "range test over after 7 steps" in decisions[6].reason
+    assert decisions[6].code == "range-test-finished" and "7 steps" in decisions[6].reason
 
 
 @pytest.mark.parametrize(("distance", "squares"), [(0.3, 40.0), (1e-3, 5.0)])
@@ -70,7 +70,7 @@ def test_keeps_an_average_every_hundred_steps() -> None:
     state, kept = averaging(rule), []
     for step in range(250):
         decision, state = decide(rule, state, 1.0, Movement(0.1, 10.0, step))
-        kept += [step] if decision.action == "keep" else []
+        kept += [step] if decision.action == "snapshot" else []
     assert kept == [99, 199]
 
 
@@ -80,20 +80,20 @@ def test_a_loss_that_runs_away_halves_everything_and_returns(losses: tuple[float
     state, decision = averaging(rule), Decision()
     for loss in losses:
         decision, state = decide(rule, state, loss, Movement(0.1, 10.0, 5))
-        if decision.action == "return":
+        if decision.action == "rollback":
             break
-    assert decision.action == "return" and "half the step size" in decision.reason
+    assert decision.action == "rollback" and decision.code == "diverged"
     assert (state.prior, state.ceiling, state.step_size) == pytest.approx((0.01, 0.5, 0.003))
     assert AveragedDistanceState(**{**asdict(state), "test": state.test}) == state or math.isnan(state.average_loss)
 
 
-@pytest.mark.parametrize("name", ["scale", "power", "initial", "start_size", "keep_every"])
+@pytest.mark.parametrize("name", ["scale", "power", "initial", "start_size", "snapshot_every"])
 def test_refuses_what_is_not_positive(name: str) -> None:
     with pytest.raises(InputError, match=name):
         AveragedDistance(**{name: 0})
 
 
-@pytest.mark.parametrize("text", ["averaged-distance(keep_every=2.5)", "averaged-distance(test=3)"])
+@pytest.mark.parametrize("text", ["averaged-distance(snapshot_every=2.5)", "averaged-distance(test=3)"])
 def test_refuses_what_is_of_the_wrong_type(text: str) -> None:
-    with pytest.raises(InputError, match=r"AveragedDistance\.(keep_every is 2\.5|test is 3)"):
+    with pytest.raises(InputError, match=r"AveragedDistance\.(snapshot_every is 2\.5|test is 3)"):
         lr_rule(text)

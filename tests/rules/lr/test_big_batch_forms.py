@@ -82,7 +82,7 @@ def answer(problem: Logistic, w: Array, g: Array, rows: NDArray[np.int64], trial
 @pytest.mark.parametrize("theta", [1.0, 0.5])
 def test_grows_converges_and_stops_by_itself(theta: float, lr_rule: LRRule) -> None:
     norms, sizes, rates, last = run(BigBatch(theta=theta, initial=10), lr_rule, steps=400)
-    assert last.action == "stop" and "converged" in last.reason
+    assert last.action == "stop" and last.code == "converged"
     assert sizes == sorted(sizes) and sizes[0] < 50 and sizes[-1] == N
     # The stop compares with the largest signal estimated, which a first batch of tens of samples may overstate.
     assert norms[-1] <= 2e-3 * max(norms)

@@ -49,7 +49,7 @@ def test_is_linear_in_noise_and_flat_without() -> None:
 def test_takes_the_optimizers_own_learning_rate() -> None:
     assert NoiseScaled().start(Plan(100, lr=0.3))[0].lr == 0.3
     assert decide(NoiseScaled(), situation(100, 100.0), lr=0.3).lr == pytest.approx(0.15)
-    with pytest.raises(InputError, match="lr"):
+    with pytest.raises(InputError, match="learning rate of 0"):
         NoiseScaled().start(Plan(100, lr=0.0))
 
 

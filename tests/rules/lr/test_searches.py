@@ -71,7 +71,7 @@ def test_armijo_on_a_parabola_stops_below_two_times_one_minus_c_over_the_curvatu
     now, answer = parabola(curvature=4.0)  # accepts a step up to 2·(1 - 0.1)/4 = 0.45
     decision, _, trials = search(Armijo(), now, CarriedStep(1.0), answer)
     assert decision.lr == 0.25 and [trial.step for trial in trials] == [1.0, 0.5, 0.25]
-    assert "from 1 to 0.25" in decision.reason
+    assert decision.code == "backtracked"
 
 
 def test_armijo_carries_the_step_and_doubles_it_where_the_batch_grew() -> None:
@@ -98,7 +98,7 @@ def test_a_hopeless_search_ends_and_costs_the_carried_step_one_halving(rule: LRR
     for loss in (math.nan, math.inf, now.loss + 1):
         decision, after, trials = search(rule, now, state, lambda trial, loss=loss: Outcome(loss))  # type: ignore[misc]
         assert len(trials) == 30 and decision.lr == trials[-1].step == 2.0**-29
-        assert after.step == 0.5 and "none of 30" in decision.reason
+        assert after.step == 0.5 and decision.code == "search-failed"
 
 
 @pytest.mark.parametrize(("rule", "state"), RULES)

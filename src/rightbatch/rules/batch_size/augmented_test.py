@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import StepContext
 from ...ranges import require_number
+from ..papers import ADAPTIVE_SAMPLING
 from .inner_product_test import InnerProductTest
 from .sampling_test import Condition, SamplingTest
 
@@ -27,29 +29,29 @@ class AugmentedTest(InnerProductTest):
     | θ | theta | noise allowed along the gradient, relative to its norm |
     | ν | nu | noise allowed across the gradient, relative to its norm |
 
-    Both spreads are those of whole gradients. Summing the first tensor by tensor, as some software does, leaves out how
-    the tensors vary together. ν = tan 80° lets the batch's gradient stray by 80 degrees. The size never falls.
+    Both spreads are those of whole gradients. Summing the first tensor by tensor, as some software does, ignores how
+    the tensors vary together. ν = tan 80° allows the batch's gradient to deviate by 80 degrees. The size never falls.
 
     Args:
         theta: θ, above 0.
         initial: size of the first batch.
-        max_size: largest batch; None is all the data.
+        max_size: largest batch size; None is all the data.
         nu: ν, above 0.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: R. Bollapragada, R. Byrd, J. Nocedal, "Adaptive Sampling Strategies for Stochastic Optimization" (SIAM
-    Journal on Optimization 28, 2018; arXiv 1710.11258), equations (2.6) and (3.3). The finite-population factor is Byrd
-    et al.'s. The paper's average of recent gradients, a guard for very small batches, is left out.
+    Reference: Bollapragada, Byrd and Nocedal 2018, equations (2.6) and (3.3). Differs: the finite-population factor is
+    that of Byrd et al. 2012; no average of recent gradients, the paper's guard for very small batches.
     """
 
     nu: float = 5.67
 
     name: ClassVar[str] = "augmented-test"
+    reference: ClassVar[Citation | None] = ADAPTIVE_SAMPLING.at("equations (2.6) and (3.3)")
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         SamplingTest.__post_init__(self)
         require_number("AugmentedTest.nu", self.nu, above=0)
 

@@ -1,17 +1,19 @@
-"""A batch size that goes up and down."""
+"""A batch size that rises and falls in cycles."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...errors import InputError
 from ...ranges import require_whole
+from ..papers import CYCLICAL
 from ..stages import RunPosition, length_samples, require_length
 from .schedule import BatchSizeSchedule
 
 
 @dataclass(frozen=True, slots=True)
 class Cyclic(BatchSizeSchedule):
-    """Let the batch go from `min_size` up to `max_size` and back in every cycle, linearly in the samples seen.
+    """Raise the batch size from `min_size` to `max_size` and lower it again in every cycle, linearly in the samples.
 
         b = min_size + (max_size - min_size) · (1 - |2u - 1|),    u = s/T - ⌊s/T⌋
 
@@ -20,19 +22,18 @@ class Cyclic(BatchSizeSchedule):
     | s | samples | samples consumed before the batch |
     | T | every_epochs, every_samples | length of a cycle |
 
-    Large batches do for the noise what small rates do: a cycle of the batch is a cycle of the rate upside down.
+    Large batches reduce the noise as small rates do: a cycle of the batch size is an inverted cycle of the rate.
 
     Args:
-        min_size: smallest batch.
+        min_size: smallest batch size.
         max_size: largest batch.
         every_epochs: T in passes over the data.
-        every_samples: T in samples; None leaves that to every_epochs.
+        every_samples: T in samples; takes precedence over every_epochs.
 
     Raises:
         InputError: a setting out of its range, or min_size above max_size.
 
-    Reference: the triangular wave of L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017,
-    arXiv 1506.01186), section 3, there of the learning rate.
+    Reference: the triangular wave of Smith 2017, section 3. Differs: there of the learning rate.
     """
 
     min_size: int = 32
@@ -41,9 +42,10 @@ class Cyclic(BatchSizeSchedule):
     every_samples: int | None = None
 
     name: ClassVar[str] = "cyclic"
+    reference: ClassVar[Citation | None] = CYCLICAL.at("section 3")
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("Cyclic.min_size", self.min_size, least=1)
         require_whole("Cyclic.max_size", self.max_size, least=1)
         if self.max_size < self.min_size:

@@ -1,9 +1,10 @@
-"""DDP-Norm: the norm test from micro-batch gradients, in sizes that the workers can share."""
+"""DDP-Norm: the norm test from micro-batch gradients, in sizes that divide among the workers."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_whole
 from .norm_test import NormTest
 
@@ -19,32 +20,37 @@ class DDPNorm(NormTest):
     | η | theta | error allowed in the gradient, relative to its norm |
     | | multiple_of | samples of a micro-batch times the micro-batches taken at a time |
 
-    V̂ is unbiased for the same number whichever way it is had, so any `noise` will do; the paper's is
-    noise="micro-batch(groups=J)". The test looks at the raw gradient although Adam moves along another one: with
-    noise="auto(preconditioned=True)" it looks at the one that Adam moves along.
+    Every measurement estimates the same V̂ without bias, so any `noise` will do; the paper's is
+    noise="micro-batch(groups=J)". The test uses the raw gradient although Adam moves along another one: with
+    noise="auto(preconditioned=True)" it uses the one that Adam moves along.
 
     Args:
         theta: η.
         initial: size of the first batch.
-        max_size: largest batch; None is all the data.
-        multiple_of: sizes grown to are multiples of this, save `max_size` and all the data.
+        max_size: largest batch size; None is all the data.
+        multiple_of: new sizes are multiples of this, except `max_size` and all the data.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: T. T.-K. Lau, W. Li, C. Xu, H. Liu, M. Kolar, "Adaptive Batch Size Schedules for Distributed Training of
-    Language Models with Data and Model Parallelism" (CPAL 2025; arXiv 2412.21124). FSDP-Norm is the same size from
-    sharded gradients. The defaults of η and the first size are ours.
+    Reference: Lau et al. 2025. FSDP-Norm is the same size from sharded gradients. Differs: the defaults of η and the
+    first size are ours.
     """
 
     theta: float = 0.5
     multiple_of: int = 1
 
     name: ClassVar[str] = "ddp-norm"
+    reference: ClassVar[Citation | None] = Citation(
+        ("T. T.-K. Lau", "W. Li", "C. Xu", "H. Liu", "M. Kolar"),
+        "Adaptive Batch Size Schedules for Distributed Training of Language Models with Data and Model Parallelism",
+        2025,
+        "CPAL; arXiv 2412.21124",
+    )
     finite_population: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         NormTest.__post_init__(self)
         require_whole("DDPNorm.multiple_of", self.multiple_of, least=1)
 

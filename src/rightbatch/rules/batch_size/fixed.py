@@ -1,34 +1,36 @@
-"""The batch size you chose."""
+"""A batch size that the user chooses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Decision, Needs, Plan, Stateless, StepContext
 from ...errors import InputError
 from ...ranges import require_whole
 
-KEEP = Decision(reason="the batch size is fixed")
+FIXED = Decision(code="fixed", reason="the batch size is fixed")
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same number of samples in every batch.
+    """Use the same number of samples in every batch.
 
     Args:
         batch_size: b.
 
     Raises:
-        InputError: no whole number of at least 1, or, when a run starts, more samples than the training set has.
+        InputError: not a whole number of at least 1; when a run starts, more samples than the training set has.
     """
 
     batch_size: int
 
     name: ClassVar[str] = "fixed"
+    reference: ClassVar[Citation | None] = None
     needs: ClassVar[Needs] = Needs.NOTHING
     enlarges_current: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("The batch size", self.batch_size, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
@@ -38,8 +40,8 @@ class Fixed:
                 f"The batch size is {self.batch_size} but the training set has only {plan.train_samples} samples: "
                 f"give at most {plan.train_samples}."
             )
-        return Decision(batch_size=int(self.batch_size), reason=KEEP.reason), Stateless()
+        return replace(FIXED, batch_size=int(self.batch_size)), Stateless()
 
     def decide(self, now: StepContext, state: Stateless) -> tuple[Decision, Stateless]:
-        """Keep the batch size."""
-        return KEEP, state
+        """Hold the batch size."""
+        return FIXED, state

@@ -1,9 +1,10 @@
-"""Goodput: the batch with the most progress per second, throughput times statistical efficiency."""
+"""Goodput: the batch size of most progress per second, throughput times statistical efficiency."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Needs, StepContext
 from ...measurements import StepTime
 from ...ranges import require_number, require_whole
@@ -13,47 +14,61 @@ from .sweet_spot import BEYOND_TIMED
 
 @dataclass(frozen=True, slots=True)
 class Goodput(NoiseFollower):
-    """Of `sizes` batches spaced geometrically take the one of greatest b/t(b) · (φ + b0)/(φ + b), b >= b0.
+    """Of `sizes` batch sizes b >= b0, spaced geometrically, take the one of largest b/t(b) · (φ + b0)/(φ + b).
 
     | symbol | argument | meaning |
     |---|---|---|
     | φ | noise.noise_scale | noise scale in samples |
-    | b0 | initial | the batch the user began with, whose samples count fully |
+    | b0 | initial | the first batch size, whose samples count fully |
     | t(b) | step_time | seconds of a step, t0 + t1·b |
     | b/t(b) | | throughput, samples per second |
-    | (φ + b0)/(φ + b) | | efficiency, progress per example relative to b0 |
+    | (φ + b0)/(φ + b) | | efficiency, progress per sample relative to b0 |
 
     Without the grid and the lower bound the maximum is at sqrt(φ·t0/t1), the sweet spot. With Adam the noise that
     counts is that of the preconditioned gradient: noise="auto(preconditioned=True)" measures it.
 
-    The size moves when the best of the grid promises `gain` times the present goodput. No size is taken beyond twice
-    the largest that was timed. While its signal is not told from zero φ is only known to be at least `noise.low`, which
-    may enlarge the batch but never shrinks it.
+    The size changes when the best of the grid promises `gain` times the present goodput, and stays below twice the
+    largest size that was timed. While the signal is not resolved from zero, φ is only known to be at least `noise.low`,
+    which may enlarge the batch but never shrinks it.
 
     Args:
-        initial: b0, also the smallest batch.
+        initial: b0, also the smallest batch size.
         min_size: smallest batch where that is larger.
-        max_size: largest batch; None is all the data.
+        max_size: largest batch size; None is all the data.
         sizes: how many batch sizes are compared.
-        gain: the goodput a move must promise, relative to the present.
+        gain: goodput that a change must promise, relative to the present.
 
     Raises:
         InputError: a setting out of its range, or min_size above max_size.
 
-    Reference: A. Qiao, S. K. Choe, S. J. Subramanya, W. Neiswanger, Q. Ho, H. Zhang, G. R. Ganger, E. P. Xing, "Pollux:
-    Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning" (OSDI 2021), section 3. Theirs is the model of
-    several machines, of which this is one; the straight line of step times is fitted to it. The gain asked for and the
-    limit to what was timed are ours.
+    Reference: Qiao et al. 2021, section 3. Differs: the paper models several machines, of which this is one, by the
+    straight line fitted to the step times. The gain asked for and the limit to what was timed are ours.
     """
 
     sizes: int = 50
     gain: float = 1.05
 
     name: ClassVar[str] = "goodput"
+    reference: ClassVar[Citation | None] = Citation(
+        (
+            "A. Qiao",
+            "S. K. Choe",
+            "S. J. Subramanya",
+            "W. Neiswanger",
+            "Q. Ho",
+            "H. Zhang",
+            "G. R. Ganger",
+            "E. P. Xing",
+        ),
+        "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning",
+        2021,
+        "OSDI",
+        "section 3",
+    )
     needs: ClassVar[Needs] = Needs.NOISE_AND_TIME
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         NoiseFollower.__post_init__(self)
         require_whole("Goodput.sizes", self.sizes, least=2)
         require_number("Goodput.gain", self.gain, least=1)

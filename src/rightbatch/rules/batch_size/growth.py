@@ -1,9 +1,10 @@
-"""A batch that grows steadily from one size to another."""
+"""A batch size that grows steadily from one value to another."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from ...citation import Citation
 from ...decision import Decision, Plan
 from ...ranges import require_choice, require_number, require_whole
 from ..stages import RunPosition, require_total
@@ -20,7 +21,7 @@ class Growth(BatchSizeSchedule):
     |---|---|---|
     | b0, b1 | initial, last | first and last batch; a batch may also shrink |
     | s | samples | samples consumed before the batch |
-    | S | over_epochs, over_samples | how long it takes; the whole run where neither is given |
+    | S | over_epochs, over_samples | length of the growth; default: the whole run |
 
     The size changes at nearly every step; wrap it in "rounded" or "hysteresis" where that costs time.
 
@@ -29,10 +30,10 @@ class Growth(BatchSizeSchedule):
         last: b1.
         shape: "linear" or "geometric".
         over_epochs: S in passes over the data.
-        over_samples: S in samples, with precedence.
+        over_samples: S in samples; takes precedence over over_epochs.
 
     Raises:
-        InputError: a setting out of its range, or, when a run starts, its length neither given nor known.
+        InputError: a setting out of its range; when a run starts, its length neither given nor known.
     """
 
     initial: int = 32
@@ -42,9 +43,10 @@ class Growth(BatchSizeSchedule):
     over_samples: int | None = None
 
     name: ClassVar[str] = "growth"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("Growth.initial", self.initial, least=1)
         require_whole("Growth.last", self.last, least=1)
         require_choice("Growth.shape", self.shape, get_args(Shape))

@@ -1,16 +1,18 @@
-"""The inner-product test: the noise along the gradient must not turn it round."""
+"""The inner-product test: the noise along the gradient must not reverse it."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Needs, StepContext
+from ..papers import ADAPTIVE_SAMPLING
 from .sampling_test import Condition, SamplingTest, measured
 
 
 @dataclass(frozen=True, slots=True)
 class InnerProductTest(SamplingTest):
-    """Where Var_i⟨g_i, g_B⟩/b · (N - b)/(N - 1) > θ²·‖g_B‖⁴, take next the least batch for which it would not be.
+    """Where Var_i⟨g_i, g_B⟩/b · (N - b)/(N - 1) > θ²·‖g_B‖⁴, set the next batch to the smallest size that passes.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -21,22 +23,22 @@ class InnerProductTest(SamplingTest):
     | θ | theta | noise allowed along the gradient, relative to its norm |
 
     Only the noise along the gradient counts, one direction out of many, so that batches are far smaller than the norm
-    test's. Nothing bounds the noise across it: "augmented-test" does. The size never falls.
+    test's. The noise across it is not bounded: "augmented-test" does that. The size never falls.
 
     Args:
         theta: θ, above 0.
         initial: size of the first batch.
-        max_size: largest batch; None is all the data.
+        max_size: largest batch size; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: R. Bollapragada, R. Byrd, J. Nocedal, "Adaptive Sampling Strategies for Stochastic Optimization" (SIAM
-    Journal on Optimization 28, 2018; arXiv 1710.11258), equation (2.6). Its finite-population factor is Byrd et al.'s,
-    for large N it is 1. The paper's average of recent gradients, a guard for very small batches, is left out.
+    Reference: Bollapragada, Byrd and Nocedal 2018, equation (2.6). Differs: the finite-population factor, 1 for large
+    N, is that of Byrd et al. 2012; no average of recent gradients, the paper's guard for very small batches.
     """
 
     name: ClassVar[str] = "inner-product-test"
+    reference: ClassVar[Citation | None] = ADAPTIVE_SAMPLING.at("equation (2.6)")
     needs: ClassVar[Needs] = Needs.EVERY_BATCH | Needs.PROJECTIONS
 
     def _conditions(self, now: StepContext) -> list[Condition]:

@@ -1,16 +1,18 @@
-"""The norm test: the next batch is so large that its gradient's error is below a share of its norm."""
+"""The norm test: the next batch is large enough for its gradient's error to stay below a fraction of its norm."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import StepContext
 from ...ranges import require_number
+from ..papers import SAMPLE_SIZE
 from .sampling_test import Condition, SamplingTest, measured
 
 
 @dataclass(frozen=True, slots=True)
 class NormTest(SamplingTest):
-    """Where V̂/b · (N - b)/(N - 1) > θ²·‖g_B‖², take next the least batch for which it would not be.
+    """Where V̂/b · (N - b)/(N - 1) > θ²·‖g_B‖², set the next batch to the smallest size that passes.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -20,28 +22,28 @@ class NormTest(SamplingTest):
     | N | train_samples | samples in the training set |
     | θ | theta | error allowed in the gradient, relative to its norm |
 
-    That batch is ⌈V̂·N/(V̂ + θ²·‖g_B‖²·(N - 1))⌉, for large N ⌈V̂/(θ²·‖g_B‖²)⌉. The size never falls. ‖g_B‖² contains
+    The new size is ⌈V̂·N/(V̂ + θ²·‖g_B‖²·(N - 1))⌉, for large N ⌈V̂/(θ²·‖g_B‖²)⌉. The size never falls. ‖g_B‖² contains
     the noise itself, E‖g_B‖² = ‖g‖² + V/b, so that in expectation the test asks for b >= (1/θ² - 1)·B_noise: 0.23
     noise scales at θ = 0.9, none at θ = 1, where at a stationary point it fails about every second time.
 
     Args:
         theta: θ, in (0, 1].
         initial: size of the first batch.
-        max_size: largest batch; None is all the data.
+        max_size: largest batch size; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: R. H. Byrd, G. M. Chin, J. Nocedal, Y. Wu, "Sample size selection in optimization methods for machine
-    learning" (Mathematical Programming 134, 2012), section 3. The paper leaves the finite-population factor out of the
-    new size, N being large; here it is in, and the size never exceeds N. De et al.'s Big Batch asks the same of the
-    current batch, which it enlarges.
+    Reference: Byrd et al. 2012, section 3. Differs: the paper drops the finite-population factor from the new size, N
+    being large; here it stays, and the size never exceeds N. Big Batch (De et al. 2017) asks the same of the current
+    batch, which it enlarges.
     """
 
     name: ClassVar[str] = "norm-test"
+    reference: ClassVar[Citation | None] = SAMPLE_SIZE.at("section 3")
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         SamplingTest.__post_init__(self)
         require_number(f"{type(self).__name__}.theta", self.theta, above=0, most=1)
 

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from ...citation import Citation
 from ...errors import InputError
 from ...ranges import require_choice, require_number, require_whole
 from ..stages import RunPosition
@@ -21,35 +22,36 @@ class Piecewise(BatchSizeSchedule):
     """Take the batch sizes of a list, each from its threshold on.
 
     Args:
-        sizes: (threshold, samples) pairs, the thresholds ascending from 0; or as text, "0:768 250M:1536", where K, M,
-            B and T stand for a thousand, a million and so on.
+        sizes: (threshold, batch size) pairs, the thresholds increasing from 0; or as text, "0:768 250M:1536", where K,
+            M, B and T stand for a thousand, a million and so on.
         unit: of the thresholds: "samples", the samples consumed before the batch, or "epochs".
 
     Raises:
-        InputError: unreadable pairs, thresholds that do not ascend from 0, or no batch size.
+        InputError: unreadable pairs, thresholds that do not increase from 0, or no batch size.
 
-    Reference: the form of Megatron-LM's step-batch-size-schedule.
+    The text is that of Megatron-LM's step-batch-size-schedule.
     """
 
     sizes: Pairs | str = ((0, 32),)
     unit: Unit = "samples"
 
     name: ClassVar[str] = "piecewise"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         who = f"{type(self).__name__}.sizes"
         pairs = _read(who, self.sizes) if isinstance(self.sizes, str) else self.sizes
         try:
             pairs = tuple((threshold, batch_size) for threshold, batch_size in pairs)
         except (TypeError, ValueError):
-            raise InputError(f"{who} is {self.sizes!r}: give (threshold, samples) pairs.") from None
+            raise InputError(f"{who} is {self.sizes!r}: give (threshold, batch size) pairs.") from None
         for threshold, batch_size in pairs:
             require_number(f"A threshold of {who}", threshold, least=0)
             require_whole(f"A batch size of {who}", batch_size, least=1)
         thresholds = [threshold for threshold, _ in pairs]
         if not pairs or thresholds[0] != 0 or thresholds != sorted(set(thresholds)):
-            raise InputError(f"{who} has the thresholds {thresholds}: let them ascend from 0.")
+            raise InputError(f"{who} has the thresholds {thresholds}: they must increase from 0.")
         require_choice(f"{type(self).__name__}.unit", self.unit, get_args(Unit))
         object.__setattr__(self, "sizes", pairs)
 
@@ -64,7 +66,7 @@ def _read(who: str, text: str) -> Pairs:
     for word in text.split():
         form = PAIR.fullmatch(word)
         if form is None:
-            raise InputError(f"{who} has {word!r}: write threshold:samples, such as 250M:1536.")
+            raise InputError(f"{who} has {word!r}: write threshold:size, such as 250M:1536.")
         threshold = float(form[1]) * SUFFIXES[form[2].upper()]
         pairs.append((int(threshold) if threshold.is_integer() else threshold, int(form[3])))
     return tuple(pairs)

@@ -1,47 +1,48 @@
-"""A batch that grows when the loss stops falling."""
+"""A batch size that grows when the loss stops falling."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number, require_whole
+from ..bounds import largest, require_sizes
 from ..stages import grown, length_samples, require_length
 
-GATHERING = Decision(reason="hold: the loss is being averaged")
-FALLING = Decision(reason="hold: the loss still falls")
-PATIENT = Decision(reason="hold: the loss does not fall, but patience is not over")
-LIMITED = Decision(reason="hold: the loss does not fall, but the batch may not grow any more")
-NOT_FINITE = Decision(reason="hold: the loss is not finite")
+GATHERING = Decision(code="averaging", reason="hold: the loss is being averaged")
+FALLING = Decision(code="improving", reason="hold: the loss still falls")
+PATIENT = Decision(code="patient", reason="hold: the loss does not fall, patience is not exhausted")
+LIMITED = Decision(code="at-limit", reason="hold: the loss does not fall, but the batch size is at its limit")
+NOT_FINITE = Decision(code="not-finite", reason="hold: the loss is not finite")
 
 
 @dataclass(frozen=True, slots=True)
 class PlateauState:
-    """The size decided, the best mean loss (None before the first), looks without a better one, and the running sum."""
+    """The size decided, the best mean loss (None at first), checks without a better one, and the running sum."""
 
     batch_size: int
     best: float | None = None
-    bad_looks: int = 0
+    bad_checks: int = 0
     loss_sum: float = 0.0
     loss_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """Multiply the batch by a factor when the mean training loss has not become better for more than `patience` looks.
+    """Multiply the batch size by a factor when the mean training loss has not improved in more than `patience` checks.
 
-    A look takes the mean loss over the samples since the last one; better is less than the best by more than
-    threshold·|best|. It does for the batch what reducing the rate on a plateau does for the rate, and asks for no
-    validation data.
+    A check takes the mean loss over the samples since the last one; an improvement is a loss below the best by more
+    than threshold·|best|. The counterpart of reducing the learning rate on a plateau, without validation data.
 
     Args:
         initial: first batch.
         factor: growth, above 1.
-        threshold: relative improvement that counts.
-        patience: looks without improvement that are borne.
-        every_epochs: samples between looks, in passes over the data.
-        every_samples: the same in samples; None leaves that to every_epochs.
-        max_size: largest batch; None is all the data.
+        threshold: smallest relative improvement that counts.
+        patience: checks without improvement before the batch size grows.
+        every_epochs: samples between checks, in passes over the data.
+        every_samples: the same in samples; takes precedence over every_epochs.
+        max_size: largest batch size; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -56,27 +57,26 @@ class Plateau:
     max_size: int | None = None
 
     name: ClassVar[str] = "plateau"
+    reference: ClassVar[Citation | None] = None
     needs: ClassVar[Needs] = Needs.NOTHING
     enlarges_current: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        require_whole("Plateau.initial", self.initial, least=1)
+        """Check the settings."""
+        require_sizes("Plateau", self.initial, self.max_size)
         require_number("Plateau.factor", self.factor, above=1)
         require_number("Plateau.threshold", self.threshold, least=0)
         require_whole("Plateau.patience", self.patience, least=0)
         require_length("Plateau.every", self.every_epochs, self.every_samples)
-        if self.max_size is not None:
-            require_whole("Plateau.max_size", self.max_size, least=1)
 
     def start(self, plan: Plan) -> tuple[Decision, PlateauState]:
         """Decide the first batch."""
-        batch_size = min(int(self.initial), self._cap(plan.train_samples))
+        batch_size = min(int(self.initial), largest(self.max_size, plan.train_samples))
         reason = f"start with {batch_size} samples and grow when the loss stops falling"
-        return Decision(batch_size=batch_size, reason=reason), PlateauState(batch_size)
+        return Decision(batch_size, code="initial", reason=reason), PlateauState(batch_size)
 
     def decide(self, now: StepContext, state: PlateauState) -> tuple[Decision, PlateauState]:
-        """Average the loss, or look at it."""
+        """Average the loss, or check the average."""
         if not math.isfinite(now.loss):
             return NOT_FINITE, state
         b, total, samples = (
@@ -85,18 +85,15 @@ class Plateau:
             state.loss_samples + now.batch_size,
         )
         if samples < length_samples(self.every_epochs, self.every_samples, now.train_samples):
-            return GATHERING, PlateauState(b, state.best, state.bad_looks, total, samples)
+            return GATHERING, PlateauState(b, state.best, state.bad_checks, total, samples)
         loss, best = total / samples, state.best
         if best is None or loss < best - self.threshold * abs(best):
             return FALLING, PlateauState(b, loss)
-        if state.bad_looks < self.patience:
-            return PATIENT, PlateauState(b, best, state.bad_looks + 1)
-        batch_size = max(b, grown(b, self.factor, 1, self._cap(now.train_samples)))
+        if state.bad_checks < self.patience:
+            return PATIENT, PlateauState(b, best, state.bad_checks + 1)
+        batch_size = max(b, grown(b, self.factor, 1, largest(self.max_size, now.train_samples)))
         if batch_size == b:
             return LIMITED, PlateauState(b, best)
-        reason = f"mean loss {loss:.4g} after {best:.4g}, {self.patience + 1} looks without gain: {batch_size} samples"
+        reason = f"mean loss {loss:.4g} after {best:.4g}, {self.patience + 1} checks without gain: {batch_size} samples"
         evidence = {"loss": loss, "best": best}
-        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), PlateauState(batch_size, best)
-
-    def _cap(self, train_samples: int) -> int:
-        return train_samples if self.max_size is None else min(int(self.max_size), train_samples)
+        return Decision(batch_size, code="plateau", reason=reason, evidence=evidence), PlateauState(batch_size, best)

@@ -1,4 +1,4 @@
-"""What the tests have in common that ask whether a gradient stands out of its noise, and else grow the next batch."""
+"""The base of the tests that ask whether a gradient exceeds its noise, and otherwise grow the next batch."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,17 +7,18 @@ from typing import ClassVar, NamedTuple
 
 from ...decision import Decision, Needs, Plan, StepContext
 from ...measurements import Measurement
-from ...ranges import require_number, require_whole
+from ...ranges import require_number
+from ..bounds import largest, require_sizes
 
-UNMEASURED = Decision(reason="hold: of this batch no gradient noise was measured, or its gradient is zero")
-WHOLE = Decision(reason="hold: the batch is all the data, its gradient has no noise")
-PASSES = Decision(reason="hold: the gradient stands out of its noise")
-CAPPED = Decision(reason="hold: the gradient is noisy, but the batch may not grow any more")
+UNMEASURED = Decision(code="not-measured", reason="hold: no gradient noise was measured, or the gradient is zero")
+WHOLE = Decision(code="whole-data", reason="hold: the batch is all the data, its gradient has no noise")
+PASSES = Decision(code="passed", reason="hold: the gradient exceeds its noise")
+CAPPED = Decision(code="at-limit", reason="hold: the gradient is noisy, but the batch size is at its limit")
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
-    """The batch size carried on."""
+    """The present batch size."""
 
     batch_size: int
 
@@ -29,7 +30,7 @@ class Condition(NamedTuple):
     allowed: float
 
     def least_samples(self, population: int | None) -> float:
-        """The least b with noise/b · (N - b)/(N - 1) <= allowed; without a population N that factor is 1.
+        """The smallest b with noise/b · (N - b)/(N - 1) <= allowed; without a population N that factor is 1.
 
         Solved for b: noise·N/(noise + allowed·(N - 1)), which is at most N.
         """
@@ -42,14 +43,14 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SamplingTest(ABC):
-    """After each batch ask whether its noise is as small as allowed; if not, the next one is as large as needed.
+    """After each batch test whether its noise is as small as allowed; if not, make the next one as large as needed.
 
-    The size is carried on and never falls. A subclass gives the inequalities in `_conditions`; all must hold.
+    The size never falls. A subclass gives the inequalities in `_conditions`; all must hold.
 
     Args:
-        theta: the noise allowed, relative to the signal; what exactly, the subclass says.
+        theta: the noise allowed, relative to the signal; defined by the subclass.
         initial: size of the first batch.
-        max_size: largest batch; None is all the data.
+        max_size: largest batch size; None is all the data.
 
     Raises:
         InputError: a setting out of its range.
@@ -64,21 +65,19 @@ class SamplingTest(ABC):
     finite_population: ClassVar[bool] = True  # samples drawn without replacement from N are noisier by (N-b)/(N-1)
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         who = type(self).__name__
         require_number(f"{who}.theta", self.theta, above=0)
-        require_whole(f"{who}.initial", self.initial, least=2)
-        if self.max_size is not None:
-            require_whole(f"{who}.max_size", self.max_size, least=2)
+        require_sizes(who, self.initial, self.max_size, least=2)
 
     def start(self, plan: Plan) -> tuple[Decision, SamplingState]:
         """Decide the first batch."""
-        batch_size = min(int(self.initial), self._cap(plan.train_samples))
-        reason = f"start with {batch_size} samples and grow where the gradient is lost in noise"
-        return Decision(batch_size=batch_size, reason=reason), SamplingState(batch_size)
+        batch_size = min(int(self.initial), largest(self.max_size, plan.train_samples))
+        reason = f"start with {batch_size} samples and grow while noise exceeds the gradient"
+        return Decision(batch_size, code="initial", reason=reason), SamplingState(batch_size)
 
     def decide(self, now: StepContext, state: SamplingState) -> tuple[Decision, SamplingState]:
-        """Hold, or grow to the size at which the test would have passed."""
+        """Hold, or grow to the size at which the test passes."""
         if now.batch_size >= now.train_samples:
             return WHOLE, state
         population = now.train_samples if self.finite_population else None
@@ -88,7 +87,7 @@ class SamplingTest(ABC):
         needed, (noise, allowed) = max(conditions)
         if needed <= state.batch_size:
             return PASSES, state
-        cap = self._cap(now.train_samples)
+        cap = largest(self.max_size, now.train_samples)
         batch_size = min(cap, self._rounded(needed)) if needed < cap else cap
         if batch_size <= state.batch_size:
             return CAPPED, state
@@ -97,18 +96,16 @@ class SamplingTest(ABC):
             f"{batch_size} samples"
         )
         evidence = {"noise": noise, "allowed": allowed, "needed": needed}
-        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), SamplingState(batch_size)
+        decision = Decision(batch_size, code="noise-above-signal", reason=reason, evidence=evidence)
+        return decision, SamplingState(batch_size)
 
     @abstractmethod
     def _conditions(self, now: StepContext) -> list[Condition]:
-        """The inequalities asked of the batch; none where it was not measured."""
+        """The inequalities that the batch must satisfy; none if it was not measured."""
 
     def _rounded(self, needed: float) -> int:
-        """The least size allowed that is at least `needed`."""
+        """The smallest allowed size of at least `needed`."""
         return math.ceil(needed)
-
-    def _cap(self, train_samples: int) -> int:
-        return train_samples if self.max_size is None else min(int(self.max_size), train_samples)
 
 
 def measured(now: StepContext) -> Measurement | None:

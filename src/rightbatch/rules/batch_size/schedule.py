@@ -1,4 +1,4 @@
-"""What batch-size schedules have in common: the size depends on where the run stands, on nothing measured."""
+"""The base of batch-size schedules: the size depends on the position of the run, on nothing measured."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,11 +18,10 @@ class BatchSizeScheduleState:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizeSchedule(ABC):
-    """A schedule b(s): every batch has the size that belongs to the samples consumed before it.
+    """A schedule b(s): the size of a batch is a function of the samples consumed before it.
 
-    Counting samples and not steps, it keeps its place whatever the sizes are; a run taken up again with more epochs
-    than at first is as long as it is then. A subclass gives b in `_size`; sizes are
-    kept within 1 and the data.
+    Counting samples and not steps makes the position independent of the sizes. A run resumed with more epochs uses its
+    new length. A subclass gives b in `_size`; sizes are limited to 1 and the data.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -31,9 +30,8 @@ class BatchSizeSchedule(ABC):
     def start(self, plan: Plan) -> tuple[Decision, BatchSizeScheduleState]:
         """Decide the first batch."""
         batch_size = self._at(RunPosition(0, plan.train_samples, plan.total_samples))
-        return Decision(
-            batch_size=batch_size, reason=f"the schedule begins with {batch_size} samples"
-        ), BatchSizeScheduleState(batch_size, plan.total_samples)
+        decision = Decision(batch_size, code="initial", reason=f"the schedule starts with {batch_size} samples")
+        return decision, BatchSizeScheduleState(batch_size, plan.total_samples)
 
     def decide(self, now: StepContext, state: BatchSizeScheduleState) -> tuple[Decision, BatchSizeScheduleState]:
         """Move to the size of the next batch."""
@@ -41,14 +39,15 @@ class BatchSizeSchedule(ABC):
         position = RunPosition(now.samples + now.batch_size, now.train_samples, total)
         batch_size = self._at(position)
         if batch_size == state.batch_size:
-            return Decision(reason=f"hold: the schedule stays at {batch_size} samples"), state
-        epochs = position.samples / position.train_samples
-        reason = f"after {position.samples} samples, {epochs:.2f} epochs, the schedule says {batch_size}"
-        return Decision(batch_size=batch_size, reason=reason), BatchSizeScheduleState(batch_size, state.total_samples)
+            return Decision(code="held", reason=f"hold: the schedule stays at {batch_size} samples"), state
+        reason = f"the schedule sets {batch_size} after {position.samples} samples, {position.epoch:.2f} epochs"
+        return Decision(batch_size, code="schedule", reason=reason), BatchSizeScheduleState(
+            batch_size, state.total_samples
+        )
 
     @abstractmethod
     def _size(self, position: RunPosition) -> int:
-        """The size of a batch before which the run stands there."""
+        """The size of the batch at that position."""
 
     def _at(self, position: RunPosition) -> int:
         return max(1, min(self._size(position), position.train_samples))

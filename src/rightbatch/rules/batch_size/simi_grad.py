@@ -4,18 +4,19 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Decision, Needs, Plan, StepContext
 from ...ranges import require_number
-from .noise_follower import FollowerState, require_bounds, within
-from .sampling_test import measured
+from ..bounds import require_sizes, within
+from .noise_follower import FollowerState
+from .sampling_test import UNMEASURED, measured
 
-UNMEASURED = Decision(reason="hold: of this batch no gradient noise was measured, or its gradient is zero")
-SETTLED = Decision(reason="hold: the batch's halves are as similar as wanted, or the batch is at its limit")
+SETTLED = Decision(code="held", reason="hold: the halves are as similar as wanted, or the batch size is at its limit")
 
 
 @dataclass(frozen=True, slots=True)
 class SimiGrad:
-    """Grow the next batch by a tenth while cos(g_1, g_2) < target, shrink it by as much while it is above.
+    """Grow the next batch by a tenth while cos(g_1, g_2) < target, and shrink it by as much while it is above.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -24,24 +25,22 @@ class SimiGrad:
     | V̂ | measurement.variance | unbiased trace of the covariance of one sample's gradient |
     | ŝ | measurement.signal | ‖g_B‖² - V̂/b |
 
-    Over all ways to halve the batch the mean of ⟨g_1, g_2⟩ is ŝ and that of ‖g_1‖² is ŝ + 2V̂/b, exactly; so their
-    ratio, cos = ŝ/(ŝ + 2V̂/b), is the cosine without the chance of one division. The size settles around
+    Over all ways to halve the batch the mean of ⟨g_1, g_2⟩ is ŝ and that of ‖g_1‖² is ŝ + 2V̂/b, exactly; their
+    ratio, cos = ŝ/(ŝ + 2V̂/b), is the cosine without the randomness of one division. The size settles around
     b = 2·B_noise·target/(1 - target).
 
     Args:
         initial: size of the first batch.
-        min_size: smallest batch.
-        max_size: largest batch; None is all the data.
+        min_size: smallest batch size.
+        max_size: largest batch size; None is all the data.
         target: the cosine wanted, in (-1, 1).
-        growth: share by which the batch grows, and by 1 + which it is divided to shrink.
+        growth: fraction by which the batch grows; to shrink it is divided by 1 + growth.
 
     Raises:
         InputError: a setting out of its range, or min_size above max_size.
 
-    Reference: H. Qin, S. Rajbhandari, O. Ruwase, F. Yan, L. Yang, Y. He, "SimiGrad: Fine-Grained Adaptive Batching for
-    Large Scale Training using Gradient Similarity Measurement" (NeurIPS 2021); target and largest batch as in its runs
-    on CIFAR-10. The paper takes the halves as they fall and any even number of workers; this needs neither. Its
-    schedule for the learning rate is left to a step rule.
+    Reference: Qin et al. 2021, with the target and largest batch of its runs on CIFAR-10. Differs: the paper takes one
+    division into halves and needs an even number of workers. Its schedule for the learning rate is up to the lr rule.
     """
 
     initial: int = 32
@@ -51,12 +50,18 @@ class SimiGrad:
     growth: float = 0.1
 
     name: ClassVar[str] = "simi-grad"
+    reference: ClassVar[Citation | None] = Citation(
+        ("H. Qin", "S. Rajbhandari", "O. Ruwase", "F. Yan", "L. Yang", "Y. He"),
+        "SimiGrad: Fine-Grained Adaptive Batching for Large Scale Training using Gradient Similarity Measurement",
+        2021,
+        "NeurIPS",
+    )
     needs: ClassVar[Needs] = Needs.EVERY_BATCH
     enlarges_current: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        require_bounds("SimiGrad", self.initial, self.min_size, self.max_size)
+        """Check the settings."""
+        require_sizes("SimiGrad", self.initial, self.max_size, self.min_size)
         require_number("SimiGrad.target", self.target, above=-1, most=1 - 1e-12)
         require_number("SimiGrad.growth", self.growth, above=0)
 
@@ -64,7 +69,7 @@ class SimiGrad:
         """Decide the first batch."""
         batch_size = within(self.initial, self.min_size, self.max_size, plan.train_samples)
         reason = f"start with {batch_size} samples and hold the similarity of their halves at {self.target:g}"
-        return Decision(batch_size=batch_size, reason=reason), FollowerState(batch_size)
+        return Decision(batch_size, code="initial", reason=reason), FollowerState(batch_size)
 
     def decide(self, now: StepContext, state: FollowerState) -> tuple[Decision, FollowerState]:
         """Grow or shrink by one step."""
@@ -86,7 +91,8 @@ class SimiGrad:
         if batch_size == b:
             return SETTLED, state
         reason = (
-            f"the halves of {now.batch_size} samples have cosine {cosine:.3f}, wanted is {self.target:g}: {batch_size}"
+            f"the halves of {now.batch_size} samples have cosine {cosine:.3f}, the target is {self.target:g}: "
+            f"{batch_size} samples"
         )
         evidence = {"cosine": cosine, "target": float(self.target)}
-        return Decision(batch_size=batch_size, reason=reason, evidence=evidence), FollowerState(batch_size)
+        return Decision(batch_size, code="noise-changed", reason=reason, evidence=evidence), FollowerState(batch_size)

@@ -1,26 +1,28 @@
-"""The sweet spot: the batch size at which the least time is needed."""
+"""The sweet spot: the batch size that takes the least time."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Decision, Needs, Plan, StepContext
-from ...errors import InputError
 from ...measurements import NoiseEstimate
 from ...ranges import require_number, require_whole
+from ..bounds import require_sizes
+from ..papers import NOISE_SCALE
 
-LEAST_SENSIBLE = 8
-BEYOND_TIMED = 2.0  # caches and memory bend the line: no size is chosen further from those really timed
-DWELLING = Decision(reason="hold: the batch size has just changed")
-UNTIMED = Decision(reason="hold: too few batch sizes have been timed")
-UNMEASURED = Decision(reason="hold: the gradient noise is not known yet")
-SETTLED = Decision(reason="hold: the batch size is near the sweet spot")
-LIMITED = Decision(reason="hold: the batch size is at its limit")
+SMALLEST_SENSIBLE = 8
+BEYOND_TIMED = 2.0  # caches and memory bend the line: no size is chosen further beyond those that were timed
+SETTLING = Decision(code="settling", reason="hold: the batch size has just changed")
+UNTIMED = Decision(code="not-timed", reason="hold: too few batch sizes have been timed")
+UNMEASURED = Decision(code="not-measured", reason="hold: the gradient noise is not known yet")
+SETTLED = Decision(code="held", reason="hold: the batch size is near the sweet spot")
+LIMITED = Decision(code="at-limit", reason="hold: the batch size is at its limit")
 
 
 @dataclass(frozen=True, slots=True)
 class SweetSpotState:
-    """The batch size decided, the step before which it stays, and whether it has left the first guess."""
+    """The batch size decided, the step before which it holds, and whether it has left the first guess."""
 
     batch_size: int
     settled_until_step: int = 0
@@ -29,43 +31,42 @@ class SweetSpotState:
 
 @dataclass(frozen=True, slots=True)
 class SweetSpot:
-    """B* = sqrt(B_noise · n½), the geometric mean of two measured numbers.
+    """Take B* = sqrt(B_noise · n½), the geometric mean of two measured numbers.
 
     Reaching a target takes about S·(1 + B_noise/B) steps and a step t0 + t1·B seconds, together proportional to
-    (1 + B_noise/B)·(n½ + B), least at B*.
+    (1 + B_noise/B)·(n½ + B), smallest at B*.
 
     | symbol | argument | meaning |
     |---|---|---|
     | B_noise | noise.noise_scale | noise scale tr Σ/‖g‖² in samples |
     | n½ | step_time.half_performance | t0/t1: the batch at which half of the hardware's peak speed is reached |
 
-    B* is held within floor·n½ and ceiling·n½, the range in which a wrong noise estimate costs little, and then, with
-    precedence, within `min_size` and `max_size` samples and `max_fraction` of the data; nor does it exceed twice the
-    largest size timed, the line being known no further. Where a run is told its epochs they bound the steps, which the
-    formula does not know: the batch leaves it `least_steps`. The size moves only when B* leaves (b/change, b·change),
-    then stays `dwell_steps` steps, and at most doubles, except when it leaves the first guess.
+    B* is limited to between floor·n½ and ceiling·n½, where a wrong noise estimate costs little, then, taking
+    precedence, to between `min_size` and `max_size` samples and to `max_fraction` of the data; and to twice the largest
+    size timed, beyond which the line is not known. If the number of epochs is known, the batch size leaves at least
+    `least_steps` steps. The size changes only when B* leaves (b/change, b·change), then holds for `dwell_steps` steps,
+    and at most doubles, except when it leaves the first guess.
 
-    Thin evidence: without a step time it holds. Without a noise estimate floor·n½ is taken where floor >= 1, which
-    claims a batch worth its time whatever the noise; otherwise it holds. While the signal is not told from zero the
-    noise scale is only known to be at least `noise.low`, which may enlarge the batch but never shrinks it.
+    Thin evidence: without a step time the size holds. Without a noise estimate it becomes floor·n½ if floor >= 1, which
+    claims a batch worth its time whatever the noise; otherwise it holds. While the signal is not resolved from zero,
+    the noise scale is only known to be at least `noise.low`, which may enlarge the batch but never shrinks it.
 
     Args:
-        initial: the guess for the first batch.
-        min_size: smallest batch; 8 is the least in any case unless the data or `max_size` are smaller.
+        initial: size of the first batch, a guess.
+        min_size: smallest batch size; never below 8 unless the data or `max_size` are.
         max_size: largest batch; None leaves that to max_fraction.
         floor: smallest batch in n½.
         ceiling: largest batch in n½.
-        max_fraction: largest batch as a share of the training set.
-        least_steps: that a run of so many epochs would take at the largest batch.
-        change: factor by which B* must differ before the size moves.
-        dwell_steps: steps a new size stays.
+        max_fraction: largest batch as a fraction of the training set.
+        least_steps: smallest number of steps of a run whose epochs are known.
+        change: factor by which B* must differ before the size changes.
+        dwell_steps: steps for which a new size holds.
 
     Raises:
         InputError: a setting out of its range, or min_size above max_size, or floor above ceiling.
 
-    Reference: the step count is S. McCandlish, J. Kaplan, D. Amodei, "An Empirical Model of Large-Batch Training"
-    (arXiv 1812.06162, 2018), section 2; the step time R. W. Hockney's. Their product and its minimum, the limits and
-    the treatment of thin evidence are ours.
+    Reference: the step count of McCandlish, Kaplan and Amodei 2018, section 2, and the step time of R. W. Hockney.
+    Differs: their product and its minimum, the limits and the treatment of thin evidence are ours.
     """
 
     initial: int = 32
@@ -79,19 +80,13 @@ class SweetSpot:
     dwell_steps: int = 8
 
     name: ClassVar[str] = "sweet-spot"
+    reference: ClassVar[Citation | None] = NOISE_SCALE.at("section 2")
     needs: ClassVar[Needs] = Needs.NOISE_AND_TIME
     enlarges_current: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        require_whole("SweetSpot.initial", self.initial, least=1)
-        require_whole("SweetSpot.min_size", self.min_size, least=1)
-        if self.max_size is not None:
-            require_whole("SweetSpot.max_size", self.max_size, least=1)
-            if self.max_size < self.min_size:
-                raise InputError(
-                    f"SweetSpot.max_size is {self.max_size}, less than min_size, {self.min_size}: swap them."
-                )
+        """Check the settings."""
+        require_sizes("SweetSpot", self.initial, self.max_size, self.min_size)
         require_number("SweetSpot.floor", self.floor, above=0)
         require_number("SweetSpot.ceiling", self.ceiling, least=self.floor)
         require_number("SweetSpot.max_fraction", self.max_fraction, above=0, most=1)
@@ -103,12 +98,12 @@ class SweetSpot:
         """Decide the first batch."""
         batch_size = self._within(int(self.initial), plan.train_samples, plan.total_samples)
         reason = f"start with {batch_size} samples until noise and time are measured"
-        return Decision(batch_size=batch_size, reason=reason), SweetSpotState(batch_size)
+        return Decision(batch_size, code="initial", reason=reason), SweetSpotState(batch_size)
 
     def decide(self, now: StepContext, state: SweetSpotState) -> tuple[Decision, SweetSpotState]:
-        """Move to the sweet spot or hold."""
+        """Change to the sweet spot, or hold."""
         if now.step < state.settled_until_step:
-            return DWELLING, state
+            return SETTLING, state
         if now.step_time is None:
             return UNTIMED, state
         b, half, noise = state.batch_size, now.step_time.half_performance, now.noise
@@ -130,11 +125,11 @@ class SweetSpot:
         if batch_size == b:
             return LIMITED, state
         reason, evidence = _account(noise, scale, half, batch_size)
-        decision = Decision(batch_size=batch_size, reason=reason, evidence=evidence)
+        decision = Decision(batch_size, code="sweet-spot", reason=reason, evidence=evidence)
         return decision, SweetSpotState(batch_size, now.step + int(self.dwell_steps), True)
 
     def _within(self, batch_size: int, train_samples: int, total_samples: int | None) -> int:
-        least = max(LEAST_SENSIBLE, int(self.min_size))
+        least = max(SMALLEST_SENSIBLE, int(self.min_size))
         most = int(self.max_fraction * train_samples)
         if total_samples is not None:
             most = min(most, total_samples // int(self.least_steps))
@@ -146,7 +141,7 @@ class SweetSpot:
 
 def _account(noise: NoiseEstimate | None, scale: float, half: float, batch_size: int) -> tuple[str, dict[str, float]]:
     if noise is None or not scale > 0:
-        known = "no noise estimate yet" if noise is None else "a noise scale not yet told from zero"
+        known = "no noise estimate yet" if noise is None else "noise scale not resolved yet"
         reason = f"half-performance batch {half:.0f} and {known}: {batch_size} samples are worth their time"
         return reason, {"half_performance": half}
     spot = math.sqrt(scale * half)

@@ -1,4 +1,4 @@
-"""Rules for the step size.
+"""Rules for the learning rate.
 
 A new rule is one file here and its class in `LR_RULES`.
 """

@@ -1,8 +1,9 @@
-"""The learning rate multiplied by a factor per stretch of samples."""
+"""The learning rate multiplied by a factor per number of samples."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number
 from ..stages import RunPosition, length_samples, periods_passed, require_length
 from .schedule import LRSchedule
@@ -10,21 +11,21 @@ from .schedule import LRSchedule
 
 @dataclass(frozen=True, slots=True)
 class Exponential(LRSchedule):
-    """η = η0 · γ^(s/T), at every batch; with `staircase` γ^⌊s/T⌋, which is step decay with even steps.
+    """Decay exponentially, η = η0 · γ^(s/T); with `staircase` η0 · γ^⌊s/T⌋, which is step decay at even intervals.
 
     | symbol | argument | meaning |
     |---|---|---|
     | η0 | lr | first rate |
     | γ | factor | decay over T |
-    | T | every_epochs, every_samples | the stretch |
+    | T | every_epochs, every_samples | the interval |
     | s | | samples consumed before the batch |
 
     Args:
         lr: η0; None takes the optimizer's own at the start.
         factor: γ.
         every_epochs: T in passes over the data.
-        every_samples: T in samples; None leaves that to every_epochs.
-        staircase: hold the rate through each stretch.
+        every_samples: T in samples; takes precedence over every_epochs.
+        staircase: hold the rate within each interval.
 
     Raises:
         InputError: a setting out of its range.
@@ -36,9 +37,10 @@ class Exponential(LRSchedule):
     staircase: bool = False
 
     name: ClassVar[str] = "exponential"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         LRSchedule.__post_init__(self)
         require_number("Exponential.factor", self.factor, above=0, most=1)
         require_length("Exponential.every", self.every_epochs, self.every_samples)

@@ -1,9 +1,10 @@
-"""The learning rate over one plus a multiple of the passes over the data."""
+"""The learning rate divided by one plus a multiple of the passes over the data."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number
 from ..stages import RunPosition
 from .schedule import LRSchedule
@@ -11,7 +12,7 @@ from .schedule import LRSchedule
 
 @dataclass(frozen=True, slots=True)
 class InverseTime(LRSchedule):
-    """η = η0 / (1 + k·e).
+    """Decay with the inverse of the time, η = η0 / (1 + k·e).
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -24,21 +25,24 @@ class InverseTime(LRSchedule):
     Args:
         lr: η0; None takes the optimizer's own at the start.
         decay: k.
-        staircase: hold the rate through each pass.
+        staircase: hold the rate within each pass.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: H. Robbins, S. Monro, "A Stochastic Approximation Method" (1951), for steps of order 1/t.
+    Reference: Robbins and Monro 1951, for steps of order 1/t.
     """
 
     decay: float = 1.0
     staircase: bool = False
 
     name: ClassVar[str] = "inverse-time"
+    reference: ClassVar[Citation | None] = Citation(
+        ("H. Robbins", "S. Monro"), "A Stochastic Approximation Method", 1951, "Annals of Mathematical Statistics 22"
+    )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         LRSchedule.__post_init__(self)
         require_number("InverseTime.decay", self.decay, least=0)
 

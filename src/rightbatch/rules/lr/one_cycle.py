@@ -1,10 +1,11 @@
-"""The one-cycle policy: the learning rate up and far down again, the momentum the other way."""
+"""The one-cycle policy: the learning rate rises and falls far below its start, the momentum does the opposite."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number
 from ..stages import RunPosition
 from .whole_run import WholeRunSchedule
@@ -12,32 +13,31 @@ from .whole_run import WholeRunSchedule
 
 @dataclass(frozen=True, slots=True)
 class OneCycle(WholeRunSchedule):
-    """From η0/a up to η0 and down to f·η0, along half cosines, while the momentum falls and rises again.
+    """Go from η0/a up to η0 and down to f·η0, along half cosines, while the momentum falls and rises again.
 
     | symbol | argument | meaning |
     |---|---|---|
     | η0 | lr | the largest rate |
     | a | divide | the first rate is η0/a |
-    | f | final | the last rate as a share of η0 |
-    | | rise | the part of the run that goes up |
+    | f | final | the last rate as a fraction of η0 |
+    | | rise | fraction of the run in which the rate rises |
     | | momentum_high, momentum_low | momentum, or Adam's beta1, at the ends and at the largest rate |
 
     Args:
         lr: η0; None takes the optimizer's own at the start.
         final: f.
-        total_epochs: length of the run in passes over the data; None leaves that to total_samples.
-        total_samples: the same in samples; None takes the run's own length.
+        total_epochs: length of the run in passes over the data; total_samples takes precedence.
+        total_samples: the same in samples; default: the length of the run.
         divide: a.
         rise: from 0 to 1.
-        momentum_high: see there; None leaves the momentum alone.
-        momentum_low: see there.
+        momentum_high: momentum at the ends; None leaves the momentum unchanged.
+        momentum_low: momentum at the largest rate.
 
     Raises:
         InputError: a setting out of its range, or a run of unknown length.
 
-    Reference: L. N. Smith, N. Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
-    Rates" (arXiv 1708.07120, 2018). Half cosines in place of straight lines, and the defaults, are those of torch's
-    OneCycleLR, which counts steps where this counts samples.
+    Reference: Smith and Topin 2018. Differs: half cosines in place of straight lines, and the defaults, are those of
+    torch's OneCycleLR, which counts steps where this rule counts samples.
     """
 
     final: float = 4e-6
@@ -47,9 +47,15 @@ class OneCycle(WholeRunSchedule):
     momentum_low: float = 0.85
 
     name: ClassVar[str] = "one-cycle"
+    reference: ClassVar[Citation | None] = Citation(
+        ("L. N. Smith", "N. Topin"),
+        "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+        2018,
+        "arXiv 1708.07120",
+    )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         WholeRunSchedule.__post_init__(self)
         require_number("OneCycle.divide", self.divide, least=1)
         require_number("OneCycle.rise", self.rise, least=0, most=1)
@@ -71,7 +77,7 @@ class OneCycle(WholeRunSchedule):
         return {name: self.momentum_high + (self.momentum_low - self.momentum_high) * height}
 
     def _height(self, part: float) -> tuple[float, bool]:
-        """0 at both ends and 1 at the top, and whether the top is still ahead."""
+        """0 at both ends and 1 at the largest rate, and whether that is still ahead."""
         if part < self.rise:
             return (1 - math.cos(math.pi * part / self.rise)) / 2, True
         down = min((part - self.rise) / (1 - self.rise), 1.0) if self.rise < 1 else 1.0

@@ -1,32 +1,35 @@
-"""The learning-rate range test: raise the step size after every step until the loss refuses, then read off a good one.
+"""The learning-rate range test: raise the rate after every step until the loss rises, then read off a good one.
 
-Leslie Smith's test raises the step size geometrically while training and watches the loss. Run on the very recursion
-that will be used afterwards, it gives two numbers: where training breaks down and where most of the progress was made.
+Leslie Smith's test raises the learning rate geometrically while training and watches the loss. Run on the recursion
+that training uses afterwards, it gives two numbers: where training diverges and where most of the progress was made.
 
 | symbol | field or argument | meaning |
 |---|---|---|
 | l0 | `base` | mean loss of the reference steps |
 | σ | `spread` | noise of one batch's loss |
-| η_div | `diverged_at` | step size at which the loss refused |
-| η_80 | `progress_at` | first step size at which 80 % of the drop had been made |
+| η_div | `diverged_at` | learning rate at which the loss rose |
+| η_80 | `progress_at` | first learning rate at which 80 % of the drop was made |
 
-Reference: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, section 3.3. Differs: the noise
-of the loss is estimated from the run and only rises that stand out of it end the test; the step size grows faster
-until the first progress shows, which on problems that begin at zero weights halves the steps of the test; the
-suggestion is taken at 80 % of the drop, whose scatter over seeds is a third of that of the minimum or of the blow-up.
+Reference: Smith 2017, section 3.3. Differs: the noise of the loss is estimated from the run and only rises above it end
+the test; the rate grows faster until the first progress, which on problems that start at zero weights halves the steps
+of the test; the suggestion is at 80 % of the drop, which scatters over seeds a third as much as the minimum or the
+divergence.
 """
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from ...citation import Citation
 from ...errors import InputError
+from ..papers import CYCLICAL
 
 MOST_BROKEN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RangeState:
-    """Where a range test stands; `trace` holds (step size, loss measured after a step of that size)."""
+    """The state of a range test; `trace` holds pairs (learning rate, loss after a step at that rate)."""
 
     step_size: float
     trace: tuple[tuple[float, float], ...] = ()
@@ -44,19 +47,22 @@ class RangeState:
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """Hyper-parameters of the test.
+    """Raise the learning rate while training until the loss rises, then take the best one.
 
     Args:
-        reference_steps: steps at the first, tiny step size that tell the loss and its noise.
-        coarse_factor: growth of the step size at every step after those, until the loss has visibly fallen.
+        reference_steps: steps at the first, tiny rate, which measure the loss and its noise.
+        coarse_factor: growth of the rate at every step after those, until the loss has visibly fallen.
         factor: growth from then on.
-        most_steps: end of the test at the latest.
+        most_steps: steps after which the test ends.
     """
 
     reference_steps: int = 5
     coarse_factor: float = 2.0
     factor: float = 1.4
     most_steps: int = 200
+
+    name: ClassVar[str] = "range-test"
+    reference: ClassVar[Citation | None] = CYCLICAL.at("section 3.3")
 
     def __post_init__(self) -> None:
         growths = (self.coarse_factor, self.factor)
@@ -67,18 +73,18 @@ class RangeTest:
             )
 
     def start(self, step_size: float) -> RangeState:
-        """The state before the first loss, `step_size` being the tiny one of the reference steps."""
+        """The state before the first loss; `step_size` is the tiny rate of the reference steps."""
         return RangeState(step_size)
 
     def observe(self, state: RangeState, loss: float) -> RangeState:
-        """Take in the loss measured after a step of `state.step_size`; the new state holds the next step size.
+        """Process the loss after a step at `state.step_size`; the new state holds the next rate.
 
         `improved` says that this loss is the lowest since the reference steps; `finished` that the test is over.
         """
         if state.finished:
             return state
         if not math.isfinite(loss):
-            # Before any progress a broken loss is the fault of its batch; step sizes that tiny do not break anything.
+            # Before any progress a loss that is not finite is due to its batch, as rates that tiny do no harm.
             broken = state.broken + 1
             return replace(state, broken=broken, finished=self._visible(state) or broken >= MOST_BROKEN, improved=False)
         spread_before = self.spread(state)
@@ -94,13 +100,13 @@ class RangeTest:
         trace = (*state.trace, (state.step_size, loss))
         base = self.base(state)
         drop = base - lowest
-        # A blow-up must not hide in the noise that it would itself be taken for; but where progress was made the
-        # losses of batches scatter more than at the start, and this loss is part of what tells so.
-        refused = loss > base + max(0.5 * abs(base), 6 * spread_before)
+        # A divergence must not count as noise, so the spread before it decides; but after progress the losses scatter
+        # more than at the start, and this loss is part of that evidence.
+        diverged = loss > base + max(0.5 * abs(base), 6 * spread_before)
         spread = self.spread(state)
         turned = drop > max(0.05 * abs(base), 4 * spread) and loss > lowest + max(0.5 * drop, 4 * spread)
-        # One batch may be unlucky: having given back half of the gain must be seen twice, at the same step size.
-        finished = refused or (turned and state.turned) or seen >= self.most_steps
+        # One batch may be unlucky: the loss of half of the gain must show twice, at the same rate.
+        finished = diverged or (turned and state.turned) or seen >= self.most_steps
         after = replace(
             state, trace=trace, lowest=lowest, turned=turned, improved=improved and not finished, finished=finished
         )
@@ -123,11 +129,11 @@ class RangeTest:
         return math.sqrt(max(variance, changes))
 
     def diverged_at(self, state: RangeState) -> float:
-        """η_div, the step size at which the test ended."""
+        """η_div, the rate at which the test ended."""
         return state.step_size
 
     def progress_at(self, state: RangeState) -> float:
-        """η_80, the first step size with 80 % of the whole drop behind it; η_div/10 if there was no drop."""
+        """η_80, the first rate with 80 % of the whole drop behind it; η_div/10 if there was no drop."""
         base = self.base(state)
         drop = base - state.lowest
         if drop > 0:

@@ -1,4 +1,4 @@
-"""What the step rules have in common that are functions of the samples consumed, whatever the batches."""
+"""The base of learning-rate schedules: functions of the samples consumed, whatever the batch sizes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class LRScheduleState:
 
     Args:
         lr: η0.
-        total_samples: samples of the whole run, where that was known.
+        total_samples: samples of the whole run, if known.
         settings: the optimizer's.
     """
 
@@ -30,15 +30,15 @@ class LRScheduleState:
 class LRSchedule(ABC):
     """A learning rate η(s) = η0 · share(s), s the samples consumed before the batch.
 
-    Counted in samples it keeps its place when the batch changes; a run taken up again with more epochs than at first
-    is as long as it is then. A subclass gives the share in `_share`, and what
-    else it sets in `_settings`; one that needs the length of the run says so by `needs_total`.
+    Counting samples makes the position independent of the batch sizes. A run resumed with more epochs uses its new
+    length. A subclass gives the share in `_share` and other settings in `_settings`; one that needs the length of the
+    run sets `needs_total`.
 
     Args:
         lr: η0; None takes the optimizer's own at the start.
 
     Raises:
-        InputError: not above 0; or, when a run starts, no learning rate from anywhere.
+        InputError: not above 0; when a run starts, no learning rate.
     """
 
     lr: float | None = None
@@ -50,24 +50,26 @@ class LRSchedule(ABC):
     needs_total: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         if self.lr is not None:
             require_number(f"{type(self).__name__}.lr", self.lr, above=0)
 
     def start(self, plan: Plan) -> tuple[Decision, LRScheduleState]:
-        """Begin at the first stage."""
+        """Start at the first stage."""
         base = float(plan.lr if self.lr is None else self.lr)
         if not base > 0:
             raise InputError(
-                f"{self._title()} has a learning rate of {base:g} to schedule: set lr, or the optimizer's, above 0."
+                f"{self._title()} has a learning rate of {base:g} to schedule: give it, or the optimizer, one above 0."
             )
         total = plan.total_samples
         if self.needs_total:
             total = require_total(self._title(), self._given_total(plan.train_samples), total)
         rate = base * self._share(RunPosition(0, plan.train_samples, total))
         settings = self._settings(0, total, plan.settings)
-        reason = f"the schedule begins at {rate:g}"
-        return Decision(lr=rate, reason=reason, settings=settings), LRScheduleState(base, total, dict(plan.settings))
+        reason = f"the schedule starts at {rate:g}"
+        return Decision(lr=rate, code="initial", reason=reason, settings=settings), LRScheduleState(
+            base, total, dict(plan.settings)
+        )
 
     def decide(self, now: StepContext, state: LRScheduleState) -> Search:
         """Set the rate of the current batch."""
@@ -75,8 +77,8 @@ class LRSchedule(ABC):
         total = self._given_total(now.train_samples) or now.total_samples or state.total_samples
         rate = state.lr * self._share(RunPosition(now.samples, now.train_samples, total))
         settings = self._settings(now.samples, total, state.settings)
-        reason = f"after {now.samples} samples the schedule says {rate:.4g}"
-        return Decision(lr=rate, reason=reason, settings=settings), state
+        reason = f"the schedule sets {rate:.4g} after {now.samples} samples"
+        return Decision(lr=rate, code="schedule", reason=reason, settings=settings), state
 
     def _title(self) -> str:
         """What the rule is called in messages."""
@@ -91,5 +93,5 @@ class LRSchedule(ABC):
         return NO_EVIDENCE
 
     def _given_total(self, train_samples: int) -> int | None:
-        """The length of the run in samples, where the rule was given it."""
+        """The length of the run in samples, if the rule has a setting for it."""
         return None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number
 from ..stages import RunPosition, milestones_passed, require_milestones
 from .schedule import LRSchedule
@@ -10,7 +11,7 @@ from .schedule import LRSchedule
 
 @dataclass(frozen=True, slots=True)
 class StepDecay(LRSchedule):
-    """η = η0 · γ^k, k the milestones reached.
+    """Multiply the rate by a factor at each milestone, η = η0 · γ^k after k milestones.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -21,22 +22,28 @@ class StepDecay(LRSchedule):
     Args:
         lr: η0; None takes the optimizer's own at the start.
         factor: γ.
-        milestones: ascending, in epochs, fractions allowed.
+        milestones: in epochs, in increasing order, fractions allowed.
 
     Raises:
         InputError: a setting out of its range.
 
-    Reference: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), section 3.4,
-    for a tenth at each; the milestones are those in use for 90 epochs of ImageNet.
+    Reference: He et al. 2016, section 3.4, for the factor; the milestones are those in use for 90 epochs of ImageNet.
     """
 
     factor: float = 0.1
     milestones: tuple[float, ...] = (30.0, 60.0, 80.0)
 
     name: ClassVar[str] = "step-decay"
+    reference: ClassVar[Citation | None] = Citation(
+        ("K. He", "X. Zhang", "S. Ren", "J. Sun"),
+        "Deep Residual Learning for Image Recognition",
+        2016,
+        "CVPR; arXiv 1512.03385",
+        "section 3.4",
+    )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         LRSchedule.__post_init__(self)
         require_number("StepDecay.factor", self.factor, above=0, most=1)
         object.__setattr__(self, "milestones", require_milestones("StepDecay.milestones", self.milestones))

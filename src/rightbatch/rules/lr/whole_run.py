@@ -1,4 +1,4 @@
-"""Schedules over the course of a whole run, which must know how long it is."""
+"""Schedules over a whole run, whose length must be known."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from .schedule import LRSchedule
 
 @dataclass(frozen=True, slots=True)
 class WholeRunSchedule(LRSchedule):
-    """η(s) of the part p = s/S of the run that is over, and η0 · f from its end on.
+    """A rate that depends on the completed fraction p = s/S of the run, and is η0 · f from its end on.
 
     Args:
         lr: η0; None takes the optimizer's own at the start.
-        final: f, the last rate as a share of η0.
-        total_epochs: S in passes over the data; None leaves that to total_samples.
-        total_samples: S in samples; None takes the run's own length, where `epochs` is given to it.
+        final: f, the last rate as a fraction of η0.
+        total_epochs: S in passes over the data; total_samples takes precedence.
+        total_samples: S in samples; default: the length of the run, if its `epochs` are given.
     """
 
     final: float = 0.0
@@ -27,7 +27,7 @@ class WholeRunSchedule(LRSchedule):
     needs_total: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         LRSchedule.__post_init__(self)
         who = type(self).__name__
         require_number(f"{who}.final", self.final, least=0, most=1)
@@ -44,7 +44,7 @@ class WholeRunSchedule(LRSchedule):
 
 @dataclass(frozen=True, slots=True)
 class Decay(WholeRunSchedule):
-    """η(s) = η0 · (f + (1 - f) · shape(p))."""
+    """A decay η(s) = η0 · (f + (1 - f) · shape(p))."""
 
     def _share(self, at: RunPosition) -> float:
         assert at.total_samples is not None

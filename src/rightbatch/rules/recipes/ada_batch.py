@@ -54,7 +54,7 @@ class AdaBatch(StagedRecipe):
     )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         StagedRecipe.__post_init__(self)
         require_number("AdaBatch.decay", self.decay, above=0)
 

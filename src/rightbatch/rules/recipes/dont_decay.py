@@ -52,7 +52,7 @@ class DontDecay(ScheduleRecipe):
     )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         ScheduleRecipe.__post_init__(self)
         require_number("DontDecay.max_fraction", self.max_fraction, above=0, most=1)
         object.__setattr__(self, "milestones", require_milestones("DontDecay.milestones", self.milestones))

@@ -62,7 +62,7 @@ class Interpolation(Recipe):
     enlarges_current: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         _ = self.spectrum
         if self.max_size is not None:
             require_whole("Interpolation.max_size", self.max_size, least=1)

@@ -59,7 +59,7 @@ class ScheduleRecipe(BatchSizeSchedule, Recipe):
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         who = type(self).__name__
         require_whole(f"{who}.initial", self.initial, least=1)
         require_number(f"{who}.factor", self.factor, above=1)

@@ -53,7 +53,7 @@ class Seesaw(ScheduleRecipe):
     )
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         ScheduleRecipe.__post_init__(self)
         for name, value in (("total_samples", self.total_samples), ("max_size", self.max_size)):
             if value is not None:

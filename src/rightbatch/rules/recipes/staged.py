@@ -25,7 +25,7 @@ class StagedRecipe(ScheduleRecipe):
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         ScheduleRecipe.__post_init__(self)
         who = type(self).__name__
         require_length(f"{who}.every", self.every_epochs, self.every_samples)

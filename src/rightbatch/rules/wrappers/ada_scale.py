@@ -1,9 +1,10 @@
-"""AdaScale: a rate that grows by the gain of the batch, and a clock that runs by it."""
+"""AdaScale: a learning rate that grows by the gain of the batch, and a clock that runs by the same gain."""
 
 import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ...citation import Citation
 from ...decision import Needs, Plan, StepContext
 from ...measurements import NoiseEstimate
 from ...ranges import require_whole
@@ -23,13 +24,13 @@ class AdaScaleState:
 
 @dataclass(frozen=True, slots=True)
 class AdaScale(ForOneBatch):
-    """Scale the rate by the gain r, the steps with the base batch that one step is worth, and the schedule's time too.
+    """Scale the rate, and the schedule's time, by the gain r: how many steps at the base batch size one step is worth.
 
         r = (σ² + μ²)/(σ²·b0/b + μ²),    η = r·η0(⌊τ⌋),    τ <- τ + r
 
-    The rule within is shown the base run: step ⌊τ⌋, ⌊τ⌋·b0 samples, batches of b0. As r is at most b/b0, τ·b0 falls
-    behind the samples consumed: a schedule within ends with the base run, not with this one, so give `base_steps` and
-    the run epochs enough. Warm-up comes by itself, for r is small while the noise is.
+    The rule within sees the base run: step ⌊τ⌋, ⌊τ⌋·b0 samples, batches of b0. As r is at most b/b0, τ·b0 falls behind
+    the samples consumed: a schedule within ends with the base run, not with this one, so set `base_steps` and give the
+    run enough epochs. The rule warms up by itself, as r is small while the noise is.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -45,23 +46,30 @@ class AdaScale(ForOneBatch):
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: b0; None is the first batch of the run.
-        base_steps: steps of the base run; the run stops when τ reaches them. None leaves the end to the run.
+        base_steps: steps of the base run; the run stops when τ reaches them. None does not stop the run.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
 
-    Reference: T. Johnson, P. Agrawal, H. Gu, C. Guestrin, "AdaScale SGD: A User-Friendly Algorithm for Distributed
-    Training" (ICML 2020), Algorithm 1. Differs: any b, also below b0 (then r < 1), and not only multiples of it; the
-    noise is the run's estimate and not the paper's moving averages; σ² >= 1e-6 and μ² >= 0 as there. For SGD, momentum
-    left alone.
+    Reference: Johnson et al. 2020, Algorithm 1. Differs: any b, also below b0 (then r < 1), and not only multiples of
+        it;
+    the noise is the run's estimate in place of the paper's moving averages; σ² >= 1e-6 and μ² >= 0 as there. For SGD;
+    momentum is unchanged.
     """
 
     base_steps: int | None = None
 
     name: ClassVar[str] = "ada-scale"
+    reference: ClassVar[Citation | None] = Citation(
+        ("T. Johnson", "P. Agrawal", "H. Gu", "C. Guestrin"),
+        "AdaScale SGD: A User-Friendly Algorithm for Distributed Training",
+        2020,
+        "ICML; arXiv 2007.05105",
+        "Algorithm 1",
+    )
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         ForOneBatch.__post_init__(self)
         if self.base_steps is not None:
             require_whole("AdaScale.base_steps", self.base_steps, least=1)
@@ -87,8 +95,8 @@ class AdaScale(ForOneBatch):
     def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
         at = own.at or now.batch_size
         if self.base_steps is not None and own.scaled_steps >= self.base_steps:
-            why = f"the steps so far are worth the {self.base_steps} of the base run"
-            return Altered(rate, why, own=AdaScaleState(at, own.scaled_steps), action="stop")
+            why = f"the steps so far are worth the {self.base_steps} steps of the base run"
+            return Altered(rate, why, own=AdaScaleState(at, own.scaled_steps), action="stop", code="base-run-finished")
         gain = _gain(now.noise, now.batch_size, at)
         scaled_steps = own.scaled_steps + gain
         why = f"a step with {now.batch_size} samples is worth {gain:.3g} with {at}"

@@ -1,4 +1,4 @@
-"""What the rules have in common that scale a learning rate with the batch."""
+"""The base of the rules that scale a learning rate with the batch size."""
 
 import math
 from abc import abstractmethod
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...decision import Plan, StepContext
-from ...errors import InputError
 from ...ranges import require_whole
 from .lr_wrapper import Altered, LRWrapper
 
@@ -21,37 +20,33 @@ class ScaledState:
 
 @dataclass(frozen=True, slots=True)
 class ForOneBatch(LRWrapper):
-    """A rule whose rate was found for one batch size and is altered for others.
+    """A rule whose rate was found for one batch size and is changed for others.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: the batch that its rate was found for; None is the first batch of the run.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
     """
 
     at: int | None = None
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         LRWrapper.__post_init__(self)
         who = type(self).__name__
         if self.at is not None:
             require_whole(f"{who}.at", self.at, least=1)
-        if self.within.searches or self.within.guards:
-            raise InputError(
-                f"{who} scales a rate that was found for one batch size, but '{self.within.name}' finds its step on "
-                "the batches it meets: give a rate or a schedule, or use that rule alone."
-            )
+        self.require_rate_within()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchScaled(ForOneBatch):
     """The rate of the rule within times a factor that depends on the batch: η(b) = f(b)·η, with f(at) = 1.
 
-    A subclass gives the factor in `_factor`, nan where there is not enough evidence for one: the last is then kept.
-    The current batch counts, also where the epoch ended and it is smaller than decided.
+    A subclass gives the factor in `_factor`, nan if there is not enough evidence: the last factor then holds. The size
+    of the current batch counts, also if it is smaller than decided at the end of an epoch.
     """
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
@@ -62,10 +57,10 @@ class BatchScaled(ForOneBatch):
         factor = self._factor(now, at)
         if not 0 < factor < math.inf:
             why = f"no evidence for a factor: {own.factor:.3g} times the rate for a batch of {at}"
-            return Altered(rate * own.factor, why, own=ScaledState(at, own.factor))
-        why = f"{factor:.3g} times the rate for a batch of {at}, as {now.batch_size} samples allow"
+            return Altered(rate * own.factor, why, own=ScaledState(at, own.factor), code="not-measured")
+        why = f"{factor:.3g} times the rate for a batch of {at}, for {now.batch_size} samples"
         return Altered(rate * factor, "" if factor == 1 else why, own=ScaledState(at, factor))
 
     @abstractmethod
     def _factor(self, now: StepContext, at: int) -> float:
-        """f(b), b being the samples of the current batch."""
+        """f(b), b the samples of the current batch."""

@@ -1,4 +1,4 @@
-"""Batch-size rules around a rule: what bounds, hysteresis, dwell, snapping, memory caps and ramps have in common."""
+"""The base of batch-size rules around another: bounds, hysteresis, holding, rounding, memory caps and ramps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ UNWRAPPED = SweetSpot()
 
 @dataclass(frozen=True, slots=True)
 class BatchSizeWrapperState:
-    """What a rule around a rule remembers.
+    """The state of a batch-size rule around another.
 
     Args:
         inner: the state of the rule within.
@@ -32,13 +32,13 @@ class BatchSizeWrapperState:
 
 
 class WrapContext(NamedTuple):
-    """Where a run stands when a size is altered.
+    """The position of a run when a size is changed.
 
     Args:
         train_samples: N.
         samples: samples consumed before the first batch that the decision is about.
         step: steps taken so far.
-        held: the wrapper's state so far; None when the run starts.
+        held: the wrapper's state; None when the run starts.
     """
 
     train_samples: int
@@ -49,14 +49,13 @@ class WrapContext(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchSizeWrapper(ABC):
-    """A rule that alters what another rule, the one within, decides.
+    """A batch-size rule that changes the decisions of another rule, the one within.
 
-    The rule within is shown the size it last wanted, not the one decided in its place, and goes on as if it had been
-    obeyed. What it last wanted counts until it wants something else: once a wrapper lets go, the size moves there.
-    Limits hold in any order of wrapping: what one wrapper makes of a size is kept within the limits of all wrappers
-    inside it, and within the data.
+    The rule within sees the size it last wanted, not the one decided in its place. What it last wanted counts until it
+    wants something else: once a wrapper no longer changes the size, it becomes that. Limits hold in any order of
+    wrapping: a size is limited by all wrappers inside, and by the data.
 
-    A subclass says in `_alter` what it makes of a size, and in `_own_limits` between which sizes it holds all others.
+    A subclass changes a size in `_alter`, and gives its limits in `_own_limits`.
 
     Args:
         rule: the rule within, or its text or number.
@@ -68,6 +67,7 @@ class BatchSizeWrapper(ABC):
     rule: BatchSizeRule | str | int = UNWRAPPED
 
     read: ClassVar[Callable[[Any], BatchSizeRule]]  # set by the registry of rules, which imports this module
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
@@ -76,7 +76,7 @@ class BatchSizeWrapper(ABC):
         if most is not None and most < least:
             raise InputError(
                 f"{type(self).__name__} and the rules within it allow at least {least} and at most {most} samples, "
-                "which no batch size is: widen one of the limits."
+                "which is impossible: widen one of the limits."
             )
 
     @property
@@ -95,41 +95,55 @@ class BatchSizeWrapper(ABC):
         return self.within.enlarges_current
 
     def start(self, plan: Plan) -> tuple[Decision, BatchSizeWrapperState]:
-        """Alter the first batch of the rule within."""
+        """Change the first batch size of the rule within."""
         inner, inner_state = self.within.start(plan)
         wanted = inner.batch_size or 1
         batch_size, why = self._alter(wanted, WrapContext(plan.train_samples))
         batch_size = self._within_limits(batch_size, plan.train_samples)
-        # The first size holds from step 0 on; what a rule decides at a step that it may not enlarge, from the next.
+        # The first size holds from step 0 on; a size decided at a step that may not be enlarged, from the next.
         decided_step = 0 if self.enlarges_current else -1
-        return _account(inner, wanted, batch_size, why), BatchSizeWrapperState(
+        return self._account(inner, wanted, batch_size, why), BatchSizeWrapperState(
             inner_state, wanted, batch_size, decided_step
         )
 
     def decide(self, now: StepContext, state: BatchSizeWrapperState) -> tuple[Decision, BatchSizeWrapperState]:
-        """Alter what the rule within decides."""
+        """Change the decision of the rule within."""
         inner, inner_state = self.within.decide(replace(now, wanted=state.wanted), state.inner)
         wanted = state.wanted if inner.batch_size is None else inner.batch_size
-        # The first batch that the decision is about: the current one where it can still be enlarged.
+        # The first batch that the decision concerns: the current one if it can still be enlarged.
         samples = now.samples if self.enlarges_current else now.samples + now.batch_size
         batch_size, why = self._alter(wanted, WrapContext(now.train_samples, samples, now.step, state))
         batch_size = self._within_limits(batch_size, now.train_samples)
         if batch_size == state.batch_size:
-            decision = inner if inner.batch_size is None else _account(inner, wanted, batch_size, why)
+            decision = inner if inner.batch_size is None else self._account(inner, wanted, batch_size, why)
             return decision, replace(state, inner=inner_state, wanted=wanted)
-        return _account(inner, wanted, batch_size, why), BatchSizeWrapperState(
+        return self._account(inner, wanted, batch_size, why), BatchSizeWrapperState(
             inner_state, wanted, batch_size, now.step, samples
         )
 
+    def _account(self, inner: Decision, wanted: int, batch_size: int, why: str) -> Decision:
+        """The decision of the rule within with another size, and why."""
+        if inner.action is not None:
+            return replace(inner, batch_size=batch_size)
+        if batch_size == wanted:
+            if inner.batch_size is not None:
+                return replace(inner, batch_size=batch_size)
+            return replace(inner, batch_size=batch_size, code="resumed", reason=f"{wanted} samples, wanted earlier")
+        reason = f"{batch_size} samples where {wanted} are wanted: {why or 'within the limits'}"
+        if inner.batch_size is not None:
+            reason += f" ({inner.reason})"
+        evidence = {**inner.evidence, "wanted": float(wanted)}
+        return replace(inner, batch_size=batch_size, code=self.name, reason=reason, evidence=evidence)
+
     @abstractmethod
     def _alter(self, wanted: int, place: WrapContext) -> tuple[int, str]:
-        """What becomes of the size that the rule within wants, and why if it is altered."""
+        """The size in place of the one that the rule within wants, and why if it differs."""
 
     def _own_limits(self) -> tuple[int, int | None]:
         return 1, None
 
     def _limits(self) -> tuple[int, int | None]:
-        """The least and most that this wrapper and all within it allow."""
+        """The smallest and largest size that this wrapper and all within it allow."""
         least, most = self._own_limits()
         if not isinstance(self.rule, BatchSizeWrapper):
             return least, most
@@ -145,16 +159,3 @@ class BatchSizeWrapper(ABC):
     def _within_limits(self, batch_size: int, train_samples: int) -> int:
         least, most = self._range(train_samples)
         return min(max(batch_size, least), most)
-
-
-def _account(inner: Decision, wanted: int, batch_size: int, why: str) -> Decision:
-    """The decision of the rule within with another size, saying so."""
-    if inner.action is not None:
-        return replace(inner, batch_size=batch_size)
-    if batch_size == wanted:
-        reason = inner.reason if inner.batch_size is not None else f"{wanted} samples, wanted since earlier"
-        return replace(inner, batch_size=batch_size, reason=reason)
-    reason = f"{batch_size} samples where {wanted} are wanted: {why or 'within the limits'}"
-    if inner.batch_size is not None:
-        reason += f" ({inner.reason})"
-    return replace(inner, batch_size=batch_size, reason=reason, evidence={**inner.evidence, "wanted": float(wanted)})

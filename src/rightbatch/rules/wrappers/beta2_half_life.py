@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...citation import Citation
 from ...decision import Plan, StepContext
 from ...errors import UnsupportedError
 from .batch_scaled import ForOneBatch
@@ -20,9 +21,9 @@ class HalfLifeState:
 
 @dataclass(frozen=True, slots=True)
 class Beta2HalfLife(ForOneBatch):
-    """Keep the half-life of Adam's second moment constant in samples, or tokens, β2(b) = β2^(b/b0).
+    """Hold the half-life of Adam's second moment constant in samples, or tokens, β2(b) = β2^(b/b0).
 
-    The rate is left to the rule within, so that this goes around a rule that scales it. All b down to 1.
+    The rule within sets the rate: put this around a rule that scales it. For all b down to 1.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -35,21 +36,26 @@ class Beta2HalfLife(ForOneBatch):
         at: b0; None is the first batch of the run.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
         UnsupportedError: when a run starts, an optimizer without beta2.
 
-    Reference: M. Marek, S. Lotfi, A. Somasundaram, A. G. Wilson, M. Goldblum, "Small Batch Size Training for Language
-    Models: When Vanilla SGD Works, and Why Gradient Accumulation Is Wasteful" (arXiv 2507.07101, 2025). The exponent is
-    the half-life solved for β2.
+    Reference: Marek et al. 2025. The exponent is the half-life solved for β2.
     """
 
     name: ClassVar[str] = "beta2-half-life"
+    reference: ClassVar[Citation | None] = Citation(
+        ("M. Marek", "S. Lotfi", "A. Somasundaram", "A. G. Wilson", "M. Goldblum"),
+        "Small Batch Size Training for Language Models: When Vanilla SGD Works, and Why Gradient Accumulation Is "
+        "Wasteful",
+        2025,
+        "arXiv 2507.07101",
+    )
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
         if "beta2" not in plan.settings:
             raise UnsupportedError(
-                f"The step rule 'beta2-half-life' changes beta2, which {plan.optimizer or 'the optimizer'} does not "
-                "have: use Adam, AdamW or RMSprop, or leave the rule out."
+                f"The lr rule 'beta2-half-life' changes beta2, which {plan.optimizer or 'the optimizer'} does not "
+                "have: use Adam, AdamW or RMSprop, or another lr rule."
             )
         return Altered(rate, own=HalfLifeState(self.at or 0, float(plan.settings["beta2"])))
 

@@ -1,8 +1,9 @@
-"""A batch-size rule held within bounds."""
+"""A batch-size rule within bounds."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_whole
 from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
@@ -11,14 +12,14 @@ from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 class Bounded(BatchSizeWrapper):
     """Hold any rule within bounds: b = min(max(b_wanted, min_size), max_size).
 
-    The bounds hold in any order of wrapping, also for wrappers around this one; where the data have fewer than
-    `min_size` samples, all of them are the batch. They are on the size decided: where an epoch ends a batch may be half
-    of that, and where more than half of the data are wanted, what is left over is taken along.
+    The bounds hold in any order of wrapping, also for wrappers around this one; if the data have fewer than `min_size`
+    samples, all of them are the batch. They apply to the size decided: at the end of an epoch a batch may be half of
+    that, and if more than half of the data are wanted, the batch includes the remainder.
 
     Args:
         rule: the rule within.
-        min_size: smallest batch.
-        max_size: largest batch; None leaves that to the data.
+        min_size: smallest batch size.
+        max_size: largest batch size; None is all the data.
 
     Raises:
         InputError: a bound that is no whole number of at least 1, or min_size above max_size.
@@ -28,9 +29,10 @@ class Bounded(BatchSizeWrapper):
     max_size: int | None = None
 
     name: ClassVar[str] = "bounded"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("Bounded.min_size", self.min_size, least=1)
         if self.max_size is not None:
             require_whole("Bounded.max_size", self.max_size, least=1)

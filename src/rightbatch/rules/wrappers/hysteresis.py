@@ -1,24 +1,25 @@
-"""A batch-size rule that does not twitch."""
+"""A batch-size rule that ignores small changes."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number
 from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
 class Hysteresis(BatchSizeWrapper):
-    """Move the batch size only when the wanted one differs by a factor: b_wanted >= f·b or b_wanted <= b/f.
+    """Change the batch size only if the wanted one differs by a factor: b_wanted >= f·b or b_wanted <= b/f.
 
     | symbol | argument | meaning |
     |---|---|---|
-    | b | | the size in force |
-    | f | factor | the least change worth making |
+    | b | | the present batch size |
+    | f | factor | the smallest change |
 
-    A rule that enlarges the current batch wants more because the batch has failed its test, and would fail it at the
-    next step too: what it adds is raised to the factor instead of being put off.
+    A rule that enlarges the current batch does so because the batch failed its test, and would fail it at the next step
+    too: its enlargements are raised to the factor instead of postponed.
 
     Args:
         rule: the rule within.
@@ -31,9 +32,10 @@ class Hysteresis(BatchSizeWrapper):
     factor: float = 1.25
 
     name: ClassVar[str] = "hysteresis"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_number("Hysteresis.factor", self.factor, above=1)
         BatchSizeWrapper.__post_init__(self)
 

@@ -1,9 +1,10 @@
-"""LEGW: the root of the batch, and a warm-up that lasts as many epochs the more."""
+"""LEGW: the square root of the batch size, and a warm-up that lasts longer in proportion."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import StepContext
 from ...ranges import require_number
 from .batch_scaled import BatchScaled
@@ -11,7 +12,7 @@ from .batch_scaled import BatchScaled
 
 @dataclass(frozen=True, slots=True)
 class LEGW(BatchScaled):
-    """Scale the rate with the root of the batch and warm up linearly over epochs in proportion to it.
+    """Scale the rate with the root of the batch size and warm up linearly, over epochs in proportion to the batch size.
 
         η(b) = η · sqrt(k) · min(1, e/(w·k)),    k = b/b0
 
@@ -25,26 +26,31 @@ class LEGW(BatchScaled):
     | w | warmup_epochs | epochs of warm-up at b0 |
     | e | epoch | passes over the data, the current batch included |
 
-    Where the batch changes during the warm-up, its size at the moment counts.
+    If the batch size changes during the warm-up, the present one counts.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: b0; None is the first batch of the run.
-        warmup_epochs: w; a batch of b takes w·b/b0. Ours is the default.
+        warmup_epochs: w; a batch of b takes w·b/b0. The default is ours.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
 
-    Reference: Y. You, J. Hseu, C. Ying, J. Demmel, K. Keutzer, C.-J. Hsieh, "Large-Batch Training for LSTM and Beyond"
-    (SC 2019; arXiv 1901.08292), "linear-epoch gradual warm-up".
+    Reference: You et al. 2019, "linear-epoch gradual warm-up".
     """
 
     warmup_epochs: float = 0.1
 
     name: ClassVar[str] = "legw"
+    reference: ClassVar[Citation | None] = Citation(
+        ("Y. You", "J. Hseu", "C. Ying", "J. Demmel", "K. Keutzer", "C.-J. Hsieh"),
+        "Large-Batch Training for LSTM and Beyond",
+        2019,
+        "SC; arXiv 1901.08292",
+    )
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         BatchScaled.__post_init__(self)
         require_number("LEGW.warmup_epochs", self.warmup_epochs, above=0)
 

@@ -1,4 +1,4 @@
-"""Step rules around a step rule: what scaling with the batch, warm-up and AdaScale have in common."""
+"""The base of lr rules around another lr rule: scaling with the batch, warm-up, AdaScale."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ UNWRAPPED = Constant()
 
 @dataclass(frozen=True, slots=True)
 class LRWrapperState:
-    """What a step rule around a step rule remembers.
+    """The state of an lr rule around an lr rule.
 
     Args:
         inner: the state of the rule within.
-        lr: the rate that rule last wanted; before it wanted one, the optimizer's own.
-        own: the state of the wrapper itself, a dataclass of the same class from the start on.
+        lr: the rate that rule last wanted; at first, the optimizer's own.
+        own: the state of the wrapper itself, a dataclass of the same class throughout.
     """
 
     inner: Any
@@ -29,15 +29,16 @@ class LRWrapperState:
 
 @dataclass(frozen=True, slots=True)
 class Altered:
-    """What a wrapper makes of a rate.
+    """The rate that a wrapper sets in place of another.
 
     Args:
-        lr: the rate to be used.
-        why: what was done to it, "" if nothing; a clause, to stand before the reason of the rule within.
-        settings: settings of the optimizer, over those of the rule within.
-        evidence: numbers, beside those of the rule within.
+        lr: the rate to use.
+        why: what changed, "" if nothing; a clause that precedes the reason of the rule within.
+        settings: settings of the optimizer, which override those of the rule within.
+        evidence: numbers, in addition to those of the rule within.
         own: the wrapper's next state.
         action: in place of that of the rule within.
+        code: of the decision; "" is the wrapper's name.
     """
 
     lr: float
@@ -46,29 +47,29 @@ class Altered:
     evidence: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
     own: Any = field(default_factory=Stateless)
     action: Action | None = None
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LRWrapper(ABC):
-    """A step rule that alters what another step rule, the one within, decides.
+    """An lr rule that changes the decisions of another lr rule, the one within.
 
-    The rule within is shown the rate it last wanted, not the one used in its place, and goes on as if it had been
-    obeyed. A rate counts until the rule within wants another; a rule that leaves the optimizer's own rate alone counts
-    as one that wants the rate the optimizer had at the start.
+    The rule within sees the rate it last wanted, not the one used in its place. A rate counts until the rule within
+    wants another; a rule that leaves the optimizer's own rate unchanged counts as one that wants the rate at the start.
 
-    A subclass says in `_begin` and `_alter` what it makes of a rate, and in `_planned` and `_shown` what else the rule
-    within is to see differently.
+    A subclass changes the rate in `_begin` and `_alter`, and in `_planned` and `_shown` what else the rule within sees.
 
     Args:
         rule: the rule within, or its text or number; by default, and with None, the optimizer's own rate.
 
     Raises:
-        InputError: `rule` is no rule; or, when a run starts, there is no rate from anywhere.
+        InputError: `rule` is no rule; when a run starts, there is no rate.
     """
 
     rule: LRRule | str | float | None = UNWRAPPED
 
     read: ClassVar[Callable[[Any], LRRule]]  # set by the registry of rules, which imports this module
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Build the rule within from its text."""
@@ -78,6 +79,18 @@ class LRWrapper(ABC):
     def within(self) -> LRRule:
         """The rule within, resolved."""
         return cast(LRRule, self.rule)  # isinstance would take tens of microseconds, at every step
+
+    def require_rate_within(self) -> None:
+        """Refuse a rule within that computes the rate for each batch itself.
+
+        Raises:
+            InputError: it searches or guards.
+        """
+        if self.within.searches or self.within.guards:
+            raise InputError(
+                f"{type(self).__name__} scales a learning rate, but '{self.within.name}' computes it for each batch: "
+                "give a number or a schedule, or use that rule alone."
+            )
 
     @property
     def needs(self) -> Needs:
@@ -100,53 +113,52 @@ class LRWrapper(ABC):
         return self.within.guards
 
     def start(self, plan: Plan) -> tuple[Decision, LRWrapperState]:
-        """Alter the first rate of the rule within."""
+        """Change the first rate of the rule within."""
         inner, inner_state = self.within.start(self._planned(plan))
         rate = float(plan.lr if inner.lr is None else inner.lr)
         if not rate > 0:
-            who = type(self).__name__
             raise InputError(
-                f"{who} has a learning rate of {rate:g} to alter: give the rule within it, or the optimizer, one above "
-                "0."
+                f"{type(self).__name__} has a learning rate of {rate:g} to scale: give the rule within, or the "
+                "optimizer, one above 0."
             )
         altered = self._begin(rate, plan)
-        return _account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
+        return self._account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
 
     def decide(self, now: StepContext, state: LRWrapperState) -> Search:
-        """Alter what the rule within decides."""
+        """Change the decision of the rule within."""
         shown = replace(self._shown(now, state.own), lr=state.lr)
         inner, inner_state = yield from self.within.decide(shown, state.inner)
         rate = state.lr if inner.lr is None else inner.lr
         altered = self._alter(rate, now, state.own)
-        return _account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
+        return self._account(inner, altered), LRWrapperState(inner_state, rate, altered.own)
+
+    def _account(self, inner: Decision, altered: Altered) -> Decision:
+        """The decision of the rule within with another rate, and why."""
+        reason = inner.reason
+        if altered.why:
+            reason = f"{altered.why} ({inner.reason})" if inner.reason else altered.why
+        return replace(
+            inner,
+            lr=altered.lr,
+            code=altered.code or (self.name if altered.why else inner.code),
+            reason=reason,
+            evidence={**inner.evidence, **altered.evidence},
+            action=altered.action or inner.action,
+            settings={**inner.settings, **altered.settings},
+        )
 
     def _begin(self, rate: float, plan: Plan) -> Altered:
-        """What becomes of the rate when a run starts, before a batch is known."""
+        """The rate when a run starts, before a batch is known."""
         return Altered(rate)
 
     @abstractmethod
     def _alter(self, rate: float, now: StepContext, own: Any) -> Altered:
-        """What becomes of the rate for the current batch."""
+        """The rate for the current batch."""
 
     def _planned(self, plan: Plan) -> Plan:
-        """The plan as the rule within is to see it."""
+        """The plan that the rule within sees."""
         return plan
 
     def _shown(self, now: StepContext, own: Any) -> StepContext:
-        """The situation as the rule within is to see it, its own rate aside."""
+        """The context that the rule within sees, except for its own rate."""
         return now
-
-
-def _account(inner: Decision, altered: Altered) -> Decision:
-    """The decision of the rule within with another rate, saying so."""
-    reason = inner.reason
-    if altered.why:
-        reason = f"{altered.why} ({inner.reason})" if inner.reason else altered.why
-    return replace(
-        inner,
-        lr=altered.lr,
-        reason=reason,
-        evidence={**inner.evidence, **altered.evidence},
-        action=altered.action or inner.action,
-        settings={**inner.settings, **altered.settings},
-    )

@@ -1,38 +1,40 @@
-"""A batch-size rule whose sizes stay for a while."""
+"""A batch-size rule whose sizes hold for a minimum time."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_whole
+from ..papers import DAMPING
 from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
 class MinHold(BatchSizeWrapper):
-    """Keep every batch size for at least `steps` steps and `samples` samples; then move to what is wanted by then.
+    """Hold every batch size for at least `steps` steps and `samples` samples, then change to the size wanted by then.
 
-    While a rule enlarges the current batch, the size grows within one step as often as it wants: it dwells once the
-    step is taken.
+    A rule that enlarges the current batch may grow it repeatedly within one step: the size holds once the step is
+    taken.
 
     Args:
         rule: the rule within.
-        steps: steps that a new size stays.
-        samples: samples that a new size stays, in addition.
+        steps: steps for which a new size holds.
+        samples: samples for which a new size holds, in addition.
 
     Raises:
         InputError: a setting that is no whole number of at least 0.
 
-    Reference: the dwell time of S. Sievert, S. Shah, "Improving the convergence of SGD through adaptive batch sizes"
-    (arXiv 1910.08222, 2021), whose default of 20 steps this is.
+    Reference: the dwell time of Sievert and Shah 2021, with its default of 20 steps.
     """
 
     steps: int = 20
     samples: int = 0
 
     name: ClassVar[str] = "min-hold"
+    reference: ClassVar[Citation | None] = DAMPING
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("MinHold.steps", self.steps, least=0)
         require_whole("MinHold.samples", self.samples, least=0)
         BatchSizeWrapper.__post_init__(self)

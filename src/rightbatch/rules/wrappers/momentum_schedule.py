@@ -1,8 +1,9 @@
-"""Momentum by stages, around any step rule."""
+"""Momentum in stages, around any lr rule."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+from ...citation import Citation
 from ...decision import Plan, StepContext
 from ...errors import InputError
 from ...ranges import require_choice, require_number
@@ -13,23 +14,23 @@ Unit = Literal["steps", "samples", "epochs"]
 
 @dataclass(frozen=True, slots=True)
 class MomentumSchedule(LRWrapper):
-    """Set the momentum, or Adam's beta1, from given places on.
+    """Set the momentum, or Adam's beta1, in stages.
 
     Raising the momentum from m to m' multiplies the length of the steps in the long run by (1 - m)/(1 - m'), five times
-    from 0.5 to 0.9: the rate of the rule within is left as it is, unless `compensate` divides it by that.
+    from 0.5 to 0.9: the rate of the rule within is unchanged, unless `compensate` divides it by that.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
-        stages: pairs of (place, momentum), places ascending from 0.
+        stages: pairs of (place, momentum), the places increasing from 0.
         unit: of the places: "steps", "samples" or "epochs".
-        compensate: keep rate/(1 - momentum) as at the first stage.
+        compensate: hold rate/(1 - momentum) at its value of the first stage.
 
     Raises:
-        InputError: a setting out of its range, or, when a run starts, an optimizer without momentum.
+        InputError: a setting out of its range; when a run starts, an optimizer without momentum.
 
-    Reference: the stages, 0.5 and from 40,000 steps on 0.9, are those of teaching notes; I. Sutskever, J. Martens, G.
-    Dahl, G. Hinton, "On the importance of initialization and momentum in deep learning" (ICML 2013), for momentum that
-    rises by stages.
+    Reference: Sutskever et al. 2013, for momentum that rises in stages. Differs: the default, 0.5 and 0.9 from step
+        40,000
+    on, is that of teaching notes.
     """
 
     stages: tuple[tuple[float, float], ...] = ((0.0, 0.5), (40_000.0, 0.9))
@@ -37,9 +38,15 @@ class MomentumSchedule(LRWrapper):
     compensate: bool = False
 
     name: ClassVar[str] = "momentum-schedule"
+    reference: ClassVar[Citation | None] = Citation(
+        ("I. Sutskever", "J. Martens", "G. Dahl", "G. Hinton"),
+        "On the importance of initialization and momentum in deep learning",
+        2013,
+        "ICML",
+    )
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         LRWrapper.__post_init__(self)
         require_choice("MomentumSchedule.unit", self.unit, get_args(Unit))
         try:
@@ -51,7 +58,7 @@ class MomentumSchedule(LRWrapper):
             ) from None
         places = [place for place, _ in stages]
         if not places or places[0] != 0 or places != sorted(set(places)):
-            raise InputError(f"MomentumSchedule.stages begin at {places}: let them ascend from 0.")
+            raise InputError(f"MomentumSchedule.stages has the places {places}: they must increase from 0.")
         for _, value in stages:
             require_number("A momentum of MomentumSchedule", value, least=0, most=0.9999)
         object.__setattr__(self, "stages", stages)
@@ -60,7 +67,7 @@ class MomentumSchedule(LRWrapper):
         name = next((name for name in ("momentum", "beta1") if name in plan.settings), None)
         if name is None:
             raise InputError(
-                f"{plan.optimizer} has no momentum to schedule: choose SGD, RMSprop or Adam, or another step rule."
+                f"{plan.optimizer} has no momentum to schedule: choose SGD, RMSprop or Adam, or another lr rule."
             )
         return self._altered(rate, 0.0, name)
 

@@ -1,23 +1,24 @@
-"""A batch-size rule that begins gradually."""
+"""A batch-size rule that starts gradually."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...ranges import require_number, require_whole
 from .batch_size_wrapper import BatchSizeWrapper, WrapContext
 
 
 @dataclass(frozen=True, slots=True)
 class Ramp(BatchSizeWrapper):
-    """Begin at `initial` samples and approach what any rule wants linearly in the samples seen: a warm-up.
+    """Start at `initial` samples and approach the wanted size linearly in the samples seen: a warm-up.
 
-        b(s) = first + (b_wanted - first) · min(1, s/S)
+        b(s) = initial + (b_wanted - initial) · min(1, s/S)
 
     | symbol | argument | meaning |
     |---|---|---|
     | s | samples | samples consumed before the batch |
     | S | over_samples, over_epochs | length of the ramp in samples, or in passes over the data |
-    | b_wanted | | what the rule within wants by then |
+    | b_wanted | | what the rule within wants at that time |
 
     The size changes at nearly every step of the ramp; wrap it in "rounded" or "hysteresis" where that costs time.
 
@@ -25,7 +26,7 @@ class Ramp(BatchSizeWrapper):
         rule: the rule within.
         initial: size of the first batch.
         over_epochs: S in passes over the data.
-        over_samples: S in samples; None leaves that to over_epochs.
+        over_samples: S in samples; takes precedence over over_epochs.
 
     Raises:
         InputError: a setting out of its range.
@@ -36,9 +37,10 @@ class Ramp(BatchSizeWrapper):
     over_samples: int | None = None
 
     name: ClassVar[str] = "ramp"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         require_whole("Ramp.initial", self.initial, least=1)
         require_number("Ramp.over_epochs", self.over_epochs, above=0)
         if self.over_samples is not None:
@@ -50,6 +52,4 @@ class Ramp(BatchSizeWrapper):
         if place.samples >= length:
             return wanted, ""
         share = place.samples / length
-        return round(
-            self.initial + (wanted - self.initial) * share
-        ), f"{share:.0%} of the ramp from {self.initial} are done"
+        return round(self.initial + (wanted - self.initial) * share), f"{share:.0%} of the ramp from {self.initial}"

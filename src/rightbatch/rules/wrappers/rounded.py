@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sys import maxsize
 from typing import ClassVar, Literal, get_args
 
+from ...citation import Citation
 from ...errors import InputError
 from ...ranges import require_choice, require_whole
 from .batch_size_wrapper import BatchSizeWrapper, WrapContext
@@ -15,16 +16,16 @@ POWERS_OF_TWO = "powers-of-two"
 
 @dataclass(frozen=True, slots=True)
 class Rounded(BatchSizeWrapper):
-    """Snap the sizes of any rule to a grid: powers of two, multiples of a number, or a few sizes.
+    """Round the sizes of any rule to a grid: powers of two, multiples of a number, or a list of sizes.
 
-    The nearest size is the nearest by ratio: from 45 it is down to 32 and from 46 up to 64. Where the data or the
-    limits within end, the grid ends with them: the largest size is then the largest of the grid within; only where no
-    size of the grid is within, the limit itself. Wrappers around this one may leave the grid; put it outermost where
-    the grid matters. What a rule that enlarges the current batch wants is always snapped up, or it would ask in vain.
+    The nearest size is the nearest by ratio: 45 becomes 32 and 46 becomes 64. The data and the limits of the rule
+    within limit the grid: the largest size is the largest of the grid within the limits, and the limit itself only if
+    no size of the grid is within them. Wrappers around this one may leave the grid; put it outermost if the grid
+    matters. The sizes of a rule that enlarges the current batch are always rounded up, or an enlargement might be lost.
 
     Args:
         rule: the rule within.
-        grid: "powers-of-two", a number whose multiples are meant, or the sizes themselves.
+        grid: "powers-of-two", a number, for its multiples, or the sizes themselves.
         direction: "nearest", "up" or "down".
 
     Raises:
@@ -35,9 +36,10 @@ class Rounded(BatchSizeWrapper):
     direction: Direction = "nearest"
 
     name: ClassVar[str] = "rounded"
+    reference: ClassVar[Citation | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Check the settings."""
         if isinstance(self.grid, list | tuple):
             if not self.grid:
                 raise InputError("Rounded.grid is empty: give sizes, a number or 'powers-of-two'.")
@@ -67,7 +69,7 @@ class Rounded(BatchSizeWrapper):
             batch_size = below
         else:
             batch_size = above if wanted * wanted > below * above else below
-        return batch_size, f"snapped to the grid {self.grid!r}"
+        return batch_size, f"rounded to the grid {self.grid!r}"
 
     def _below(self, wanted: int) -> int:
         """The largest size of the grid up to `wanted`; 0 if there is none."""

@@ -1,10 +1,11 @@
-"""The scaling rule that keeps the stochastic differential equation of Adam and RMSprop."""
+"""The scaling rule that preserves the stochastic differential equation of Adam and RMSprop."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...citation import Citation
 from ...decision import Plan, StepContext
 from ...errors import InputError, UnsupportedError
 from ...ranges import require_whole
@@ -26,7 +27,7 @@ class SDEState:
 
 @dataclass(frozen=True, slots=True)
 class SDE(ForOneBatch):
-    """Scale rate, betas and epsilon of Adam or RMSprop together, so that the path of training stays the same.
+    """Scale rate, betas and epsilon of Adam or RMSprop together, so that training follows the same path.
 
         η -> sqrt(κ)·η,    1 - β1 -> κ(1 - β1),    1 - β2 -> κ(1 - β2),    ε -> ε/sqrt(κ),    κ = b/b0
 
@@ -39,34 +40,39 @@ class SDE(ForOneBatch):
     | b | batch_size | the current batch |
     | β1, β2, ε | settings | the optimizer's own at the start; RMSprop's alpha is β2; β1 = 0, no momentum, stays 0 |
 
-    There is no such optimizer where κ(1 - β) >= 1. With `max_size` that is refused when the run starts; without it a
-    batch that large leaves rate and settings at those of the last κ that had one, and the reason says so.
+    There is no such optimizer if κ(1 - β) >= 1. With `max_size` the rule refuses that when the run starts; without it,
+    such a batch leaves rate and settings at those of the last valid κ, and the reason says so.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: b0; None is the first batch of the run.
-        max_size: the largest batch of the run, for the check at its start, where `at` is given.
-        weight_decay: also scale a decoupled weight decay, λ -> sqrt(κ)·λ, so that η·λ grows by κ. Only AdamW and others
-            that decouple it. That of the first parameter group counts, the others keep their ratios to it.
+        max_size: the largest batch of the run, for the check at its start; needs `at`.
+        weight_decay: also scale a decoupled weight decay, λ -> sqrt(κ)·λ, so that η·λ grows by κ. Only for AdamW and
+            others that decouple it. The other parameter groups retain their ratios to the first.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself; when a run
-            starts, κ(1 - β) >= 1 at `max_size`.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself; when a
+            run starts, κ(1 - β) >= 1 at `max_size`.
         UnsupportedError: when a run starts, an optimizer without beta2 and eps; for SGD use linear-scaling.
 
-    Reference: S. Malladi, K. Lyu, A. Panigrahi, S. Arora, "On the SDEs and Scaling Rules for Adaptive Gradient
-    Algorithms" (NeurIPS 2022; arXiv 2205.10287), the square-root scaling rules; D. Busbridge et al., "How to Scale Your
-    EMA" (NeurIPS 2023; arXiv 2307.13813), for the weight decay. Ours is what happens where the rule ends, and a κ that
-    changes during the run: the moments gathered so far are kept.
+    Reference: Malladi et al. 2022, the square-root scaling rules; D. Busbridge et al., "How to Scale Your EMA" (NeurIPS
+    2023; arXiv 2307.13813), for the weight decay. Differs: ours are the limit of the rule and a κ that changes during
+    the run, without a correction of the moments.
     """
 
     max_size: int | None = None
     weight_decay: bool = False
 
     name: ClassVar[str] = "sde"
+    reference: ClassVar[Citation | None] = Citation(
+        ("S. Malladi", "K. Lyu", "A. Panigrahi", "S. Arora"),
+        "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms",
+        2022,
+        "NeurIPS; arXiv 2205.10287",
+    )
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         ForOneBatch.__post_init__(self)
         if self.max_size is not None:
             require_whole("SDE.max_size", self.max_size, least=1)
@@ -80,8 +86,8 @@ class SDE(ForOneBatch):
         settings = {name: float(plan.settings[name]) for name in names if name in plan.settings}
         if not {"beta2", "eps"} <= settings.keys() or "schedulefree" in plan.optimizer.lower():
             raise UnsupportedError(
-                f"The step rule 'sde' scales Adam's settings, which {plan.optimizer or 'the optimizer'} lacks or uses "
-                "otherwise: use Adam, AdamW or RMSprop, or for SGD the step rule 'linear-scaling'."
+                f"The lr rule 'sde' scales Adam's settings, which {plan.optimizer or 'the optimizer'} lacks or uses "
+                "differently: use Adam, AdamW or RMSprop, or for SGD the lr rule 'linear-scaling'."
             )
         if self.max_size is not None and self.at is not None and not _valid(settings, self.max_size / self.at):
             raise InputError(
@@ -95,19 +101,23 @@ class SDE(ForOneBatch):
         wanted = now.batch_size / at
         valid = _valid(own.settings, wanted)
         factor = wanted if valid else own.factor
-        root = math.sqrt(factor)
-        why = "" if factor == 1 else f"rate times {root:.3g}, betas and epsilon as {factor:.3g} times {at} samples ask"
+        root, code = math.sqrt(factor), ""
+        why = "" if factor == 1 else f"rate times {root:.3g}, betas and epsilon for {factor:.3g} times {at} samples"
         if not valid:
-            why = (
-                f"{now.batch_size} samples are {wanted:.3g} times {at}, which no betas can follow "
-                f"({_limit(own.settings)}): rate, betas and epsilon stay those of {factor:.3g} times"
+            code, why = (
+                "no-valid-betas",
+                (
+                    f"{now.batch_size} samples are {wanted:.3g} times {at}, for which there are no betas "
+                    f"({_limit(own.settings)}): rate, betas and epsilon stay at those of {factor:.3g} times"
+                ),
             )
         settings = _scaled(own.settings, factor)
-        return Altered(rate * root, why, settings, {"factor": factor}, SDEState(at, factor, own.settings))
+        state = SDEState(at, factor, own.settings)
+        return Altered(rate * root, why, settings, {"factor": factor}, state, code=code)
 
 
 def _rates(settings: Mapping[str, float]) -> dict[str, float]:
-    """1 - β of every moment that the optimizer keeps."""
+    """1 - β of every moment of the optimizer."""
     return {name: 1 - settings[name] for name in DECAYS if settings.get(name, 0.0) > 0}
 
 

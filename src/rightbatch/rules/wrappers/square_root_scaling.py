@@ -4,16 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import StepContext
 from .batch_scaled import BatchScaled
 
 
 @dataclass(frozen=True, slots=True)
 class SquareRootScaling(BatchScaled):
-    """Scale the rate with the root of the batch, η(b) = η · sqrt(b/b0).
+    """Scale the rate with the root of the batch size, η(b) = η · sqrt(b/b0).
 
-    It keeps the variance of a step of SGD. For Adam and its kin it is the rate that goes with the noise, but only
-    together with their other settings: `sde` changes these too.
+    This preserves the variance of a step of SGD. For Adam and similar optimizers it is the right rate while noise
+    dominates, but only together with their other settings: `sde` changes these too.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -26,13 +27,19 @@ class SquareRootScaling(BatchScaled):
         at: b0; None is the first batch of the run.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
 
-    Reference: A. Krizhevsky, "One Weird Trick for Parallelizing Convolutional Neural Networks" (arXiv 1404.5997, 2014),
-    section 5.
+    Reference: Krizhevsky 2014, section 5.
     """
 
     name: ClassVar[str] = "square-root-scaling"
+    reference: ClassVar[Citation | None] = Citation(
+        ("A. Krizhevsky",),
+        "One Weird Trick for Parallelizing Convolutional Neural Networks",
+        2014,
+        "arXiv 1404.5997",
+        "section 5",
+    )
 
     def _factor(self, now: StepContext, at: int) -> float:
         return math.sqrt(now.batch_size / at)

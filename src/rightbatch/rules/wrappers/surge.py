@@ -1,16 +1,17 @@
-"""The surge of the best rate of sign-like optimizers: up to the noise scale and down again."""
+"""The surge of the best rate of sign-like optimizers: it rises up to the noise scale and falls beyond."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...citation import Citation
 from ...decision import Needs, StepContext
 from .batch_scaled import BatchScaled
 
 
 @dataclass(frozen=True, slots=True)
 class Surge(BatchScaled):
-    """Scale the rate of Adam and its kin by f(b)/f(b0), f(b) = 2/(sqrt(B/b) + sqrt(b/B)), which peaks at b = B.
+    """Scale the rate of Adam and similar by f(b)/f(b0), f(b) = 2/(sqrt(B/b) + sqrt(b/B)), which peaks at b = B.
 
     Below the noise scale this is the square-root rule; beyond it the best rate falls again. For optimizers whose step
     is close to the sign of the gradient, such as Adam; for SGD see `noise-scaled`.
@@ -22,22 +23,28 @@ class Surge(BatchScaled):
     | b | batch_size | the current batch |
     | B | noise.noise_scale | gradient noise scale |
 
-    The noise scale is the smoothed one; while its upper end is infinite, its lower end counts. Until there is one, the
-    rate is that of the rule within.
+    The noise scale is the smoothed one; while its upper end is infinite, its lower end counts. Until it is measured,
+    the rate is that of the rule within.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         at: b0; None is the first batch of the run.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that finds the step for each batch itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
 
-    Reference: S. Li et al., "Surge Phenomenon in Optimal Learning Rate and Batch Size Scaling" (NeurIPS 2024; arXiv
-    2405.14578). Differs: its B is defined for the sign of each weight's gradient and fitted to runs; here it is the
-    measured noise scale. With `noise="...(preconditioned=True)"` that is measured in the optimizer's own metric.
+    Reference: Li et al. 2024. Differs: its B is defined for the sign of each weight's gradient and fitted to runs; here
+        it
+    is the measured noise scale, with `noise="...(preconditioned=True)"` in the optimizer's own metric.
     """
 
     name: ClassVar[str] = "surge"
+    reference: ClassVar[Citation | None] = Citation(
+        ("S. Li", "et al."),
+        "Surge Phenomenon in Optimal Learning Rate and Batch Size Scaling",
+        2024,
+        "NeurIPS; arXiv 2405.14578",
+    )
 
     @property
     def needs(self) -> Needs:

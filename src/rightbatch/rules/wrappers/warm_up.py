@@ -1,11 +1,12 @@
-"""A gradual start around any step rule."""
+"""A gradual start around any lr rule."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...citation import Citation
 from ...decision import Plan, StepContext
-from ...errors import InputError
 from ...ranges import require_number
+from ..papers import ONE_HOUR
 from ..stages import length_samples, require_length
 from .lr_wrapper import Altered, LRWrapper
 
@@ -18,21 +19,21 @@ class WarmUp(LRWrapper):
     |---|---|---|
     | s | | samples consumed, the current batch included |
     | w | over_epochs, over_samples | length of the warm-up |
-    | a | start_share | the share of the rate it starts from |
+    | a | start_share | fraction of the rate at the start |
 
     The rule within counts from the start of the run, not from the end of the warm-up.
 
     Args:
         rule: the rule within, or its text or number; by default the optimizer's own rate.
         over_epochs: w in passes over the data.
-        over_samples: w in samples; None leaves that to over_epochs.
+        over_samples: w in samples; takes precedence over over_epochs.
         start_share: a.
 
     Raises:
-        InputError: a setting out of its range, or a rule within that searches for its step itself.
+        InputError: a setting out of its range, or a rule within that computes the rate for each batch itself.
 
-    Reference: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour" (arXiv 1706.02677, 2017),
-    section 2.2, the gradual warm-up over 5 epochs from the rate of the small batch: start_share = small batch / batch.
+    Reference: Goyal et al. 2017, section 2.2, the gradual warm-up over 5 epochs from the rate of the small batch:
+    start_share = small batch / batch.
     """
 
     over_epochs: float = 1.0
@@ -40,15 +41,12 @@ class WarmUp(LRWrapper):
     start_share: float = 0.0
 
     name: ClassVar[str] = "warm-up"
+    reference: ClassVar[Citation | None] = ONE_HOUR.at("section 2.2")
 
     def __post_init__(self) -> None:
-        """Build the rule within and refuse impossible settings."""
+        """Build the rule within and check the settings."""
         LRWrapper.__post_init__(self)
-        if self.within.searches or self.within.guards:
-            raise InputError(
-                f"WarmUp scales a rate, but '{self.within.name}' finds its step on the batches it meets: give a rate "
-                "or a schedule, or use that rule alone."
-            )
+        self.require_rate_within()
         require_length("WarmUp.over", self.over_epochs, self.over_samples)
         require_number("WarmUp.start_share", self.start_share, least=0, most=1)
 
