@@ -72,7 +72,7 @@ def made(exponent: float, seeds: int = 3, own: float = 1.0, at_one: float = 100.
             scale = at_one * (1 + 0.01 * seed) * loss**exponent
             own_scale = [own * scale * (1 + 0.001 * seed), own * scale / 2, own * scale * 2]
             looks.append(
-                {"lr": step, "loss": loss, "variance": scale, "signal": 1.0, "scale": [scale] * 3, "own": own_scale}
+                {"step": step, "loss": loss, "variance": scale, "signal": 1.0, "scale": [scale] * 3, "own": own_scale}
             )
         runs.append({"seed": seed, "looks": looks, "own": [[k + 1.0, *look["own"]] for k, look in enumerate(looks)]})
     return runs
