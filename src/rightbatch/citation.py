@@ -1,4 +1,4 @@
-"""The paper that a method comes from, as data."""
+"""Internal: the paper that a method comes from, as data."""
 
 from dataclasses import dataclass, replace
 

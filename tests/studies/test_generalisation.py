@@ -266,7 +266,7 @@ def test_a_variant_is_run_at_the_one_rate() -> None:
 def test_variants_belong_to_the_built_in_network() -> None:
     assert not [t for t in SMALL.trials(Subject("blobs", "linear")) if t.settings["kind"] in ("dropout", "batch norm")]
     section = SMALL.section(Subject("blobs", "linear"), {})
-    assert "left out here" in section.paragraphs[0]
+    assert "omitted here" in section.paragraphs[0]
 
 
 @pytest.mark.parametrize(

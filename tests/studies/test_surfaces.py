@@ -130,7 +130,7 @@ def test_ratios_where_some_never_end() -> None:
 @pytest.mark.parametrize(
     ("design", "subject", "match"),
     [
-        (Surfaces(), Subject("digits", "mlp"), "takes no data"),
+        (Surfaces(), Subject("digits", "mlp"), "do not pass data"),
         (Surfaces(sizes=(16, 1)), None, "sizes"),
         (Surfaces(sigma=0.0), None, "sigma"),
         (Surfaces(conditions=(10.0,)), None, "conditions"),

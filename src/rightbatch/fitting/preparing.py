@@ -205,7 +205,8 @@ def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kin
     """
     if weighed.known or train.loss is loss:
         return weighed.kind
-    x, y = train.fetch(torch.arange(min(PROBES, len(train))))
+    some = train.sample()  # of a stream, those at its beginning
+    x, y = some.fetch(torch.arange(min(PROBES, len(some))))
     device = next(model.parameters()).device
     output = tried_output(model, x.to(device))
     kind = Kind.MEAN if output is None else kind_of(loss, output, y.to(device))

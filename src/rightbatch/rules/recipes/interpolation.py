@@ -9,7 +9,7 @@ from ...decision import Decision, LRRule, Needs, Plan, Search, Stateless, StepCo
 from ...errors import InputError
 from ...ranges import require_whole
 from ..spectrum import Spectrum
-from .recipe import Recipe, recipe_of
+from .recipe import Recipe
 
 CRITICAL = Decision(code="held", reason="hold: the batch size is the critical one")
 
@@ -117,7 +117,7 @@ class InterpolationLR:
 
     def __post_init__(self) -> None:
         """Build the recipe from its text."""
-        object.__setattr__(self, "recipe", recipe_of(self.recipe))
+        object.__setattr__(self, "recipe", Recipe.read(self.recipe))
         if not isinstance(self.recipe, Interpolation):
             raise InputError(f"InterpolationLR.recipe is {self.recipe!r}: give an Interpolation.")
 

@@ -1,11 +1,12 @@
 """A recipe: a batch-size rule that brings the learning rate that its paper uses with it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 from ...citation import Citation
-from ...decision import BatchSizeRule, LRRule
+from ...decision import LRRule
 from ...errors import InputError
 from ...ranges import require_number, require_whole
 from ..batch_size.schedule import BatchSizeSchedule
@@ -22,6 +23,7 @@ class Recipe(ABC):
     """
 
     name: ClassVar[str]
+    read: ClassVar[Callable[[Any], Any]]  # a recipe by its text; set by the registry, which imports this module
 
     @property
     @abstractmethod
@@ -101,7 +103,7 @@ class PairedLR(LRSchedule):
 
     def __post_init__(self) -> None:
         """Build the recipe from its text."""
-        recipe = recipe_of(self.recipe)
+        recipe = Recipe.read(self.recipe)
         if not isinstance(recipe, ScheduleRecipe):
             raise InputError(f"PairedLR.recipe is {self.recipe!r}: give a recipe with a schedule, such as Seesaw().")
         object.__setattr__(self, "recipe", recipe)
@@ -112,11 +114,3 @@ class PairedLR(LRSchedule):
 
     def _share(self, at: RunPosition) -> float:
         return cast(ScheduleRecipe, self.recipe).lr_share(at)
-
-
-def recipe_of(spec: Any) -> BatchSizeRule | Any:
-    """The recipe that a text names; anything else as it is."""
-    from ...rule_text import read_rule
-    from . import RECIPES  # which imports this module
-
-    return read_rule(spec, RECIPES, "recipe") if isinstance(spec, str) else spec
