@@ -158,8 +158,8 @@ class Step:
         """Clip the batch under way to this norm; return the norm gathered so far."""
         require_number("max_norm", max_norm, above=0)
         self.update_.clip.once = max_norm
-        norm2 = self.gradients.norm2()
-        return (norm2 if isinstance(norm2, Tensor) else torch.tensor(norm2)).sqrt()
+        norms2 = self.gradients.norms2()
+        return torch.stack([n if isinstance(n, Tensor) else torch.tensor(n) for n in norms2]).sum().sqrt()
 
     # Update and report.
 
