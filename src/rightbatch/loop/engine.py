@@ -165,8 +165,8 @@ class Engine:
             return False
         self._step.do_not_cut(f"the loss compares samples with each other ({found})")
         warnings.warn(
-            f"The loss compares samples with each other ({found}): batches are not cut into micro-batches, and the noise "
-            "is that of whole batches. micro_batch= cuts them all the same.",
+            f"The loss compares samples with each other ({found}): batches are not cut into micro-batches, and the "
+            "noise is that of whole batches. micro_batch= cuts them all the same.",
             stacklevel=4,
         )
         if len(batch.pieces) + len(batch.queue) == 1 and not (batch.measured or batch.sweeps):
