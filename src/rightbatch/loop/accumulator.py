@@ -42,6 +42,15 @@ class Total:
         return [math.fsum(w * x for w, x in zip(self.weights, found[:count], strict=True)), *found[count:]]
 
 
+@dataclass(slots=True)
+class Spent:
+    """Seconds spent on a batch, of which `trial_s` on trial steps; (samples, seconds) of its passes where compared."""
+
+    seconds: float = 0.0
+    trial_s: float = 0.0
+    passes: list[tuple[int, float]] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """This process's part of a micro-batch; `idle`: it has none and is given samples that count nothing."""
@@ -73,7 +82,8 @@ class BatchAccumulator:
         awaiting: shares handed out whose loss is not known yet, with a reference to the samples.
         total: losses and weights of this process's passes at the present parameters.
         reference: units that one unit of weight stands for; set by the first pass.
-        seconds: spent on it so far, of which `trial_s` on trial steps; `times_s` of each pass where compared.
+        samples: of all intervals, in all processes.
+        spent: seconds so far.
         repeating: whether its passes are handed out again, at a trial point.
     """
 
@@ -94,19 +104,13 @@ class BatchAccumulator:
     total: Total = field(default_factory=Total)
     reference: float = 0.0
     repeating: bool = False
-    seconds: float = 0.0
-    trial_s: float = 0.0
-    times_s: list[tuple[int, float]] = field(default_factory=list)
+    samples: int = 0
+    spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
         """Several processes must agree on the unit beforehand: the sample."""
         if self.ranks.several or self.sweeps:
             self.reference = float(self.planned)
-
-    @property
-    def samples(self) -> int:
-        """Of all intervals, in all processes."""
-        return sum(interval.samples for interval in self.intervals)
 
     @property
     def complete(self) -> bool:
@@ -115,8 +119,9 @@ class BatchAccumulator:
 
     def enqueue(self, interval: Interval, sizes: Sequence[int]) -> None:
         """Take in an interval, to be handed out in micro-batches of these sizes, which add up to it."""
-        self.queue.extend(cut(interval, sizes))
+        self.queue.extend(cut(interval, sizes) if len(sizes) > 1 else [interval])
         self.intervals.append(interval)
+        self.samples += interval.samples
 
     def hand_out(self, device: torch.device) -> Share:
         """This process's share of the next micro-batch."""
@@ -162,13 +167,15 @@ class BatchAccumulator:
         if loss is not None and weight and not share.idle:
             self.total.add(loss.detach(), weight)
         if self.compared and not self.repeating:
-            self.times_s.append((self.pieces[len(self.times_s)].samples, 0.0 if loss is None else seconds))
+            self.spent.passes.append((self.pieces[len(self.spent.passes)].samples, 0.0 if loss is None else seconds))
 
     def run_out(self) -> int:
         """Memory ran out over the micro-batch awaited: it was the last, as far as this process is concerned."""
         samples = self.head.interval.samples
         if self.compared and not self.repeating:  # the others report as many times
-            self.times_s += [(piece.samples, 0.0) for piece in [*self.pieces, *self.queue][len(self.times_s) :]]
+            self.spent.passes += [
+                (piece.samples, 0.0) for piece in [*self.pieces, *self.queue][len(self.spent.passes) :]
+            ]
         self.awaiting.clear()
         self.queue.clear()
         return samples

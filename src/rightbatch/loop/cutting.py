@@ -58,6 +58,8 @@ class BatchCutter:
 
 def even_sizes(samples: int, count: int) -> list[int]:
     """The sizes of `count` pieces that differ by one at most."""
+    if count == 1:
+        return [samples]
     marks = [samples * i // count for i in range(count + 1)]
     return [b - a for a, b in pairwise(marks)]
 

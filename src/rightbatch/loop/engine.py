@@ -194,9 +194,9 @@ class Engine:
 
     def _note(self, batch: BatchAccumulator, loss: Tensor | None, weight: float) -> None:
         lap_s = self._step.run.lap()
-        batch.seconds += lap_s
+        batch.spent.seconds += lap_s
         if batch.repeating:
-            batch.trial_s += lap_s
+            batch.spent.trial_s += lap_s
         batch.note(loss, weight, lap_s)
         self._given_back, self._skipped = True, False
         if batch.awaiting:

@@ -168,7 +168,7 @@ class Gather:
         record = self._sync.exchange(
             self._record(batch.total, batch), self._gradients, not batch.sweeps, self.last_times
         )
-        batch.seconds = record.seconds
+        batch.spent.seconds = record.seconds
         if record.oversized:
             raise PassTooLarge(record.oversized, record.rank)
         return record
@@ -206,10 +206,10 @@ class Gather:
     def _record(self, total: Total, batch: BatchAccumulator) -> BatchRecord:
         """Of one process nothing need be read from the device yet."""
         if not self._sync.ranks.several:
-            return BatchRecord(0.0, total.weight, seconds=batch.seconds)
+            return BatchRecord(0.0, total.weight, seconds=batch.spent.seconds)
         (loss,) = total.read()
         failed = f"the loss became {loss}" if total.losses and not math.isfinite(loss) else ""
-        return BatchRecord(loss, total.weight, failed, seconds=batch.seconds)
+        return BatchRecord(loss, total.weight, failed, seconds=batch.spent.seconds)
 
     def report_exhausted(self, batch: BatchAccumulator, samples: int) -> None:
         """Tell the other processes that memory ran out in this one.

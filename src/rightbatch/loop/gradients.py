@@ -74,7 +74,7 @@ class Gradients:
 
     def _signature(self) -> tuple[int, ...]:
         groups = [] if self._optimizer is None else self._optimizer.param_groups
-        return (*(len(group["params"]) for group in groups), *(p.requires_grad for p in self._all))
+        return tuple([len(group["params"]) for group in groups] + [p.requires_grad for p in self._all])
 
     def refresh(self) -> bool:
         """Take in parameters that were frozen, unfrozen or given to the optimizer; whether there were any."""

@@ -88,10 +88,10 @@ class MicroBatcher:
 
     def sweep_on(self, batch: BatchAccumulator) -> bool:
         """Queue the next size of the timing sweep; False if there is none."""
-        size = self._timer.sweep_on(batch.seconds) if batch.sweeps else None
+        size = self._timer.sweep_on(batch.spent.seconds) if batch.sweeps else None
         if size is None:
             return False
-        batch.seconds = 0.0
+        batch.spent.seconds = 0.0
         self._enqueue(batch, [self._stream.take(size)])
         return True
 

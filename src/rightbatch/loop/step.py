@@ -120,7 +120,7 @@ class Step:
         self.gather.more(batch, summed=True)
         self.measure_.reopen(batch)
         batch.decided_step = self.run.steps + 1
-        batch.seconds += self.run.lap()
+        batch.spent.seconds += self.run.lap()
         return True
 
     # Try.
@@ -136,13 +136,13 @@ class Step:
         return self.decide_.lr(context)
 
     def try_out(self, batch: BatchAccumulator, trial: Trial) -> None:
-        batch.seconds += self.run.lap()
+        batch.spent.seconds += self.run.lap()
         if self.search is None:
             slope = self.update_.clip.slope
             self.search = LineSearch(self._model, self.gradients.parameters, self._direction_norm2, slope)
         self.search.move(trial)
         batch.repeat()
-        batch.seconds += self.run.lap()
+        batch.spent.seconds += self.run.lap()
 
     def outcome(self, batch: BatchAccumulator) -> Outcome:
         assert self.search is not None
@@ -183,7 +183,7 @@ class Step:
         self.end(batch)
         self.sync.share_buffers()
         update_s = run.lap()
-        batch.seconds += update_s
+        batch.spent.seconds += update_s
         self._keep_times(batch, totals, update_s, plain=taken and not batch.sweeps)
         if taken:
             self.report.step(batch, totals)
@@ -202,12 +202,12 @@ class Step:
         times = StepTimes(
             self.run.steps,
             totals.samples,
-            batch.seconds,
-            batch.trial_s,
+            batch.spent.seconds,
+            batch.spent.trial_s,
             update_s,
             batch.measured,
             plain,
-            batch.times_s if batch.compared else [],
+            batch.spent.passes if batch.compared else [],
         )
         if self.sync.ranks.several:
             self.gather.last_times = times
