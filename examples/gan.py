@@ -34,7 +34,11 @@ def ring(n: int) -> Tensor:
 def network(inputs: int, outputs: int) -> nn.Module:
     """Two hidden layers."""
     return nn.Sequential(
-        nn.Linear(inputs, WIDTH), nn.LeakyReLU(0.2), nn.Linear(WIDTH, WIDTH), nn.LeakyReLU(0.2), nn.Linear(WIDTH, outputs)
+        nn.Linear(inputs, WIDTH),
+        nn.LeakyReLU(0.2),
+        nn.Linear(WIDTH, WIDTH),
+        nn.LeakyReLU(0.2),
+        nn.Linear(WIDTH, outputs),
     )
 
 
