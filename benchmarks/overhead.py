@@ -119,9 +119,8 @@ def fit(noise: str | None) -> Run:
     def run(work: Work, loss: TimedLoss) -> None:
         module, make_optimizer = work.start()
         data = (work.x, work.y)
-        rightbatch.fit(
-            module, data, loss, None, BATCH, None, optimizer=make_optimizer, epochs=1, progress=False, noise=noise
-        )
+        settings = {"batch_size": BATCH, "lr": None, "noise": noise, "epochs": 1, "progress": False}
+        rightbatch.fit(module, data, loss, optimizer=make_optimizer, **settings)
 
     return run
 

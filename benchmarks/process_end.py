@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from rightbatch.loop.distributed.ending import end_process_group
+from rightbatch.loop.distributed import end_process_group
 
 WAYS = ("destroy", "barrier", "end", "whole")
 PROCESSES = 2

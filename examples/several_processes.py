@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import rightbatch
-from rightbatch.loop.distributed.ending import end_process_group
+from rightbatch.loop.distributed import end_process_group
 
 
 def begin() -> torch.device:

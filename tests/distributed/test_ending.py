@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rightbatch
 from rightbatch import AutoBatch
-from rightbatch.loop.distributed.ending import end_process_group
+from rightbatch.loop.distributed import end_process_group
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 needs_sums = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..data import Source, as_source, hold_out, require_map_style, require_trainable
-from ..errors import InputError, UnsupportedError
+from ..errors import InputError
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
 from ..loop.distributed.process_group import ProcessGroup
@@ -188,7 +188,6 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         )
     notes = []
     if kind is Kind.NEITHER and given.micro_batch is None:
-        _require_whole_batches(auto)
         auto.do_not_cut(COUPLED)
         notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
         warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
@@ -213,14 +212,6 @@ def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kin
     if kind is Kind.SUM:
         raise InputError(A_SUM)
     return kind
-
-
-def _require_whole_batches(auto: AutoBatch) -> None:
-    if auto.ranks.several:
-        raise UnsupportedError(
-            f"In several processes each sees its share of a batch only, but {COUPLED}: gather the outputs of all "
-            "processes in the loss and give micro_batch=, or train in one process."
-        )
 
 
 def _move(model: nn.Module, device: torch.device | str | None) -> None:

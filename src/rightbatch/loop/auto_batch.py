@@ -126,11 +126,6 @@ class AutoBatch:
         return self.samples / self.train_samples
 
     @property
-    def epochs(self) -> int | None:
-        """Those that one `for` covers in all; None for one at a time."""
-        return self._run.epochs
-
-    @property
     def train_samples(self) -> int:
         """N."""
         return self._run.train_samples
@@ -216,7 +211,7 @@ class AutoBatch:
         self._engine.abandon()
         self._step.gradients.forget()  # what the caller's own passes have left in the gradients is none of ours
         take_over_gradients(self._given)
-        end = self._step.stream.epoch + 1 if self.epochs is None else self.epochs
+        end = self._end
         while (samples := self._engine.next(end)) is not None:
             yield samples
 
@@ -232,16 +227,19 @@ class AutoBatch:
                 "The number of micro-batches is not known beforehand, since the batch size or the passes change: count "
                 "auto.samples of auto.train_samples, or give batch_size= a number."
             )
-        end = self._step.stream.epoch + 1 if self.epochs is None else self.epochs
-        return sum(self._step.batcher.lengths(self.batch_size, end))
+        return sum(self._step.batcher.lengths(self.batch_size, self._end))
+
+    @property
+    def _end(self) -> int:
+        """The epoch before which the next `for` ends."""
+        return self._step.stream.epoch + 1 if self._run.epochs is None else self._run.epochs
 
     def backward(self, loss: Tensor, weight: float | Tensor | None = None) -> None:
         """Differentiate the mean loss of the micro-batch just yielded, weighted by its share of the batch, and measure.
 
         Args:
             loss: one number, the mean over the units of the micro-batch.
-            weight: how many units these are, where they are not its samples: its tokens, or the sum of the class
-                weights. A tensor is read from the device.
+            weight: how many units these are, if not its samples: tokens, say. A tensor is read from the device.
 
         Raises:
             InputError: no micro-batch is waiting, or the loss is not one number that depends on the model.
@@ -249,11 +247,7 @@ class AutoBatch:
         self._engine.take(loss, weight)
 
     def skip(self) -> None:
-        """Give the micro-batch just yielded back without a loss: its samples are used up and count nothing.
-
-        Raises:
-            InputError: no micro-batch is waiting.
-        """
+        """Give the micro-batch just yielded back without a loss: its samples are used up and count nothing."""
         self._engine.skip()
 
     def step(self) -> bool:
@@ -267,8 +261,6 @@ class AutoBatch:
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Clip the mean gradient of the batch under way, once it is complete and measured, to this norm.
-
-        Call it between `backward` and `step`, as `torch.nn.utils.clip_grad_norm_`.
 
         Args:
             max_norm: the largest norm.
@@ -293,13 +285,12 @@ class AutoBatch:
             raise error
         self._engine.run_out(error)
 
-    # What `fit` has found out of its loss; internal.
+    # What `fit` has found out of its loss.
 
     def do_not_cut(self, reason: str) -> None:
         """The samples of a batch depend on each other: each batch is one pass, and its noise that of whole batches."""
-        self._step.batcher.uncut = True
-        if self.meter is not None:
-            self.meter.compare_batches(reason)
+        self._engine.looked_for_coupling = True
+        self._step.do_not_cut(reason)
 
     def step_along_the_sum(self) -> None:
         """The caller's loss is a sum, of which `backward` is given the mean: steps go along the sum."""

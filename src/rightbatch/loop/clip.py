@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..ranges import require_number
-from .gradients import Gradients
+from .gradients import Gradients, read
 
 EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -57,5 +57,5 @@ class Clip:
         self.slope = norm2 * factor
         if self.value is not None:
             self.slope = gradients.clip_value_(self.value) / times
-            return float(gradients.norm2()) / times**2
+            return sum(read(gradients.norms2())) / times**2
         return norm2 * factor * factor

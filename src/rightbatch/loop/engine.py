@@ -1,5 +1,6 @@
 """One batch after another: begun, handed out pass by pass, taken through its step, abandoned or restarted."""
 
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .accumulator import BatchAccumulator, require_loss, units
+from .coupling import coupling
 from .distributed.sharding import out_of_memory
 from .gather import PassTooLarge
 from .memory.forward_limit import BatchSnapshot, exhausted, is_out_of_memory, let_go, release
@@ -49,6 +51,8 @@ class Engine:
         self.current: UnderWay | None = None
         self._ahead: UnderWay | None = None
         self._given_back = False  # since the step was last asked for
+        self._restarted = False
+        self.looked_for_coupling = False
         self._skipped = False
 
     @property
@@ -142,9 +146,35 @@ class Engine:
         """
         batch = self._awaiting("auto.backward(loss)")
         require_loss(loss, self.differentiates and not batch.head.idle)
+        if not self.looked_for_coupling and self.differentiates:
+            self.looked_for_coupling = True
+            if self._couples(batch, loss):
+                return
         weighed = units(weight, batch.head.interval.samples)
         self._step.gather.take(batch, loss, weighed, self.differentiates)
         self._note(batch, loss, weighed)
+
+    def _couples(self, batch: BatchAccumulator, loss: Tensor) -> bool:
+        """Whether the first loss compares samples with each other, so that its batch is restarted in one pass.
+
+        Raises:
+            UnsupportedError: several processes have a part of each batch.
+        """
+        found = coupling(loss)
+        if not found:
+            return False
+        self._step.do_not_cut(f"the loss compares samples with each other ({found})")
+        warnings.warn(
+            f"The loss compares samples with each other ({found}): batches are not cut into micro-batches, and the "
+            "noise is that of whole batches. micro_batch= cuts them all the same.",
+            stacklevel=4,
+        )
+        if len(batch.pieces) + len(batch.queue) == 1 and not (batch.measured or batch.sweeps):
+            return False
+        self.abandon()
+        self._snapshot.put_back()
+        self._restarted = True
+        return True
 
     def skip(self) -> None:
         """Drop the micro-batch awaited next."""
@@ -179,6 +209,9 @@ class Engine:
             InputError: a micro-batch was not given back.
             DivergedError: divergence again and again.
         """
+        if self._restarted:
+            self._restarted = False
+            return False
         if self.current is None or not self._given_back:
             raise InputError("auto.step() must follow auto.backward(loss), which takes the place of loss.backward().")
         self._given_back = False

@@ -176,17 +176,16 @@ class Gather:
     def totals(self, batch: BatchAccumulator, record: BatchRecord) -> Totals:
         """The batch in numbers, its passes and processes being put together: the one read from the device."""
         single = not self._sync.ranks.several
-        norm2: Tensor | float = self._gradients.norm2() if single or not record.failed else math.nan
+        norms2 = self._gradients.norms2() if single or not record.failed else [math.nan]
         if single:
-            loss, norm2 = batch.total.read(norm2)
+            loss, *norms2 = batch.total.read(*norms2)
             failed = f"the loss became {loss}" if batch.total.losses and not math.isfinite(loss) else ""
         else:
-            loss, failed = record.loss, record.failed
-            (norm2,) = read([norm2])
+            loss, failed, norms2 = record.loss, record.failed, read(norms2)
         if not record.weight:
             return Totals(batch.samples, 0.0, math.nan, 0.0, math.nan)
         scale = batch.reference / record.weight / self._loss_scale
-        norm2 = norm2 * scale * scale
+        norm2 = sum(norms2) * scale * scale  # in float64, as Python adds
         return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
 
     def combine_trial(self, batch: BatchAccumulator, differentiated: bool) -> tuple[float, float]:

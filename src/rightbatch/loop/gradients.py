@@ -5,6 +5,7 @@ generator's pass through the discriminator, a `zero_grad` kept from an older loo
 from it. The parameters hold the whole sum from the last pass on; who changes it there before the step is found out.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..noise.gradient_norm import is_part, squared_norm_tensor
+from ..noise.gradient_norm import is_part, squared_norm_tensor, squared_norms, sum_dtype
 from .distributed.sharding import parts
 from .distributed.sharding import squared_norm as squared_norm_over_ranks
 
@@ -142,18 +143,18 @@ class Gradients:
         """The gradients that the parameters hold."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def norm2(self) -> Tensor | float:
-        """‖g‖² of what the parameters hold, not yet read from the device; nan where they hold nothing."""
+    def norms2(self) -> Sequence[Tensor | float]:
+        """Parts of ‖g‖² of what the parameters hold, not yet read from the device; nan where they hold nothing."""
         gradients = self.present
         if not gradients:
-            return float("nan")
-        return squared_norm_over_ranks(gradients) if self.sharded else squared_norm_tensor(gradients)
+            return [math.nan]
+        return [squared_norm_over_ranks(gradients)] if self.sharded else squared_norms(gradients)
 
-    @torch.no_grad()
     def scale_(self, factor: float) -> None:
         """Multiply the gradient."""
         if factor != 1.0:
-            torch._foreach_mul_(self.present, factor)
+            with torch.no_grad():
+                torch._foreach_mul_(self.present, factor)
 
     @torch.no_grad()
     def clip_value_(self, most: float) -> float:
@@ -200,12 +201,12 @@ def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
 
 def read(numbers: Sequence[Tensor | float]) -> list[float]:
     """Bring numbers from the device, all in one transfer."""
-    tensors = [(place, n) for place, n in enumerate(numbers) if isinstance(n, Tensor)]
-    found = [float("nan") if isinstance(n, Tensor) else n for n in numbers]
-    if tensors:
-        home = tensors[0][1].device
-        wide = torch.float32 if home.type == "mps" else torch.float64
-        packed = torch.stack([n.detach().to(home, wide).reshape(()) for _, n in tensors])
-        for (place, _), value in zip(tensors, packed.tolist(), strict=True):
-            found[place] = value
-    return found
+    tensors = [n for n in numbers if isinstance(n, Tensor)]
+    if not tensors:
+        return [n for n in numbers if not isinstance(n, Tensor)]
+    home, dtype = tensors[0].device, tensors[0].dtype
+    if any(n.device != home or n.dtype != dtype or n.ndim for n in tensors):
+        wide = sum_dtype(home)
+        tensors = [n.to(home, wide).reshape(()) for n in tensors]
+    values = iter(torch.stack(tensors).tolist())
+    return [next(values) if isinstance(n, Tensor) else n for n in numbers]

@@ -153,4 +153,5 @@ class MicroBatcher:
             # At least two samples in each of the groups that are compared: BatchNorm cannot take one alone.
             least = min(groups, interval.samples // (2 * self._ranks.size))
             count = max(1, least, self.limit.passes(interval.samples, self._ranks.size))
+            count = 1 if self.uncut else count
             batch.enqueue(interval, even_sizes(interval.samples, count))

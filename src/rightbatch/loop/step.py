@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data import BatchStream
 from ..decision import Decision, Outcome, StepContext, Trial
-from ..errors import DivergedError
+from ..errors import DivergedError, UnsupportedError
 from ..measurements import Measurement
 from ..ranges import require_number
 from .accumulator import BatchAccumulator
@@ -158,8 +158,8 @@ class Step:
         """Clip the batch under way to this norm; return the norm gathered so far."""
         require_number("max_norm", max_norm, above=0)
         self.update_.clip.once = max_norm
-        norm2 = self.gradients.norm2()
-        return (norm2 if isinstance(norm2, Tensor) else torch.tensor(norm2)).sqrt()
+        norms2 = self.gradients.norms2()
+        return torch.stack([n if isinstance(n, Tensor) else torch.tensor(n) for n in norms2]).sum().sqrt()
 
     # Update and report.
 
@@ -247,6 +247,21 @@ class Step:
         self.run.samples += batch.samples
         self.stream.discard_consumed()
         self.report.consumed(batch.intervals)
+
+    def do_not_cut(self, reason: str) -> None:
+        """The samples of a batch depend on each other: each batch is one pass, and its noise that of whole batches.
+
+        Raises:
+            UnsupportedError: several processes have a part of each batch.
+        """
+        if self.sync.ranks.several:
+            raise UnsupportedError(
+                f"Each process sees only its share of a batch, but {reason}: gather the outputs of all processes in "
+                "the loss and give micro_batch=, or train in one process."
+            )
+        self.batcher.uncut = True
+        if self.measure_.meter is not None:
+            self.measure_.meter.compare_batches(reason)
 
     def refresh(self) -> None:
         """Take in parameters that were frozen, unfrozen or added since the last batch."""

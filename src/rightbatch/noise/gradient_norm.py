@@ -43,7 +43,17 @@ def squared_norm(tensors: Iterable[Tensor | None]) -> float:
 
 
 def squared_norm_tensor(tensors: Iterable[Tensor | None]) -> Tensor:
-    """‖t‖² as a tensor without dimensions, so that the device need not be read at once.
+    """‖t‖² as a tensor without dimensions, so that the device need not be read at once."""
+    squares = squared_norms(tensors)
+    if not squares:
+        return torch.zeros(())
+    home = squares[0].device
+    wide = sum_dtype(home)
+    return torch.stack([square.to(home, wide) for square in squares]).sum()
+
+
+def squared_norms(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """‖t‖² of each tensor that is not None, tensors without dimensions; in float64 they may be added up.
 
     Small tensors are one dot product each; of others the rows are reduced in their own precision (at least float32),
     then the norms of the rows. It passes over the memory once, as one flat norm does, and is right to 1e-6 where that
@@ -65,8 +75,4 @@ def squared_norm_tensor(tensors: Iterable[Tensor | None]) -> Tensor:
                 values = torch.linalg.vector_norm(values.flatten(1), dim=1)
         flat = values.reshape(-1)
         squares.append(torch.dot(flat, flat))
-    if not squares:
-        return torch.zeros(())
-    home = squares[0].device
-    wide = sum_dtype(home)
-    return torch.stack([square.to(home, wide) for square in squares]).sum()
+    return squares

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rightbatch.decision import BatchSizeRule, LRRule, Plan, StepContext
 from rightbatch.errors import InputError
+from rightbatch.loop.resolving import resolve
 from rightbatch.rule_text import write_rule
 from rightbatch.rules.batch_size import (
     AdaDamp,
@@ -22,7 +23,6 @@ from rightbatch.rules.batch_size import (
     Replay,
     batch_size_rule,
 )
-from rightbatch.rules.lr import lr_rule
 from rightbatch.rules.recipes import AdaBatch, DontDecay, GeoDamp, Seesaw
 
 N = 1000
@@ -325,7 +325,7 @@ def test_a_rate_schedule_needs_a_rate() -> None:
 def test_the_name_of_a_recipe_is_no_learning_rate_rule() -> None:
     for spec in ("seesaw", "Ada_Batch(8)", Seesaw()):
         with pytest.raises(InputError, match="give it as batch_size="):
-            lr_rule(spec)
+            resolve(8, spec)
     with pytest.raises(InputError, match="give one"):
         Seesaw(lr=0.1).with_lr(0.2)
     with pytest.raises(InputError, match="computes the learning rate itself"):
