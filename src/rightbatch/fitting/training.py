@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._version import __version__
 from ..data import Sample, Source
@@ -170,14 +170,12 @@ class Training:
         return Ended(stopped, test)
 
     def _loop(self, interruption: Interruption) -> str:
-        auto, model, loss, passes = self.auto, self.model, self.prepared.loss, self.prepared.precision.passes
+        auto = self.auto
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds
         for x, y in auto:
             steps = auto.steps
             try:
-                with torch.set_grad_enabled(auto.needs_gradient), passes():
-                    value, weight = loss(model(x), y)
-                auto.backward(value, weight)
+                auto.backward(*self._pass(x, y))
             except (RuntimeError, MemoryError) as error:
                 auto.handle_oom(error)
                 continue
@@ -198,6 +196,11 @@ class Training:
             if asked:
                 return "interrupted"
         return auto.stopped or self.budget.used_up
+
+    def _pass(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The mean loss of a micro-batch and its units; nothing else of the pass is held."""
+        with torch.set_grad_enabled(self.auto.needs_gradient), self.prepared.precision.passes():
+            return self.prepared.loss(self.model(x), y)
 
     def _evaluate(self) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""

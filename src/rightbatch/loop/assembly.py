@@ -145,7 +145,7 @@ def assemble(
     clip = Clip(clip_norm, clip_value)
     measuring = resolve_noise(noise, batch_size_rule, lr_rule)
     settings = {"batch_size": write_rule(batch_size_rule), "lr": write_rule(lr_rule), "noise": str(measuring or "none")}
-    settings["micro_batch"] = str(micro_batch)
+    settings |= {"micro_batch": str(micro_batch), "clip_norm": str(clip_norm), "clip_value": str(clip_value)}
     source = as_source(train)
     require_trainable(source)
     require_enough(batch_size_rule, len(source))

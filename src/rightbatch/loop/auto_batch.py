@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..measurements import NoiseEstimate
 from .assembly import LoopParts, assemble
 from .callback import Callback
@@ -192,7 +193,7 @@ class AutoBatch:
         return self._step.update_.averaged()
 
     def finalize(self) -> None:
-        """Leave the loop for good: give back a batch half gathered and put the iterate to ship into the model."""
+        """Leave the loop for good: give back a batch half gathered and put the final iterate into the model."""
         self._engine.abandon()
         self._step.update_.finalize()
         give_gradients_back(self._given, self.ranks)
@@ -214,6 +215,9 @@ class AutoBatch:
         end = self._end
         while (samples := self._engine.next(end)) is not None:
             yield samples
+
+    def __bool__(self) -> bool:
+        return True  # also where the length is not known
 
     def __len__(self) -> int:
         """Micro-batches that the next `for` yields.
@@ -268,7 +272,9 @@ class AutoBatch:
         Returns:
             The norm of the gradient as gathered so far, a tensor without dimensions; nan before the last micro-batch.
         """
-        return self._step.clip_once(max_norm)
+        if self._engine.current is None:
+            raise InputError("auto.clip_grad_norm_() must follow auto.backward(loss).")
+        return self._step.clip_once(self._engine.current.batch, max_norm)
 
     def handle_oom(self, error: BaseException) -> None:
         """The micro-batch just yielded ran out of memory: restart the batch with smaller micro-batches.
@@ -284,8 +290,6 @@ class AutoBatch:
         if not is_out_of_memory(error):
             raise error
         self._engine.run_out(error)
-
-    # What `fit` has found out of its loss.
 
     def do_not_cut(self, reason: str) -> None:
         """The samples of a batch depend on each other: each batch is one pass, and its noise that of whole batches."""
@@ -304,7 +308,7 @@ class AutoBatch:
         Plain types and tensors only. Of a sharded model all must call it; the tensors are in the first process.
 
         Raises:
-            InputError: in the midst of a line search, while the model is at a trial point.
+            InputError: during a line search, while the model is at a trial point.
         """
         return self._parts.state_dict()
 

@@ -188,6 +188,11 @@ class Gather:
         norm2 = sum(norms2) * scale * scale  # in float64, as Python adds
         return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
 
+    def scale(self, batch: BatchAccumulator) -> float:
+        """Factor from the gradient as gathered in this process to that of the mean loss; nan before there is one."""
+        weight = batch.total.weight
+        return batch.reference / weight / self._loss_scale if weight else math.nan
+
     def combine_trial(self, batch: BatchAccumulator, differentiated: bool) -> tuple[float, float]:
         """The mean loss at a trial point, nan where it is not finite, and the factor to its mean gradient.
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..data import BatchStream
 from ..decision import Decision, Outcome, StepContext, Trial
-from ..errors import DivergedError, UnsupportedError
+from ..errors import DivergedError, InputError, UnsupportedError
 from ..measurements import Measurement
-from ..ranges import require_number
 from .accumulator import BatchAccumulator
 from .decide import Decide
 from .distributed.rank_sync import BatchRecord, RankSync
@@ -154,12 +153,13 @@ class Step:
             self.search.leave()
             self.search = None
 
-    def clip_once(self, max_norm: float) -> Tensor:
+    def clip_once(self, batch: BatchAccumulator, max_norm: float) -> Tensor:
         """Clip the batch under way to this norm; return the norm gathered so far."""
-        require_number("max_norm", max_norm, above=0)
+        if not max_norm > 0:
+            raise InputError(f"max_norm is {max_norm!r}: give a number above 0; infinity only returns the norm.")
         self.update_.clip.once = max_norm
-        norms2 = self.gradients.norms2()
-        return torch.stack([n if isinstance(n, Tensor) else torch.tensor(n) for n in norms2]).sum().sqrt()
+        norms2 = [n if isinstance(n, Tensor) else torch.tensor(n) for n in self.gradients.norms2()]
+        return torch.stack(norms2).sum().sqrt() * self.gather.scale(batch)
 
     # Update and report.
 
