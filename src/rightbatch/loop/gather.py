@@ -96,6 +96,8 @@ class Gather:
             InputError: it was differentiated before.
         """
         share, last = batch.head, len(batch.awaiting) + len(batch.queue) == 1
+        if not (weight or share.idle):
+            self._unmeasure(batch)
         loss_scaled = loss if self._scaler is None else self._scaler.scale(loss)
         if not differentiate:
             return
@@ -131,13 +133,20 @@ class Gather:
             meter.take(batch.head.interval.samples, factor * self._loss_scale)
 
     def skip(self, batch: BatchAccumulator) -> None:
-        """Drop the micro-batch awaited next; a batch of which some passes are missing is not measured."""
+        """Drop the micro-batch awaited next."""
         self._gradients.clear()
-        if self._meter is not None and batch.measured and not batch.repeating:
-            self._meter.gather()
-            self._meter.disarm()
-            batch.measured = False
+        self._unmeasure(batch)
         self._gradients.collect(last=len(batch.awaiting) + len(batch.queue) == 1)
+
+    def _unmeasure(self, batch: BatchAccumulator) -> None:
+        """A batch of which some passes are missing is not measured; what the estimator holds of it is gathered."""
+        if self._meter is None or not batch.measured or batch.repeating:
+            return
+        self._gradients.clear()
+        self._meter.gather()
+        self._meter.disarm()
+        batch.measured = False
+        self._gradients.collect(last=False)
 
     @property
     def _loss_scale(self) -> float:

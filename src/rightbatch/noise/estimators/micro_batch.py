@@ -15,6 +15,8 @@ from ..gradient_norm import squared_norm
 from ..preconditioner import TRAINING_FLOOR, Preconditioner
 from .estimator import Estimator
 
+ROUNDING = 1e-9  # relative, of sizes that follow from weights
+
 
 class MicroBatchNorms:
     """Collects ‖g_j‖² of the mean gradient of each micro-batch j, and compares them with that of the whole batch.
@@ -36,16 +38,16 @@ class MicroBatchNorms:
     """
 
     def __init__(self) -> None:
-        self._groups: list[tuple[int, float]] = []
+        self._groups: list[tuple[float, float]] = []
 
     @property
-    def groups(self) -> tuple[tuple[int, float], ...]:
+    def groups(self) -> tuple[tuple[float, float], ...]:
         """(m_j, ‖g_j‖²) of what was added."""
         return tuple(self._groups)
 
-    def add(self, samples: int, gradient_norm2: float) -> None:
+    def add(self, samples: float, gradient_norm2: float) -> None:
         """Note one micro-batch: its size m_j and the squared norm of its mean gradient."""
-        if samples < 1:
+        if not samples > 0:
             raise InputError(f"a micro-batch of {samples} samples was added; at least 1 is needed")
         self._groups.append((samples, gradient_norm2))
 
@@ -69,7 +71,7 @@ class MicroBatchNorms:
         """
         groups = self._groups
         count = len(groups)
-        if sum(m for m, _ in groups) != samples:
+        if abs(sum(m for m, _ in groups) - samples) > ROUNDING * samples:
             raise InputError(f"{sum(m for m, _ in groups)} samples were added of a batch of {samples}; add each once")
         if count < 2:
             raise InputError(f"the noise cannot be told from {count} micro-batch; split the batch into 2 or more")
@@ -121,7 +123,7 @@ class MicroBatches(Estimator):
     ) -> None:
         if projections and metric is not None:
             raise UnsupportedError("projections on the gradient are not measured in the optimizer's metric")
-        self._each: list[tuple[int, list[Tensor | None]]] | None = [] if projections else None
+        self._each: list[tuple[float, list[Tensor | None]]] | None = [] if projections else None
         self.groups = groups
         self._parameters = parameters
         self._norms = MicroBatchNorms()
@@ -142,9 +144,9 @@ class MicroBatches(Estimator):
     def take(self, samples: int, weight: float) -> None:
         """Note the norm of this micro-batch's gradient and set it aside."""
         gradients = [p.grad for p in self._parameters]
-        self._norms.add(samples, self._norm2() / weight**2)
+        self._norms.add(weight, self._norm2() / weight**2)
         if self._each is not None:
-            self._each.append((samples, [None if g is None else g.clone().div_(weight) for g in gradients]))
+            self._each.append((weight, [None if g is None else g.clone().div_(weight) for g in gradients]))
         if not self._set_aside:
             self._set_aside = gradients
         else:
@@ -180,27 +182,28 @@ class MicroBatches(Estimator):
             gradient_norm2 = self._norm2() * scale * scale
         own = [self._projections(gradient_norm2, scale)] if self._each is not None else [0.0]
         pooled = self.gather_numbers([*own, *(number for group in self._norms.groups for number in group)])
+        weights = math.fsum(weight for row in pooled for weight in row[1::2])
         norms = MicroBatchNorms()
         for _, *numbers in pooled:
-            for count, norm2 in zip(numbers[::2], numbers[1::2], strict=True):
-                norms.add(int(count), norm2)
+            for weight, norm2 in zip(numbers[::2], numbers[1::2], strict=True):
+                norms.add(samples * weight / weights, norm2)  # m_j: units stand for as many samples as they weigh
         found = norms.measurement(gradient_norm2, samples)
         if self._each is not None:
-            projections = math.fsum(row[0] for row in pooled)
+            projections = math.fsum(row[0] for row in pooled) * samples / weights
             return replace(found, projection_variance=projections / (len(norms.groups) - 1))
         return found if self._preconditioner is None else replace(found, metric=self._preconditioner.name)
 
     def _projections(self, gradient_norm2: float, scale: float) -> float:
-        """Σ_j m_j (⟨g_j, ḡ⟩ - ‖ḡ‖²)²."""
+        """Σ_j w_j (⟨g_j, ḡ⟩ - ‖ḡ‖²)², of this process."""
         assert self._each is not None
         mean = [p.grad for p in self._parameters]
         total = 0.0
-        for m, gradients in self._each:
+        for weight, gradients in self._each:
             pairs = zip(gradients, mean, strict=True)
             product = sum(
                 torch.dot(g.flatten(), G.flatten()).item() for g, G in pairs if g is not None and G is not None
             )
-            total += m * (scale * product - gradient_norm2) ** 2
+            total += weight * (scale * product - gradient_norm2) ** 2
         return total
 
     def disarm(self) -> None:
