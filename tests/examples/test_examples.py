@@ -13,12 +13,14 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORTER = {
     "fit_arrays": ["--seconds", "2"],
     "big_batch": ["--steps", "60"],
+    "gan": ["--epochs", "4"],
     "larger_than_memory": ["--samples", "20000"],
 }
 SAYS = {
     "averages": "without correction",
     "big_batch": "true gradient",
     "fit_arrays": "report.html",
+    "gan": "of 12 sectors",
     "larger_than_memory": "from that of the true model",
     "look_at_noise": "noise scale",
     "own_loop": "test accuracy",

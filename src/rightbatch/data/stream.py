@@ -108,7 +108,7 @@ class BatchStream:
         if isinstance(self.order, BlockOrder) and interval.samples:
             self._read_ahead(self.order, interval)
         x, y = self.source.fetch_interval(self.order, *interval)
-        if self.device is None:
+        if self.device is None or x.device == y.device == self.device:
             return x, y
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 

@@ -113,10 +113,14 @@ class BatchSnapshot:
         self._buffers: list[Tensor | None] = []
         self._copies: list[Tensor] = []
 
-    @torch.no_grad()
     def note(self) -> None:
         """A batch is begun."""
         self._random = random_state(self._device)
+        if self._places:
+            self._note_buffers()
+
+    @torch.no_grad()
+    def _note_buffers(self) -> None:
         buffers = [module._buffers.get(name) for module, name in self._places]
         if any(now is not before for now, before in zip(buffers, self._buffers or [None] * len(buffers), strict=True)):
             self._copies = [buffer.clone() for buffer in buffers if buffer is not None]
