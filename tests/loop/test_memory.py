@@ -260,8 +260,8 @@ def test_it_is_recorded_and_told(tmp_path: Path) -> None:
     assert told == [{**common, "old": 50, "new": 25}, {**common, "old": 25, "new": 13}]
     assert read_history(tmp_path / "run" / "events.jsonl").memory == told
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Memory ran out on cpu over a pass of 50 samples, and again down to 25." in page
-    assert "ran out 2 times" in page and "at most 13 samples in a forward pass at the end" in page
+    assert "Out of memory on cpu in a forward pass of 50 samples, then of 25." in page
+    assert "at the end, at most 13 samples per forward pass" in page
 
 
 def test_growing_back_is_recorded(tmp_path: Path, no_report: None) -> None:
@@ -279,9 +279,9 @@ def test_larger_passes_than_batches_want_are_not_said_to_be_tried(tmp_path: Path
     trained(Once(1000), batch_size=8, epochs=16, run_dir=tmp_path / "run")
     history = read_history(tmp_path / "run" / "events.jsonl")
     assert [(e["old"], e["new"]) for e in history.memory] == [(8, 4), (4, 8)]
-    assert "Memory" in {fact.name for fact in details(history)}
+    assert "Out of memory" in {fact.name for fact in details(history)}
     del history.memory[0]
-    assert "Memory" not in {fact.name for fact in details(history)}  # it "ran out 0 times"
+    assert "Out of memory" not in {fact.name for fact in details(history)}  # not "0 times"
 
 
 def test_evaluation_halves_its_passes() -> None:
