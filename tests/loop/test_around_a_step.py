@@ -580,3 +580,29 @@ def test_a_state_goes_into_a_checkpoint_of_ones_own(tmp_path: Any) -> None:
     again = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.01), data(), "big-batch", epochs=2)
     again.load_state_dict(state["loop"])
     assert (again.steps, again.place, again.batch_size) == (auto.steps, auto.place, auto.batch_size)
+
+
+@pytest.mark.parametrize("noise", ["micro-batch(every=1, groups=8)", "per-example(every=1)"])
+def test_noise_is_measured_by_units(noise: str) -> None:
+    """Samples given several times over as units: the noise of the mean over units is found, whatever the split.
+
+    64 samples of which each counts w units have the same batch gradient as their w-fold copies; V̂ is compared with the
+    estimate from the passes' own gradients by the formula, in float64.
+    """
+    x, y = (t.double() for t in data(64))
+    model, twin = linear().double(), linear().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+    auto = AutoBatch(model, optimizer, (x, y), 64, noise=noise, micro_batch=8)
+    weights, each = [], []
+    for number, (a, b) in enumerate(auto):
+        weights.append(1.0 + number % 3)
+        each.append(flat(torch.autograd.grad(F.mse_loss(twin(a), b), list(twin.parameters()))))
+        auto.backward(F.mse_loss(model(a), b), weight=weights[-1])
+        auto.step()
+    shares = torch.tensor(weights).double() * 64 / sum(weights)
+    mean = (shares[:, None] * torch.stack(each)).sum(0) / 64
+    assert auto.last["gradient_norm"] == pytest.approx(float(mean.norm()), rel=1e-9)
+    assert auto.noise is not None
+    if noise.startswith("micro-batch"):
+        variance = ((shares * torch.stack(each).square().sum(1)).sum() - 64 * mean.square().sum()) / 7
+        assert auto.noise.variance == pytest.approx(float(variance), rel=1e-9)

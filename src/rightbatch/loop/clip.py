@@ -8,6 +8,7 @@ from ..ranges import require_number
 from .gradients import Gradients, read
 
 EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+LARGEST = 1e30  # beyond, a bound in float32 bounds nothing
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Clip:
         for name, bound in (("clip_norm", self.norm), ("clip_value", self.value)):
             if bound is not None:
                 require_number(name, bound, above=0)
+                if bound > LARGEST:
+                    raise InputError(f"{name} is {bound:g}: give a number up to {LARGEST:g}, or None for no bound.")
         if self.norm is not None and self.value is not None:
             raise InputError("clip_norm and clip_value are both given: give one of them.")
 
