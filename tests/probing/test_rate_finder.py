@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import rightbatch
-from rightbatch.errors import InputError
+from rightbatch.errors import InputError, UnsupportedError
 from rightbatch.probing import RateCurve, find_lr
 
 
@@ -83,3 +84,34 @@ def test_picture_and_refusals(tmp_path: Path) -> None:
         find_lr(model, line(), low=1.0, high=0.5)
     with pytest.raises(InputError, match="NaN or infinite"):
         find_lr(model, (torch.full((8, 4), math.inf), torch.zeros(8, 1)))
+
+
+class NeedsClosure(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure: Any) -> None:  # type: ignore[override]
+        closure()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, NeedsClosure])
+def test_closures_are_refused_with_advice(kind: type[torch.optim.Optimizer]) -> None:
+    """An optimizer that evaluates the loss itself cannot be given one gradient per step."""
+    model = nn.Linear(4, 1)
+    with pytest.raises(UnsupportedError, match="closure"):
+        find_lr(model, line(), optimizer=kind(model.parameters()))  # type: ignore[call-arg]
+    with pytest.raises(InputError, match=r"torch\.optim\.Optimizer"):
+        find_lr(model, line(), optimizer="adam")  # type: ignore[arg-type]
+
+
+def test_a_group_at_rate_zero_stays_frozen() -> None:
+    """The curve is that of a model whose first group does not require gradients."""
+    curves = []
+    for freeze in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        model.weight.requires_grad_(not freeze)
+        groups: list[dict[str, Any]] = [{"params": [model.weight], "lr": 0.0}, {"params": [model.bias]}]
+        optimizer = torch.optim.SGD(groups[freeze:], lr=0.1)
+        curves.append(find_lr(model, line(), optimizer=optimizer, steps=20, high=0.1))
+    assert curves[0].losses == pytest.approx(curves[1].losses)

@@ -1,5 +1,6 @@
 """`rightbatch.find_lr`: the learning-rate range test."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import ExponentialAverage
+from ..errors import InputError, UnsupportedError
 from ..fitting.units import Loss
 from ..ranges import require_number, require_whole
 from .rate_curve import RateCurve
@@ -47,7 +49,7 @@ def find_lr(
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         loss: `loss(output, target)`, the mean over the samples (default: as in `probe`).
         optimizer: an optimizer of the model's parameters, with its state (default: plain SGD). The ratios between the
-            learning rates of its groups are preserved.
+            learning rates of its groups are preserved, and a group at 0 stays at 0.
         batch_size: samples per step, at most the whole data set.
         low: the first learning rate.
         high: the last learning rate, unless the loss diverges before.
@@ -60,7 +62,7 @@ def find_lr(
 
     Raises:
         InputError: invalid data, model, loss or settings.
-        UnsupportedError: the parameters have several dtypes or devices.
+        UnsupportedError: the parameters have several dtypes or devices, or the optimizer's step needs a closure.
         TraceError: running the model changed something that must not change, such as its hooks.
 
     Reference: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017; arXiv 1506.01186),
@@ -73,6 +75,8 @@ def find_lr(
     require_number("high", high, above=low)
     require_whole("steps", steps, least=10)
     require_number("smoothing", smoothing, least=0, most=0.999)
+    if optimizer is not None:
+        _require_plain_steps(optimizer)
     with leaving_no_trace(model, train), torch.enable_grad():
         source, loss = source_and_loss(model, train, loss)
         model.train()
@@ -87,12 +91,25 @@ def find_lr(
     return RateCurve(tuple(rates[: len(rows)]), losses, smoothed, min(batch_size, len(source)), type(used).__name__)
 
 
+def _require_plain_steps(optimizer: object) -> None:
+    """Raise unless the optimizer steps along the gradients it finds, without a closure."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} calls a closure that evaluates the loss itself; find_lr takes one gradient "
+            "per step: give an optimizer whose step() needs no closure, such as torch.optim.SGD, or omit optimizer=."
+        )
+
+
 def _losses(
     runner: ProbeSteps, optimizer: torch.optim.Optimizer, samples: int, rates: list[float], smoothing: float
 ) -> Iterator[tuple[float, float]]:
     """(loss, smoothed loss) before the step at each rate, until it diverges."""
-    base = optimizer.param_groups[0]["lr"]
-    ratios = [float(group["lr"] / base) if base > 0 else 1.0 for group in optimizer.param_groups]
+    given = [float(group["lr"]) or float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups]
+    base = next((rate for rate in given if rate), 0.0)
+    ratios = [rate / base if base else 1.0 for rate in given]  # a group at 0 is frozen by its rate
     an_epoch = max(1, runner.train_samples // samples)
     average, least = ExponentialAverage[float](smoothing), math.inf
     for step, rate in enumerate(rates):
