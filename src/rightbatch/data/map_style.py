@@ -38,7 +38,7 @@ class DatasetSource(Source):
             raise DataError(f"{name} has no length and cannot be shuffled: implement __len__")
         if len(dataset) == 0:
             raise DataError(f"{name} is empty: provide at least one sample")
-        self._dataset, self._length = dataset, len(dataset)
+        self.dataset, self._length = dataset, len(dataset)
         self._fetch_many = getattr(dataset, "__getitems__", None)
         try:
             first = dataset[0]
@@ -65,11 +65,11 @@ class DatasetSource(Source):
                 begin_items(rows)
             return self._collate(self._fetch_many(rows))
         if begin_items is None:
-            return self._collate([self._dataset[row] for row in rows])
+            return self._collate([self.dataset[row] for row in rows])
         items = []
         for row in rows:
             begin_items([row])
-            items.append(self._dataset[row])
+            items.append(self.dataset[row])
         return self._collate(items)
 
 

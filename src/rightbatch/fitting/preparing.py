@@ -187,9 +187,12 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             epochs=budget.epochs or ENDLESS,
         )
     notes = []
-    if kind is Kind.NEITHER and given.micro_batch is None:
-        auto.do_not_cut(COUPLED)
-        notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
+    if kind is Kind.NEITHER:
+        if given.micro_batch is None:
+            auto.do_not_cut(COUPLED)
+            notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
+        else:
+            notes.append(f"{COUPLED}: with micro_batch= the loss of a batch is the mean over its micro-batches")
         warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
     if kind is Kind.SUM:
         auto.step_along_the_sum()

@@ -88,8 +88,8 @@ def _settings(loss: Any) -> Mapping[str, Any] | None:
     if isinstance(loss, partial):
         inner = _settings(loss.func)
         return None if inner is None else {**inner, **loss.keywords}
-    if isinstance(loss, nn.Module) and type(loss).__module__ == "torch.nn.modules.loss":
-        return {**vars(loss), "weight": getattr(loss, "weight", None), "weighs": type(loss) in WEIGHED}
+    if isinstance(loss, nn.Module) and type(loss).forward.__module__ == "torch.nn.modules.loss":
+        return {**vars(loss), "weight": getattr(loss, "weight", None), "weighs": isinstance(loss, WEIGHED)}
     if getattr(loss, "__module__", "") == "torch.nn.functional" or loss is F.cross_entropy:
         return {"weighs": loss in (F.cross_entropy, F.nll_loss)}
     return None

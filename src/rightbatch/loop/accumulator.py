@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..data import Interval
-from ..errors import InputError
 from ..noise.isolation import random_state, set_random_state
 from .cutting import cut
 from .distributed.process_group import LEAST_SHARE, ProcessGroup
@@ -185,36 +184,3 @@ class BatchAccumulator:
         self.repeating = True
         self.total = Total()
         self.queue.extend(self.pieces)
-
-
-def require_loss(loss: object, differentiable: bool) -> None:
-    """Raise for what is not the loss of a micro-batch.
-
-    Raises:
-        InputError: it is not one number, or does not depend on a parameter although it is to be differentiated.
-    """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise InputError(f"The loss must be one number, the mean over the micro-batch; got {given}.")
-    if differentiable and not loss.requires_grad:
-        raise InputError("The loss does not depend on a trainable parameter: was it computed under no_grad?")
-
-
-def units(weight: object, samples: int) -> float:
-    """The weight of a pass: `weight`, or its samples where none is given.
-
-    Raises:
-        InputError: it is not a finite number of at least 0.
-    """
-    if weight is None:
-        return float(samples)
-    try:
-        value = float(weight)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        value = math.nan
-    if isinstance(weight, bool) or not (math.isfinite(value) and value >= 0):
-        raise InputError(
-            f"auto.backward(loss, weight={weight!r}): weight is the number of units the loss is the mean of, such as "
-            "tokens; give a finite number of at least 0."
-        )
-    return value

@@ -181,7 +181,7 @@ def assemble(
     decide = Decide(batch_size_rule, lr_rule, sync, timer, measure, update, distance)
     step = Step(model, run, stream, batcher, gradients, sync, timer, gather, measure, decide, update, report)
     engine = Engine(step, BatchSnapshot(model, device), device)
-    engine.looked_for_coupling = micro_batch is not None  # the caller knows
+    engine.losses.looks_for_coupling = micro_batch is None  # else the caller knows
     plan = _plan(run, gradients, update, sync)
     size, rate = decide.start(plan)
     run.batch_size = min(size.batch_size or 1, run.train_samples)

@@ -17,8 +17,7 @@ from ..measurements import NoiseEstimate
 from .assembly import LoopParts, assemble
 from .callback import Callback
 from .distributed.rank_sync import give_gradients_back, take_over_gradients
-from .habits import refuse_steps_by_others
-from .memory.forward_limit import is_out_of_memory
+from .habits import watch_optimizers
 from .noise_meter import NoiseMeter
 
 
@@ -31,7 +30,7 @@ class AutoBatch:
             auto.backward(loss)
             auto.step()
 
-    Gradients are removed after every step, so `zero_grad` is not needed. With `epochs=None` one `for` covers one epoch,
+    There is no `zero_grad`: gradients are removed after every step. With `epochs=None` one `for` covers one epoch,
     as with a DataLoader, and the next `for` the next; otherwise one `for` covers them all. A `for` left early loses
     nothing: the next one begins with the first sample that no step has used.
 
@@ -86,8 +85,7 @@ class AutoBatch:
         self.meter: NoiseMeter | None = parts.meter
         self.timer = parts.timer
         self._step, self._engine, self._run = parts.step, parts.engine, parts.step.run
-        if optimizer is not None:
-            refuse_steps_by_others(optimizer, self._engine, self._step.update_)
+        watch_optimizers(self._engine)
 
     # What a caller may look at.
 
@@ -193,7 +191,7 @@ class AutoBatch:
         return self._step.update_.averaged()
 
     def finalize(self) -> None:
-        """Leave the loop for good: give back a batch half gathered and put the final iterate into the model."""
+        """Leave the loop: give back a batch half gathered, put the final iterate into the model."""
         self._engine.abandon()
         self._step.update_.finalize()
         give_gradients_back(self._given, self.ranks)
@@ -209,12 +207,14 @@ class AutoBatch:
     # The loop.
 
     def __iter__(self) -> Iterator[Any]:
-        self._engine.abandon()
-        self._step.gradients.forget()  # what the caller's own passes have left in the gradients is none of ours
+        self._engine.enter()
         take_over_gradients(self._given)
         end = self._end
-        while (samples := self._engine.next(end)) is not None:
-            yield samples
+        try:
+            while (samples := self._engine.next(end)) is not None:
+                yield samples
+        finally:
+            self._engine.leave()
 
     def __bool__(self) -> bool:
         return True  # also where the length is not known
@@ -246,7 +246,7 @@ class AutoBatch:
             weight: how many units these are, if not its samples: tokens, say. A tensor is read from the device.
 
         Raises:
-            InputError: no micro-batch is waiting, or the loss is not one number that depends on the model.
+            InputError: no micro-batch waits, or the loss is not one number that depends on the model.
         """
         self._engine.take(loss, weight)
 
@@ -287,13 +287,11 @@ class AutoBatch:
             BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.
             OutOfMemoryError: no smaller pass is possible, or the model is sharded.
         """
-        if not is_out_of_memory(error):
-            raise error
         self._engine.run_out(error)
 
     def do_not_cut(self, reason: str) -> None:
-        """The samples of a batch depend on each other: each batch is one pass, and its noise that of whole batches."""
-        self._engine.looked_for_coupling = True
+        """The samples of a batch depend on each other: each batch is one pass."""
+        self._engine.losses.looks_for_coupling = False
         self._step.do_not_cut(reason)
 
     def step_along_the_sum(self) -> None:

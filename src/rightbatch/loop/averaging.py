@@ -58,13 +58,13 @@ class ScheduleFree:
             )
         self.beta = beta
         self._held = parts(self._parameters)
+        self._versions = [p._version for p in self._parameters]
         sizes = [p.numel() for p in self._held]
         self._x = torch.cat([p.detach().reshape(-1) for p in self._held])
         self._y = self._x.clone()
         self._z = self._x.clone()
         self._start = self._x.clone()
         self._gradient = torch.zeros_like(self._x)
-        self._x_views = self._views(self._x, sizes)
         self._y_views = self._views(self._y, sizes)
         self._given = optimizer
         self._fast: list[nn.Parameter] = []
@@ -102,6 +102,7 @@ class ScheduleFree:
     @torch.no_grad()
     def step(self, samples: int, lr: float) -> None:
         """Step z with the gradients now in the parameters, move x, and put the new y into the model."""
+        self._require_own_weights()
         gradients = parts([_gradient_of(p) for p in self._parameters])
         torch.cat([g.reshape(-1) for g in gradients], out=self._gradient)
         refresh = self._steps < MOVEMENT_EVERY_STEP_UNTIL or self._steps % MOVEMENT_EVERY_STEPS == 0
@@ -119,7 +120,27 @@ class ScheduleFree:
         if refresh:
             self._distance_rms = math.sqrt(self._mean_square(self._x, self._start))
         torch.lerp(self._z, self._x, self.beta, out=self._y)
-        torch._foreach_copy_(self._held, self._y_views)
+        self._show(self._y_views)
+
+    def _show(self, views: list[Tensor]) -> None:
+        """Put x or y into the model."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._held, views)
+        self._versions = [p._version for p in self._parameters]
+
+    def _require_own_weights(self) -> None:
+        """Raise where the program has set weights since the last step: y is a mixture, from which they are not had.
+
+        Raises:
+            UnsupportedError: naming the lr rules that allow it.
+        """
+        if [p._version for p in self._parameters] != self._versions and not all(
+            map(torch.equal, self._held, self._y_views)
+        ):
+            raise UnsupportedError(
+                "The weights were changed between two steps (clamped, or loaded), but lr='auto' and 'schedule-free' "
+                "average the iterates and would overwrite them: use another lr rule, or auto.load_state_dict()."
+            )
 
     @torch.no_grad()
     def average(self) -> Tensor:
@@ -134,7 +155,7 @@ class ScheduleFree:
         self.optimizer.state.clear()
         self._weight_sum = self._squared_directions = self._direction2 = self._distance_rms = 0.0
         self._steps = 0
-        torch._foreach_copy_(self._held, self._y_views)
+        self._show(self._y_views)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -143,19 +164,19 @@ class ScheduleFree:
             yield
             return
         with torch.no_grad():
-            torch._foreach_copy_(self._held, self._x_views)
+            self._show(self._views(self._x, [p.numel() for p in self._held]))
         self._evaluating = True
         try:
             yield
         finally:
             self._evaluating = False
             with torch.no_grad():
-                torch._foreach_copy_(self._held, self._y_views)
+                self._show(self._y_views)
 
     @torch.no_grad()
     def finalize(self) -> None:
         """Put the average into the model for good, and its parameters back into the optimizer that was given."""
-        torch._foreach_copy_(self._held, self._x_views)
+        self._show(self._views(self._x, [p.numel() for p in self._held]))
         if self._given is not None:
             _exchange(self._given, dict(zip(self._fast, self._parameters, strict=True)))
             self._given = None
@@ -179,7 +200,7 @@ class ScheduleFree:
             setattr(self, f"_{name}", state[name])
         optimizer = self._each_flat(state["optimizer"], state["x"], self.shard_like)
         self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, optimizer))
-        torch._foreach_copy_(self._held, self._y_views)
+        self._show(self._y_views)
 
     def gather_full(self, flat: Tensor | None) -> Tensor | None:
         """A vector over all parameters as it is saved; see `gather_full_flat`."""
@@ -216,4 +237,6 @@ def _exchange(optimizer: torch.optim.Optimizer, new: Mapping[Any, Any]) -> None:
 
 
 def _gradient_of(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad

@@ -1,7 +1,6 @@
 """One batch after another: begun, handed out pass by pass, taken through its step, abandoned or restarted."""
 
-import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .accumulator import BatchAccumulator, require_loss, units
-from .coupling import coupling
+from .accumulator import BatchAccumulator
 from .distributed.sharding import out_of_memory
 from .gather import PassTooLarge
+from .loss import LossChecks, require_loss, units
 from .memory.forward_limit import BatchSnapshot, exhausted, is_out_of_memory, let_go, release
 from .phases import steps
 from .step import Step
@@ -52,7 +51,11 @@ class Engine:
         self._ahead: UnderWay | None = None
         self._given_back = False  # since the step was last asked for
         self._restarted = False
-        self.looked_for_coupling = False
+        self._over = self._prefetches = False
+        self._handed_out = 0
+        self.losses = LossChecks(step.gather.scaler)
+        self.iterating = False
+        self.others_stepped = False  # since the micro-batch was handed out
         self._skipped = False
 
     @property
@@ -71,6 +74,41 @@ class Engine:
         """Whether the model is at a trial point."""
         return self._step.search is not None
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The one that the loop steps."""
+        return self._step.update_.optimizer
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """Those whose gradients the loop gathers."""
+        return self._step.gradients.parameters
+
+    @property
+    def gathering(self) -> bool:
+        """Whether gradients of a batch have been gathered that no step has used yet."""
+        return self.current is not None and bool(self.current.batch.total.losses)
+
+    def enter(self) -> None:
+        """A `for` begins.
+
+        Raises:
+            InputError: the last micro-batch of the one before was dropped, or the data set has another length now.
+        """
+        dropped, self._over = self._over and self.current is not None and bool(self.current.batch.awaiting), False
+        self.abandon()
+        self._step.gradients.forget()  # what the caller's own passes have left in the gradients is none of ours
+        if dropped:
+            raise InputError(NOT_GIVEN_BACK)
+        self._step.require_same_length()
+        self.iterating, self._prefetches, self._handed_out = True, False, 0
+
+    def leave(self) -> None:
+        """The `for` has ended, or was left; in the midst of a line search the model returns to its iterate."""
+        self.iterating = False
+        if self.searching:
+            self.abandon()
+
     def next(self, end: int) -> Any:
         """The next micro-batch; None where the epoch `end` begins, or the run has stopped by itself."""
         while not self._step.run.stopped:
@@ -83,6 +121,8 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 self.run_out(error)
                 continue
+            self.others_stepped = False
+            self._handed_out += 1
             if self.current is not None and batch is self.current.batch and len(batch.awaiting) == 1:
                 self._step.gather.arm(batch)
             return samples
@@ -110,12 +150,16 @@ class Engine:
         ahead = 0 if self._ahead is None else len(self._ahead.batch.awaiting)
         if rules.lr_rule.searches or rules.batch_size_rule.enlarges_current or len(batch.awaiting) + ahead > 1:
             raise InputError(NOT_GIVEN_BACK)
+        if self._handed_out > 1 and not self._prefetches:  # who looks ahead does so from the beginning
+            raise InputError(NOT_GIVEN_BACK)
+        self._prefetches = True
         if batch.sweeps:
             batch.sweeps = False
             self._step.timer.abandon_sweep()
         if batch.queue:
             return batch
         if self._step.stream.epoch >= end:
+            self._over = True
             return None
         self._ahead = self._begin(ahead=True)
         return self._ahead.batch
@@ -146,29 +190,19 @@ class Engine:
         """
         batch = self._awaiting("auto.backward(loss)")
         require_loss(loss, self.differentiates and not batch.head.idle)
-        if not self.looked_for_coupling and self.differentiates:
-            self.looked_for_coupling = True
-            if self._couples(batch, loss):
+        if self.differentiates:
+            first = not (batch.total.losses or self.others_stepped)
+            beside = first and any(p.grad is not None for p in self.parameters)
+            found = self.losses.check(loss, beside, self.parameters if len(batch.pieces) > 1 else ())
+            if found and self._do_not_cut(batch, found):
                 return
         weighed = units(weight, batch.head.interval.samples)
         self._step.gather.take(batch, loss, weighed, self.differentiates)
         self._note(batch, loss, weighed)
 
-    def _couples(self, batch: BatchAccumulator, loss: Tensor) -> bool:
-        """Whether the first loss compares samples with each other, so that its batch is restarted in one pass.
-
-        Raises:
-            UnsupportedError: several processes have a part of each batch.
-        """
-        found = coupling(loss)
-        if not found:
-            return False
+    def _do_not_cut(self, batch: BatchAccumulator, found: str) -> bool:
+        """The loss compares samples with each other; whether the batch is restarted, to be passed at once."""
         self._step.do_not_cut(f"the loss compares samples with each other ({found})")
-        warnings.warn(
-            f"The loss compares samples with each other ({found}): batches are not cut into micro-batches, and the "
-            "noise is that of whole batches. micro_batch= cuts them all the same.",
-            stacklevel=4,
-        )
         if len(batch.pieces) + len(batch.queue) == 1 and not (batch.measured or batch.sweeps):
             return False
         self.abandon()

@@ -79,7 +79,7 @@ class Gather:
         self._gradients = gradients
         self._meter = meter
         self._sync = sync
-        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._device = device
         self.last_times: StepTimes | None = None  # of the step before, not yet known to the other processes
 
@@ -98,7 +98,7 @@ class Gather:
         share, last = batch.head, len(batch.awaiting) + len(batch.queue) == 1
         if not (weight or share.idle):
             self._unmeasure(batch)
-        loss_scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        loss_scaled = loss if self.scaler is None else self.scaler.scale(loss)
         if not differentiate:
             return
         self._gradients.clear()
@@ -110,7 +110,8 @@ class Gather:
             self._backward(batch, loss, loss_scaled, weight)
         if last and self._meter is not None and batch.measured and not batch.repeating:
             self._meter.gather()
-        self._gradients.checks_norm = batch.measured or batch.ranks.several or len(batch.pieces) > 1
+        several = batch.measured or batch.ranks.several or len(batch.pieces) > 1
+        self._gradients.checks_norm = several or self.scaler is not None  # unscale_ leaves no version either
         self._gradients.collect(last)
         if batch.sweeps or batch.compared:
             wait(self._device)  # its seconds count
@@ -150,7 +151,7 @@ class Gather:
 
     @property
     def _loss_scale(self) -> float:
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def more(self, batch: BatchAccumulator, summed: bool = False) -> None:
         """Further passes of the same batch are queued."""

@@ -12,7 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 from ..noise.gradient_norm import is_part, squared_norm_tensor, squared_norms, sum_dtype
 from .distributed.sharding import parts
 from .distributed.sharding import squared_norm as squared_norm_over_ranks
@@ -33,10 +33,16 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
     Raises:
         InputError: there are none, or some have no shape yet.
+        UnsupportedError: some are complex.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("The model has no trainable parameters: set requires_grad=True on some.")
+    if any(p.is_complex() for p in parameters):
+        raise UnsupportedError(
+            "The model has complex parameters, which are not supported: store real and imaginary parts as real ones "
+            "(torch.view_as_complex in the forward pass)."
+        )
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
         raise InputError(
             "The model has lazy parameters without a shape: call the model once on a batch, then build the optimizer."
@@ -158,7 +164,13 @@ class Gradients:
 
     @torch.no_grad()
     def clip_value_(self, most: float) -> float:
-        """Clamp each entry to ±most; return ⟨g, clamped g⟩."""
+        """Clamp each entry to ±most; return ⟨g, clamped g⟩.
+
+        Raises:
+            UnsupportedError: sparse gradients.
+        """
+        if any(g.is_sparse for g in self.present):
+            raise UnsupportedError("clip_value does not clamp sparse gradients: use clip_norm, or omit sparse=True.")
         before = [g.clone() for g in self.present]
         torch._foreach_clamp_max_(self.present, most)
         torch._foreach_clamp_min_(self.present, -most)

@@ -6,34 +6,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..errors import InputError
 from .engine import Engine
-from .update import Update
+from .update import is_stepped_by_us
 
 OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
-def refuse_steps_by_others(optimizer: torch.optim.Optimizer, engine: Engine, update: Update) -> None:
-    """Raise where the optimizer is stepped by someone else while a batch is under way: it would step twice.
+_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()  # whose parameters are watched
+
+
+def watch_optimizers(engine: Engine) -> None:
+    """Raise where the parameters are stepped by someone else while a batch is under way.
+
+    That is the caller's optimizer, whose step would be a second one, or another over the same parameters, which would
+    step along gradients that are not complete, or find none. Optimizers of other models are none of our business; that
+    they step is noted, since their passes may leave gradients here.
 
     Args:
-        optimizer: the caller's.
         engine: knows whether a batch is under way; once it is gone, nothing is refused.
-        update: knows whether it steps the optimizer itself.
     """
-    engine_ref, update_ref = weakref.ref(engine), weakref.ref(update)
+    if not _ENGINES:
+        register_optimizer_step_pre_hook(_before_step)
+    _ENGINES.add(engine)
 
-    def refuse(*_: Any) -> None:
-        engine, update = engine_ref(), update_ref()
-        if engine is None or update is None or engine.current is None or not update.by_others:
-            return
-        raise InputError(
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if is_stepped_by_us(optimizer):
+        return
+    for engine in list(_ENGINES):
+        own = optimizer is engine.optimizer
+        stepped = {p for group in optimizer.param_groups for p in group["params"]}
+        if not own and stepped.isdisjoint(engine.parameters):
+            engine.others_stepped = True
+            continue
+        idle = all(p.grad is None for p in stepped)
+        under_way = engine.current is not None and engine.iterating
+        if engine.gathering or (own and under_way) or (not own and idle and engine.iterating):
+            raise InputError(_second_step(own))
+
+
+def _second_step(own: bool) -> str:
+    if own:
+        return (
             f"optimizer.step(){_line()} is called in the loop, but auto.step() steps the optimizer: remove the line "
             "(scaler.step(optimizer) and scaler.update() likewise; give scaler= instead)."
         )
-
-    optimizer.register_step_pre_hook(refuse)
+    return (
+        f"optimizer.step(){_line()} of another optimizer over the same parameters is called in the loop, but "
+        "auto.step() uses up their gradient: give one optimizer with several groups, or one AutoBatch to each model."
+    )
 
 
 def _line() -> str:

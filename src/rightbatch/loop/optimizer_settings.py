@@ -1,11 +1,12 @@
 """Settings of an optimizer other than its learning rate, by names that are the same for all optimizers."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 
 Group = dict[str, Any]
 PLAIN = ("momentum", "eps", "weight_decay")
@@ -109,3 +110,21 @@ def keep_given(
                     group[name] = value if factor == 1 else value * factor
                 changed.setdefault(name, (before[name], value))
     return [(name, old, new) for name, (old, new) in changed.items()]
+
+
+def require_plain_steps(optimizer: object) -> None:
+    """Raise unless the optimizer steps along the gradients it finds, without a closure.
+
+    Raises:
+        InputError: it is no optimizer.
+        UnsupportedError: its step needs a closure.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} calls a closure that evaluates the loss itself, but a batch has one gradient: "
+            "use an optimizer whose step() needs no closure, such as torch.optim.SGD (with lr='armijo' it searches "
+            "along the gradient)."
+        )

@@ -13,7 +13,7 @@ from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
 from ..rules.lr import AveragedDistance, Constant, MomentumSchedule, WarmUp, lr_rule
 from ..rules.recipes import RECIPES, Recipe
 from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, BatchSizeWrapper
-from .optimizer_settings import averages_itself
+from .optimizer_settings import averages_itself, require_plain_steps
 
 # Averaging removes most of the noise that is measured where the gradient is taken, so B_noise says less here. Three
 # half-performance batches run at 3/4 of the peak speed and eight at 8/9: beyond, hardly anything is to be gained.
@@ -99,8 +99,8 @@ def require_no_scheduler(lr: object) -> None:
 
 def require_compatible(rate: LRRule, optimizer: torch.optim.Optimizer | None) -> None:
     """Refuse, before anything runs, rules that cannot work together or over this optimizer."""
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
+    if optimizer is not None:
+        require_plain_steps(optimizer)
     if rate.searches and optimizer is not None and not isinstance(optimizer, torch.optim.SGD):
         raise UnsupportedError(
             f"The lr rule '{rate.name}' searches along the gradient, but {type(optimizer).__name__} moves in another "
@@ -118,8 +118,6 @@ def require_compatible(rate: LRRule, optimizer: torch.optim.Optimizer | None) ->
             f"The lr rule '{rate.name}' averages the iterates, and so does {type(optimizer).__name__}: give it a "
             "plain optimizer, or choose another lr rule."
         )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UnsupportedError("torch.optim.LBFGS evaluates the loss itself; use SGD with lr='armijo' instead.")
 
 
 def require_enough(size: BatchSizeRule, train_samples: int) -> None:

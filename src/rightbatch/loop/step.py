@@ -11,6 +11,7 @@ from ..data import BatchStream
 from ..decision import Decision, Outcome, StepContext, Trial
 from ..errors import DivergedError, InputError, UnsupportedError
 from ..measurements import Measurement
+from ..noise.gradient_norm import squared_norm
 from .accumulator import BatchAccumulator
 from .decide import Decide
 from .distributed.rank_sync import BatchRecord, RankSync
@@ -130,6 +131,8 @@ class Step:
         """Make the gradient that of a step, and begin what the lr rule makes of it."""
         self.measure_.close(batch, self.run.samples)
         self._direction_norm2 = self.update_.direction(totals)
+        if self.decide_.lr_rule.searches and not self.update_.moves_all:
+            self._direction_norm2 = self.update_.clip.slope = squared_norm(p.grad for p in self.update_.moved)
         if self._direction_norm2 != totals.norm2:
             context = replace(context, gradient_norm2=self._direction_norm2)
         return self.decide_.lr(context)
@@ -138,7 +141,7 @@ class Step:
         batch.spent.seconds += self.run.lap()
         if self.search is None:
             slope = self.update_.clip.slope
-            self.search = LineSearch(self._model, self.gradients.parameters, self._direction_norm2, slope)
+            self.search = LineSearch(self._model, self.update_.moved, self._direction_norm2, slope)
         self.search.move(trial)
         batch.repeat()
         batch.spent.seconds += self.run.lap()
@@ -262,6 +265,19 @@ class Step:
         self.batcher.uncut = True
         if self.measure_.meter is not None:
             self.measure_.meter.compare_batches(reason)
+
+    def require_same_length(self) -> None:
+        """Raise where the data set has another length than when the loop was built.
+
+        Raises:
+            InputError: naming both.
+        """
+        dataset = getattr(self.stream.source, "dataset", None)
+        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) != self.run.train_samples:
+            raise InputError(
+                f"The data set has {len(dataset)} samples now, and had {self.run.train_samples} when the loop was "
+                "built: build a new AutoBatch, which continues with load_state_dict only on the same data."
+            )
 
     def refresh(self) -> None:
         """Take in parameters that were frozen, unfrozen or added since the last batch."""

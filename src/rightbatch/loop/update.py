@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +71,6 @@ class Update:
         self.optimizer: torch.optim.Optimizer = own or torch.optim.SGD(gradients.parameters, lr=DEFAULT_LR)
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=rule.guards)
         self.sums = False  # whether the loss is a sum: steps then go along the sum, measurements are of the mean
-        self._stepping = False
         self._outside = _OutsideRates()
         self._read_groups()
         self.lr = self.reported_lr = self._base_rate()
@@ -94,6 +93,17 @@ class Update:
         return self._averaging is not None
 
     @property
+    def moved(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves, of those whose gradients are gathered."""
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        return [p for p in self._gradients.parameters if p in held]
+
+    @property
+    def moves_all(self) -> bool:
+        """Whether it moves all of them."""
+        return len(self.moved) == len(self._gradients.parameters)
+
+    @property
     def movement(self) -> Movement | None:
         """Of the averaged iterate, where there is one."""
         return None if self._averaging is None else self._averaging.movement
@@ -108,20 +118,23 @@ class Update:
         """Whether the learning rate has changed by a tenth since it was last reported."""
         return not self.reported_lr / WORTH_REPORTING <= self.lr <= self.reported_lr * WORTH_REPORTING
 
-    @property
-    def by_others(self) -> bool:
-        """Whether someone else calls the optimizer's step."""
-        return not self._stepping
-
-    def averaged(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """Within, the model holds the iterate to evaluate and to ship."""
-        return fresh(self._sharded, self._averaging.averaged()) if self._averaging is not None else nullcontext()
+        if self._averaging is None:
+            yield
+            return
+        with fresh(self._sharded, self._averaging.averaged()):
+            torch.clear_autocast_cache()
+            yield
+        torch.clear_autocast_cache()
 
     def finalize(self) -> None:
         """Put the iterate to ship into the model, for good."""
         reshard(self._sharded)
         if self._averaging is not None:
             self._averaging.finalize()
+            torch.clear_autocast_cache()
 
     def begin(self, step: int) -> None:
         """A batch begins: take a snapshot if there is none to go back to."""
@@ -136,6 +149,11 @@ class Update:
             self._averaging = ScheduleFree(self._model, self._given)
             self.optimizer = self._averaging.optimizer
             self._guard.replace(self.optimizer, self._averaging)
+        elif self._given is None:  # the optimizer brought along trains all that is trainable
+            held = {p for group in self.optimizer.param_groups for p in group["params"]}
+            added = [p for p in self._gradients.parameters if p not in held]
+            if added:
+                self.optimizer.add_param_group({"params": added, "lr": self._base_rate()})
         self._read_groups()
         self._guard.snapshot(step)
 
@@ -165,14 +183,14 @@ class Update:
 
     def step(self, samples: int) -> None:
         """Move along the gradients in the parameters, the mean over so many samples."""
-        self._stepping = True
+        _STEPPED_BY_US.add(id(self.optimizer))
         try:
             if self._averaging is not None:
                 self._averaging.step(samples, self.lr)
             else:
                 self.optimizer.step()
         finally:
-            self._stepping = False
+            _STEPPED_BY_US.discard(id(self.optimizer))
         self._outside.note(self.optimizer)
         self.tell_scaler(overflowed=False)
         torch.clear_autocast_cache()  # which holds the weights of before, if the caller's autocast surrounds the loop
@@ -268,6 +286,14 @@ class Update:
                 f"The saved run has parameter groups of {state['groups']} parameters, this one of {groups}: give the "
                 "optimizer the same groups, or start a new run."
             )
+
+
+_STEPPED_BY_US: set[int] = set()  # optimizers, by their id, while a loop of ours steps them
+
+
+def is_stepped_by_us(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a loop of this library steps the optimizer at this moment."""
+    return id(optimizer) in _STEPPED_BY_US
 
 
 def _named(kind: str, averages: bool) -> str:

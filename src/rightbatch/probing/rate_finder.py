@@ -1,6 +1,5 @@
 """`rightbatch.find_lr`: the learning-rate range test."""
 
-import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import ExponentialAverage
-from ..errors import InputError, UnsupportedError
 from ..fitting.units import Loss
+from ..loop.optimizer_settings import require_plain_steps
 from ..ranges import require_number, require_whole
 from .rate_curve import RateCurve
 from .run import require_model, seed_device
@@ -76,7 +75,7 @@ def find_lr(
     require_whole("steps", steps, least=10)
     require_number("smoothing", smoothing, least=0, most=0.999)
     if optimizer is not None:
-        _require_plain_steps(optimizer)
+        require_plain_steps(optimizer)
     with leaving_no_trace(model, train), torch.enable_grad():
         source, loss = source_and_loss(model, train, loss)
         model.train()
@@ -89,18 +88,6 @@ def find_lr(
             rows = list(_losses(runner, used, min(batch_size, len(source)), rates, smoothing))
     losses, smoothed = zip(*rows, strict=True)
     return RateCurve(tuple(rates[: len(rows)]), losses, smoothed, min(batch_size, len(source)), type(used).__name__)
-
-
-def _require_plain_steps(optimizer: object) -> None:
-    """Raise unless the optimizer steps along the gradients it finds, without a closure."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise UnsupportedError(
-            f"{type(optimizer).__name__} calls a closure that evaluates the loss itself; find_lr takes one gradient "
-            "per step: give an optimizer whose step() needs no closure, such as torch.optim.SGD, or omit optimizer=."
-        )
 
 
 def _losses(
