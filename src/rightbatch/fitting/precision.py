@@ -27,7 +27,7 @@ class Precision:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.name is not None and self.name not in DTYPES:
+        if self.name is not None and (not isinstance(self.name, str) or self.name not in DTYPES):
             raise InputError(f"precision={self.name!r} is not supported: give None, 'bf16' or 'fp16'.")
 
     def passes(self) -> AbstractContextManager[Any]:

@@ -109,8 +109,8 @@ class FitSettings:
             wrong = f"run_dir must be the path of a folder, got {self.run_dir!r}."
         elif self.resume and self.run_dir is None:
             wrong = "resume=True needs run_dir=, the folder of the run to resume."
-        elif not all(isinstance(callback, Callback) for callback in self.callbacks):
-            wrong = f"callbacks must be objects of rightbatch.loop.Callback, got {list(self.callbacks)!r}."
+        elif not isinstance(self.callbacks, Sequence) or not all(isinstance(each, Callback) for each in self.callbacks):
+            wrong = f"callbacks is {self.callbacks!r}: give a list of rightbatch.loop.Callback objects."
         if wrong is not None:
             raise InputError(wrong)
 
