@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._version import __version__
 from ..data import Sample, Source
@@ -170,14 +170,12 @@ class Training:
         return Ended(stopped, test)
 
     def _loop(self, interruption: Interruption) -> str:
-        auto, model, loss, passes = self.auto, self.model, self.prepared.loss, self.prepared.precision.passes
+        auto = self.auto
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds
         for x, y in auto:
             steps = auto.steps
             try:
-                with torch.set_grad_enabled(auto.needs_gradient), passes():
-                    value, weight = loss(model(x), y)
-                auto.backward(value, weight)
+                self._differentiate(x, y)
             except (RuntimeError, MemoryError) as error:
                 auto.handle_oom(error)
                 continue
@@ -198,6 +196,12 @@ class Training:
             if asked:
                 return "interrupted"
         return auto.stopped or self.budget.used_up
+
+    def _differentiate(self, x: Tensor, y: Tensor) -> None:
+        # In a frame of its own, which ends with the pass: the graph of one that ran out of memory is gone by the next.
+        with torch.set_grad_enabled(self.auto.needs_gradient), self.prepared.precision.passes():
+            value, weight = self.prepared.loss(self.model(x), y)
+        self.auto.backward(value, weight)
 
     def _evaluate(self) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
