@@ -130,7 +130,7 @@ class Step:
     ) -> Generator[Trial, Outcome, tuple[Decision, Any]]:
         """Make the gradient that of a step, and begin what the lr rule makes of it."""
         self.measure_.close(batch, self.run.samples)
-        self._direction_norm2 = self.update_.direction(totals)
+        self._direction_norm2 = self.sync.of_first(self.update_.direction(totals))
         if self._direction_norm2 != totals.norm2:
             context = replace(context, gradient_norm2=self._direction_norm2)
         return self.decide_.lr(context)
