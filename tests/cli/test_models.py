@@ -89,7 +89,7 @@ def test_cnn_learns_digits() -> None:
 
 @pytest.mark.parametrize("x_shape", [(64,), (), (2, 28, 28), (28, 28, 3), (1, 4, 4), (1, 1, 8, 8)])
 def test_cnn_refuses_what_is_no_image(x_shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="cnn takes images") as refusal:
+    with pytest.raises(InputError, match="cnn expects images") as refusal:
         build_model("cnn", x_shape, 10)
     assert str(x_shape) in str(refusal.value)
 

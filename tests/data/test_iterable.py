@@ -402,6 +402,7 @@ def test_an_iterator_comes_back_to_the_midst_of_a_reading(monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as Unix has them")
 def test_workers_of_a_loader_do_not_hear_the_interruption_that_the_run_heeds() -> None:
+    before = signal.getsignal(signal.SIGINT)
     loader = DataLoader(Stateful(), batch_size=None, num_workers=1, prefetch_factor=1)
     source = as_stream(loader, LENGTH)
     (worker,) = multiprocessing.active_children()
@@ -409,7 +410,7 @@ def test_workers_of_a_loader_do_not_hear_the_interruption_that_the_run_heeds() -
     os.kill(worker.pid, signal.SIGINT)
     stream = BatchStream(source)
     assert stream.fetch(stream.take(40))[1].tolist() == list(range(40))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_mappings_by_the_names_of_their_columns() -> None:

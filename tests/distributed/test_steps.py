@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rightbatch import AutoBatch
-from rightbatch.loop.gradients import read
+from rightbatch.loop.gradients import Gradients
 
 N, D, CLASSES = 203, 6, 3  # N is a prime times 7: nothing divides evenly
 
@@ -149,17 +149,25 @@ def test_rules_that_look_at_the_clock_decide_alike(together: Any, batch: str) ->
     assert all(torch.equal(a, b) for a, b in zip(found[0]["weights"], found[1]["weights"], strict=True))
 
 
-@pytest.mark.parametrize("settings", [{"lr": "dog"}, {"lr": "auto"}, {"lr": "barzilai-borwein", "momentum": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": "dog"},
+        {"lr": "auto"},
+        {"lr": "barzilai-borwein", "momentum": 0.0},
+        {"lr": 0.1, "clip_norm": 0.2},
+        {"lr": "armijo", "momentum": 0.0, "clip_value": 0.02},
+    ],
+    ids=str,
+)
 def test_unlike_machines_go_by_the_first(together: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """Where sums may be rounded differently: here the second process sees them a little off, and decides the same."""
     off = 1 + 1e-9
 
     def work(rank: int) -> dict[str, Any]:
         monkeypatch.setattr("rightbatch.loop.distributed.rank_sync._machine", lambda device: (rank,))
-        real = read
-        monkeypatch.setattr(
-            "rightbatch.loop.gather.read", lambda n: [value * (off if rank else 1.0) for value in real(n)]
-        )
+        norms2 = Gradients.norms2
+        monkeypatch.setattr(Gradients, "norms2", lambda self: [n * (off if rank else 1.0) for n in norms2(self)])
         return train(rank, batch_size=24, epochs=3, **settings)
 
     first, second = together(2, work)

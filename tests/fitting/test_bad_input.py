@@ -69,7 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"train": (torch.ones(9, 2), torch.zeros(9)), "loss": F.cross_entropy},
         "needs integer class targets",
     ),
-    "objects": ({"train": objects()}, "x is an object array.*make it numeric"),
+    "objects": ({"train": objects()}, r"x is an object array.*x\.astype"),
     "batch larger than data": ({"batch_size": N + 1}, f"{N + 1}.*only {N} samples"),
     "batch 0": ({"batch_size": 0}, "batch size is 0: give a whole number of at least 1"),
     "batch negative": ({"batch_size": -4}, "batch size is -4"),
@@ -143,9 +143,9 @@ def test_a_folder_that_cannot_be_written(resume: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     model = network()
     before = weights(model)
-    with pytest.raises(RunFolderError, match=r"cannot be written.*choose another folder"):
+    with pytest.raises(RunFolderError, match=r"cannot (write|be written).*file.run"):
         quiet(model, epochs=1, run_dir=tmp_path / "file" / "run", resume=resume)
-    with pytest.raises(RunFolderError, match="is a file; a run needs a folder"):
+    with pytest.raises(RunFolderError, match="is a file"):
         quiet(model, epochs=1, run_dir=tmp_path / "file", resume=resume)
     assert torch.equal(weights(model), before)
     assert (tmp_path / "file").read_text() == "in the way"

@@ -87,7 +87,7 @@ def test_a_truncated_file(tmp_path: Path, share: float) -> None:
     save_checkpoint(path, STATE)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(DamagedFileError, match="is damaged: its checksum line is missing"):
+    with pytest.raises(DamagedFileError, match="is damaged"):
         load_checkpoint(path)
 
 

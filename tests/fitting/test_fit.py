@@ -360,7 +360,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_existing_run_is_not_touched(no_report: None, tmp_path: Path) -> None:
     quiet(network(), epochs=1, run_dir=tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match="already contains a run: resume it"):
+    with pytest.raises(RunFolderError, match="resume=True"):
         quiet(network(), epochs=1, run_dir=tmp_path)
     assert contents(tmp_path) == before
 
@@ -458,8 +458,8 @@ def test_going_on_with_a_run_that_is_done_changes_nothing(no_report: None, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 8}, "seed=0, but these data have seed=8"),
-        ({"train": blobs(N + 2)}, f"n={N}, but these data have n={N + 2}"),
+        ({"seed": 8}, "seed=0, .* seed=8"),
+        ({"train": blobs(N + 2)}, f"n={N}, .* n={N + 2}"),
         ({"model": nn.Linear(2, 3)}, "does not match this model: .*Linear"),
     ],
 )

@@ -60,7 +60,7 @@ def test_fit(name: str, tmp_path: Path) -> None:
         folder = tmp_path / f"{number}"
         if number < len(SENSELESS):
             settings["run_dir"] = folder
-        if callable(value) and name in ("loss", "optimizer"):
+        if (callable(value) and name in ("loss", "optimizer")) or (name == "callbacks" and isinstance(value, list)):
             continue
         settings[name] = value
         said = refusal(lambda _, given: fit(**given), model, settings)

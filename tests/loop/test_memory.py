@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import weakref
+from html import unescape
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -21,6 +22,7 @@ from rightbatch.fitting.evaluation import evaluate, refresh_batch_norm
 from rightbatch.loop.memory.forward_limit import CALM_STEPS, ForwardLimit
 from rightbatch.record import read_history, verify_ledger
 from rightbatch.record.events import read_events
+from rightbatch.report.story import story
 from rightbatch.report.summary import details
 
 torch.manual_seed(0)
@@ -258,10 +260,14 @@ def test_it_is_recorded_and_told(tmp_path: Path) -> None:
     told = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["kind"] == "memory"]
     common = {"kind": "memory", "step": 0, "samples": 0, "rank": None, "device": "cpu"}
     assert told == [{**common, "old": 50, "new": 25}, {**common, "old": 25, "new": 13}]
-    assert read_history(tmp_path / "run" / "events.jsonl").memory == told
+    history = read_history(tmp_path / "run" / "events.jsonl")
+    assert history.memory == told
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Out of memory on cpu in a forward pass of 50 samples, then of 25." in page
-    assert "at the end, at most 13 samples per forward pass" in page
+    (fact,) = (fact for fact in details(history) if fact.name == "Out of memory")
+    assert fact.value.startswith("2 ") and "13 samples" in fact.remark
+    (moment,) = (moment for moment in story(history) if moment.topic == "memory")
+    assert all(part in moment.text for part in ("cpu", "50 samples", "25", "13 samples"))
+    assert moment.text in unescape(page)
 
 
 def test_growing_back_is_recorded(tmp_path: Path, no_report: None) -> None:
@@ -281,7 +287,7 @@ def test_larger_passes_than_batches_want_are_not_said_to_be_tried(tmp_path: Path
     assert [(e["old"], e["new"]) for e in history.memory] == [(8, 4), (4, 8)]
     assert "Out of memory" in {fact.name for fact in details(history)}
     del history.memory[0]
-    assert "Out of memory" not in {fact.name for fact in details(history)}  # not "0 times"
+    assert "Out of memory" not in {fact.name for fact in details(history)}
 
 
 def test_evaluation_halves_its_passes() -> None:

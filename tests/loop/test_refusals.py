@@ -57,7 +57,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
     "lr name": (lambda: new(lr="armjo"), InputError, "did you mean 'armijo'"),
     "lr 0": (lambda: new(lr=0.0), InputError, "learning rate is 0.0"),
     "lr nan": (lambda: new(lr=float("nan")), InputError, "learning rate is nan"),
-    "seed": (lambda: new(seed=-1), InputError, "seed must be a whole number between 0"),
+    "seed": (lambda: new(seed=-1), InputError, "seed .* -1"),
     "no samples": (lambda: new(train=empty()), DataError, "data are empty"),
     "one sample": (
         lambda: new(train=(torch.ones(1, 2), torch.tensor([0])), batch_size=1),

@@ -203,8 +203,8 @@ def other(**changes: Any) -> AutoBatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 4}, "seed=3, but these data have seed=4"),
-        ({"train": blobs(N + 1)}, f"n={N}, but these data have n={N + 1}"),
+        ({"seed": 4}, "seed=3, .* seed=4"),
+        ({"train": blobs(N + 1)}, f"n={N}, .* n={N + 1}"),
     ],
 )
 def test_a_state_of_other_data_is_refused(changes: dict[str, Any], message: str, drive: Any) -> None:

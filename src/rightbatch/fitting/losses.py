@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Source
 from ..errors import DataError, InputError, OutOfMemoryError
 from ..loop.memory.forward_limit import exhausted, is_out_of_memory
-from .units import Loss, mean_squared_error
+from .units import Loss, ignored_target, mean_squared_error
 
 
 def default_loss(source: Source) -> Loss:
@@ -20,6 +21,8 @@ def default_loss(source: Source) -> Loss:
 
 def is_cross_entropy(loss: Loss) -> bool:
     """Whether `loss` is torch's cross-entropy, as a function or a module."""
+    while isinstance(loss, partial):
+        loss = loss.func
     return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
 
@@ -48,7 +51,7 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
         )
     output = _output(model, x)
     if is_cross_entropy(loss) and not y.is_floating_point():
-        _require_classes(source, output, what)
+        _require_classes(source, output, ignored_target(loss), what)
     shapes = f"the model's output {tuple(output.shape)} with targets {tuple(y.shape)} ({y.dtype})"
     with _tried(device, len(x), f"The loss cannot compare {shapes}"):
         value = loss(output, y)
@@ -88,12 +91,12 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def _require_classes(source: Source, output: Tensor, what: str) -> None:
+def _require_classes(source: Source, output: Tensor, ignored: int, what: str) -> None:
     classes = output.shape[1] if output.dim() > 1 else output.shape[0]
     if source.y_range is None:
         return
     low, high = source.y_range
-    if low < 0 or high >= classes:
+    if (low < 0 and low != ignored) or (high >= classes and high != ignored):
         raise DataError(
             f"The {what} targets run from {low} to {high}, but the model has {classes} outputs: classes must be 0 to "
             f"{classes - 1}. Give the model {high + 1} outputs or renumber the targets."

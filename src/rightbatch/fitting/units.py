@@ -16,6 +16,7 @@ from ..data import Source
 Loss = Callable[[Tensor, Tensor], Tensor]
 PROBES = 16  # samples whose losses are compared
 SAME = 1e-4  # relative: losses in float32 differ by rounding
+IGNORED = -100  # torch's default of ignore_index
 WEIGHED = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
@@ -69,11 +70,16 @@ def unit_loss(loss: Loss, source: Source) -> UnitLoss:
         return UnitLoss(loss, Kind.SUM)
     if not settings["weighs"] or source.y_dtype.is_floating_point:
         return UnitLoss(loss)
-    weight, ignored = settings.get("weight"), int(settings.get("ignore_index", -100))
+    weight, ignored = settings.get("weight"), ignored_target(loss)
     known = source.y_range is not None and not source.y_range[0] <= ignored <= source.y_range[1]
     if weight is None and known:
         return UnitLoss(loss)
     return UnitLoss(loss, counts=partial(_counted, weight, ignored))
+
+
+def ignored_target(loss: Loss) -> int:
+    """The class that one of torch's own losses does not count."""
+    return int((_settings(loss) or {}).get("ignore_index", IGNORED))
 
 
 def _counted(weight: Tensor | None, ignored: int, target: Tensor) -> Tensor:

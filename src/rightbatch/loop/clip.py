@@ -59,6 +59,6 @@ class Clip:
         gradients.scale_(scale * times * factor)
         self.slope = norm2 * factor
         if self.value is not None:
-            self.slope = gradients.clip_value_(self.value) / times
+            self.slope = gradients.clip_value_(float(self.value)) / times
             return sum(read(gradients.norms2())) / times**2
         return norm2 * factor * factor

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .accumulator import BatchAccumulator, Total
-from .distributed.rank_sync import BatchRecord, RankSync
+from .distributed.rank_sync import BatchRecord, RankSync, Seen
 from .gradients import Gradients, read
 from .memory.forward_limit import wait
 from .micro_batcher import MicroBatcher
@@ -195,7 +195,8 @@ class Gather:
         if not record.weight:
             return Totals(batch.samples, 0.0, math.nan, 0.0, math.nan)
         scale = batch.reference / record.weight / self._loss_scale
-        norm2 = sum(norms2) * scale * scale  # in float64, as Python adds
+        own = sum(norms2) * scale * scale  # in float64, as Python adds
+        norm2 = self._sync.seen(Seen(own, None, None)).gradient_norm2
         return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
 
     def scale(self, batch: BatchAccumulator) -> float:

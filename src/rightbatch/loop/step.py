@@ -130,7 +130,7 @@ class Step:
     ) -> Generator[Trial, Outcome, tuple[Decision, Any]]:
         """Make the gradient that of a step, and begin what the lr rule makes of it."""
         self.measure_.close(batch, self.run.samples)
-        self._direction_norm2 = self.update_.direction(totals)
+        self._direction_norm2 = self.sync.of_first(self.update_.direction(totals))
         if self.decide_.lr_rule.searches and not self.update_.moves_all:
             self._direction_norm2 = self.update_.clip.slope = squared_norm(p.grad for p in self.update_.moved)
         if self._direction_norm2 != totals.norm2:
