@@ -37,12 +37,13 @@ if TYPE_CHECKING:
         testing,
     )
     from .fitting import fit
-    from .loop import AutoBatch
+    from .loop import AutoBatch, Callback, per_sample
     from .noise import measure
     from .probing import find_lr, probe
 
 __all__ = [
     "AutoBatch",
+    "Callback",
     "DataError",
     "DivergedError",
     "InputError",
@@ -64,6 +65,7 @@ __all__ = [
     "measure",
     "measurements",
     "noise",
+    "per_sample",
     "probe",
     "probing",
     "record",
@@ -75,9 +77,11 @@ __all__ = [
 
 _HOME = {
     "AutoBatch": "loop",
+    "Callback": "loop",
     "find_lr": "probing",
     "fit": "fitting",
     "measure": "noise",
+    "per_sample": "loop",
     "probe": "probing",
 }
 

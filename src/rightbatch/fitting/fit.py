@@ -102,7 +102,7 @@ def fit(
         device: where the model is moved first; None leaves it where it is.
         run_dir: folder for settings, events, ledger, checkpoints, parameters and report, of one run at a time.
         resume: resume the run in `run_dir`, if there is one; other settings than then are taken, and reported.
-        callbacks: objects of `rightbatch.loop.Callback` that listen to the run.
+        callbacks: objects of `rightbatch.Callback` that listen to the run.
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
         checkpoint_every: maximum seconds between checkpoints; there is one at each evaluation too.
 

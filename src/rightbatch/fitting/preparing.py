@@ -110,7 +110,7 @@ class FitSettings:
         elif self.resume and self.run_dir is None:
             wrong = "resume=True needs run_dir=, the folder of the run to resume."
         elif not isinstance(self.callbacks, Sequence) or not all(isinstance(c, Callback) for c in self.callbacks):
-            wrong = f"callbacks must be a list of rightbatch.loop.Callback objects, got {self.callbacks!r}."
+            wrong = f"callbacks must be a list of rightbatch.Callback objects, got {self.callbacks!r}."
         if wrong is not None:
             raise InputError(wrong)
 

@@ -92,7 +92,7 @@ def require_no_scheduler(lr: object) -> None:
     if isinstance(lr, LRScheduler | ReduceLROnPlateau):
         raise InputError(
             f"lr={type(lr).__name__} is a scheduler that counts steps, whose size changes here: give "
-            "lr=rightbatch.loop.per_sample(lambda optimizer: "
+            "lr=rightbatch.per_sample(lambda optimizer: "
             f"{type(lr).__name__}(optimizer, ...), samples=...), which counts samples."
         )
 

@@ -26,7 +26,7 @@ OUTSIDE_STEPS = 3  # changes of the rate by someone else, one at each step, befo
 SCHEDULED_OUTSIDE = (
     "The learning rate is changed from outside at every optimizer step, as by a torch scheduler, while the batch size "
     "changes: the schedule no longer keeps its place in the data. Give the scheduler as "
-    "lr=rightbatch.loop.per_sample(make_scheduler, samples=...), which counts samples."
+    "lr=rightbatch.per_sample(make_scheduler, samples=...), which counts samples."
 )
 
 
