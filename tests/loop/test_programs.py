@@ -212,7 +212,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Any], Loss]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Hooks on parameters")  # a mask is linear
 @pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_models_and_losses_of_others_take_the_plain_steps(program: str, settings: dict[str, Any]) -> None:

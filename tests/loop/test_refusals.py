@@ -78,7 +78,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         UnsupportedError,
         "'barzilai-borwein' searches along the gradient, but AdamW",
     ),
-    "LBFGS": (lambda: new(lr=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS evaluates the loss itself"),
+    "LBFGS": (lambda: new(lr=None, make=torch.optim.LBFGS), UnsupportedError, "LBFGS.*armijo"),
     "noise of every batch": (
         lambda: new(batch_size="big-batch", noise="auto(every=8)"),
         InputError,

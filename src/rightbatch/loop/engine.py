@@ -55,7 +55,7 @@ class Engine:
         self._handed_out = 0
         self.losses = LossChecks(step.gather.scaler)
         self.iterating = False
-        self.others_stepped = False  # since the micro-batch was handed out
+        self.others_stepped = False  # since the last loss
         self._skipped = False
 
     @property
@@ -121,7 +121,6 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 self.run_out(error)
                 continue
-            self.others_stepped = False
             self._handed_out += 1
             if self.current is not None and batch is self.current.batch and len(batch.awaiting) == 1:
                 self._step.gather.arm(batch)
@@ -192,6 +191,7 @@ class Engine:
         require_loss(loss, self.differentiates and not batch.head.idle)
         if self.differentiates:
             first = not (batch.total.losses or self.others_stepped)
+            self.others_stepped = False
             beside = first and any(p.grad is not None for p in self.parameters)
             found = self.losses.check(loss, beside, self.parameters if len(batch.pieces) > 1 else ())
             if found and self._do_not_cut(batch, found):

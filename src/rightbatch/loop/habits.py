@@ -34,18 +34,21 @@ def watch_optimizers(engine: Engine) -> None:
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    if is_stepped_by_us(optimizer):
-        return
+    ours = is_stepped_by_us(optimizer)
     for engine in list(_ENGINES):
         own = optimizer is engine.optimizer
         stepped = {p for group in optimizer.param_groups for p in group["params"]}
-        if not own and stepped.isdisjoint(engine.parameters):
+        if not own and (ours or stepped.isdisjoint(engine.parameters)):
             engine.others_stepped = True
-            continue
-        idle = all(p.grad is None for p in stepped)
-        under_way = engine.current is not None and engine.iterating
-        if engine.gathering or (own and under_way) or (not own and idle and engine.iterating):
-            raise InputError(_second_step(own))
+        elif not ours:
+            _require_idle(engine, own, stepped)
+
+
+def _require_idle(engine: Engine, own: bool, stepped: set[Any]) -> None:
+    idle = all(p.grad is None for p in stepped)
+    under_way = engine.current is not None and engine.iterating
+    if engine.gathering or (own and under_way) or (not own and idle and engine.iterating):
+        raise InputError(_second_step(own))
 
 
 def _second_step(own: bool) -> str:
