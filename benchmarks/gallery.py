@@ -220,9 +220,9 @@ class Gallery:
             "# What was reproduced",
             "",
             "Claims about batch size and learning rate, compared with runs of this library. Intervals hold 90 % and "
-            "are over seeds unless the page of the experiment says otherwise; *cannot tell* means that the interval does "
-            "not decide it, or that it cannot be tested at this scale, and then says why. Every page gives the design "
-            "with its seeds and how to run it again.",
+            "are over seeds unless the page of the experiment says otherwise; *cannot tell* means that the interval "
+            "does not decide it, or that it cannot be tested at this scale, and then says why. Every page gives the "
+            "design with its seeds and how to run it again.",
             "",
             f"{counts['agrees']} agree, {counts['differs']} differ, {counts['cannot tell']} are undecided.",
             "",
