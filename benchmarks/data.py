@@ -1,6 +1,6 @@
 """Mini-batches beside torch's `DataLoader` and torchdata's: `python benchmarks/data.py [--write] [--only disk]`.
 
-`make peers` runs it in an environment of its own that also holds torchdata; without that its rows are left out.
+`make peers` runs it in an environment of its own that also holds torchdata; without that its rows are omitted.
 """
 
 import argparse

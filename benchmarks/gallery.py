@@ -145,7 +145,7 @@ class Gallery:
             budget_s = None if wanted else 0.0
             done = study(run.experiment, run.subject, folder=folder, budget_s=budget_s, processes=self.processes)
             if done.stopped.startswith("stopped"):
-                raise SystemExit("stopped; the same again goes on")
+                raise SystemExit("stopped; run the same command again to resume")
             done.page.unlink()  # the page of the docs is written from the same results
             section = run.experiment.section(run.on, done.results)
             self.done.setdefault(run.experiment.name, []).append((run, done, section))
@@ -187,7 +187,7 @@ class Gallery:
         lines = [
             "# Gallery",
             "",
-            "Every picture of the laboratory; `make gallery` draws them from the stored results.",
+            "All figures of the studies; `make gallery` draws them from the stored results.",
             "",
         ]
         for name, studies in self.done.items():
@@ -219,12 +219,12 @@ class Gallery:
         lines = [
             "# What was reproduced",
             "",
-            "Claims about batch size and step size, held against runs of this library. Intervals hold 90 % and are "
-            "over seeds unless the page of the experiment says otherwise; *cannot tell* means that the interval does "
-            "not decide it, or that it cannot be tested at this scale, and then says why. Every page gives the design "
-            "with its seeds and how to run it again.",
+            "Claims about batch size and learning rate, compared with runs of this library. Intervals hold 90 % and "
+            "are over seeds unless the page of the experiment says otherwise; *cannot tell* means that the interval "
+            "does not decide it, or that it cannot be tested at this scale, and then says why. Every page gives the "
+            "design with its seeds and how to run it again.",
             "",
-            f"{counts['agrees']} agree, {counts['differs']} differ, {counts['cannot tell']} cannot be told.",
+            f"{counts['agrees']} agree, {counts['differs']} differ, {counts['cannot tell']} are undecided.",
             "",
             *table(("claim", "source", "published", "ours", "verdict", "experiment"), rows),
         ]
@@ -262,7 +262,7 @@ def main() -> None:
     """Run what is missing and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", help="studies to run, by the names of their folders in docs/studies/results; left out, all"
+        "names", nargs="*", help="studies to run, by the names of their folders in docs/studies/results (default: all)"
     )
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()

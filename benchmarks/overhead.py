@@ -193,7 +193,7 @@ def compare(model: Model, device: torch.device, rounds: int) -> Iterator[str]:
 
 
 def noted(device: torch.device, rounds: int) -> Iterator[str]:
-    """What it costs to note random states and buffers before each batch, for it to be begun anew if memory runs out."""
+    """What it costs to note random states and buffers before each batch, to restart it if memory runs out."""
     for layers, channels in ((0, 0), (5, 64), (53, 256)):
         norms = (nn.BatchNorm2d(channels) for _ in range(layers))
         beginning = BatchSnapshot(nn.Sequential(nn.Linear(1, 1), *norms).to(device), device)

@@ -2,8 +2,8 @@
 
 The optimizer is SGD with momentum 0.9 and one constant learning rate a problem, from a coarse grid at a batch of 64;
 rules that come with a step rule of the same name run with it. Everything else is each rule's default, or is written
-with its name; TOTAL is the horizon, the samples that schedules with an end are told. A run ends at the target or at
-its cap, in processor seconds of one thread; evaluation is left out, measuring is in. Medians over the seeds; a rule
+with its name; TOTAL is the horizon, the samples given to schedules with an end. A run ends at the target or at
+its cap, in processor seconds of one thread; without evaluation, with measuring. Medians over the seeds; a rule
 that misses the target for most seeds says how far it came.
 """
 

@@ -5,7 +5,7 @@ fixed number of epochs). The hard target is what the best of these 18 runs had r
 convex problems 1.4 times its final distance to the known optimum), the easy target after 30 % (20 times the hard
 distance). Of each grid the two cells that reached the target soonest are then run again, in turn with the methods that
 have nothing to tune, over three seeds, and the better is shown. Seconds are processor seconds of one thread,
-evaluation left out, everything else in.
+without evaluation, with everything else.
 """
 
 import argparse

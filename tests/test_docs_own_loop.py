@@ -67,7 +67,13 @@ SETTINGS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], dict[str, Any]]
     "a learning rate of 0 in every group": lambda model, optimizer: {
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.0)
     },
-    "`torch.optim.LBFGS`": lambda model, optimizer: {"optimizer": torch.optim.LBFGS(model.parameters())},
+    "an optimizer that needs a closure, such as `torch.optim.LBFGS`": lambda model, optimizer: {
+        "optimizer": torch.optim.LBFGS(model.parameters())
+    },
+    "complex parameters": lambda model, optimizer: {
+        "model": (wave := nn.Linear(10, 3, dtype=torch.complex64)),
+        "optimizer": torch.optim.SGD(wave.parameters()),
+    },
     "lazy parameters without a shape": lambda model, optimizer: {"model": nn.LazyLinear(3)},
     "`len(auto)` of a batch size that changes": lambda model, optimizer: {"batch_size": "big-batch"},
 }
@@ -81,18 +87,49 @@ LINES = {
     "`optimizer.zero_grad()` before `auto.step()`": "auto.backward(loss); optimizer.zero_grad(); auto.step()",
     "no `auto.step()`": "auto.backward(loss)",
     "`continue` without `auto.skip()`": "if auto.steps == 0: auto.backward(loss); auto.step()",
+    "`continue` without `auto.skip()` at the last micro-batch": (
+        "if auto.samples < 192: auto.backward(loss); auto.step()"
+    ),
+    "`auto.backward(scaler.scale(loss))`": "auto.backward(torch.amp.GradScaler('cpu').scale(loss))",
+    "a second optimizer over the same parameters": (
+        "auto.backward(loss); torch.optim.SGD(model[0].parameters(), lr=0.1).step()"
+    ),
     "`auto.backward(loss)` twice": "auto.backward(loss); auto.backward(loss)",
     "a loss for each sample": "auto.backward(F.cross_entropy(model(x), y, reduction='none'))",
     "a loss under `torch.no_grad()`": "auto.backward(loss.detach())",
     "`weight=-1`": "auto.backward(loss, weight=-1)",
 }
+LOOP = "for x, y in auto: auto.backward(F.cross_entropy(model(x), y)); auto.step()"
+PROGRAMS = {
+    'weights set by the program under `lr="auto"`': f"""
+auto = rightbatch.AutoBatch(model, None, train, 64, "auto")
+{LOOP}
+torch.no_grad()(model[0].weight.zero_)()
+{LOOP}
+""",
+    "a data set that changes its length": f"""
+samples = list(zip(*train))
+auto = rightbatch.AutoBatch(model, optimizer, torch.utils.data.Subset(samples, indices := list(range(256))), 64)
+{LOOP}
+indices.pop()
+{LOOP}
+""",
+    "`clip_value=` with sparse gradients": f"""
+train = torch.arange(256)[:, None] % 9, train[1]
+model = nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+auto = rightbatch.AutoBatch(model, optimizer, train, 64, clip_value=0.5)
+{LOOP}
+""",
+}
 ERRORS = dict(re.findall(r"^\| ([^|]+?) \| `(\w*Error)` \|", PAGE, re.MULTILINE))
 
 
 def test_the_errors_listed_are_those_tried() -> None:
-    assert list(ERRORS) == [*LINES, *SETTINGS]
+    assert list(ERRORS) == [*LINES, *PROGRAMS, *SETTINGS]
 
 
+@pytest.mark.filterwarnings("ignore:The parameters had gradients before")  # as they have before one of the errors
 @pytest.mark.parametrize("line", LINES)
 def test_line(line: str) -> None:
     names = given()
@@ -101,6 +138,28 @@ def test_line(line: str) -> None:
     with pytest.raises(rightbatch.RightbatchError) as caught:
         exec(body, names)
     assert type(caught.value).__name__ == ERRORS[line]
+
+
+@pytest.mark.parametrize("line", PROGRAMS)
+def test_program(line: str) -> None:
+    with pytest.raises(rightbatch.RightbatchError) as caught:
+        exec(PROGRAMS[line], given())
+    assert type(caught.value).__name__ == ERRORS[line]
+
+
+WARNED = {
+    "gradients beside": "F.cross_entropy(model(x), y).backward(); auto.backward(F.cross_entropy(model(x), y))",
+    "hooks": "model[0].weight.register_hook(lambda g: g.clamp(-1, 1)); auto.backward(F.cross_entropy(model(x), y))",
+}
+
+
+@pytest.mark.parametrize("line", WARNED)
+def test_warned_of_once(line: str) -> None:
+    names = given()
+    names["auto"] = AutoBatch(names["model"], names["optimizer"], names["train"], 64, micro_batch=32)
+    with pytest.warns(UserWarning) as caught:
+        exec(f"for x, y in auto: {WARNED[line]}; auto.step()", names)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("line", SETTINGS)

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     Path("run/checkpoint.pt").write_bytes(Path("run/checkpoint.pt").read_bytes()[:-1])
     assert cli.main(["verify", "run"]) == 1
     assert "checkpoint.pt is damaged" in capsys.readouterr().out
-    with pytest.warns(UserWarning, match="going on from checkpoint.previous.pt"):
+    with pytest.warns(UserWarning, match="resuming from checkpoint.previous.pt"):
         assert train(*flags, "--epochs", "2", "--resume") == 0
     assert cli.main(["verify", "run"]) == 0
 

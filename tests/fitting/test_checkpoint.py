@@ -191,7 +191,7 @@ def test_a_damaged_one_is_replaced_by_the_one_before(damage: str, tmp_path: Path
     found = recover(folder)
     assert found is not None and found.state["auto"]["run"]["steps"] == 1
     assert found.warning.startswith("checkpoint.pt is missing" if damage == "missing" else str(folder.checkpoint))
-    assert found.warning.endswith("going on from checkpoint.previous.pt, step 1")
+    assert found.warning.endswith("resuming from checkpoint.previous.pt, step 1")
     set_aside_damaged(folder)
     save(folder, 3)
     assert (steps_of(folder.checkpoint), steps_of(folder.previous_checkpoint)) == (3, 1), "the whole one stays"
@@ -204,7 +204,7 @@ def test_none_whole_is_an_error_that_says_what_to_do(previous: bytes | None, tmp
     folder.checkpoint.write_bytes(b"junk")
     if previous is not None:
         folder.previous_checkpoint.write_bytes(previous)
-    with pytest.raises(DamagedFileError, match=r"checkpoint.pt is damaged.*Restore one.*or remove both to begin anew"):
+    with pytest.raises(DamagedFileError, match=r"checkpoint.pt is damaged.*Restore one.*or remove both to start again"):
         recover(folder)
 
 

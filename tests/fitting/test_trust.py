@@ -259,14 +259,14 @@ def test_a_damaged_checkpoint_is_told_loudly_and_the_one_before_used(
             checkpoint.write_bytes(content[:999] + bytes([content[999] ^ 1]) + content[1000:])
         case "missing":
             checkpoint.unlink()
-    with pytest.warns(UserWarning, match=r"checkpoint.pt is .*going on from checkpoint.previous.pt, step 3"):
+    with pytest.warns(UserWarning, match=r"checkpoint.pt is .*resuming from checkpoint.previous.pt, step 3"):
         again = quiet(run_dir=run, resume=True)
     assert identical(dict(again.model.state_dict()), dict(whole.model.state_dict()))
     assert identical(final(run), final(straight)) and told(run) == told(straight) and proved(run)
     (event,) = [e for e in read_events(run / "events.jsonl") if e["kind"] == "resume"]
-    assert event["step"] == 3 and "going on from checkpoint.previous.pt" in event["warning"]
+    assert event["step"] == 3 and "resuming from checkpoint.previous.pt" in event["warning"]
     (moment,) = [m for m in story(read_history(run / "events.jsonl")) if m.topic == "resume"]
-    assert "going on from checkpoint.previous.pt" in moment.reason
+    assert "resuming from checkpoint.previous.pt" in moment.reason
     assert (run / "checkpoint.damaged.pt").exists() == (damage != "missing")
 
 
@@ -275,7 +275,7 @@ def test_no_whole_checkpoint_is_an_error_and_nothing_is_touched(tmp_path: Path) 
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (tmp_path / name).write_bytes(b"")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(DamagedFileError, match="remove both to begin anew"):
+    with pytest.raises(DamagedFileError, match="remove both to start again"):
         quiet(run_dir=tmp_path, resume=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):

@@ -84,11 +84,11 @@ def recover(folder: RunFolder) -> Recovered | None:
         state = load_checkpoint(previous)
     except RunFolderError as error:
         raise DamagedFileError(
-            f"{reason}, and the one before it is of no use either ({error}). Restore one of them from a copy, "
-            "or remove both to begin anew"
+            f"{reason}, and the previous checkpoint is unusable too ({error}). Restore one of them from a copy, "
+            "or remove both to start again"
         ) from error
     step = state["auto"]["run"]["steps"]
-    return Recovered(state, f"{reason}; going on from {previous.name}, step {step}")
+    return Recovered(state, f"{reason}; resuming from {previous.name}, step {step}")
 
 
 def set_aside_damaged(folder: RunFolder) -> None:

@@ -107,7 +107,7 @@ def refresh_batch_norm(
 
     They were gathered at the iterates of training; an averaged iterate has others. Uses 4,096 samples, always the same
     and drawn at random, for data sorted by class begin with a single one; of a stream the first. They are passed 1,024
-    at a time, or as many as `limit` says, but at least two; where memory runs out, all of them anew in passes half as
+    at a time, or as many as `limit` says, but at least two; if memory runs out, all of them again in passes half as
     large.
 
     Raises:

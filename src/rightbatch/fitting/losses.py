@@ -62,7 +62,7 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
 
 @contextmanager
 def _tried(device: torch.device, samples: int, complaint: str) -> Iterator[None]:
-    """Without gradients; what goes wrong within is told with the complaint, unless it is memory that ran out."""
+    """Without gradients; an error within is raised with the complaint, unless memory ran out."""
     try:
         with torch.no_grad():
             yield

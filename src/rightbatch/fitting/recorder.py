@@ -78,7 +78,7 @@ class Recorder(Callback):
             lr=lr,
             restored_step=restored_step,
         )
-        self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a smaller step size")
+        self.progress.note(f"step {step} not taken: {reason}; back to step {restored_step} with a lower learning rate")
 
     def audit(self, step: int, samples: int, method: str, audit: Audit) -> None:
         """A cheap estimate of the noise was held against the exact one."""
@@ -88,10 +88,12 @@ class Recorder(Callback):
         """Forward passes are smaller, memory having run out (of several processes, in `rank`), or larger again."""
         self.event("memory", step=step, samples=samples, old=old, new=new, rank=rank, device=device)
         if new > old:
-            self.progress.note(f"forward passes of up to {new:,} samples are tried again")
+            self.progress.note(f"trying forward passes of up to {new:,} samples again")
         else:
             where = device if rank is None else f"{device} (rank {rank})"
-            self.progress.note(f"memory ran out on {where} over {old:,} samples; {new:,} at most from now on")
+            self.progress.note(
+                f"out of memory on {where} with {old:,} samples; at most {new:,} in one forward pass from now on"
+            )
 
     def measuring(self, step: int, samples: int, method: str) -> None:
         """The noise is measured otherwise than before."""
@@ -99,7 +101,7 @@ class Recorder(Callback):
         self.progress.note(f"the gradient noise is measured by {method}")
 
     def timing(self, step: int, samples: int, points: list[tuple[int, float, int]], fit: StepTime | None) -> None:
-        """The seconds of a step were fitted anew."""
+        """The model of the seconds per step was fitted again."""
         if fit is not None:
             self.event(
                 "timing",
@@ -115,9 +117,9 @@ class Recorder(Callback):
     def resumed(
         self, step: int, epoch: int, position: int, log_bytes: int, warning: str = "", processes: int = 1
     ) -> None:
-        """The run goes on from what it was after `step`; what came later does not count, in log and ledger alike."""
-        told = {"warning": warning} if warning else {}
-        self.event("resume", step=step, log_bytes=log_bytes, time=now(), processes=processes, **told)
+        """The run resumes after `step`; log and ledger drop what came later."""
+        warned = {"warning": warning} if warning else {}
+        self.event("resume", step=step, log_bytes=log_bytes, time=now(), processes=processes, **warned)
         if self._ledger is not None:
             self._ledger.rewind(step, epoch, position)
         if warning and self.folder is not None:
@@ -139,7 +141,7 @@ class Recorder(Callback):
         self.progress.note(text)
 
     def sync(self) -> int:
-        """Bring everything told so far to the disk; return the bytes of the event log."""
+        """Flush all events to the disk; return the bytes of the event log."""
         if self._ledger is not None:
             self._ledger.sync()
         return self._events.sync() if self._events is not None else 0

@@ -110,7 +110,7 @@ class Interruption:
     """Ctrl-C or a scheduler's SIGTERM, remembered until the step under way is done; a later one interrupts at once.
 
     What follows within a second is the first one's echo: schedulers and launchers signal a whole group of processes,
-    and their parents pass it on. Where one is watched within another, as a fit within a study, both are told.
+    and their parents pass it on. Where one is watched within another, as a fit within a study, both are notified.
     """
 
     _watched: ClassVar[list["Interruption"]] = []

@@ -51,7 +51,7 @@ class LoopParts:
         engine: takes batches through them.
         opening: the first decisions, for batch size and learning rate.
         settings: what the caller gave, in words, by name; what differs at a resume is reported as a change.
-        plan: what rules are told before the first step.
+        plan: the context of rules before the first step.
     """
 
     model: nn.Module

@@ -187,7 +187,7 @@ class AutoBatch:
         return self._step.update_.averages
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, the model holds the iterate to evaluate and to ship: the average, where the lr rule averages."""
+        """Within, the model holds the iterate to evaluate and to keep: the average, where the lr rule averages."""
         return self._step.update_.averaged()
 
     def finalize(self) -> None:
@@ -255,7 +255,7 @@ class AutoBatch:
         self._engine.skip()
 
     def step(self) -> bool:
-        """Take the step if the gradient is good enough; False while more micro-batches, or trials, are wanted first.
+        """Take the step if the gradient is good enough; False while more micro-batches or trial steps are needed first.
 
         Raises:
             InputError: the micro-batch last yielded was not given to `backward`, or the gradients were changed.
@@ -301,7 +301,7 @@ class AutoBatch:
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """All that goes with the model's own state to continue bit for bit; a batch half gathered is begun again.
+        """All that goes with the model's own state to continue bit for bit; a batch half gathered is restarted.
 
         Plain types and tensors only. Of a sharded model all must call it; the tensors are in the first process.
 

@@ -1,6 +1,6 @@
 """Schedule-free averaging around any torch optimizer.
 
-Three sequences: z is what the optimizer steps, x is the weighted average that is evaluated and shipped, and gradients
+Three sequences: z is what the optimizer steps, x is the weighted average that is evaluated and returned, and gradients
 are taken at y between them. The model's parameters hold y while training and x while evaluating.
 
     y_t = β x_t + (1 - β) z_t,      z_{t+1} = z_t - η_t d(∇f(y_t)),      x_{t+1} = x_t + (w_t / W_t)(z_{t+1} - x_t)
@@ -54,7 +54,7 @@ class ScheduleFree:
         if len(kinds) != 1:
             raise UnsupportedError(
                 "Schedule-free averaging (lr='auto') needs all trainable parameters on one device and in one dtype, "
-                f"found {sorted(map(str, kinds))}; choose another step rule or convert the model."
+                f"found {sorted(map(str, kinds))}; use another lr rule, or convert the model."
             )
         self.beta = beta
         self._held = parts(self._parameters)
@@ -129,7 +129,7 @@ class ScheduleFree:
         self._versions = [p._version for p in self._parameters]
 
     def _require_own_weights(self) -> None:
-        """Raise where the program has set weights since the last step: y is a mixture, from which they are not had.
+        """Raise where the program has set weights since the last step: they cannot be recovered from the mixture y.
 
         Raises:
             UnsupportedError: naming the lr rules that allow it.
@@ -182,7 +182,7 @@ class ScheduleFree:
             self._given = None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on bit for bit, the optimizer included."""
+        """All that `load_state_dict` needs to continue bit for bit, the optimizer included."""
         vectors = {name: self.gather_full(getattr(self, f"_{name}").clone()) for name in ("x", "y", "z", "start")}
         numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
         return {
@@ -193,7 +193,7 @@ class ScheduleFree:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`; the model's parameters are set to its y."""
+        """Continue from `state`; the model's parameters are set to its y."""
         for name in ("x", "y", "z", "start"):
             getattr(self, f"_{name}").copy_(self.shard_like(state[name]))
         for name in _NUMBERS:

@@ -1,4 +1,4 @@
-"""Decide: what the rules are told of a batch, and what they make of it."""
+"""Decide: the context of a batch that rules receive, and their decisions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -67,7 +67,7 @@ class Decide:
         measurement: Measurement | None,
         grew: bool,
     ) -> StepContext:
-        """What the rules are told."""
+        """The context that rules receive."""
         movement = self._update.movement
         seen = Seen(totals.norm2, None if self.distance is None else self.distance.measure(), movement)
         if not totals.failed:

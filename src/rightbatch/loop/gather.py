@@ -167,7 +167,7 @@ class Gather:
         return False
 
     def combine(self, batch: BatchAccumulator) -> BatchRecord:
-        """What all processes have seen of the batch, whose gradients are summed over them unless it goes on sweeping.
+        """What all processes have seen of the batch, its gradients summed unless the timing sweep continues.
 
         Raises:
             InputError: the gradients were changed by someone else.

@@ -54,7 +54,7 @@ class Guard:
         model: see `Snapshot`.
         optimizer: see `Snapshot`.
         averaging: see `Snapshot`.
-        by_rule: the step rule says when to keep.
+        by_rule: the lr rule decides when to take a snapshot.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Guard:
         self._snapshot.restore()
 
     def fail(self, step: int, reason: str, cut: bool) -> DivergedError | None:
-        """Go back to the state last kept; with `cut` also halve all step sizes from now on.
+        """Go back to the state last kept; with `cut` also halve all learning rates from now on.
 
         Returns:
             The error to end the run with, if this was one failure too many.

@@ -23,7 +23,7 @@ LAST_RESORT = AUTO[-1]
 class NoiseMeter:
     """Measures batches as they are differentiated, and says which.
 
-    The method is the one that the settings name, or the first of `AUTO` that the model permits. "auto" goes on to the
+    The method is the one that the settings name, or the first of `AUTO` that the model permits. "auto" moves on to the
     next when one turns out to be impossible, and `reason` says why. So does a method named, once it has measured
     something: a long run does not end for a measurement. Before that it is refused.
 
@@ -75,7 +75,7 @@ class NoiseMeter:
         return self._estimator.groups
 
     def reseed(self, seed: str) -> None:
-        """Begin random choices anew, before a batch."""
+        """Reset random choices, before a batch."""
         self._estimator.reseed(seed)
 
     def arm(self, samples: int) -> None:

@@ -17,7 +17,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Momentum, beta1, beta2, eps and weight_decay of the first parameter group, as far as it has them.
 
     RMSprop's alpha, the decay of its average of squares, is a beta2. What Schedule-Free optimizers call momentum or
-    beta1 is where between two iterates the gradient is taken: no momentum, and left out.
+    beta1 is where between two iterates the gradient is taken: it is no momentum and not included.
     """
     group = optimizer.param_groups[0]
     found = {name: float(group[name]) for name in PLAIN if isinstance(group.get(name), float | int)}

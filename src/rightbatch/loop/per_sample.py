@@ -90,7 +90,7 @@ def per_sample(scheduler: MakeScheduler, samples: int) -> PerSample:
 
     A schedule tuned for batches of 128 counts its steps in 128 samples. One that also moves momentum, as OneCycleLR,
     does so here; settings that it does not move are left alone. All parameter groups follow one schedule and keep the
-    ratios of their rates. What the scheduler does must follow from the number of its steps alone: it is made anew after
+    ratios of their rates. What the scheduler does must follow from the number of its steps alone: it is rebuilt after
     a resume. OneCycleLR, which torch ends with an error, stays at its last rate where the run's length is not known.
 
     Args:
@@ -98,7 +98,7 @@ def per_sample(scheduler: MakeScheduler, samples: int) -> PerSample:
         samples: how many make one of its steps: the batch it was meant for.
 
     Returns:
-        A step rule.
+        An lr rule.
 
     Raises:
         InputError: no scheduler was made, or `samples` is not a whole number of at least 1; or, when a run starts, it

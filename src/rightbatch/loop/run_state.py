@@ -19,7 +19,7 @@ class RunState:
         steps: batches that led to a step, or failed to.
         samples: consumed by them and by skipped batches.
         seconds: in the loop; what the caller does between steps does not count.
-        stopped: why it ended by itself; empty while it goes on.
+        stopped: why it ended by itself; empty while it runs.
         batch_size: the size decided for the next batch.
         decided_step: the step at which it was decided.
     """

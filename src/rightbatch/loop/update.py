@@ -42,7 +42,7 @@ class Update:
         optimizer: the caller's; None brings one that suits the rule.
         rule: the lr rule; averages by schedule-free averaging if it wants that, and guards itself or is guarded.
         clip: bounds the gradient of each step.
-        scaler: is told of overflows; None for none.
+        scaler: is notified of overflows; None for none.
 
     Raises:
         InputError: every learning rate of the optimizer is 0.

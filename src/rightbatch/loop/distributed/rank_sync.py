@@ -213,7 +213,7 @@ class RankSync:
         _require_close("the norm of the parameters", norms2)
 
     def agreed(self, *wishes: bool) -> list[bool]:
-        """Whether some process had each of these wishes one step ago; the present ones are told with the next batch."""
+        """Whether some process had each of these wishes one step ago; the present ones are sent with the next batch."""
         if not self.ranks.several:
             return list(wishes)
         self._wishes = list(wishes)

@@ -79,16 +79,16 @@ def average_gradients(model: nn.Module, size: int) -> None:
 
 
 def require_steps(rule: LRRule, parameters: Sequence[Tensor]) -> None:
-    """Refuse step rules that would move a sharded model to trial points."""
+    """Reject lr rules that would move a sharded model to trial points."""
     if rule.searches and any(map(is_part, parameters)):
         raise UnsupportedError(
-            f"The step rule '{rule.name}' tries steps out, which is not supported for a model sharded over the "
-            "processes: choose another step rule, or give the model itself, whole in each process."
+            f"The lr rule '{rule.name}' evaluates trial steps, which is not supported for a model sharded over the "
+            "processes: use another lr rule, or an unsharded model in each process."
         )
 
 
 def reshard(modules: Sequence[Any]) -> None:
-    """Let go of parameters that are still whole after a pass: those of the next are put together anew.
+    """Let go of parameters that are still whole after a pass: those of the next are put together again.
 
     A pass without a backward pass leaves those of the outermost module as they are, and what is then written into the
     parts would not be seen.
@@ -255,9 +255,9 @@ def waiting_for_all(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def out_of_memory(device: torch.device) -> OutOfMemoryError:
-    """The error of a process in whose passes memory runs out; the others wait in theirs, and cannot be told."""
+    """The error of a process in whose passes memory runs out; the others wait in theirs, and cannot be notified."""
     return OutOfMemoryError(
         f"Memory ran out on {device} (rank {dist.get_rank()}). The model is sharded over the processes, which wait for "
-        "each other within a pass, so this one cannot be left out: begin with a smaller micro_batch=, or compute "
-        "activations again in the backward pass (torch.utils.checkpoint)."
+        "each other within a pass, so the batch cannot be restarted: give a smaller micro_batch=, or use "
+        "activation checkpointing (torch.utils.checkpoint)."
     )

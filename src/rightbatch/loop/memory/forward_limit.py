@@ -99,7 +99,7 @@ class ForwardLimit:
 
 
 class BatchSnapshot:
-    """Buffers and random numbers as they were before a batch, for it to be begun anew as if for the first time.
+    """Buffers and random numbers as they were before a batch, for it to be restarted as if for the first time.
 
     Args:
         model: whose buffers passes change, as those of BatchNorm; buffers it is given later are not looked after.
@@ -114,7 +114,7 @@ class BatchSnapshot:
         self._copies: list[Tensor] = []
 
     def note(self) -> None:
-        """A batch is begun."""
+        """A batch starts."""
         self._random = random_state(self._device)
         if self._places:
             self._note_buffers()
@@ -130,7 +130,7 @@ class BatchSnapshot:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """It is to be begun anew."""
+        """It is to be restarted."""
         set_random_state(self._random, self._device)
         for (module, name), buffer in zip(self._places, self._buffers, strict=True):
             module._buffers[name] = buffer
@@ -190,9 +190,8 @@ def exhausted(device: str, rank: int | None, samples: int = 1, why: str = "") ->
         if samples > 1:
             why += ": BatchNorm cannot take one sample alone (where it can, as over images, give micro_batch=1)"
     return OutOfMemoryError(
-        f"Memory ran out over {over} on {where}, {why}. Compute activations again in "
-        "the backward pass (torch.utils.checkpoint), make the model or the samples smaller, lower the precision, or "
-        "free memory that others hold."
+        f"Memory ran out over {over} on {where}, {why}. Use activation checkpointing (torch.utils.checkpoint), a "
+        "smaller model, smaller samples or a lower precision, or free memory that other programs hold."
     )
 
 

@@ -16,7 +16,7 @@ NEAR = 1.5  # sizes within this factor are compared by the sample
 
 
 class MeasuringInterval:
-    """Says which steps are to be measured. It is told the seconds of every step and reads no clock.
+    """Says which steps are to be measured. It receives the seconds of every step and reads no clock.
 
     The overhead o is what a measured step takes beyond its plain neighbours of about the same size, by the sample:
     o = t/t' - 1, t' the median of up to two before and two after. Neighbours share their moment, so that a machine that

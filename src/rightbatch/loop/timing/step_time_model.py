@@ -58,7 +58,7 @@ class StepTimeModel:
         self._until_refit = 0
 
     def add(self, samples: int, seconds: float) -> None:
-        """Remember that a step on `samples` samples took `seconds`; times not positive and finite are left out.
+        """Remember that a step on `samples` samples took `seconds`; times not positive and finite are ignored.
 
         Raises:
             InputError: fewer than 1 sample.

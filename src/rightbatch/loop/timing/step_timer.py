@@ -27,8 +27,8 @@ class StepTimer:
     three times as much per example as sizes timed before. So times are compared only with times taken within the same
     moment: those of the timing sweep, and every 32 steps those of a batch cut into micro-batches of an eighth, three
     quarters and an eighth, which leaves its gradient as it is but for rounding. Each such set tells the shape of the
-    curve, n½; its level is brought to that of the curve so far. How fast the machine is at present is told by the last
-    ordinary steps.
+    curve, n½; its level is brought to that of the curve so far. How fast the machine is at present, the
+    last ordinary steps show.
 
     Where the timing sweep left n½ uncertain by more than half of it, it was disturbed, and batches too small to be
     compared never mend that: it is repeated, at step 64 or as soon as the epoch has the samples, and the less uncertain

@@ -117,7 +117,7 @@ def _no_decay(cells: Cells, thetas: Sequence[float]) -> Finding:
             parts.append(f"θ = {theta:g}: {show(ours, 2)}, SGD {show(theirs, 2)}")
         verdicts.append(below_zero([theirs - ours for ours, theirs in falls]))
     return Finding(
-        f"at a constant rate Big Batch with θ = {thetas[0]:g} goes on falling in the second half of the passes "
+        f"at a constant rate Big Batch with θ = {thetas[0]:g} keeps falling in the second half of the passes "
         "where SGD, at the same rate, comes to a floor",
         DE,
         "no decay is needed; curves only",

@@ -136,7 +136,7 @@ class BigBatches(Experiment):
             "big_batch",
             draw_passes(arms, cells, linear, samples),
             f"{'Excess objective and gradient' if linear else 'Objective and gradient'} norm over all training "
-            "samples, batch size and step size against passes, of the first seed. Dotted: Big Batch with θ below 1",
+            "samples, batch size and learning rate against passes, of the first seed. Dotted: Big Batch with θ below 1",
         )
         measure = "log₁₀ (ℓ - ℓ*)" if linear else "log₁₀ ℓ"
         head = (

@@ -1,4 +1,4 @@
-"""Objective, gradient norm, batch size and step size of every method against passes over the data."""
+"""Objective, gradient norm, batch size and learning rate of every method against passes over the data."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, samples: int) -
         "excess": "objective above its minimum" if linear else "objective",
         "norms": "gradient norm",
         "sizes": "batch size",
-        "rates": "step size",
+        "rates": "learning rate",
     }
     if not linear and any(r["test"] for r in runs.values()):
         titles |= {"train": "training accuracy", "test": "test accuracy"}
@@ -34,7 +34,7 @@ def draw_passes(arms: Sequence[str], cells: Cells, linear: bool, samples: int) -
         panels = figure.subplots(len(titles) // 2, 2).flat
         for axes, (name, title) in zip(panels, titles.items(), strict=True):
             for arm, run in runs.items():
-                shown = name != "rates" or arm != "Adadelta"  # whose rate is no step size
+                shown = name != "rates" or arm != "Adadelta"  # whose rate is not comparable
                 if shown:
                     axes.plot(run["passes"], np.maximum(run[name], LEAST), label=arm, **_style(arm))
             axes.set_title(title, fontsize=10)
