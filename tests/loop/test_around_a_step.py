@@ -1,6 +1,7 @@
 """What people write around a step of their own loop: it works as they mean it, or is an error; never silently wrong."""
 
 import copy
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from rightbatch import AutoBatch, InputError, UnsupportedError
 from rightbatch.data import as_source
@@ -298,6 +300,17 @@ def test_an_optimizer_step_kept_in_the_loop_names_its_line() -> None:
     with pytest.raises(InputError, match=r"optimizer.step\(\).*test_around_a_step.py:\d+"):
         optimizer.step()
     assert torch.equal(before, flat(model.parameters()))
+
+
+def test_runs_that_follow_one_another_leave_one_hook_on_optimizers() -> None:
+    counts = set()
+    for _ in range(3):
+        model = linear()
+        auto = AutoBatch(model, torch.optim.SGD(model.parameters(), lr=0.1), data(), 64)
+        counts.add(len(_global_optimizer_pre_hooks))
+        del auto
+        gc.collect()
+    assert len(counts) == 1
 
 
 def test_after_the_loop_the_optimizer_is_the_callers_again() -> None:

@@ -1,5 +1,6 @@
 """What people leave in a loop from before, noticed while nothing is lost yet."""
 
+import functools
 import traceback
 import weakref
 from pathlib import Path
@@ -28,15 +29,22 @@ def watch_optimizers(engine: Engine) -> None:
     Args:
         engine: knows whether a batch is under way; once it is gone, nothing is refused.
     """
-    if not _ENGINES:
-        register_optimizer_step_pre_hook(_before_step)
+    _register()
     _ENGINES.add(engine)
+
+
+@functools.cache
+def _register() -> None:
+    """Once in a process, since torch calls a hook as often as it was registered."""
+    register_optimizer_step_pre_hook(_before_step)
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     ours = is_stepped_by_us(optimizer)
     for engine in list(_ENGINES):
         own = optimizer is engine.optimizer
+        if own and ours:
+            continue
         stepped = {p for group in optimizer.param_groups for p in group["params"]}
         if not own and (ours or stepped.isdisjoint(engine.parameters)):
             engine.others_stepped = True
