@@ -11,7 +11,6 @@ from torch import nn
 from ..data import BatchStream, as_source, require_trainable
 from ..decision import Decision, Needs, Plan
 from ..errors import InputError
-from ..noise import Noise
 from ..ranges import require_whole
 from ..rule_text import write_rule
 from .clip import Clip
@@ -23,6 +22,7 @@ from .distributed.sharding import squared_norm
 from .engine import Engine
 from .gather import Gather
 from .gradients import Gradients
+from .loss_scale import LossScale
 from .measure import Measure
 from .memory.forward_limit import BatchSnapshot, ForwardLimit
 from .micro_batcher import MicroBatcher
@@ -158,9 +158,12 @@ def assemble(
     device = gradients.parameters[0].device
     run = RunState(len(source), epochs)
     stream = BatchStream(source, seed=seed, device=device)
-    update = Update(model, gradients, optimizer, lr_rule, clip, scaler)
+    loss_scale = LossScale(scaler, device)
+    update = Update(model, gradients, optimizer, lr_rule, clip, loss_scale)
     needs = batch_size_rule.needs | lr_rule.needs
-    meter = _meter(model, gradients, measuring, update, Needs.PROJECTIONS in needs, ranks)
+    meter = None
+    if measuring is not None:
+        meter = NoiseMeter(model, gradients.parameters, measuring, update.optimizer, Needs.PROJECTIONS in needs, ranks)
     timer = StepTimer()
     batcher = MicroBatcher(
         ranks,
@@ -175,7 +178,7 @@ def assemble(
         repeatable=lr_rule.searches,
     )
     report = Report(run, meter, update)
-    gather = Gather(batcher, gradients, meter, sync, scaler, device)
+    gather = Gather(batcher, gradients, meter, sync, loss_scale, device)
     measure = Measure(meter, batch_size_rule.enlarges_current, lr_rule.searches, report.measurement)
     distance = Distance(gradients.parameters) if Needs.DISTANCE in needs else None
     decide = Decide(batch_size_rule, lr_rule, sync, timer, measure, update, distance)
@@ -189,19 +192,6 @@ def assemble(
     update.reported_lr = update.lr
     apply_settings(update.optimizer, rate.settings)
     return LoopParts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)
-
-
-def _meter(
-    model: nn.Module,
-    gradients: Gradients,
-    settings: Noise | None,
-    update: Update,
-    projections: bool,
-    ranks: ProcessGroup,
-) -> NoiseMeter | None:
-    if settings is None:
-        return None
-    return NoiseMeter(model, gradients.parameters, settings, update.optimizer, projections, ranks)
 
 
 def _plan(run: RunState, gradients: Gradients, update: Update, sync: RankSync) -> Plan:

@@ -53,7 +53,7 @@ class Engine:
         self._restarted = False
         self._over = self._prefetches = False
         self._handed_out = 0
-        self.losses = LossChecks(step.gather.scaler)
+        self.losses = LossChecks(step.gather.loss_scale.scaler)
         self.iterating = False
         self.others_stepped = False  # since the last loss
         self._skipped = False

@@ -10,6 +10,7 @@ from ..errors import InputError
 from .accumulator import BatchAccumulator, Total
 from .distributed.rank_sync import BatchRecord, RankSync, Seen
 from .gradients import Gradients, read
+from .loss_scale import LossScale
 from .memory.forward_limit import wait
 from .micro_batcher import MicroBatcher
 from .noise_meter import NoiseMeter
@@ -62,7 +63,7 @@ class Gather:
         gradients: where their gradients are added up.
         meter: watches the passes of measured batches.
         sync: exchanges records with the other processes.
-        scaler: scales losses of low precision; None for none.
+        loss_scale: what losses are multiplied by.
         device: the model's.
     """
 
@@ -72,14 +73,14 @@ class Gather:
         gradients: Gradients,
         meter: NoiseMeter | None,
         sync: RankSync,
-        scaler: "torch.amp.GradScaler | None",
+        loss_scale: LossScale,
         device: torch.device,
     ) -> None:
         self._batcher = batcher
         self._gradients = gradients
         self._meter = meter
         self._sync = sync
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.loss_scale = loss_scale
         self._device = device
         self.last_times: StepTimes | None = None  # of the step before, not yet known to the other processes
 
@@ -98,7 +99,7 @@ class Gather:
         share, last = batch.head, len(batch.awaiting) + len(batch.queue) == 1
         if not (weight or share.idle):
             self._unmeasure(batch)
-        loss_scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        loss_scaled = self.loss_scale.scaled(loss)
         if not differentiate:
             return
         self._gradients.clear()
@@ -111,7 +112,7 @@ class Gather:
         if last and self._meter is not None and batch.measured and not batch.repeating:
             self._meter.gather()
         several = batch.measured or batch.ranks.several or len(batch.pieces) > 1
-        self._gradients.checks_norm = several or self.scaler is not None  # unscale_ leaves no version either
+        self._gradients.checks_norm = several or self.loss_scale.scaler is not None  # unscale_ leaves no version either
         self._gradients.collect(last)
         if batch.sweeps or batch.compared:
             wait(self._device)  # its seconds count
@@ -131,7 +132,7 @@ class Gather:
                 "auto.backward(loss) calls."
             ) from error
         if meter is not None:
-            meter.take(batch.head.interval.samples, factor * self._loss_scale)
+            meter.take(batch.head.interval.samples, factor * self.loss_scale.value)
 
     def skip(self, batch: BatchAccumulator) -> None:
         """Drop the micro-batch awaited next."""
@@ -148,10 +149,6 @@ class Gather:
         self._meter.disarm()
         batch.measured = False
         self._gradients.collect(last=False)
-
-    @property
-    def _loss_scale(self) -> float:
-        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def more(self, batch: BatchAccumulator, summed: bool = False) -> None:
         """Further passes of the same batch are queued."""
@@ -194,15 +191,18 @@ class Gather:
             loss, failed, norms2 = record.loss, record.failed, read(norms2)
         if not record.weight:
             return Totals(batch.samples, 0.0, math.nan, 0.0, math.nan)
-        scale = batch.reference / record.weight / self._loss_scale
+        scale = self._scale(batch, record.weight)
         own = sum(norms2) * scale * scale  # in float64, as Python adds
         norm2 = self._sync.seen(Seen(own, None, None)).gradient_norm2
         return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
 
     def scale(self, batch: BatchAccumulator) -> float:
         """Factor from the gradient as gathered in this process to that of the mean loss; nan before there is one."""
-        weight = batch.total.weight
-        return batch.reference / weight / self._loss_scale if weight else math.nan
+        return self._scale(batch, batch.total.weight) if batch.total.weight else math.nan
+
+    def _scale(self, batch: BatchAccumulator, weight: float) -> float:
+        """Factor from gradients as gathered over so many units to that of the mean loss."""
+        return batch.reference / weight / self.loss_scale.value
 
     def combine_trial(self, batch: BatchAccumulator, differentiated: bool) -> tuple[float, float]:
         """The mean loss at a trial point, nan where it is not finite, and the factor to its mean gradient.
@@ -216,7 +216,7 @@ class Gather:
             raise PassTooLarge(record.oversized, record.rank)
         loss = batch.total.read()[0] if not self._sync.ranks.several else record.loss
         mean = loss / record.weight if record.weight and not record.failed else math.nan
-        scale = batch.reference / record.weight / self._loss_scale if record.weight else 0.0
+        scale = self._scale(batch, record.weight) if record.weight else 0.0
         return (mean if math.isfinite(mean) else math.nan), scale
 
     def _record(self, total: Total, batch: BatchAccumulator) -> BatchRecord:

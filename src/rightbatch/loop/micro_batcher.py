@@ -26,9 +26,10 @@ class MicroBatcher:
         epochs: where they end; None for never.
         exact: cut batches exactly, see `BatchCutter`.
         limit: maximum number of samples in one forward pass of one process.
-        timer: times steps; None where no rule needs that, so that the hardware is not timed over batch sizes.
+        timer: times steps.
         meter: measures noise, where it is wanted.
         device: the model's.
+        timed: whether a rule needs the hardware timed over batch sizes.
         repeatable: whether trial steps may want a batch again.
     """
 

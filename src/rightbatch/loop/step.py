@@ -1,5 +1,6 @@
 """What the phases of a step do: the glue between the parts that each of them needs."""
 
+import math
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -87,13 +88,15 @@ class Step:
 
     def totals(self, batch: BatchAccumulator, record: BatchRecord) -> Totals:
         totals = self.gather.totals(batch, record)
-        finite = totals.norm2 - totals.norm2 == 0.0
         if totals.failed or not totals.weight:
             return totals
-        if not finite and self.update_.can_overflow:
+        if math.isfinite(totals.norm2):
+            failed = self.update_.divergence(totals.loss)
+        elif self.update_.loss_scale.can_overflow:
             return replace(totals, overflowed=True)
-        failed = self.update_.divergence(totals.loss) if finite else NOT_FINITE
-        return replace(totals, failed=failed, loss=float("nan") if failed else totals.loss) if failed else totals
+        else:
+            failed = NOT_FINITE
+        return replace(totals, failed=failed, loss=math.nan) if failed else totals
 
     def measure(self, batch: BatchAccumulator, totals: Totals) -> Measurement | None:
         if totals.overflowed or not totals.weight:
@@ -223,8 +226,8 @@ class Step:
             self._end_without_step(batch, stepped=False)
             return None
         if totals.overflowed:
-            scale = self.update_.loss_scale
-            self.update_.tell_scaler(overflowed=True)
+            scale = self.update_.loss_scale.value
+            self.update_.loss_scale.adapt(overflowed=True)
             self._end_without_step(batch, stepped=True)
             self.report.overflow(scale)
             return None

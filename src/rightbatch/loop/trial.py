@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..decision import Outcome, Trial
 from ..noise.isolation import random_state, set_random_state
+from .gradients import dot
 
 
 class LineSearch:
@@ -57,11 +58,9 @@ class LineSearch:
         """
         if not self.trial.gradient or self.trial.step == 0 or not math.isfinite(loss):
             return Outcome(loss)
-        dot = 0.0
-        for parameter, direction in zip(self._parameters, self._direction, strict=True):
-            if parameter.grad is not None:
-                dot += float((parameter.grad * direction).sum()) * scale
-        return Outcome(loss, (self._slope - dot) / (self.trial.step * self._gradient_norm2))
+        there = [(p.grad, d) for p, d in zip(self._parameters, self._direction, strict=True) if p.grad is not None]
+        slope = scale * dot(*zip(*there, strict=True)) if there else 0.0
+        return Outcome(loss, (self._slope - slope) / (self.trial.step * self._gradient_norm2))
 
     @torch.no_grad()
     def leave(self) -> None:

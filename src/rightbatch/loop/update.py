@@ -1,6 +1,5 @@
 """Update: what moves the parameters, an optimizer, averaging or not, at the learning rates that rules decide."""
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from .distributed.sharding import fresh, gather_full, optimizer_state_like, requ
 from .gather import Totals
 from .gradients import Gradients
 from .guard import CUT, Guard
+from .loss_scale import LossScale
 from .optimizer_settings import apply_settings, given_settings, keep_given
 
 WORTH_REPORTING = 1.1  # by what factor the learning rate must have changed
@@ -42,7 +42,7 @@ class Update:
         optimizer: the caller's; None brings one that suits the rule.
         rule: the lr rule; averages by schedule-free averaging if it wants that, and guards itself or is guarded.
         clip: bounds the gradient of each step.
-        scaler: is notified of overflows; None for none.
+        loss_scale: adapts to what becomes of each step.
 
     Raises:
         InputError: every learning rate of the optimizer is 0.
@@ -55,7 +55,7 @@ class Update:
         optimizer: torch.optim.Optimizer | None,
         rule: LRRule,
         clip: Clip,
-        scaler: "torch.amp.GradScaler | None",
+        loss_scale: LossScale,
     ) -> None:
         require_steps(rule, gradients.parameters)
         self._model = model
@@ -63,7 +63,7 @@ class Update:
         self._sharded = sharded_modules(model)
         self._rule = rule
         self.clip = clip
-        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.loss_scale = loss_scale
         self._given = optimizer
         self._given_settings = given_settings(optimizer) if optimizer is not None else []
         self._averaging = ScheduleFree(model, optimizer) if rule.averages else None
@@ -192,28 +192,8 @@ class Update:
         finally:
             _STEPPED_BY_US.discard(id(self.optimizer))
         self._outside.note(self.optimizer)
-        self.tell_scaler(overflowed=False)
+        self.loss_scale.adapt(overflowed=False)
         torch.clear_autocast_cache()  # which holds the weights of before, if the caller's autocast surrounds the loop
-
-    def tell_scaler(self, overflowed: bool) -> None:
-        """Let the scaler adapt its scale to what became of this step."""
-        if self._scaler is None:
-            return
-        # Its public way to learn of an overflow is a gradient that it unscales itself: one of our own.
-        stand_in = torch.zeros((), device=self._gradients.parameters[0].device, requires_grad=True)
-        stand_in.grad = torch.full_like(stand_in, math.inf if overflowed else 0.0)
-        self._scaler.unscale_(torch.optim.SGD([stand_in], lr=0.0))
-        self._scaler.update()
-
-    @property
-    def loss_scale(self) -> float:
-        """The scaler's present scale; 1 without one."""
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
-
-    @property
-    def can_overflow(self) -> bool:
-        """Whether a gradient that is not finite may be the fault of the loss scale, which is then lowered."""
-        return self.loss_scale > 1.0
 
     def divergence(self, loss: float) -> str:
         """Why the run has diverged, though its numbers are finite; empty if it has not, or the rule judges itself."""
@@ -247,7 +227,7 @@ class Update:
             "averaging": None if self._averaging is None else gather_full(self._averaging.state_dict()),
             "guard": gather_full(self._guard.state_dict()),
             "reported_lr": self.reported_lr,
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "scaler": self.loss_scale.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -267,8 +247,7 @@ class Update:
             self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, state["optimizer"]))
         self._guard.load_state_dict(state["guard"])
         changed = keep_given(self.optimizer, state["given"], self._given_settings, self._guard.cut)
-        if self._scaler is not None and state["scaler"] is not None:
-            self._scaler.load_state_dict(state["scaler"])
+        self.loss_scale.load_state_dict(state["scaler"])
         self.lr = self._base_rate()
         self.reported_lr = state["reported_lr"]
         return changed

@@ -8,6 +8,7 @@ from ...citation import Citation
 from ...decision import Decision, LRRule, Needs, Plan, Search, Stateless, StepContext
 from ...errors import InputError
 from ...ranges import require_whole
+from ..bounds import largest
 from ..spectrum import Spectrum
 from .recipe import Recipe
 
@@ -84,7 +85,7 @@ class Interpolation(Recipe):
     def start(self, plan: Plan) -> tuple[Decision, Stateless]:
         """Decide for the critical batch size."""
         critical = self.spectrum.critical_samples
-        cap = plan.train_samples if self.max_size is None else min(int(self.max_size), plan.train_samples)
+        cap = largest(self.max_size, plan.train_samples)
         batch_size = math.floor(critical) if critical < cap else cap
         reason = f"the critical batch size is {critical:.4g}: {batch_size} samples"
         decision = Decision(batch_size, code="initial", reason=reason, evidence={"critical_samples": critical})

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from ...citation import Citation
 from ...ranges import require_whole
+from ..bounds import largest
 from ..stages import RunPosition, cosine_cuts, grown, require_total
 from .recipe import ScheduleRecipe
 
@@ -73,4 +74,4 @@ class Seesaw(ScheduleRecipe):
         return cosine_cuts(at.samples / total, self.factor)
 
     def _cap(self, at: RunPosition) -> int:
-        return at.train_samples if self.max_size is None else min(self.max_size, at.train_samples)
+        return largest(self.max_size, at.train_samples)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...ranges import require_whole
+from ..bounds import largest
 from ..stages import RunPosition, grown, length_samples, periods_passed, require_length
 from .recipe import ScheduleRecipe
 
@@ -39,4 +40,4 @@ class StagedRecipe(ScheduleRecipe):
         return periods_passed(at.samples, length_samples(self.every_epochs, self.every_samples, at.train_samples))
 
     def _cap(self, at: RunPosition) -> int:
-        return at.train_samples if self.max_size is None else min(self.max_size, at.train_samples)
+        return largest(self.max_size, at.train_samples)
