@@ -20,6 +20,14 @@ class RankError(Exception):
     """What went wrong in the processes, by rank."""
 
 
+@pytest.fixture(scope="session")
+def needs_sums() -> None:
+    """Skips where torch cannot sum the gradients of a sharded model, which rightbatch weighs itself."""
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"):
+        pytest.skip("an older torch")
+
+
 @pytest.fixture
 def together(tmp_path: Path) -> Callable[..., list[Any]]:
     """`together(size, work)` runs `work(rank)` in so many processes and returns what each returned.

@@ -17,9 +17,6 @@ from rightbatch import AutoBatch
 from rightbatch.loop.distributed import end_process_group
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
-needs_sums = pytest.mark.skipif(
-    not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"), reason="an older torch"
-)
 
 
 def network() -> nn.Module:
@@ -59,7 +56,7 @@ def survives(rank: int, work: Callable[[], None], store: Path) -> bool:
     return alive
 
 
-@needs_sums
+@pytest.mark.usefixtures("needs_sums")
 def test_a_sharded_model_leaves_no_process_group(together: Any, tmp_path: Path) -> None:
     def work(rank: int) -> bool:
         return survives(rank, lambda: train(fsdp.fully_shard), tmp_path / "again")
@@ -67,7 +64,7 @@ def test_a_sharded_model_leaves_no_process_group(together: Any, tmp_path: Path) 
     assert together(2, work) == [False, False]
 
 
-@needs_sums
+@pytest.mark.usefixtures("needs_sums")
 def test_a_sharded_fit_leaves_no_process_group(together: Any, tmp_path: Path) -> None:
     def work(rank: int) -> bool:
         return survives(rank, lambda: fit(fsdp.fully_shard, tmp_path / "run"), tmp_path / "again")

@@ -21,10 +21,7 @@ from rightbatch.loop.memory.forward_limit import ForwardLimit
 from rightbatch.record import verify_ledger
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
-needs_sums = pytest.mark.skipif(
-    not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"), reason="an older torch"
-)
-pytestmark = needs_sums
+pytestmark = pytest.mark.usefixtures("needs_sums")
 
 N, D, CLASSES = 203, 6, 3
 

@@ -12,7 +12,7 @@ from ..data.streams.source import SAMPLE
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.sharding import sharded_modules, waiting_for_all
 from ..loop.memory.forward_limit import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
-from ..noise.isolation import random_state, set_random_state
+from ..noise.isolation import modes_kept, random_state, set_random_state
 from .precision import Precision
 from .units import Loss, UnitLoss, unit_loss
 
@@ -24,14 +24,9 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within, every module is in evaluation mode and no gradient is recorded; modes are put back one by one."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data import Source
 from ..errors import DataError, InputError, OutOfMemoryError
 from ..loop.memory.forward_limit import exhausted, is_out_of_memory
+from ..noise.isolation import modes_kept
 from .units import Loss, ignored_target, mean_squared_error
 
 
@@ -74,15 +75,12 @@ def _tried(device: torch.device, samples: int, complaint: str) -> Iterator[None]
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
-    modes = [(module, module.training) for module in model.modules()]
     state = torch.get_rng_state()
     try:
-        with _tried(x.device, len(x), f"The model cannot take inputs of shape {tuple(x.shape)}"):
+        with modes_kept(model), _tried(x.device, len(x), f"The model cannot take inputs of shape {tuple(x.shape)}"):
             output = model.eval()(x)
     finally:
         torch.set_rng_state(state)
-        for module, training in modes:
-            module.training = training
     if not isinstance(output, Tensor):
         raise InputError(
             f"The model returns a {type(output).__name__}; one tensor is needed. Wrap the model in a module that "

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._version import __version__
 from ..data import Sample, Source
@@ -16,7 +17,7 @@ from ..errors import InputError, RunFolderError
 from ..loop.callback import Callback, Callbacks
 from ..loop.distributed.sharding import gather_full, model_state_like, sharded_modules
 from ..loop.memory.forward_limit import ForwardLimit
-from ..noise.isolation import devices_of
+from ..noise.isolation import devices_of, modes_kept
 from ..record import counted_events
 from ..rule_text import write_rule
 from .best import BestIterate
@@ -132,34 +133,10 @@ class Training:
 
     def run(self) -> "Ended":
         """Train until something ends it; the model then holds the best iterate."""
-        stopped = ""
-        interruption = Interruption()
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.train()
-        self.watch.start()
-        try:
-            with interruption.watched():
-                stopped = self._loop(interruption)
-                if self.evaluated_step != self.auto.steps or not self.prepared.valid:
-                    self._evaluate()
-                self._checkpoint()
-        except Exception as error:
-            self.auto.finalize()
-            _restore(modes)
-            self._fail(error)
-            raise
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-        self.auto.finalize()
         folder = self.recorder.folder
         try:
-            try:
-                if self.best.state:
-                    self.model.load_state_dict(self.best.state)
-                elif self.auto.averages:
-                    self._refresh_batch_norm()
-            finally:
-                _restore(modes)
+            with modes_kept(self.model):
+                stopped = self._train()
             test = None if self.prepared.test is None else self._evaluated(self.prepared.test)
             weights = gather_full(self.model.state_dict())
             self.ranks.on_first(lambda: None if folder is None else save_weights(folder.model, weights))
@@ -168,6 +145,27 @@ class Training:
             raise
         self._close(stopped, test)
         return Ended(stopped, test)
+
+    def _train(self) -> str:
+        """Train, leave the loop, and put the best iterate into the model; why training ended."""
+        interruption = Interruption()
+        self.model.train()
+        self.watch.start()
+        try:
+            with interruption.watched():
+                stopped = self._loop(interruption)
+                if self.evaluated_step != self.auto.steps or not self.prepared.valid:
+                    self._evaluate()
+                self._checkpoint()
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        finally:
+            self.auto.finalize()
+        if self.best.state:
+            self.model.load_state_dict(self.best.state)
+        elif self.auto.averages:
+            self._refresh_batch_norm()
+        return stopped
 
     def _loop(self, interruption: Interruption) -> str:
         auto = self.auto
@@ -368,16 +366,12 @@ class Training:
         self.recorder.close(_summary(stopped, self.best.row, test))
 
 
+@dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended: why, and what it reached on the test data."""
 
-    def __init__(self, stopped: str, test: dict[str, float] | None) -> None:
-        self.stopped, self.test = stopped, test
-
-
-def _restore(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
+    stopped: str
+    test: dict[str, float] | None
 
 
 def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | None) -> str:

@@ -28,6 +28,17 @@ def untouched(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Within, modules may be put in another mode; afterwards each is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def devices_of(model: nn.Module) -> list[torch.device]:
     """The devices its parameters are on, in an order that does not change."""
     return sorted({p.device for p in model.parameters()}, key=str)

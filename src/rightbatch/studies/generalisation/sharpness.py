@@ -169,20 +169,18 @@ def _at_test(model: "nn.Module", loss: "Loss", x: "Tensor", y: "Tensor") -> "Ite
     """The objective as at test; parameters and modes are put back."""
     import torch
 
+    from ...noise.isolation import modes_kept
     from ...noise.objective import Objective
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     saved = [p.detach().clone() for p in parameters]
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.enable_grad():
+        with modes_kept(model), torch.enable_grad():
             yield Objective(model.eval(), loss, x, y, parameters)
     finally:
         with torch.no_grad():
             for p, old in zip(parameters, saved, strict=True):
                 p.copy_(old)
-        for module, training in modes:
-            module.training = training
 
 
 def _write(parameters: "Sequence[Tensor]", values: Vector) -> None:
