@@ -7,7 +7,7 @@ from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
 from .sample import Sample
-from .source import Source, require_map_style, require_trainable
+from .source import Source, require_map_style, require_pairs, require_trainable
 from .split import hold_out
 from .stream import BatchStream, Interval
 from .streams.source import IterableSource, as_stream
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "quadratic",
     "require_map_style",
+    "require_pairs",
     "require_trainable",
     "with_workers",
     "write_shards",

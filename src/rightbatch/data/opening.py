@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
+from .collating import Collate
 from .formats.column_source import ColumnSource
 from .formats.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
 from .formats.columns import is_list
@@ -24,7 +25,10 @@ from .formats.folders import FOLDERS, folder_sources
 from .formats.memory_map import MemoryMapSource, memory_map_source
 from .formats.npz import npz_source
 from .formats.tables import Missing, Text, table_source
-from .map_style import dataset_source
+from .loaders import loader_source
+from .map_style import DatasetSource, NestRows, dataset_source
+from .nest import is_container
+from .nest_source import NestSource, is_sparse, nest_source
 from .source import NEEDED, Source, require_map_style
 from .split import hold_out
 from .synthetic import blobs, quadratic
@@ -34,8 +38,9 @@ BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
 WHOLE_BYTES = 2**28  # larger Parquet files are read on demand
 FORMS = (
-    "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .parquet, .arrow, a pair of "
-    f".npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
+    "tensors or arrays with the samples in the first dimension, as a pair (x, y), a mapping or another nest; a "
+    "map-style torch Dataset, a DataLoader or a list of samples; a path: .npz, .csv, .parquet, .arrow, a pair of .npy "
+    f"files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
 )
 
 
@@ -48,14 +53,25 @@ class Splits:
     name: str
 
 
-def as_source(data: object, *, target: str | None = None, text: Text = "error", missing: Missing = "error") -> Source:
+def as_source(
+    data: object,
+    *,
+    collate: Collate | None = None,
+    target: str | None = None,
+    text: Text = "error",
+    missing: Missing = "error",
+) -> Source:
     """Check data and convert them to a source.
 
     Args:
-        data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
-            path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, whose training part is used; or a source.
-            A folder contains x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files, Parquet or
-            Arrow files, a data set saved by the package datasets, or one folder of images per class.
+        data: a nest (pair, tuple, mapping, dataclass) of tensors, arrays, memory maps, scipy sparse matrices and lists
+            of texts, with the samples in the first dimension; a pair of paths of `.npy` files; a map-style torch
+            `Dataset`, Hugging Face `Dataset` or list of samples; a `DataLoader`, whose data set, collate function,
+            sampler and workers are taken over; the path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, whose
+            training part is used; or a source. A folder contains x.npy and y.npy, shards of them (x-00000.npy,
+            y-00000.npy, ...), IDX files, Parquet or Arrow files, a data set saved by the package datasets, or one
+            folder of images per class.
+        collate: function from a list of samples to a batch, for samples that cannot be stacked.
         target: the key or the column to predict, for `.npz` and tables.
         text: text columns of tables: "error", "drop" the columns, or "ordinal" to number their values.
         missing: missing values of tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory
@@ -65,33 +81,54 @@ def as_source(data: object, *, target: str | None = None, text: Text = "error", 
         DataError: the data are invalid; the message states why and what to do.
         MissingExtraError: a table requires pandas or pyarrow, which is not installed.
     """
+    if isinstance(data, DataLoader):
+        return loader_source(data, collate)
+    if collate is not None and not isinstance(data, str | PathLike | Source | IterableDataset | Iterator):
+        return DatasetSource(data if _has_items(data) else NestRows(nest_source(data)), collate)
+    if collate is not None:
+        raise DataError(f"collate= does not apply to a {type(data).__name__}: pass a data set, a loader or a nest")
     if isinstance(data, (str, PathLike)):
         return _open(Path(fspath(data)), target, text, missing)[0]
-    if isinstance(data, (tuple, list)):
-        return _pair(data)
-    if isinstance(data, (Tensor, np.ndarray)):
-        raise DataError(f"got a single array of shape {tuple(data.shape)} without targets: pass a pair (x, y)")
     if isinstance(data, Source):
-        if missing_names := [name for name in NEEDED if not hasattr(data, name)]:
-            raise DataError(
-                f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source must "
-                f"define {', '.join(NEEDED)}"
-            )
+        _require_described(data)
         return data
-    if isinstance(data, IterableDataset | Iterator | DataLoader):
+    if isinstance(data, IterableDataset | Iterator):
         raise DataError(
             f"{type(data).__name__} only supports sequential access. Pass the data set itself, or write the samples "
             "with rightbatch.data.write_shards(samples, folder) and pass the folder; or train on the stream, with "
             "fewer guarantees, with rightbatch.data.as_stream(samples, length=...)"
         )
-    if isinstance(data, Dataset) or (
-        isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
-    ):
+    if _has_items(data):
         return dataset_source(data)  # type: ignore[arg-type]
+    if isinstance(data, tuple | list) and len(data) == 2 and not hasattr(data, "_fields"):
+        return _pair(*data)
+    if isinstance(data, Tensor | np.ndarray) or is_container(data):
+        return nest_source(data)
     raise DataError(f"unsupported data of type {type(data).__name__}: pass {FORMS}")
 
 
-def with_workers(data: object, workers: int = 2, *, method: str | None = None) -> Source:
+def _has_items(data: object) -> bool:
+    """Whether data are a data set or a list of samples, and not a nest of columns."""
+    if isinstance(data, Dataset):
+        return True
+    if isinstance(data, list):  # [x, y] is a pair; of two pairs, which have one sample each, it is a list
+        columns = len(data) == 2 and not isinstance(data[0], tuple | Mapping)
+        return is_container(data) and not columns
+    sized = isinstance(data, Sized) and hasattr(data, "__getitem__")
+    return sized and not isinstance(data, tuple | Mapping | Tensor | np.ndarray | str | bytes) and not is_sparse(data)
+
+
+def _require_described(source: Source) -> None:
+    if source.pair and (missing_names := [name for name in NEEDED if not hasattr(source, name)]):
+        raise DataError(
+            f"{type(source).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source must "
+            f"define {', '.join(NEEDED)}, or pair = False"
+        )
+
+
+def with_workers(
+    data: object, workers: int = 2, *, method: str | None = None, collate: Collate | None = None
+) -> Source:
     """Prefetch samples in worker processes, for data sets whose items are slow to decode or to augment.
 
     The batch size may change at any step. The random generators of Python, NumPy and torch are seeded for each item by
@@ -102,6 +139,7 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
         data: a map-style `Dataset`, or any data that `as_source` accepts.
         workers: number of processes, at least 1.
         method: start method: "fork", "spawn" or "forkserver" (default: that of the platform).
+        collate: see `as_source`; called in this process, since batches are cut here.
 
     Raises:
         DataError: the data are invalid, or are read in blocks, which every worker would have to read.
@@ -113,13 +151,13 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
         )
     if method is not None and method not in get_all_start_methods():
         raise InputError(f"method={method!r} is not available: use one of {', '.join(get_all_start_methods())}")
-    source = as_source(data)
+    source = as_source(data, collate=collate)
     require_map_style(source, "used with worker processes")
     if source.block_ends is not None:
         raise DataError(
             "these data are read in blocks, and every worker would read all blocks: pass them without workers"
         )
-    if isinstance(source, (TensorSource, WorkerSource)):
+    if isinstance(source, TensorSource | NestSource | WorkerSource):
         return source
     return WorkerSource(source, workers, method)
 
@@ -188,14 +226,13 @@ def _scikit_learn(name: str) -> Any:
         raise MissingExtraError("scikit-learn", "demo", f"The built-in data set {name!r}") from error
 
 
-def _pair(data: tuple[Any, ...] | list[Any]) -> Source:
-    if len(data) != 2:
-        raise DataError(f"got {len(data)} values as data: pass a pair (x, y)")
-    x, y = data
+def _pair(x: Any, y: Any) -> Source:
     if isinstance(x, (str, PathLike)) and isinstance(y, (str, PathLike)):
         return memory_map_source(Path(fspath(x)), Path(fspath(y)))
-    if isinstance(x, np.memmap):
+    if isinstance(x, np.memmap) and not is_container(y):
         return MemoryMapSource(x, np.asarray(y))
+    if is_container(x) or is_container(y) or is_sparse(x):
+        return nest_source((x, y))
     return array_source(x, y)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Source, as_source, hold_out, require_map_style, require_trainable
+from ..data import Source, as_source, hold_out, require_map_style, require_pairs, require_trainable
 from ..errors import InputError
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
@@ -150,11 +150,13 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
     model = unwrapped(inputs.model, ProcessGroup.present())
     with own_random_numbers(given.seed, devices_of(model)):  # trying out data and model may draw some
         train = as_source(inputs.train)
+        require_pairs(train, "fit")
         require_trainable(train)
         valid, train = _validation(inputs.valid, train, given.seed)
         test = None if inputs.test is None else as_source(inputs.test)
         for other in (valid, test):
             if other is not None:
+                require_pairs(other, "fit")
                 require_map_style(other, "evaluated on")
         budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
         loss = default_loss(train) if inputs.loss is None else inputs.loss

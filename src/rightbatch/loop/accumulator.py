@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import Interval
+from ..data.nest import leaves
 from ..noise.isolation import random_state, set_random_state
 from .cutting import cut
 from .distributed.process_group import LEAST_SHARE, ProcessGroup
@@ -138,10 +139,11 @@ class BatchAccumulator:
         self.awaiting.append((share, None))
         return share
 
-    def watch(self, sample: Any) -> None:
-        """Remember, without keeping it, what was handed out last: the first tensor of the micro-batch."""
+    def watch(self, samples: Any) -> None:
+        """Remember, without keeping it, what was handed out last: the first leaf of the micro-batch, if a tensor."""
         share, _ = self.awaiting.pop()
-        self.awaiting.append((share, weakref.ref(sample) if isinstance(sample, Tensor) else None))
+        first = next(leaves(samples), None)
+        self.awaiting.append((share, weakref.ref(first) if isinstance(first, Tensor) else None))
 
     @property
     def head(self) -> Share:

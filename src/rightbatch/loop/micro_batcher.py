@@ -106,7 +106,7 @@ class MicroBatcher:
         """The samples of the batch's next micro-batch."""
         share = batch.hand_out(self._device)
         samples = self._stream.fetch(share.interval)
-        batch.watch(samples[0])
+        batch.watch(samples)
         return samples
 
     def give_back(self, batch: BatchAccumulator) -> None:

@@ -76,6 +76,7 @@ class Step:
         self.update_ = update
         self.report = report
         self.search: LineSearch | None = None
+        self._dataset_length = stream.source.dataset_length
         self._direction_norm2 = 0.0
 
     # Gather and measure.
@@ -275,11 +276,11 @@ class Step:
         Raises:
             InputError: naming both.
         """
-        dataset = getattr(self.stream.source, "dataset", None)
-        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) != self.run.train_samples:
+        now, before = self.stream.source.dataset_length, self._dataset_length
+        if now != before:
             raise InputError(
-                f"The data set has {len(dataset)} samples now, and had {self.run.train_samples} when the loop was "
-                "built: build a new AutoBatch, which continues with load_state_dict only on the same data."
+                f"The data set has {now} samples now, and had {before} when the loop was built: build a new AutoBatch, "
+                "which continues with load_state_dict only on the same data."
             )
 
     def refresh(self) -> None:
