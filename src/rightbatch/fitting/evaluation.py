@@ -38,7 +38,7 @@ def evaluate(
     limit: ForwardLimit | None = None,
     precision: Precision | None = None,
 ) -> dict[str, float]:
-    """Mean loss over all units of `source`, and accuracy where targets are classes.
+    """Mean loss over all units of `source`, and accuracy where targets are classes, without those that are ignored.
 
     Each of several processes takes a contiguous part, so that of data in blocks it reads its own only, and what they
     found is added up. 1,024 samples are passed at once, or as many as `limit` says, which is halved wherever memory
@@ -52,7 +52,7 @@ def evaluate(
         OutOfMemoryError: memory ran out over a single sample in some process; raised in all. Or in any pass of a
             sharded model; raised there.
     """
-    total = correct = weighed = 0.0
+    total = correct = classified = weighed = 0.0
     unit = loss if isinstance(loss, UnitLoss) else unit_loss(loss, source)
     passes = (precision or Precision(None, device)).passes
     classifies = False
@@ -64,17 +64,19 @@ def evaluate(
 
     @waiting_for_all(model, device)
     def take_in(start: int, stop: int) -> None:
-        nonlocal total, correct, weighed, classifies
+        nonlocal total, correct, classified, weighed, classifies
         x, y = source.fetch(torch.arange(start, stop))
         x, y = x.to(device), y.to(device)
         with passes():
             output: Tensor = model(x)
             value, weight = unit(output, y)
         classifies = output.dim() == 2 and y.dim() == 1 and not y.is_floating_point()
-        right = float((output.argmax(1) == y).sum()) if classifies else 0.0
+        counts = torch.ones_like(y, dtype=torch.bool) if unit.ignored is None else y != unit.ignored
+        right = float(((output.argmax(1) == y) & counts).sum()) if classifies else 0.0
         total += float(value) * float(weight) if float(weight) else 0.0
         weighed += float(weight)
         correct += right
+        classified += float(counts.sum()) if classifies else 0.0
 
     fits = True
     with evaluating(model):
@@ -84,14 +86,14 @@ def evaluate(
                 fits = fits and in_passes(take_in, start, min(start + chunk, last), limit, device)
             elif together:
                 model(source.fetch(torch.arange(1))[0].to(device))
-    rows = ranks.gather([total, correct, float(classifies), float(fits), weighed])
+    rows = ranks.gather([total, correct, float(classifies), float(fits), weighed, classified])
     for rank, row in enumerate(rows):
         if not row[3]:
             raise exhausted(ranks.device_of(rank, device), rank if ranks.several else None)
-    total, correct, classifying, _, weighed = (sum(column) for column in zip(*rows, strict=True))
+    total, correct, classifying, _, weighed, classified = (sum(column) for column in zip(*rows, strict=True))
     result = {"loss": total / weighed if weighed else math.nan}
     if classifying:
-        result["accuracy"] = correct / n
+        result["accuracy"] = correct / classified if classified else math.nan
     return result
 
 

@@ -20,10 +20,12 @@ from ..loop.run_state import ENDLESS
 from ..noise import Noise
 from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
-from .losses import default_loss, require_fitting, tried_output
+from .labels import absent_classes
+from .losses import loss_for, require_fitting, require_loss, tried_output
 from .precision import Precision
 from .randomness import own_random_numbers
 from .stopping import Budget
+from .torch_losses import torch_loss
 from .units import PROBES, Kind, Loss, UnitLoss, kind_of, unit_loss
 from .weights import require_storable
 
@@ -56,10 +58,7 @@ class FitInputs:
         Raises:
             InputError: naming the argument.
         """
-        if self.loss is not None and not callable(self.loss):
-            raise InputError(
-                f"loss must be a function of output and target, got {self.loss!r}: write loss=F.cross_entropy."
-            )
+        require_loss(self.loss)
         if self.device is not None and not isinstance(self.device, str | torch.device):
             raise InputError(f"device={self.device!r} cannot be used here: give a name such as 'cpu' or 'cuda:0'.")
 
@@ -157,7 +156,7 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             if other is not None:
                 require_map_style(other, "evaluated on")
         budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
-        loss = default_loss(train) if inputs.loss is None else inputs.loss
+        loss = loss_for(inputs.loss, train)
         parameters = trainable(model)
         _require_accuracy(given.stop_at, valid)
         _move(model, inputs.device)
@@ -186,14 +185,17 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             seed=given.seed,
             epochs=budget.epochs or ENDLESS,
         )
-    notes = []
+    own, notes = torch_loss(loss), []
+    absent = absent_classes(train, own.ignored) if own is not None and own.of_classes else ""
+    if absent:
+        notes.append(absent)
     if kind is Kind.NEITHER:
         if given.micro_batch is None:
             auto.do_not_cut(COUPLED)
             notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
         else:
             notes.append(f"{COUPLED}: with micro_batch= the loss of a batch is the mean over its micro-batches")
-        warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
+        warnings.warn(f"loss: {notes[-1]}.", stacklevel=4)
     if kind is Kind.SUM:
         auto.step_along_the_sum()
     return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
