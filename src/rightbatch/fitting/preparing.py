@@ -22,6 +22,7 @@ from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
 from .labels import absent_classes
 from .losses import loss_for, require_fitting, require_loss, tried_output
+from .metrics import Metrics
 from .precision import Precision
 from .randomness import own_random_numbers
 from .stopping import Budget
@@ -70,9 +71,10 @@ class FitSettings:
     batch_size: Any
     lr: Any
     optimizer: torch.optim.Optimizer | MakeOptimizer | None
+    metrics: Mapping[str, Any] | None
     epochs: int | None
     seconds: float | None
-    stop_at: Mapping[str, float] | None
+    stop_at: Mapping[str, float | str] | None
     patience: int | None
     eval_every: float
     clip_norm: float | None
@@ -126,6 +128,7 @@ class Prepared:
         valid: to validate on.
         test: to test on.
         budget: when the run ends.
+        metrics: the user's own.
         notes: what was found of the loss that the user should know.
     """
 
@@ -136,6 +139,7 @@ class Prepared:
     valid: Source | None
     test: Source | None
     budget: Budget
+    metrics: Metrics
     notes: tuple[str, ...]
 
 
@@ -155,7 +159,10 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         for other in (valid, test):
             if other is not None:
                 require_map_style(other, "evaluated on")
-        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
+        metrics = Metrics(given.metrics)
+        metrics.require_usable(valid is not None or test is not None, ProcessGroup.present())
+        falls = metrics.lower_is_better
+        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None, falls)
         loss = loss_for(inputs.loss, train)
         parameters = trainable(model)
         _require_accuracy(given.stop_at, valid)
@@ -163,6 +170,7 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         for name, source in (("train", train), ("valid", valid), ("test", test)):
             if source is not None:
                 require_fitting(model, loss, source, name)
+        _try_metrics(model, metrics, valid or test)
         optimizer = given.optimizer
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             optimizer = optimizer(parameters)
@@ -198,7 +206,7 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         warnings.warn(f"loss: {notes[-1]}.", stacklevel=4)
     if kind is Kind.SUM:
         auto.step_along_the_sum()
-    return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
+    return Prepared(auto, weighed, precision, train, valid, test, budget, metrics, tuple(notes))
 
 
 def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kind:
@@ -219,6 +227,16 @@ def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kin
     return kind
 
 
+def _try_metrics(model: nn.Module, metrics: Metrics, source: Source | None) -> None:
+    if source is None or ProcessGroup.present().several:  # objects would exchange what they count
+        return
+    x, y = source.fetch(torch.arange(min(PROBES, len(source))))
+    device = next(model.parameters()).device
+    output = tried_output(model, x.to(device))
+    if output is not None:
+        metrics.try_out(output, y.to(device))
+
+
 def _move(model: nn.Module, device: torch.device | str | None) -> None:
     if device is None:
         return
@@ -228,7 +246,7 @@ def _move(model: nn.Module, device: torch.device | str | None) -> None:
         raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _require_accuracy(stop_at: Mapping[str, float] | None, valid: Source | None) -> None:
+def _require_accuracy(stop_at: Mapping[str, Any] | None, valid: Source | None) -> None:
     if valid is None or "valid_accuracy" not in (stop_at or {}):
         return
     if valid.y_dtype.is_floating_point or valid.y_shape:
