@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rightbatch import DataError, InputError
 from rightbatch.data import Source, as_source, blobs
 from rightbatch.fitting.losses import default_loss, require_fitting
-from rightbatch.fitting.units import mean_squared_error
+from rightbatch.fitting.torch_losses import mean_squared_error
 
 
 def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Source:

@@ -33,7 +33,7 @@ class Run:
         best: the evaluation `model` comes from; empty without validation data.
         stopped: why the run ended, in words.
         folder: the run folder, if there is one; of several processes only the first has it.
-        test: {"loss": ..., "accuracy": ...} of `model` on the test data, if there are any.
+        test: {"loss": ..., "accuracy": ...} and the metrics of `model` on the test data, if there are any.
     """
 
     model: nn.Module
@@ -54,9 +54,10 @@ def fit(
     lr: Any = "auto",
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
     *,
+    metrics: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     seconds: float | None = None,
-    stop_at: Mapping[str, float] | None = None,
+    stop_at: Mapping[str, float | str] | None = None,
     patience: int | None = None,
     eval_every: float = 1.0,
     clip_norm: float | None = None,
@@ -81,17 +82,22 @@ def fit(
         train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
         loss: `loss(output, target)`; default: cross-entropy for integer targets, mean squared error for others. The
             units of torch's own losses are known (class weights, `ignore_index`, a sum); another must be a mean.
-        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss is
-            returned.
+        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss,
+            or the best by the only target in `stop_at`, is returned.
         test: like `train`; evaluated once, at the end.
         batch_size: "auto", a number, the name of a rule or a rule.
         lr: "auto", a number, the name of a rule, a rule, or None for the optimizer's own.
         optimizer: a torch optimizer over the model's parameters, or a function from parameters to one. Default:
             schedule-free Adam if the lr rule averages, as "auto" does, plain SGD otherwise.
+        metrics: such as {"f1": fn}, evaluated over all of `valid` and `test`: fn(outputs, targets) returns a number for
+            the outputs and targets of all samples, joined on the CPU. Or objects with reset(), update(outputs, targets)
+            and compute(), as in torchmetrics. Each name is a key of the history, of `best` and of `test`.
         epochs: maximum passes over the data; see `Budget` for what holds where no limit is given.
         seconds: time limit, evaluation included.
-        stop_at: such as {"valid_loss": 0.3}; stops when reached.
-        patience: stops after so many evaluations without a better validation loss.
+        stop_at: such as {"valid_loss": 0.3} or {"f1": 0.9}; stops when one is reached, from below unless the name ends
+            in "loss" or "error", or as text says: {"perplexity": "<= 20"}. A single target is what the best iterate is
+            the best of.
+        patience: stops after so many evaluations without a better one.
         eval_every: epochs between evaluations.
         clip_norm: as in `AutoBatch`; so are `clip_value`, `micro_batch` and `noise`.
         clip_value: see `AutoBatch`.
@@ -156,6 +162,7 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
         "precision": prepared.precision.name,
         "seed": given.seed,
         "budget": prepared.budget.describe(),
+        "metrics": list(given.metrics or ()),
         "eval_every": given.eval_every,
     }
 

@@ -20,10 +20,13 @@ from ..loop.run_state import ENDLESS
 from ..noise import Noise
 from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
-from .losses import default_loss, require_fitting, tried_output
+from .labels import absent_classes
+from .losses import loss_for, require_fitting, require_loss, tried_output
+from .metrics import Metrics
 from .precision import Precision
 from .randomness import own_random_numbers
 from .stopping import Budget
+from .torch_losses import torch_loss
 from .units import PROBES, Kind, Loss, UnitLoss, kind_of, unit_loss
 from .weights import require_storable
 
@@ -56,10 +59,7 @@ class FitInputs:
         Raises:
             InputError: naming the argument.
         """
-        if self.loss is not None and not callable(self.loss):
-            raise InputError(
-                f"loss must be a function of output and target, got {self.loss!r}: write loss=F.cross_entropy."
-            )
+        require_loss(self.loss)
         if self.device is not None and not isinstance(self.device, str | torch.device):
             raise InputError(f"device={self.device!r} cannot be used here: give a name such as 'cpu' or 'cuda:0'.")
 
@@ -71,9 +71,10 @@ class FitSettings:
     batch_size: Any
     lr: Any
     optimizer: torch.optim.Optimizer | MakeOptimizer | None
+    metrics: Mapping[str, Any] | None
     epochs: int | None
     seconds: float | None
-    stop_at: Mapping[str, float] | None
+    stop_at: Mapping[str, float | str] | None
     patience: int | None
     eval_every: float
     clip_norm: float | None
@@ -127,6 +128,7 @@ class Prepared:
         valid: to validate on.
         test: to test on.
         budget: when the run ends.
+        metrics: the user's own.
         notes: what was found of the loss that the user should know.
     """
 
@@ -137,6 +139,7 @@ class Prepared:
     valid: Source | None
     test: Source | None
     budget: Budget
+    metrics: Metrics
     notes: tuple[str, ...]
 
 
@@ -158,14 +161,18 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             if other is not None:
                 require_pairs(other, "fit")
                 require_map_style(other, "evaluated on")
-        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
-        loss = default_loss(train) if inputs.loss is None else inputs.loss
+        metrics = Metrics(given.metrics)
+        metrics.require_usable(valid is not None or test is not None, ProcessGroup.present())
+        falls = metrics.lower_is_better
+        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None, falls)
+        loss = loss_for(inputs.loss, train)
         parameters = trainable(model)
         _require_accuracy(given.stop_at, valid)
         _move(model, inputs.device)
         for name, source in (("train", train), ("valid", valid), ("test", test)):
             if source is not None:
                 require_fitting(model, loss, source, name)
+        _try_metrics(model, metrics, valid or test)
         optimizer = given.optimizer
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             optimizer = optimizer(parameters)
@@ -188,17 +195,20 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             seed=given.seed,
             epochs=budget.epochs or ENDLESS,
         )
-    notes = []
+    own, notes = torch_loss(loss), []
+    absent = absent_classes(train, own.ignored) if own is not None and own.of_classes else ""
+    if absent:
+        notes.append(absent)
     if kind is Kind.NEITHER:
         if given.micro_batch is None:
             auto.do_not_cut(COUPLED)
             notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
         else:
             notes.append(f"{COUPLED}: with micro_batch= the loss of a batch is the mean over its micro-batches")
-        warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
+        warnings.warn(f"loss: {notes[-1]}.", stacklevel=4)
     if kind is Kind.SUM:
         auto.step_along_the_sum()
-    return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
+    return Prepared(auto, weighed, precision, train, valid, test, budget, metrics, tuple(notes))
 
 
 def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kind:
@@ -219,6 +229,16 @@ def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kin
     return kind
 
 
+def _try_metrics(model: nn.Module, metrics: Metrics, source: Source | None) -> None:
+    if source is None or ProcessGroup.present().several:  # objects would exchange what they count
+        return
+    x, y = source.fetch(torch.arange(min(PROBES, len(source))))
+    device = next(model.parameters()).device
+    output = tried_output(model, x.to(device))
+    if output is not None:
+        metrics.try_out(output, y.to(device))
+
+
 def _move(model: nn.Module, device: torch.device | str | None) -> None:
     if device is None:
         return
@@ -228,7 +248,7 @@ def _move(model: nn.Module, device: torch.device | str | None) -> None:
         raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _require_accuracy(stop_at: Mapping[str, float] | None, valid: Source | None) -> None:
+def _require_accuracy(stop_at: Mapping[str, Any] | None, valid: Source | None) -> None:
     if valid is None or "valid_accuracy" not in (stop_at or {}):
         return
     if valid.y_dtype.is_floating_point or valid.y_shape:

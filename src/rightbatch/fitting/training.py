@@ -19,6 +19,7 @@ from ..loop.distributed.sharding import gather_full, model_state_like, sharded_m
 from ..loop.memory.forward_limit import ForwardLimit
 from ..noise.isolation import devices_of, modes_kept
 from ..record import counted_events
+from ..record.events import EVALUATION_FIELDS
 from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
@@ -220,6 +221,7 @@ class Training:
                 "seconds": auto.seconds,
                 "valid_loss": found["loss"],
                 "valid_accuracy": found.get("accuracy"),
+                **{name: found[name] for name in self.prepared.metrics},
             }
             row["best"] = self.best.offer(row, self.model)
         self.listeners.evaluation(row)
@@ -229,10 +231,8 @@ class Training:
         return reached
 
     def _evaluated(self, source: Source) -> dict[str, float]:
-        prepared = self.prepared
-        return evaluate(
-            self.model, prepared.loss, source, self.device, self.ranks, self.evaluation_limit, prepared.precision
-        )
+        p, limit = self.prepared, self.evaluation_limit
+        return evaluate(self.model, p.loss, source, self.device, self.ranks, limit, p.precision, p.metrics)
 
     def _refresh_batch_norm(self) -> None:
         work = partial(refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit)
@@ -337,6 +337,7 @@ class Training:
             seed=self.seed,
             budget=self.budget.describe(),
             noise=self._noise(),
+            lower_is_better=self.prepared.metrics.lower_is_better,
         )
 
     def _noise(self) -> dict[str, str] | None:
@@ -377,9 +378,14 @@ class Ended:
 def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | None) -> str:
     parts = [stopped]
     if best:
-        accuracy = f", accuracy {best['valid_accuracy']:.4f}" if best["valid_accuracy"] is not None else ""
-        parts.append(f"best validation loss {best['valid_loss']:.4g}{accuracy} at epoch {best['epoch']:.2f}")
+        scores = {"loss": best["valid_loss"], "accuracy": best["valid_accuracy"]}
+        scores |= {name: value for name, value in best.items() if name not in EVALUATION_FIELDS}
+        parts.append(f"best validation {_listed(scores)} at epoch {best['epoch']:.2f}")
     if test:
-        accuracy = f", accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
-        parts.append(f"test loss {test['loss']:.4g}{accuracy}")
+        parts.append(f"test {_listed(test)}")
     return "; ".join(parts)
+
+
+def _listed(scores: Mapping[str, float | None]) -> str:
+    written = {"accuracy": ".4f"}
+    return ", ".join(f"{name} {v:{written.get(name, '.4g')}}" for name, v in scores.items() if v is not None)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data import BatchStream, Interval, Source, as_source, require_map_style, require_trainable
 from ..errors import DataError, InputError
-from ..fitting.losses import default_loss, require_fitting
+from ..fitting.losses import loss_for, require_fitting
 from ..fitting.units import Loss
 from ..loop.averaging import ScheduleFree
 from ..loop.cutting import cut, even_sizes
@@ -27,7 +27,7 @@ def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[So
     source = as_source(train)
     require_map_style(source, "probed")
     require_trainable(source)
-    loss = loss or default_loss(source)
+    loss = loss_for(loss, source)
     require_fitting(model, loss, source)
     return source, loss
 

@@ -1,4 +1,4 @@
-"""Curves of a run over samples, seconds or epochs: loss, accuracy, batch size and learning rate."""
+"""Curves of a run over samples, seconds or epochs: loss, accuracy, metrics, batch size and learning rate."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -64,6 +64,27 @@ def accuracy_figure(history: History, progress: Progress) -> "Figure":
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=1 if room < 0.06 else 0))
     _from_start(axes, history, progress)
     finish(axes, PROGRESS[progress], "accuracy")
+    return figure
+
+
+@styled
+def metric_figure(history: History, progress: Progress, name: str, falls: bool) -> "Figure":
+    """A metric of the user's on the validation data over samples, seconds or epochs; `falls` if lower is better."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    x, y = evaluated(history, progress, name)
+    if len(x):
+        axes.plot(*thin(x, y), color=ORANGE, linewidth=1.8, label="validation", marker=_dots(x), markersize=4)
+        _mark_best(axes, x, y, best=int(np.argmin(y) if falls else np.argmax(y)))
+    _mark_failures(axes, history, progress)
+    _fit_axis(axes, y)
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.08 * (high - low))  # room for the label of the best value
+    _from_start(axes, history, progress)
+    finish(axes, PROGRESS[progress], name)
     return figure
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
@@ -16,6 +17,9 @@ from .story import Moment, clock, story
 from .stylesheet import STYLESHEET
 from .summary import Fact, details, headline, last_noise, measurements, step_time, words
 from .words import number, times
+
+if TYPE_CHECKING:
+    from .curves import Progress
 
 # At most this many of the decisions merged into one sentence are listed.
 _PARTS = 12
@@ -101,29 +105,41 @@ def _tiles(history: History) -> str:
 
 
 def _learning(history: History) -> str:
-    """Loss and accuracy, in three tabs that work without a script."""
-    from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure
-    from .drawing import inline_svg
+    """Loss, accuracy and metrics, in three tabs that work without a script."""
+    from .curves import PROGRESS
 
     if not history.steps["step"] and not history.evaluations:
         return ""
-    accurate = len(evaluated(history, "samples", "valid_accuracy")[1]) > 0
-    tabs, panels = "", ""
+    tabs, panels, names = "", "", ["Loss"]
     for progress, label in PROGRESS.items():
         name = f'id="by-{progress}"' + (" checked" if not tabs else "")
         tabs += f'<input type="radio" name="progress" {name}><label for="by-{progress}">{label}</label>'
-        figures = _figure(
-            inline_svg(loss_figure(history, progress, wide=not accurate), f"Loss over {label}"),
-            "" if accurate else "wide",
-        )
-        if accurate:
-            figures += _figure(inline_svg(accuracy_figure(history, progress), f"Accuracy over {label}"))
-        panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Over {label}</h3>{figures}</div>'
+        figures = _curves(history, progress)
+        names = [*figures]
+        shown = "".join(figures.values())
+        panels += f'<div class="panel{" pair" if len(figures) > 1 else ""}"><h3>Over {label}</h3>{shown}</div>'
+    title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    metrics = captions.METRICS if history.metrics else ""
     return _section(
-        "Loss and accuracy" if accurate else "Loss",
-        _explained(captions.LOSS, captions.VALIDATION if history.evaluations else ""),
+        escape(title),
+        _explained(captions.LOSS, captions.VALIDATION if history.evaluations else "", metrics),
         f'<div class="tabs">{tabs}{panels}</div>',
     )
+
+
+def _curves(history: History, progress: "Progress") -> dict[str, str]:
+    """The figures of one tab, by what they show; the loss is as wide as two where that fills the rows."""
+    from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure, metric_figure
+    from .drawing import inline_svg
+
+    label, others = PROGRESS[progress], {}
+    if len(evaluated(history, "samples", "valid_accuracy")[1]):
+        others["accuracy"] = inline_svg(accuracy_figure(history, progress), f"Accuracy over {label}")
+    for name, falls in history.metrics.items():
+        others[name] = inline_svg(metric_figure(history, progress, name, falls), f"{name} over {label}")
+    wide = len(others) % 2 == 0
+    loss = inline_svg(loss_figure(history, progress, wide=wide), f"Loss over {label}")
+    return {"Loss": _figure(loss, "wide" if wide else "")} | {name: _figure(svg) for name, svg in others.items()}
 
 
 def _choices(history: History) -> str:
