@@ -63,8 +63,12 @@ def test_a_step_reads_the_device_once(layers: int, settings: dict[str, Any], pac
 
 
 def test_fit_reads_it_once_a_step_too(packed: list[int]) -> None:
-    reads = Reads()
-    with reads:
-        fit(network(1), blobs(10 * STEPS), batch_size=10, lr=0.1, epochs=1, progress=False)
-    training = len([size for size in packed if size])
-    assert training == STEPS and reads.count <= 4  # those of the trial of model and loss
+    counts = []
+    for epochs in (1, 3):
+        packed.clear()
+        reads = Reads()
+        with reads:
+            fit(network(1), blobs(10 * STEPS), batch_size=10, lr=0.1, epochs=epochs, progress=False)
+        assert len([size for size in packed if size]) == epochs * STEPS
+        counts.append(reads.count)
+    assert counts[0] == counts[1] <= 8  # those of the trial of model, loss and targets

@@ -58,13 +58,13 @@ class DatasetSource(Source):
                 "contain tensors, arrays or numbers, or collate= must make them"
             )
         self.equal = isinstance(self._collate, Collation)
-        self.describe_as(batch, self._collate.pair)
+        self.describe_as(batch)
         for path, leaf in zip("xy", batch, strict=True) if self.pair else named_leaves(batch):
             if isinstance(leaf, Tensor):
                 require_finite(leaf, path or "the sample", f" of item 0 of {name}")
         self.notes = (name,)
         names = getattr(dataset, "classes", None)
-        integers = self.pair and not self.y_dtype.is_floating_point
+        integers = self.labelled and not self.y_dtype.is_floating_point
         self.y_range = (0, len(names) - 1) if integers and isinstance(names, (list, tuple)) and names else None
 
     def __len__(self) -> int:

@@ -174,7 +174,7 @@ def _take(leaf: Any, rows: Tensor | slice) -> Any:
     if isinstance(leaf, Tensor):
         if isinstance(rows, slice):
             return leaf[rows]
-        return leaf.index_select(0, rows if leaf.device.type == "cpu" else rows.to(leaf.device))
+        return leaf.index_select(0, rows.to(leaf.device))
     if isinstance(leaf, list | tuple):
         return leaf[rows] if isinstance(rows, slice) else [leaf[row] for row in rows.tolist()]
     return leaf.fetch(rows) if isinstance(leaf, LazyRows) else leaf

@@ -25,10 +25,8 @@ class NestSource(Source):
     def __init__(self, columns: Any, notes: tuple[str, ...] = ()) -> None:
         self.columns, self.notes = columns, notes
         self._length = rows_of(columns)
-        pair = type(columns) is tuple and len(columns) == 2
-        pair = pair and all(isinstance(part, Tensor | LazyRows) for part in columns)
-        self.describe_as(columns if pair else take(columns, slice(0, 1)), pair)
-        self.y_range = integer_range(columns[1]) if pair and isinstance(columns[1], Tensor) else None
+        self.describe_as(columns if type(columns) is tuple and len(columns) == 2 else take(columns, slice(0, 1)))
+        self.y_range = integer_range(columns[1]) if self.labelled and isinstance(columns[1], Tensor) else None
 
     def __len__(self) -> int:
         return self._length

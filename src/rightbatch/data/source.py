@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .block_order import BlockOrder
-from .nest import describe_form
+from .nest import LazyRows, describe_form
 from .order import Indices, Order, mixed_seed
 
 NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source of pairs
@@ -27,6 +27,8 @@ class Source(ABC):
 
     Args:
         pair: whether a batch is a pair (x, y) of tensors; otherwise `form` describes it.
+        supervised: whether a batch is a pair (input, target) of any nests.
+        labelled: whether the targets are one tensor, so that y_shape, y_dtype and y_range are known.
         equal: whether all samples have the same shapes, so that batches can be cut and joined; False if a collate
             function pads.
         form: a batch that is not a pair, in words.
@@ -48,6 +50,8 @@ class Source(ABC):
     """
 
     pair: bool = True
+    supervised: bool = True
+    labelled: bool = True
     equal: bool = True
     form: str = ""
     x_shape: tuple[int, ...]
@@ -117,21 +121,24 @@ class Source(ABC):
         """Number of samples of the data set now; None if there is none."""
         return len(self.dataset) if hasattr(self.dataset, "__len__") else None
 
-    def describe_as(self, batch: Any, pair: bool) -> None:
-        """Take over shapes and types of a batch."""
-        self.pair = pair
-        if not pair:
-            self.form = describe_form(batch)
-            return
-        x, y = batch
-        self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
-        self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
+    def describe_as(self, batch: Any) -> None:
+        """Take over form, shapes and types of a batch."""
+        self.supervised = type(batch) in (tuple, list) and len(batch) == 2
+        x, y = batch if self.supervised else (object(), object())
+        self.labelled = isinstance(y, Tensor | LazyRows)
+        self.pair = self.labelled and isinstance(x, Tensor | LazyRows)
+        self.form = "" if self.pair else describe_form(batch)
+        if isinstance(y, Tensor | LazyRows):
+            self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
+        if self.pair and isinstance(x, Tensor | LazyRows):
+            self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
 
     def inherit(self, source: Source) -> None:
         """Take over what holds for the parts of a source, too."""
-        self.pair, self.equal, self.form = source.pair, source.equal, source.form
-        if source.pair:
-            for name in NEEDED:
+        self.pair, self.supervised, self.labelled = source.pair, source.supervised, source.labelled
+        self.equal, self.form = source.equal, source.form
+        for name in NEEDED:
+            if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
         self.y_range, self.loss = source.y_range, source.loss
         self.follow(source)

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source
+from ..data.nest import to_device
 from ..data.streams.source import SAMPLE
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.distributed.sharding import sharded_modules, waiting_for_all
 from ..loop.memory.forward_limit import ForwardLimit, exhausted, in_passes, is_out_of_memory, let_go, release
 from ..noise.isolation import modes_kept, random_state, set_random_state
+from .batch_loss import BatchLoss, BatchResult, PairLoss, call_model
 from .metrics import Metrics
 from .precision import Precision
-from .units import Loss, UnitLoss, unit_loss
+from .units import Loss, unit_loss
 
 CHUNK_SAMPLES = 1024
 BATCH_NORM_SAMPLES = SAMPLE
@@ -41,15 +43,23 @@ class Tally:
     classified: float = 0.0
     classifies: bool = False
 
-    def add(self, unit: UnitLoss, output: Tensor, target: Tensor, value: Tensor, weight: Tensor | int) -> None:
-        """Count one pass: its mean loss over `weight` units, and where targets are classes, the correct ones."""
-        self.classifies = output.dim() == 2 and target.dim() == 1 and not target.is_floating_point()
+    def add(self, found: BatchResult, samples: int, ignored: int | None) -> None:
+        """Count one pass of so many samples: its mean loss, and where targets are classes, the correct ones."""
+        output, target = found.outputs, found.targets
+        self.classifies = (
+            isinstance(output, Tensor)
+            and isinstance(target, Tensor)
+            and output.dim() == 2
+            and target.dim() == 1
+            and len(output) == len(target)
+            and not target.is_floating_point()
+        )
         if self.classifies:
             correct = output.argmax(1) == target
-            counts = torch.ones_like(correct) if unit.ignored is None else target != unit.ignored
+            counts = torch.ones_like(correct) if ignored is None else target != ignored
             right, classified = float((correct & counts).sum()), float(counts.sum())
-        units = float(weight)
-        self.loss += float(value) * units if units else 0.0
+        units = float(samples if found.weight is None else found.weight)
+        self.loss += float(found.loss) * units if units else 0.0
         self.units += units
         if self.classifies:
             self.correct += right
@@ -71,7 +81,7 @@ class Tally:
 
 def evaluate(
     model: nn.Module,
-    loss: Loss | UnitLoss,
+    loss: Loss | BatchLoss,
     source: Source,
     device: torch.device,
     ranks: ProcessGroup | None = None,
@@ -96,7 +106,7 @@ def evaluate(
         InputError: a metric is not one number.
     """
     tally = Tally()
-    unit = loss if isinstance(loss, UnitLoss) else unit_loss(loss, source)
+    batch_loss = loss if isinstance(loss, BatchLoss) else PairLoss(unit_loss(loss, source))
     passes = (precision or Precision(None, device)).passes
     n = len(source)
     ranks = ranks or ProcessGroup()
@@ -107,13 +117,11 @@ def evaluate(
 
     @waiting_for_all(model, device)
     def take_in(start: int, stop: int) -> None:
-        x, y = source.fetch(torch.arange(start, stop))
-        x, y = x.to(device), y.to(device)
+        batch = to_device(source.fetch(torch.arange(start, stop)), device)
         with passes():
-            output: Tensor = model(x)
-            value, weight = unit(output, y)
-        tally.add(unit, output, y, value, weight)
-        metrics.update(output, y)  # last: a pass that runs out of memory is made again
+            found = batch_loss(model, batch)
+        tally.add(found, stop - start, batch_loss.ignored)
+        metrics.update(found.outputs, found.targets)  # last: a pass that runs out of memory is made again
 
     fits = True
     with evaluating(model):
@@ -123,7 +131,7 @@ def evaluate(
             if start < last:
                 fits = fits and in_passes(take_in, start, min(start + chunk, last), limit, device)
             elif together:
-                model(source.fetch(torch.arange(1))[0].to(device))
+                batch_loss.forward(model, to_device(source.fetch(torch.arange(1)), device))
         rows = ranks.gather([*tally.row(), float(fits)])
         for rank, row in enumerate(rows):
             if not row[-1]:
@@ -132,7 +140,11 @@ def evaluate(
 
 
 def refresh_batch_norm(
-    model: nn.Module, source: Source, device: torch.device, limit: ForwardLimit | None = None
+    model: nn.Module,
+    source: Source,
+    device: torch.device,
+    limit: ForwardLimit | None = None,
+    loss: BatchLoss | None = None,
 ) -> None:
     """Recompute the running statistics of BatchNorm layers at the parameters the model now holds.
 
@@ -167,7 +179,8 @@ def refresh_batch_norm(
                     # By index, not from a stream, for which the blocks that training reads ahead would be given up.
                     indices = torch.from_numpy(order.indices(0, begin, stop))
                     with torch.no_grad(), waiting_for_all(model, device):
-                        model(source.fetch_epoch(indices, 0, 0)[0].to(device))
+                        batch = to_device(source.fetch_epoch(indices, 0, 0), device)
+                        call_model(model, batch[0]) if loss is None else loss.forward(model, batch)
                 begin = stop
             except Exception as error:
                 if not is_out_of_memory(error):

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Source
+from ..data.nest import describe_form, to_device
 from ..errors import DataError, InputError, OutOfMemoryError
 from ..loop.memory.forward_limit import exhausted, is_out_of_memory
 from ..noise.isolation import modes_kept
+from .batch_loss import BatchLoss, call_model, samples_of
 from .labels import require_classes
 from .torch_losses import FloatTargets, Loss, TorchLoss, mean_squared_error, torch_loss
-from .units import PROBES, Kind, kind_of
+from .units import PROBES, Kind, kind_of, kind_over
 
 
 def require_loss(loss: Any) -> None:
@@ -48,13 +50,19 @@ def loss_for(loss: Loss | None, source: Source) -> Loss:
     require_loss(loss)
     loss = default_loss(source) if loss is None else loss
     known = torch_loss(loss)
-    if known is not None and known.elementwise and not source.y_dtype.is_floating_point:
+    if known is not None and known.elementwise and source.labelled and not source.y_dtype.is_floating_point:
         return FloatTargets(loss)
     return loss
 
 
 def default_loss(source: Source) -> Loss:
-    """Cross-entropy for integer targets, mean squared error for floating-point ones, unless the source has its own."""
+    """Cross-entropy for integer targets, mean squared error for floating-point ones, unless the source has its own.
+
+    Raises:
+        InputError: the targets are not one tensor.
+    """
+    if source.loss is None and not source.labelled:
+        raise InputError(f"No loss is known for targets that are not one tensor ({source.form}): pass loss=.")
     return source.loss or (mean_squared_error if source.y_dtype.is_floating_point else F.cross_entropy)
 
 
@@ -62,24 +70,36 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
     """Try model and loss on two samples, without a trace, and check targets against outputs.
 
     Raises:
-        InputError: the output is not one tensor, the loss is not one finite-shaped number, or they do not go together.
+        InputError: the loss is not one finite-shaped number, or model, loss and samples do not go together.
         DataError: targets that the loss cannot take.
         OutOfMemoryError: these two do not fit into memory.
     """
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    x, y = source.fetch(torch.arange(min(2, len(source))))
-    with _tried(device, len(x), f"The {what} samples cannot be brought to {device}"):
-        x, y = x.to(device), y.to(device)
+    samples = min(2, len(source))
+    x, y = source.fetch(torch.arange(samples))
+    with _tried(device, samples, f"The {what} samples cannot be brought to {device}"):
+        x, y = to_device((x, y), device)
+    own = torch_loss(loss)
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        _require_number(loss, _output(model, x, device), y, device, samples)
+        return
     if parameter is not None and x.is_floating_point() and parameter.is_floating_point() and x.dtype != parameter.dtype:
         raise InputError(
             f"The model's parameters are {parameter.dtype}, the {what} inputs {x.dtype}; convert one of them, "
             f"for instance model.to({x.dtype})."
         )
-    own = torch_loss(loss)
     if own is not None and own.of_classes:
         _require_integers(own, y, what)
-    output = _output(model, x)
+    output = _output(model, x, device)
+    if not isinstance(output, Tensor):
+        if own is not None or loss is mean_squared_error:
+            raise InputError(
+                f"The model returns a {type(output).__name__}, of which the loss needs one tensor: pick it in the "
+                "loss, such as loss=lambda output, target: F.cross_entropy(output[0], target)."
+            )
+        _require_number(loss, output, y, device, samples)
+        return
     shapes = f"the model's output {tuple(output.shape)} with targets {tuple(y.shape)} ({y.dtype})"
     if own is not None and own.of_classes:
         _require_class_targets(own, source, output, y, what)
@@ -88,13 +108,19 @@ def require_fitting(model: nn.Module, loss: Loss, source: Source, what: str = "t
             raise InputError(f"The loss cannot compare {shapes}: the shapes must be equal. {_reshaped(output, y)}")
         if own is not None and own.target_range is not None:
             _require_range(own.name, own.target_range, source, what)
-    with _tried(device, len(x), f"The loss cannot compare {shapes}"):
+    _require_number(loss, output, y, device, samples)
+    if own is None and output.shape != y.shape and output.numel() == y.numel():
+        _require_no_table(model, loss, source, device, what)
+
+
+def _require_number(loss: Loss, output: Any, y: Any, device: torch.device, samples: int) -> None:
+    parts = (f"({part.dtype})" if isinstance(part, Tensor) else "" for part in (output, y))
+    named = [f"{describe_form(part, 0)} {dtype}".strip() for part, dtype in zip((output, y), parts, strict=True)]
+    with _tried(device, samples, f"The loss cannot compare the model's output {named[0]} with targets {named[1]}"):
         value = loss(output, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"The loss must return one number, the mean over the samples; it returned {given}.")
-    if own is None and output.shape != y.shape and output.numel() == y.numel():
-        _require_no_table(model, loss, source, device, what)
 
 
 def _require_integers(own: TorchLoss, y: Tensor, what: str) -> None:
@@ -190,8 +216,10 @@ def _some(source: Source) -> tuple[Tensor, Tensor]:
     """A few samples: evenly spread where access is random, since data may be sorted by target; else the first."""
     if source.sequential or source.block_ends is not None:
         some = source.sample()
-        return some.fetch(torch.arange(min(PROBES, len(some))))
-    return source.fetch(torch.linspace(0, len(source) - 1, min(PROBES, len(source))).long())
+        x, y = some.fetch(torch.arange(min(PROBES, len(some))))
+    else:
+        x, y = source.fetch(torch.linspace(0, len(source) - 1, min(PROBES, len(source))).long())
+    return x, y
 
 
 @contextmanager
@@ -207,28 +235,66 @@ def _tried(device: torch.device, samples: int, complaint: str) -> Iterator[None]
         raise InputError(f"{complaint}: {_first_line(error)}") from error
 
 
-def _output(model: nn.Module, x: Tensor) -> Tensor:
+def _output(model: nn.Module, x: Any, device: torch.device) -> Any:
     state = torch.get_rng_state()
+    named = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else describe_form(x, 0)
     try:
-        with modes_kept(model), _tried(x.device, len(x), f"The model cannot take inputs of shape {tuple(x.shape)}"):
-            output = model.eval()(x)
+        with modes_kept(model), _tried(device, samples_of(x, 1), f"The model cannot take inputs {named}"):
+            return call_model(model.eval(), x)
     finally:
         torch.set_rng_state(state)
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"The model returns a {type(output).__name__}; one tensor is needed. Wrap the model in a module that "
-            "returns the output the loss is computed from."
-        )
-    return output
+
+
+def require_running(model: nn.Module, objective: BatchLoss, source: Source, what: str = "train") -> None:
+    """Try an objective on two samples, without a trace.
+
+    Raises:
+        InputError: it fails, or does not return a mean loss of the forms that are allowed.
+        OutOfMemoryError: these two do not fit into memory.
+    """
+    device = next(model.parameters()).device
+    samples, state = min(2, len(source)), torch.get_rng_state()
+    with _tried(device, samples, f"The {what} samples cannot be brought to {device}"):
+        batch = to_device(source.fetch(torch.arange(samples)), device)
+    failed = f"objective failed on a batch of {describe_form(batch, 0)}"
+    try:
+        with modes_kept(model), _tried(device, samples, failed):
+            objective(model.eval(), batch)
+    except (LookupError, AttributeError) as error:
+        raise InputError(f"{failed}: {type(error).__name__}: {error}") from error
+    finally:
+        torch.set_rng_state(state)
+
+
+def objective_kind(model: nn.Module, objective: BatchLoss, source: Source) -> Kind:
+    """What an objective is over samples, as its values over a few and over parts of these tell."""
+    some = source.sample()  # of a stream, those at its beginning
+    device, state = next(model.parameters()).device, torch.get_rng_state()
+
+    def over(part: slice) -> tuple[float, float | None]:
+        batch = to_device(some.fetch(torch.arange(part.start, part.stop)), device)
+        found = objective(model, batch)
+        return float(found.loss), None if found.weight is None else float(found.weight)
+
+    try:
+        with modes_kept(model), torch.no_grad():
+            model.eval()
+            return kind_over(over, min(PROBES, len(some)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return Kind.MEAN
+    finally:
+        torch.set_rng_state(state)
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def tried_output(model: nn.Module, x: Tensor) -> Tensor | None:
+def tried_output(model: nn.Module, x: Any) -> Any:
     """The model's output for a few samples, without a trace; None where they do not fit into memory."""
     try:
-        return _output(model, x)
+        return _output(model, x, next(model.parameters()).device)
     except OutOfMemoryError:
         return None

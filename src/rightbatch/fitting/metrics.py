@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.nest import concatenate, map_tensors, to_device
 from ..errors import InputError, OutOfMemoryError
 from ..loop.distributed.process_group import ProcessGroup
 from ..loop.memory.forward_limit import is_out_of_memory
@@ -40,8 +41,8 @@ class Metrics:
             raise InputError(f"metrics must be a mapping such as {{'f1': function}}, got {given!r}.")
         self._functions: dict[str, Callable[[Tensor, Tensor], Any]] = {}
         self._objects: dict[str, Any] = {}
-        self._outputs: list[Tensor] = []
-        self._targets: list[Tensor] = []
+        self._outputs: list[Any] = []
+        self._targets: list[Any] = []
         for name, metric in (given or {}).items():
             _require_metric(name, metric)
             of = self._objects if _keeps_state(metric) else self._functions
@@ -81,7 +82,18 @@ class Metrics:
                     "torchmetrics metric with sync_on_compute=True."
                 )
 
-    def try_out(self, output: Tensor, target: Tensor) -> None:
+    def require_outputs(self, outputs: Any, targets: Any) -> None:
+        """Raise if there is nothing to compute metrics of.
+
+        Raises:
+            InputError: an objective returns no outputs or no targets.
+        """
+        if self._names and (outputs is None or targets is None):
+            raise InputError(
+                "metrics need outputs and targets: have objective return (loss, weight, (outputs, targets))."
+            )
+
+    def try_out(self, output: Any, target: Any, device: torch.device) -> None:
         """Raise, on a few samples, if a metric is not one number; errors of its own may be due to their number.
 
         Raises:
@@ -93,7 +105,7 @@ class Metrics:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    one.begin(output.device)
+                    one.begin(device)
                     one.update(output, target)
                     one.results(alone)
                 except InputError:
@@ -111,7 +123,7 @@ class Metrics:
                 metric.to(device)
             metric.reset()
 
-    def update(self, output: Tensor, target: Tensor) -> None:
+    def update(self, output: Any, target: Any) -> None:
         """Take in the samples of one forward pass.
 
         Raises:
@@ -119,14 +131,13 @@ class Metrics:
         """
         if not self._names:
             return
-        output = output.detach()
-        if output.is_floating_point():
-            output = output.to(torch.promote_types(output.dtype, torch.float32))
+        output = map_tensors(_widened, output)
         for name, metric in self._objects.items():
             _called(name, metric.update, output, target)
         if self._functions:
-            self._outputs.append(output.cpu())
-            self._targets.append(target.cpu())
+            cpu = torch.device("cpu")
+            self._outputs.append(to_device(output, cpu))
+            self._targets.append(to_device(target, cpu))
 
     def results(self, ranks: ProcessGroup) -> dict[str, float]:
         """The metrics over all samples of all processes; nan for one that is not finite.
@@ -137,8 +148,8 @@ class Metrics:
         found = {name: _number(name, _called(name, metric.compute)) for name, metric in self._objects.items()}
         if self._functions:
             parts = ranks.collect((self._outputs, self._targets))
-            outputs = torch.cat([each for theirs, _ in parts for each in theirs])
-            targets = torch.cat([each for _, theirs in parts for each in theirs])
+            outputs = _joined("outputs", [each for theirs, _ in parts for each in theirs])
+            targets = _joined("targets", [each for _, theirs in parts for each in theirs])
             self.end()
             for name, function in self._functions.items():
                 found[name] = _number(name, _called(name, function, outputs, targets))
@@ -149,6 +160,21 @@ class Metrics:
     def end(self) -> None:
         """Free the samples of an evaluation."""
         self._outputs, self._targets = [], []
+
+
+def _widened(output: Tensor) -> Tensor:
+    output = output.detach()
+    return output.to(torch.promote_types(output.dtype, torch.float32)) if output.is_floating_point() else output
+
+
+def _joined(what: str, pieces: list[Any]) -> Any:
+    try:
+        return concatenate(pieces)
+    except RuntimeError as error:
+        raise InputError(
+            f"The {what} of different batches cannot be joined ({error}): pass metrics that are objects with reset(), "
+            "update(outputs, targets) and compute()."
+        ) from error
 
 
 def _keeps_state(metric: Any) -> bool:
@@ -172,7 +198,7 @@ def _require_metric(name: Any, metric: Any) -> None:
         raise InputError(wrong)
 
 
-def _called(name: str, function: Callable[..., Any], *args: Tensor) -> Any:
+def _called(name: str, function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except Exception as error:

@@ -171,10 +171,10 @@ class Training:
     def _loop(self, interruption: Interruption) -> str:
         auto = self.auto
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds
-        for x, y in auto:
+        for batch in auto:
             steps = auto.steps
             try:
-                auto.backward(*self._pass(x, y))
+                auto.backward(*self._pass(batch))
             except (RuntimeError, MemoryError) as error:
                 auto.handle_oom(error)
                 continue
@@ -196,10 +196,11 @@ class Training:
                 return "interrupted"
         return auto.stopped or self.budget.used_up
 
-    def _pass(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
+    def _pass(self, batch: Any) -> tuple[Tensor, Tensor | float | None]:
         """The mean loss of a micro-batch and its units; nothing else of the pass is held."""
         with torch.set_grad_enabled(self.auto.needs_gradient), self.prepared.precision.passes():
-            return self.prepared.loss(self.model(x), y)
+            found = self.prepared.loss(self.model, batch)
+            return found.loss, found.weight
 
     def _evaluate(self) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
@@ -235,7 +236,9 @@ class Training:
         return evaluate(self.model, p.loss, source, self.device, self.ranks, limit, p.precision, p.metrics)
 
     def _refresh_batch_norm(self) -> None:
-        work = partial(refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit)
+        work = partial(
+            refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit, self.prepared.loss
+        )
         if sharded_modules(self.model):
             work()
         else:

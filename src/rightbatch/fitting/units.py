@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Source
+from ..data.nest import rows_of
 from .torch_losses import Loss as Loss
 from .torch_losses import mean_squared_error, torch_loss
 
 PROBES = 16  # samples whose losses are compared
 SAME = 1e-4  # relative: losses in float32 differ by rounding
+ROUNDING = 1e-6  # relative: of the same sum, added up in another order
 WEIGHED = (F.cross_entropy, F.nll_loss)
 
 
@@ -48,9 +50,10 @@ class UnitLoss:
     def __call__(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
         """The mean loss of a pass, and over how many units it is."""
         value = self.loss(output, target)
-        if self.kind is Kind.SUM:
-            return value / len(target), len(target)
-        return value, len(target) if self.counts is None else self.counts(target)
+        if self.counts is not None:
+            return value, self.counts(target)
+        samples = len(target) if isinstance(target, Tensor) else rows_of(target)
+        return (value / samples if self.kind is Kind.SUM else value), samples
 
 
 def unit_loss(loss: Loss, source: Source) -> UnitLoss:
@@ -64,7 +67,7 @@ def unit_loss(loss: Loss, source: Source) -> UnitLoss:
         return UnitLoss(loss, known=loss is mean_squared_error)
     if own.is_sum:
         return UnitLoss(loss, Kind.SUM)
-    if own.function not in WEIGHED or source.y_dtype.is_floating_point:
+    if own.function not in WEIGHED or not source.labelled or source.y_dtype.is_floating_point:
         return UnitLoss(loss)
     weight, ignored = own.settings.get("weight"), own.ignored
     assert ignored is not None
@@ -94,16 +97,34 @@ def kind_of(loss: Loss, output: Tensor, target: Tensor) -> Kind:
         output: of the model, of a few samples.
         target: theirs.
     """
-    samples = min(len(target), PROBES)
+
+    def over(part: slice) -> tuple[float, None]:
+        return float(loss(output[part], target[part])), None
+
+    return kind_over(over, min(len(target), PROBES))
+
+
+def kind_over(loss_over: Callable[[slice], tuple[float, float | None]], samples: int) -> Kind:
+    """The same from a function of a slice of some samples to their loss and its units, None for the samples.
+
+    A loss that draws random numbers, which differs when it is computed twice, is a mean unless it is clearly a sum.
+    """
     if samples < 4:
         return Kind.MEAN
     cut = samples // 3  # unequal parts, so that a plain mean of their losses is not that of the samples
     parts = [slice(0, cut), slice(cut, samples), slice(0, samples)]
-    first, second, whole = (float(loss(output[part], target[part])) for part in parts)
+    (first, a), (second, b), (whole, _) = (loss_over(part) for part in parts)
     if not all(map(math.isfinite, (first, second, whole))):
         return Kind.MEAN  # nothing can be said; training will find out
-    near = SAME * max(abs(first), abs(second), abs(whole))
-    mean = (cut * first + (samples - cut) * second) / samples
-    if abs(whole - mean) <= near:
+    weights = (cut, samples - cut) if a is None or b is None else (a, b)
+    if not sum(weights):
         return Kind.MEAN
-    return Kind.SUM if abs(whole - first - second) <= near else Kind.NEITHER
+    near = SAME * max(abs(first), abs(second), abs(whole))
+    from_mean = abs(whole - (weights[0] * first + weights[1] * second) / sum(weights))
+    from_sum = abs(whole - first - second)
+    if from_mean <= near:
+        return Kind.MEAN
+    again, _ = loss_over(parts[2])
+    if not abs(whole - again) <= ROUNDING * abs(whole):
+        return Kind.SUM if from_sum < from_mean / 4 else Kind.MEAN
+    return Kind.SUM if from_sum <= near else Kind.NEITHER

@@ -76,7 +76,7 @@ class IterableSource(Source):
         found = tensors(batch)
         if not found:
             raise DataError(f"item 0 of {items.name} contains no tensor: {describe_form(batch)}")
-        self.describe_as(batch, self._collate.pair)
+        self.describe_as(batch)
         self.notes = (f"{items.name}, in its own order",)
         each = sum(tensor.nbytes for tensor in found) // max(1, len(found[0])) if found[0].dim() else 1
         self._most_sampled = max(2, min(SAMPLE, SAMPLE_BYTES // max(1, each)))
