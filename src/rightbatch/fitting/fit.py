@@ -116,7 +116,8 @@ def fit(
         resume: resume the run in `run_dir`, if there is one; changed settings are taken, and reported.
         callbacks: objects of `rightbatch.Callback` that listen to the run.
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
-        checkpoint_every: maximum seconds between checkpoints; there is one at each evaluation too.
+        checkpoint_every: maximum seconds between checkpoints. There is one after each evaluation too, as far as they
+            take at most 2 % of the time, and one at the end.
 
     Raises:
         InputError: unusable data, model, loss or settings; nothing has been changed then.
