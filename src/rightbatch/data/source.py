@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import DataError
 from .block_order import BlockOrder
 from .order import Indices, Order
+from .preprocessing import Preprocessing
 
 NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source
 
@@ -121,6 +122,11 @@ class Source(ABC):
         """Number of classes, if targets are whole numbers from 0 and the largest is known."""
         return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was done to a file or to labels, stored with a model for new files; None if nothing was."""
+        return None
+
     def describe(self) -> str:
         """One line of text: number of samples, shapes, types and conversions."""
         x, y = (str(dtype).removeprefix("torch.") for dtype in (self.x_dtype, self.y_dtype))
@@ -147,6 +153,11 @@ class SourceWrapper(Source):
             source.y_dtype,
         )
         self.y_range, self.loss, self.notes = source.y_range, source.loss, (*source.notes, note)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the wrapped source."""
+        return self._source.preprocessing
 
 
 def require_map_style(source: Source, use: str) -> None:

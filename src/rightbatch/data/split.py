@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
+from .prepared import PreparedSource
 from .source import Source, SourceWrapper, require_map_style
 from .workers.source import WorkerSource
 
@@ -123,6 +124,8 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
         raise DataError(f"{n} samples cannot be split: provide at least 2")
     require_map_style(source, "split")
     held = min(n - 1, max(1, round(n * fraction)))
+    if isinstance(source, PreparedSource):
+        return source.parts(*hold_out(source.raw, fraction, seed))
     if isinstance(source, WorkerSource):
         train, valid = source.parts(*hold_out(source.source, fraction, seed))
         return train, valid
