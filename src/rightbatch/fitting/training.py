@@ -234,7 +234,7 @@ class Training:
         return evaluate(self.model, p.loss, source, self.device, self.ranks, limit, p.precision, p.metrics)
 
     def _refresh_batch_norm(self) -> None:
-if not self.ranks.several and not normalizes_batches(self.model):
+        if not self.ranks.several and not normalizes_batches(self.model):
             return
         work = partial(
             refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit, self.prepared.loss
