@@ -379,7 +379,12 @@ def test_negative_rows_of_a_subset_count_from_the_end() -> None:
 
 def test_items_of_a_stream_with_different_parts_survive_a_checkpoint() -> None:
     def made() -> Any:
-        items = [{"row": torch.tensor(i), "boxes": [torch.tensor([i + k]) for k in range(i % 3 + 1)]} for i in range(N)]
+        items: list[dict[str, Any]] = [
+            {"row": torch.tensor(i), "boxes": [torch.tensor([i + k]) for k in range(i % 3 + 1)]} for i in range(N)
+        ]
+        for item in items:
+            mark = item["row"] % 5
+            item["mark"] = {"five": mark} if item["row"] % 2 else mark
 
         class Stream(IterableDataset[Any]):
             def __init__(self) -> None:
@@ -400,7 +405,9 @@ def test_items_of_a_stream_with_different_parts_survive_a_checkpoint() -> None:
 
         def summed(some: list[Any]) -> Any:
             rows = torch.stack([item["row"] for item in some])
-            return {"row": rows, "sum": torch.stack([torch.cat(item["boxes"]).sum() for item in some])}
+            marks = [item["mark"]["five"] if item["row"] % 2 else item["mark"] for item in some]
+            sums = torch.stack([torch.cat(item["boxes"]).sum() for item in some])
+            return {"row": rows, "sum": sums, "mark": torch.stack(marks)}
 
         return BatchStream(as_stream(Stream(), N, collate=summed))
 
@@ -410,4 +417,5 @@ def test_items_of_a_stream_with_different_parts_survive_a_checkpoint() -> None:
     other.load_state_dict(one.state_dict((0, 4)))
     batch = other.fetch(other.take(15))
     assert batch["row"].tolist() == list(range(4, 19))
+    assert batch["mark"].tolist() == [i % 5 for i in range(4, 19)]
     assert batch["sum"].tolist() == [sum(i + k for k in range(i % 3 + 1)) for i in range(4, 19)]

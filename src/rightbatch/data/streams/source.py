@@ -22,6 +22,7 @@ from ..nest import (
     copied,
     describe_form,
     form_of,
+    is_container,
     leaves,
     map_leaves,
     named_leaves,
@@ -251,11 +252,12 @@ class IterableSource(Source):
 
     def _saved(self, item: Any) -> Any:
         """An item as its leaves, or as it is if it has other parts than the first one."""
+        values: list[Any] = []
         try:
-            values = list(leaves(aligned(item, self._first)))
-        except DataError:
+            map_leaves(lambda _, leaf: values.append(leaf), self._first, item)
+        except (LookupError, TypeError, ValueError):
             return {"item": item}
-        return values if len(values) == len(list(leaves(self._first))) else {"item": item}
+        return {"item": item} if any(map(is_container, values)) else values
 
     def _restored(self, saved: list[Any]) -> Any:
         """Rows from a checkpoint."""
