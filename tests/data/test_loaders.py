@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 import rightbatch
-from rightbatch.data import BatchStream, Source, as_source, hold_out
+from rightbatch.data import BatchStream, Source, as_source, drawn, hold_out
 from rightbatch.data.drawn import UniformDraws, WeightedDraws
 from rightbatch.errors import DataError
 
@@ -296,6 +296,38 @@ def test_a_sampler_that_cannot_be_repeated_is_refused() -> None:
 
     with pytest.raises(DataError, match="drew other rows when it was read again"):
         as_source(DataLoader(Rows(), sampler=Unseeded()))
+
+
+@pytest.mark.parametrize("length", [None, N])
+def test_an_endless_sampler_is_refused(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+    class Endless(Sampler[int]):
+        def __iter__(self) -> Any:
+            while True:
+                yield from torch.randperm(N).tolist()
+
+    if length is not None:
+        monkeypatch.setattr(Endless, "__len__", lambda self: length, raising=False)
+    monkeypatch.setattr(drawn, "LONGEST_EPOCH", 5 * N)
+    with pytest.raises(DataError, match=f"more than {16 * N:,} samples"):
+        as_source(DataLoader(Rows(), 8, sampler=Endless()))
+
+
+def test_rows_may_be_tensors() -> None:
+    for sampler in (torch.arange(5, 9), list(torch.arange(5, 9)), np.arange(5, 9)):
+        assert epochs(as_source(DataLoader(Rows(), sampler=sampler)))[1] == [5, 6, 7, 8]  # type: ignore[arg-type]
+    batches = [torch.tensor([1, 2]), np.array([3]), (4,)]
+    assert epochs(as_source(DataLoader(Rows(), batch_sampler=batches)))[0] == [1, 2, 3, 4]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("of", [SequentialSampler, RandomSampler, lambda rows: DistributedSampler(rows, 2, 0)])
+def test_a_sampler_of_other_data_draws_from_the_first_rows(of: Any) -> None:
+    for dataset in (Rows(), DATA):
+        source = as_source(DataLoader(dataset, sampler=of(range(9))))
+        found = [epochs(source)[epoch] for epoch in (0, 1)]
+        assert [sorted(rows) for rows in found] == [list(range(9))] * 2
+        assert source.shuffle == (of is not SequentialSampler) == (found[0] != sorted(found[0]))
+        with pytest.raises(DataError, match=f"there are {N}"):
+            as_source(DataLoader(dataset, sampler=of(range(N + 1))))
 
 
 @pytest.mark.parametrize("size", [7, 64])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ..errors import DataError
 from .block_order import BlockOrder
 from .order import DRAWS, Indices, Order, generator, mixed_seed, require_positions
 from .source import Source, SourceWrapper
+
+LONGEST_EPOCH = 2**20  # draws, or 16 times the data set: what draws more is taken for endless
 
 
 class Draws(ABC):
@@ -130,7 +133,8 @@ class SamplerDraws(Draws):
         dataset: the data set, which is not copied with the sampler.
 
     Raises:
-        DataError: two copies of it draw different rows, such as by a generator that is seeded by the system.
+        DataError: it does not end, or two copies of it draw different rows, such as by a generator that is seeded by
+            the system.
     """
 
     def __init__(self, sampler: Iterable[Any], n: int, dataset: object = None) -> None:
@@ -195,9 +199,10 @@ class SamplerDraws(Draws):
         with _seeded(mixed_seed(seed, epoch), sampler):
             if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                 set_epoch(epoch)
-            drawn = list(sampler)
-        if drawn and isinstance(drawn[0], Iterable):
-            drawn = [row for rows in drawn for row in rows]
+            most = max(LONGEST_EPOCH, 16 * self._n)
+            drawn = list(islice(_joined(sampler), most + 1))
+        if len(drawn) > most:
+            raise DataError(f"{self.name} draws more than {most:,} samples in one epoch: it must end after an epoch")
         try:
             rows = np.array([int(row) for row in drawn], np.int64)
         except (TypeError, ValueError) as error:
@@ -267,6 +272,15 @@ class _DrawOrder(Order):
         assert self.drawn is not None
         require_positions(epoch, start, stop, self.n)
         return self.drawn.rows(self.seed, epoch)[start:stop].copy()
+
+
+def _joined(drawn: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a sampler, which returns single ones, also as tensors, or batches."""
+    for rows in drawn:
+        if isinstance(rows, Iterable) and getattr(rows, "ndim", None) != 0:
+            yield from rows
+        else:
+            yield rows
 
 
 def _uniform(count: int, seed: int, epoch: int) -> NDArray[np.float64]:

@@ -99,7 +99,12 @@ def _samples(loader: DataLoader[Any], collate: Collate | None) -> Source:
 def _ordered(loader: DataLoader[Any], source: Source) -> Source:
     """The source with the order of the loader's sampler."""
     sampler, n = _sampler(loader), len(source)
-    match sampler if _plain(sampler) else None:
+    plain = _plain(sampler)
+    if plain and isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler):
+        drawn_from: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+        if len(drawn_from) != n:  # its rows are the first ones
+            source, n = select(source, np.arange(len(drawn_from))), len(drawn_from)
+    match sampler if plain else None:
         case SequentialSampler():
             source.shuffle = False
             return source
