@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ..decision import BatchSizeRule, LRRule, Needs
+from ..decision import BatchSizeRule, ForkingRule, LRRule, Needs
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
 from ..rule_text import rule_name, write_rule
-from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
-from ..rules.lr import AveragedDistance, Constant, MomentumSchedule, WarmUp, lr_rule
+from ..rules.batch_size import Fixed, Horizon, SweetSpot, batch_size_rule
+from ..rules.lr import Constant, MomentumSchedule, Tournament, WarmUp, lr_rule
 from ..rules.recipes import RECIPES, Recipe
 from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, BatchSizeWrapper
 from .optimizer_settings import averages_itself, require_plain_steps
@@ -40,8 +40,10 @@ def resolve(batch_size: object, lr: object, initial: int | None = None) -> tuple
     if recipe is not None:
         assert size is not None
         return size, _lr_of(recipe, Constant() if lr == "auto" else lr_rule(lr))
-    rate = AveragedDistance() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
+    rate = Tournament() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
     if size is None:
+        if isinstance(rate, ForkingRule):
+            return Horizon(), rate
         auto = SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()
         return (auto if initial is None else replace(auto, initial=initial)), rate
     return (_around_what_suits_averaging(size) if rate.averages else size), rate
