@@ -174,7 +174,8 @@ class Engine:
             if step.gradients.refresh():
                 step.refresh()
             step.update_.begin(step.run.steps)
-            step.forks.begin(lambda: step.run.outlook(step.timer.present()))
+            if not step.forks.begin(lambda: step.run.outlook(step.timer.present())):
+                step.give_up_forks()
         forks = step.forks
         if forks.judging:
             batch = step.batcher.judge(forks.samples)

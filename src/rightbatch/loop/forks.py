@@ -88,6 +88,8 @@ class Forks:
         self._steps = 0
         self._losses: list[float] = []
         self._random: list[Tensor] = []
+        self._held: list[Tensor] = []  # what is forked
+        self._versions: list[int] = []  # of these, as they were put into the model
         self.over = self._rule is None
         self.extra_samples = 0  # passed beyond those of a run without forks
 
@@ -117,29 +119,44 @@ class Forks:
         assert self._round is not None
         return Decision(lr=self._round.lrs[self._turn], code="fork"), self._decide.lr_state
 
-    def begin(self, outlook: Callable[[], Outlook]) -> None:
-        """A batch begins: open a round where one is due, and let each fork see the same random numbers."""
+    def begin(self, outlook: Callable[[], Outlook]) -> bool:
+        """A batch begins: open a round where one is due, and let each fork see the same random numbers.
+
+        Returns:
+            False where the program has set weights since the last turn, which are those of one fork only.
+        """
         if self.over:
-            return
+            return True
+        if self._round is not None and self._changed():
+            return False
         if self._round is None:
             if not self._ready():
-                return
+                return True
             assert self._rule is not None
             self._round = self._rule.round(outlook(), self._decide.lr_state)
             if self._round is None:
                 self._close()
-                return
+                return True
             self._open(self._round)
         if self.first_turn:
             self._random = random_state(self._device)
         else:
             set_random_state(self._random, self._device)
+        return True
+
+    def _changed(self) -> bool:
+        if [p._version for p in self._held] == self._versions:
+            return False
+        fork = self._forks[self._turn]
+        loaded = parts(fork.average if self.judging else fork.parameters)
+        return not all(map(torch.equal, parts(self._parameters), loaded))
 
     def _open(self, round_: Round) -> None:
         self._steps = 0
         self._losses = []
         self._update.forking = True
         if not self._forks:
+            self._held = list(self._gradients.parameters)
             self._forks = [self._copy() for _ in round_.lrs]
         self._turn = 0
         self._load(0)
@@ -207,12 +224,10 @@ class Forks:
         return decision
 
     def give_up(self) -> Decision | None:
-        """No rounds are possible from here on; what the rule decides instead, where it wanted some."""
+        """No more rounds: the run continues as the fork in the model; what the rule decides, where it wanted some."""
         if self.over:
             return None
         assert self._rule is not None
-        if self._forks:
-            self._load(len(self._forks) - 1)
         decision, self._decide.lr_state = self._rule.without_rounds(self._decide.lr_state)
         self._round = None
         self._close()
@@ -228,7 +243,7 @@ class Forks:
 
     @property
     def _parameters(self) -> list[Tensor]:
-        return [p.detach() for p in self._gradients.parameters]
+        return [p.detach() for p in self._held]
 
     @torch.no_grad()
     def _copy(self) -> Fork:
@@ -267,6 +282,7 @@ class Forks:
         for group, settings in zip(optimizer.param_groups, fork.settings, strict=True):
             group.update(settings)
         torch.clear_autocast_cache()
+        self._versions = [p._version for p in self._held]
 
     # Saving.
 
@@ -305,6 +321,7 @@ class Forks:
         saved = state["round"]
         self._round = None if saved is None else Round(tuple(saved[0]), saved[1], saved[2])
         self._update.forking = self._round is not None
+        self._held = list(self._gradients.parameters)
         self._forks = [self._restored(fork) for fork in state["forks"]]
         if self._forks:
             self._load(self._turn)

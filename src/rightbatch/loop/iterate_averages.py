@@ -37,6 +37,15 @@ class IterateAverages:
         self._steps = self._taken = 0
         self._means: dict[str, list[Tensor]] = {}
         self._showing = False
+        self._versions: list[int] = []  # of the parameters after the last step
+
+    def _now(self) -> list[int]:
+        return [p._version for p in self._gradients.parameters]
+
+    def begin_step(self) -> None:
+        """A step is taken: where the program has set weights since the last one, average from here on."""
+        if self._steps and self._versions != self._now():
+            self.restart()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +72,7 @@ class IterateAverages:
         if not self._means:
             return
         self._steps += 1
+        self._versions = self._now()
         if self._steps % min(MOST_EVERY_STEPS, 1 + int(EVERY_SHARE * self._steps)):
             return
         self._taken += 1
@@ -79,6 +89,7 @@ class IterateAverages:
         present = self._present()
         with torch.no_grad():
             raw = [t.clone() for t in present]
+        same = self._versions == self._now()
         self.put(name)
         self._showing = True
         try:
@@ -87,6 +98,8 @@ class IterateAverages:
             self._showing = False
             with torch.no_grad():
                 torch._foreach_copy_(present, raw)
+            if same:
+                self._versions = self._now()
 
     @torch.no_grad()
     def put(self, name: str) -> None:
@@ -106,6 +119,7 @@ class IterateAverages:
             name: [shard_like(full.to(like.device), like).clone() for full, like in zip(mean, own, strict=True)]
             for name, mean in state["means"].items()
         }
+        self._versions = self._now()
 
 
 def _held(tensors: list[Tensor]) -> list[Tensor]:

@@ -229,6 +229,8 @@ class Update:
     def step(self, samples: int) -> None:
         """Move along the gradients in the parameters, the mean over so many samples."""
         _STEPPED_BY_US.add(id(self.optimizer))
+        if self._averages is not None:
+            self._averages.begin_step()
         try:
             if self._averaging is not None:
                 self._averaging.step(samples, self.lr)

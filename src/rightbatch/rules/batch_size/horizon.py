@@ -55,7 +55,7 @@ class Horizon:
     Raises:
         InputError: a setting out of its range.
 
-    Reference: none; this project's (docs/default.md). The sweet spot is that of `SweetSpot`.
+    A rule of this project (docs/default.md); the sweet spot is that of `SweetSpot`.
     """
 
     steps: int = 1000
