@@ -1,0 +1,5 @@
+"""Who takes part: tuned runs, other methods at their authors' settings, Rightbatch."""
+
+from .contestant import Contestant
+
+__all__ = ["Contestant"]
