@@ -133,7 +133,7 @@ def song() -> Pair:
 
 @cache
 def housing() -> Pair:
-    """Eight numbers of 20,433 Californian districts, in their own units, and the median house value in 1,000 dollars."""
+    """Eight numbers of 20,433 Californian districts, in their own units, and median house values in 1,000 dollars."""
     with (DATA / "regression" / "california_housing.csv").open(newline="") as file:
         rows = [[float(cell) for cell in row[:9]] for row in list(csv.reader(file))[1:] if all(row[:9])]
     table = torch.tensor(rows)

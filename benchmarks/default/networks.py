@@ -1,6 +1,7 @@
 """The networks of the arena: small ones of many kinds, torch's own initialisation unless said otherwise."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ def mlp(
 ) -> nn.Module:
     """Linear layers of these sizes; a linear model if there are two. `scale` multiplies the initial parameters."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for inputs, outputs in pairwise(sizes[:-1]):
         layers.append(nn.Linear(inputs, outputs))
         if norm is not None:
             layers.append(norm(outputs))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..clock import Checks, Clock, Horizon, Trajectory, one_thread
 from ..problem import Problem
 
+Evaluated = Callable[[nn.Module, list[torch.optim.Optimizer], Problem], AbstractContextManager[None]]
+
 
 class Contestant(Protocol):
     """Something that trains a problem's model within a horizon."""
@@ -19,6 +21,11 @@ class Contestant(Protocol):
     @property
     def name(self) -> str:
         """In tables and in the cache."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Stored runs of another version are made again."""
         ...
 
     def run(self, problem: Problem, seed: int, horizon: Horizon) -> Trajectory:
@@ -50,14 +57,16 @@ class Method:
         make: the optimizers of a model, each for a part of its parameters; (model, steps) -> optimizers.
         schedule: what the learning rates are multiplied by, as a function of the progress.
         batch_size: for a horizon in epochs, and for one in units of time.
-        evaluated: a context in which the model holds the iterate to evaluate.
+        evaluated: of model, optimizers and problem, a context in which the model holds the iterate to evaluate.
+        version: of the library it comes from.
     """
 
     name: str
     make: Callable[[nn.Module, int], list[torch.optim.Optimizer]]
     schedule: Callable[[float], float] = linear
     batch_size: tuple[int, int] = (32, 128)
-    evaluated: Callable[[list[torch.optim.Optimizer]], AbstractContextManager[None]] = lambda _: nullcontext()
+    evaluated: Evaluated | None = None
+    version: str = ""
 
     def run(self, problem: Problem, seed: int, horizon: Horizon) -> Trajectory:
         """Train in a plain loop."""
@@ -85,7 +94,7 @@ class Method:
             clock.charge(len(index))
             progress = horizon.progress(problem, clock)
             if checks.due(progress):
-                with self.evaluated(optimizers):
+                with nullcontext() if self.evaluated is None else self.evaluated(model, optimizers, problem):
                     checks.check(progress)
             if checks.failed or progress >= 1 - 1e-9:
                 return checks.ship(batch_size=batch_size)

@@ -26,6 +26,11 @@ class Cell:
         """Such as adam-32-0.002."""
         return f"{self.optimizer}-{self.batch_size}-{self.lr:g}"
 
+    @property
+    def version(self) -> str:
+        """There is one."""
+        return ""
+
     def run(self, problem: Problem, seed: int, horizon: Horizon) -> Trajectory:
         """Train within the horizon."""
         method = Method(self.name, self._optimizers, cosine, (self.batch_size, self.batch_size))
