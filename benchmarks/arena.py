@@ -31,21 +31,15 @@ def compete(store: Store, part: str, options: argparse.Namespace) -> None:
     make_grids(store, problems, options.seeds, options.workers)
     if options.only == "grids":
         return
-    # By all problems of the part, though only some of them may be asked for.
     tuned = {name: Tuned(store, name, options.seeds) for name in problems}
     single = single_cell(store, problems)
     who = options.contestants or [contestant.name for contestant in OTHERS]
     runs = [job for of_one in tuned.values() for kind in KINDS for job in jobs(of_one, [*who, single], kind)]
     make_all(store, runs, options.workers)
-    scores: dict[str, dict[str, Sequence[Score]]] = {
-        kind: {
-            name if name != single else f"best single cell ({name})": [
-                score(store, t, name, kind) for t in tuned.values()
-            ]
-            for name in (*who, single)
-        }
-        for kind in KINDS
-    }
+    scores: dict[str, dict[str, Sequence[Score]]] = {}
+    for kind in KINDS:
+        scores[kind] = {name: [score(store, t, name, kind) for t in tuned.values()] for name in who}
+        scores[kind][f"best single cell ({single})"] = [score(store, t, single, kind) for t in tuned.values()]
     tables = {f"arena-{part}-{kind}": overview(scores[kind]) for kind in KINDS}
     if OWN in who:
         tables[f"arena-{part}-problems"] = per_problem(tuned, {kind: scores[kind][OWN] for kind in KINDS})
