@@ -1,11 +1,13 @@
 """The tables and the figure of docs/default.md."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .contestants.grid import RATES
 from .contestants.rightbatch import Rightbatch
 from .problem import problem
 from .scores import Score, profiles, summary, within
@@ -24,8 +26,8 @@ def overview(scores: dict[str, Sequence[Score]]) -> list[str]:
     """A row for each contestant: all problems of a part."""
     lines = [
         "| | target reached | time ratio | validation loss: median | worst | test loss: median | worst | "
-        "no worse than the best tuned | within 1.5 of the fastest |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "no worse than the best tuned | within 1.5 of the fastest | examples over the epochs' |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     ratios = profiles(scores)
     for name, of_one in scores.items():
@@ -36,10 +38,18 @@ def overview(scores: dict[str, Sequence[Score]]) -> list[str]:
             *(_percent(value) for value in (*s.valid, *s.test)),
             f"{s.better}",
             f"{100 * within(ratios[name], 1.5):.0f} %",
+            f"{statistics.median(one.examples for one in of_one):.2f}",
         ]
         label = f"**{name}**" if name == OWN else name
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
+
+
+def at_largest_rate(tuned: Iterable[Tuned]) -> str:
+    """How many of the best tuned runs took the largest rate of their grid: more might have been had beyond it."""
+    best = [one.best.split("-") for one in tuned]
+    edge = sum(float(rate) == max(RATES[optimizer]) for optimizer, _, rate in best)
+    return f"The best tuned run has the largest learning rate of its grid on {edge} of {len(best)} problems."
 
 
 def per_problem(tuned: dict[str, Tuned], scores: dict[str, Sequence[Score]]) -> list[str]:
@@ -55,7 +65,7 @@ def per_problem(tuned: dict[str, Tuned], scores: dict[str, Sequence[Score]]) -> 
             s = scores[kind][place]
             cells += [f"{s.ratio:.2f}" if s.ratio < math.inf else "missed", _percent(s.valid), _percent(s.test)]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return [*lines, "", at_largest_rate(tuned.values())]
 
 
 def draw_profiles(scores: dict[str, dict[str, Sequence[Score]]], path: Path) -> None:

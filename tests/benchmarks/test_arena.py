@@ -157,4 +157,5 @@ def test_tuned_and_scores(arena: SimpleNamespace, tmp_path: Path) -> None:
     ratios = arena.scores.profiles({"a": [score, missed], "b": [replace(score, time=35.0), missed]})
     assert ratios == {"a": [2.0, math.inf], "b": [1.0, math.inf]}
     assert arena.scores.within(ratios["a"], 2) == 0.5 and arena.scores.within(ratios["a"], 1.9) == 0
+    assert arena.tables.at_largest_rate([tuned, replace(tuned, name="points")]).endswith("0 of 2 problems.")
     assert "| **Rightbatch** | 1 of 2 | 2.05 |" in arena.tables.overview({"Rightbatch": [score, missed]})[-1]
