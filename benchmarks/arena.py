@@ -48,7 +48,9 @@ def compete(store: Store, part: str, options: argparse.Namespace) -> None:
         if options.write:
             write_page(PAGE, __doc__, lines, marker.replace(" ", "-").replace("'", ""))
     if options.write:
-        draw_profiles(scores, FIGURES / f"arena_{part}.png")
+        figure = FIGURES / f"arena_{part}.png"
+        draw_profiles(scores, figure)
+        write_page(PAGE, __doc__, [f"![Performance profiles](figures/{figure.name})"], f"arena-{part}-profile")
 
 
 def main() -> None:
