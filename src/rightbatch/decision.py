@@ -256,8 +256,8 @@ class ForkingRule(Protocol):
     iterates from then on, of which the best is shipped.
     """
 
-    def round(self, outlook: Outlook, state: Any) -> Round | None:
-        """The next round; None once the rate is chosen."""
+    def round(self, outlook: Outlook, state: Any) -> tuple[Round | None, Any]:
+        """The next round, None once the rate is chosen, and the state."""
 
     def judged(self, losses: tuple[float, ...], state: Any) -> tuple[Decision, tuple[int, ...], Any]:
         """What follows from the losses of the forks, nan of one that diverged: decision, forks to go on with, state.

@@ -113,11 +113,15 @@ class Forks:
         """To judge on."""
         return 0 if self._round is None else self._round.samples
 
+    @property
+    def lr(self) -> float:
+        """Of the fork in the model; nan where there is none."""
+        return math.nan if self._round is None else self._round.lrs[self._turn]
+
     def search(self) -> Search:
-        """The learning rate of the fork in the model, in place of what the rule decides for a batch."""
+        """Its rate, in place of what the rule decides for a batch."""
         yield from ()
-        assert self._round is not None
-        return Decision(lr=self._round.lrs[self._turn], code="fork"), self._decide.lr_state
+        return Decision(lr=self.lr, code="fork"), self._decide.lr_state
 
     def begin(self, outlook: Callable[[], Outlook]) -> bool:
         """A batch begins: open a round where one is due, and let each fork see the same random numbers.
@@ -133,7 +137,7 @@ class Forks:
             if not self._ready():
                 return True
             assert self._rule is not None
-            self._round = self._rule.round(outlook(), self._decide.lr_state)
+            self._round, self._decide.lr_state = self._rule.round(outlook(), self._decide.lr_state)
             if self._round is None:
                 self._close()
                 return True
@@ -352,5 +356,5 @@ class Forks:
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a parameter group holds besides its parameters; some optimizers keep numbers of the run there."""
-    return {name: copied(value) for name, value in group.items() if name != "params"}
+    """What a parameter group holds besides parameters and rate; some optimizers keep numbers of the run there."""
+    return {name: copied(value) for name, value in group.items() if name not in ("params", "lr")}

@@ -51,7 +51,7 @@ class Snapshot:
         parameters: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
         torch._foreach_copy_(parts(parameters), parts(self._parameters))
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(copied(self._optimizer_state))
+        load_optimizer(self.optimizer, copied(self._optimizer_state))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -73,6 +73,16 @@ class Snapshot:
         self._buffers = list(state["buffers"])
         self._average = self.averaging.shard_like(state["average"]) if self.averaging is not None else None
         self._optimizer_state = optimizer_state_like(self.optimizer, state["optimizer"])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state as it was saved: torch casts counters and products to the dtype of the parameters, if not "step"."""
+    optimizer.load_state_dict(state)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, kept in state["state"].items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() == 0:
+                optimizer.state[held[index]][name] = value.clone()
 
 
 def copied(state: Any) -> Any:

@@ -20,6 +20,7 @@ from .guard import CUT, Guard
 from .iterate_averages import IterateAverages
 from .loss_scale import LossScale
 from .optimizer_settings import apply_settings, given_settings, keep_given
+from .snapshot import load_optimizer
 
 WORTH_REPORTING = 1.1  # by what factor the learning rate must have changed
 DEFAULT_LR = 1e-2
@@ -296,7 +297,7 @@ class Update:
         if self._averaging is not None and state["averaging"] is not None:
             self._averaging.load_state_dict(state["averaging"])
         elif self._averaging is None and state["optimizer"] is not None:
-            self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, state["optimizer"]))
+            load_optimizer(self.optimizer, optimizer_state_like(self.optimizer, state["optimizer"]))
         if self._averages is not None and state["averages"] is not None:
             self._averages.load_state_dict(state["averages"])
         self.shipped = state["shipped"]

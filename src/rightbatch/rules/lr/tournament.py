@@ -46,7 +46,6 @@ class TournamentState:
         lrs: of the forks still compared, in the order of their turns; of one, the winner.
         rounds: played.
         stretch: factor on the steps of all rounds, less than 1 in short runs; nan before the first.
-        steps: of each fork so far.
         batch_size: of the tournament; 0 until it is over.
         train_loss: averaged; nan before the first batch.
         gap: averaged.
@@ -57,7 +56,6 @@ class TournamentState:
     lrs: tuple[float, ...]
     rounds: int = 0
     stretch: float = math.nan
-    steps: int = 0
     batch_size: int = 0
     train_loss: float = math.nan
     gap: float = 0.0
@@ -126,10 +124,10 @@ class Tournament:
         state = TournamentState((large, small, middle))  # what is not known better is reported: the middle, last
         return Decision(lr=small, code="initial", reason=reason), state
 
-    def round(self, outlook: Outlook, state: TournamentState) -> Round | None:
+    def round(self, outlook: Outlook, state: TournamentState) -> tuple[Round | None, TournamentState]:
         """Two rounds."""
         if len(state.lrs) == 1:
-            return None
+            return None, state
         left = outlook.steps_left
         stretch = state.stretch
         if math.isnan(stretch):
@@ -137,7 +135,7 @@ class Tournament:
         steps = self.second_steps if state.rounds else self.first_steps
         most = self.judged_samples if left is None else JUDGED_SHARE * left * outlook.batch_size
         samples = max(2 * outlook.batch_size, min(self.judged_samples, round(most)))
-        return Round(state.lrs, max(LEAST_STEPS, round(steps * stretch)), samples)
+        return Round(state.lrs, max(LEAST_STEPS, round(steps * stretch)), samples), replace(state, stretch=stretch)
 
     def judged(
         self, losses: tuple[float, ...], state: TournamentState
