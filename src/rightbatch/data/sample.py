@@ -21,10 +21,11 @@ class Sample(SourceWrapper):
 
     Args:
         source: all samples.
-        most: number of samples, where there are as many.
+        most: number of samples, where there are as many; 4,096 with None.
     """
 
-    def __init__(self, source: Source, most: int = SAMPLE) -> None:
+    def __init__(self, source: Source, most: int | None = None) -> None:
+        most = SAMPLE if most is None else most
         super().__init__(source, f"at most {most:,} samples")
         self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), most)))
         if source.pair:

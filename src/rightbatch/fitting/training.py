@@ -17,7 +17,6 @@ from ..errors import InputError, RunFolderError
 from ..loop.callback import Callback, Callbacks
 from ..loop.distributed.sharding import gather_full, model_state_like, sharded_modules
 from ..loop.memory.forward_limit import ForwardLimit
-from ..loop.update import LAST
 from ..noise.isolation import devices_of, modes_kept
 from ..record import counted_events
 from ..record.events import EVALUATION_FIELDS
@@ -25,14 +24,13 @@ from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
 from .checkpoint_schedule import CheckpointSchedule
+from .choice import IterateChoice
 from .evaluation import CHUNK_SAMPLES, evaluate, normalizes_batches, refresh_batch_norm
 from .preparing import FitSettings, Prepared
 from .randomness import begin_at, random_states, seed_of, set_random_states
 from .recorder import Recorder, machine, now
 from .stopping import Interruption
 from .weights import save_weights
-
-CHOICE_SAMPLES = 1024  # of the validation data, on which the iterate to ship is chosen
 
 
 class Rows(Callback):
@@ -104,9 +102,8 @@ class Training:
         self.sample = Sample(prepared.train) if blocks else prepared.train  # BatchNorm's statistics are of these
         self.best = BestIterate(self.budget)
         if self.budget.seconds is not None:
-            auto.limit_seconds(self.budget.seconds, self._slowest)
-        valid = prepared.valid
-        self.choice = valid if valid is None or len(valid) <= CHOICE_SAMPLES else Sample(valid, CHOICE_SAMPLES)
+            auto.limit_seconds(self.budget.seconds, lambda: self.ranks.largest(self.watch.seconds))
+        self.choice = IterateChoice(auto, prepared.valid, self._evaluated, self.best.cost)
         self.evaluated_step = -1
         self.next_evaluation = self.eval_samples
         self.watch = Stopwatch()
@@ -115,10 +112,6 @@ class Training:
     def device(self) -> torch.device:
         """The model's."""
         return next(self.model.parameters()).device
-
-    def _slowest(self) -> float:
-        """The seconds of the run, the most of all processes."""
-        return max(seconds for (seconds,) in self.ranks.gather([self.watch.seconds]))
 
     def begin(self, resume: bool) -> None:
         """Announce the run, or resume it from its last checkpoint."""
@@ -220,7 +213,7 @@ class Training:
         self.recorder.timing(auto.steps, auto.samples, auto.timer.points(), auto.timer.present())
         if self.prepared.valid is None:
             return ""
-        found = self._choose(self.prepared.valid)
+        found = self.choice.make()
         with auto.averaged():
             if auto.update.averages:
                 self._refresh_batch_norm()
@@ -240,23 +233,6 @@ class Training:
         if not reached and self.budget.patience is not None and self.best.worse_evaluations >= self.budget.patience:
             reached = f"no improvement in {self.best.worse_evaluations} evaluations"
         return reached
-
-    def _choose(self, valid: Source) -> dict[str, float]:
-        """Have the best of the iterates shipped, by samples that are always the same; report the loss of the last one.
-
-        Returns:
-            What the evaluation of all of `valid` has found, if it is no more than those samples; else nothing.
-        """
-        update, choice = self.auto.update, self.choice
-        if update.averages or choice is None:
-            return {}
-        found = {}
-        for name in update.iterates:
-            with update.averaged(name):
-                found[name] = self._evaluated(choice)
-        update.shipped = min(found, key=lambda name: self.best.cost(found[name]))
-        self.auto.report_validation(found[LAST]["loss"])
-        return found[update.shipped] if choice is valid else {}
 
     def _evaluated(self, source: Source) -> dict[str, float]:
         p, limit = self.prepared, self.evaluation_limit

@@ -156,8 +156,7 @@ def assemble(
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    first = source.first_samples()
-    if first is not None:
+    if (first := source.first_samples()) is not None:
         same["the first samples of the stream"] = digest_of(tensors(first))
     sync = RankSync(ranks, model, gradients.parameters, same)
     device = gradients.parameters[0].device
@@ -187,12 +186,7 @@ def assemble(
     measure = Measure(meter, batch_size_rule.enlarges_current, lr_rule.searches, report.measurement)
     distance = Distance(gradients.parameters) if Needs.DISTANCE in needs else None
     decide = Decide(batch_size_rule, lr_rule, sync, timer, measure, update, distance)
-
-    def sized() -> bool:
-        untimed = run.steps > 0 and not timer.pending and timer.fit() is None
-        return not decide.timed or decide.knows_time or untimed
-
-    forks = Forks(model, gradients, update, decide, stream.seek, sized, device)
+    forks = Forks(model, gradients, update, decide, stream.seek, lambda: decide.sized(run.steps), device)
     step = Step(model, run, stream, batcher, gradients, sync, timer, gather, measure, decide, update, report, forks)
     engine = Engine(step, BatchSnapshot(model, device), device)
     engine.losses.looks_for_coupling = micro_batch is None  # else the caller knows

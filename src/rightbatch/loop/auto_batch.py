@@ -40,8 +40,7 @@ class AutoBatch:
 
     Args:
         model: trained in place: whole, after `fully_shard`, or in DistributedDataParallel, which is not needed.
-        optimizer: any torch optimizer over its parameters, whose rate lr="auto" compares with others; None is Adam with
-            Nesterov's momentum for lr="auto", plain SGD otherwise.
+        optimizer: any torch optimizer over its parameters; None is Nesterov's Adam for lr="auto", plain SGD otherwise.
         train: a nest of tensors or arrays, a map-style Dataset, a DataLoader, a path or a Source; see `as_source`.
         batch_size: "auto" (starts with that of a DataLoader), a number, the name of a rule or a rule.
         lr: None (the optimizer's own), "auto", a number, the name of a rule or a rule.
@@ -79,9 +78,8 @@ class AutoBatch:
     ) -> None:
         self._given = model
         source = as_source(train, collate=collate)
-        self._parts: LoopParts = assemble(
-            model, optimizer, source, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise, seed, epochs
-        )
+        given = (model, optimizer, source, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise)
+        self._parts: LoopParts = assemble(*given, seed, epochs)
         parts = self._parts
         self.model, self.ranks, self.sync = parts.model, parts.sync.ranks, parts.sync
         self.meter: NoiseMeter | None = parts.meter
@@ -189,7 +187,7 @@ class AutoBatch:
         return self.update.averaged()
 
     def report_validation(self, loss: float) -> None:
-        """Tell the rules the loss on validation data: with lr="auto", weights then decay where the model over-fits."""
+        """Report the loss on validation data to the rules: with lr="auto", weights then decay where it asks for it."""
         self._run.validations, self._run.valid_loss = self._run.validations + 1, float(loss)
 
     def limit_seconds(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -199,7 +197,7 @@ class AutoBatch:
     def finalize(self) -> None:
         """Leave the loop: give back a batch half gathered, put the final iterate into the model."""
         self._engine.abandon()
-        self._step.give_up_forks()
+        self.forks.give_up()
         self.update.finalize()
         give_gradients_back(self._given, self.ranks)
 
@@ -284,11 +282,7 @@ class AutoBatch:
         return self._step.clip_once(self._engine.current.batch, max_norm)
 
     def handle_oom(self, error: BaseException) -> None:
-        """The micro-batch just yielded ran out of memory: restart the batch with smaller micro-batches.
-
-            except (RuntimeError, MemoryError) as error:
-                auto.handle_oom(error)
-                continue
+        """The micro-batch just yielded ran out of memory: restart the batch with smaller ones; then `continue`.
 
         Raises:
             BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.

@@ -54,10 +54,10 @@ class Decide:
         self._pending: Any = None
         self.knows_time = False  # whether the rules have been told the time of a step
 
-    @property
-    def timed(self) -> bool:
-        """Whether a rule asks for it."""
-        return self._timer is not None
+    def sized(self, steps: int) -> bool:
+        """Whether the batch size is settled, as far as it rests on the time of a step, after so many steps."""
+        timer = self._timer
+        return timer is None or self.knows_time or (steps > 0 and not timer.pending and timer.fit() is None)
 
     def start(self, plan: Plan) -> tuple[Decision, Decision]:
         """The first batch size and the first learning rate."""

@@ -176,13 +176,11 @@ class Engine:
             step.update_.begin(step.run.steps)
             if not step.forks.begin(lambda: step.run.outlook(step.timer.present())):
                 step.give_up_forks()
-        forks = step.forks
+        forks, number, size = step.forks, step.run.steps + ahead, step.run.batch_size
         if forks.judging:
             batch = step.batcher.judge(forks.samples)
         else:
-            batch = step.batcher.begin(
-                step.run.steps + ahead, step.run.batch_size, ahead or forks.active, measured=forks.first_turn
-            )
+            batch = step.batcher.begin(number, size, ahead or forks.active, measured=forks.first_turn)
         batch.decided_step = step.run.decided_step
         if not ahead:
             self._snapshot.note()

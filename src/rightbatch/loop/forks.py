@@ -249,6 +249,10 @@ class Forks:
     def _parameters(self) -> list[Tensor]:
         return [p.detach() for p in self._held]
 
+    @property
+    def _optimized(self) -> list[Tensor]:
+        return [p for group in self._update.optimizer.param_groups for p in group["params"]]
+
     @torch.no_grad()
     def _copy(self) -> Fork:
         """A fork of the state in the model."""
@@ -292,7 +296,7 @@ class Forks:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to continue bit for bit."""
-        held = [p for group in self._update.optimizer.param_groups for p in group["params"]]
+        held = self._optimized
         forks = [
             {
                 "parameters": fork.parameters,
@@ -326,33 +330,36 @@ class Forks:
         self._round = None if saved is None else Round(tuple(saved[0]), saved[1], saved[2])
         self._update.forking = self._round is not None
         self._held = list(self._gradients.parameters)
-        self._forks = [self._restored(fork) for fork in state["forks"]]
+        own = self._parameters, list(self._model.buffers()), self._optimized
+        self._forks = [_restored(fork, *own) for fork in state["forks"]]
         if self._forks:
             self._load(self._turn)
 
-    def _restored(self, saved: Mapping[str, Any]) -> Fork:
-        held = [p for group in self._update.optimizer.param_groups for p in group["params"]]
-        like = self._parameters
 
-        def entry(value: Any, parameter: Tensor) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return shard_like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
+def _restored(
+    saved: Mapping[str, Any], parameters: list[Tensor], buffers: list[Tensor], optimized: list[Tensor]
+) -> Fork:
+    """A fork as it was saved, spread and placed as the model's own tensors are."""
 
-        state = {
-            p: {name: entry(value, p) for name, value in kept.items()}
-            for p, kept in zip(held, saved["state"], strict=True)
-            if kept is not None
-        }
-        return Fork(
-            [entry(p, own) for p, own in zip(saved["parameters"], like, strict=True)],
-            [b.to(own.device).clone() for b, own in zip(saved["buffers"], self._model.buffers(), strict=True)],
-            [entry(p, own) for p, own in zip(saved["average"], like, strict=True)],
-            state,
-            copied(saved["settings"]),
-            saved["steps"],
-            saved["failed"],
-        )
+    def entry(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return shard_like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
+
+    state = {
+        p: {name: entry(value, p) for name, value in kept.items()}
+        for p, kept in zip(optimized, saved["state"], strict=True)
+        if kept is not None
+    }
+    return Fork(
+        [entry(p, own) for p, own in zip(saved["parameters"], parameters, strict=True)],
+        [b.to(own.device).clone() for b, own in zip(saved["buffers"], buffers, strict=True)],
+        [entry(p, own) for p, own in zip(saved["average"], parameters, strict=True)],
+        state,
+        copied(saved["settings"]),
+        saved["steps"],
+        saved["failed"],
+    )
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

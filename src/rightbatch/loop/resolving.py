@@ -43,8 +43,9 @@ def resolve(batch_size: object, lr: object, initial: int | None = None) -> tuple
     rate = Tournament() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
     if size is None:
         auto = _auto(rate)
-        sweet = isinstance(auto, SweetSpot) and initial is not None
-        return (replace(auto, initial=initial) if sweet else auto), rate
+        if isinstance(auto, SweetSpot) and initial is not None:
+            auto = replace(auto, initial=initial)
+        return auto, rate
     return _around(size, _auto(rate)), rate
 
 

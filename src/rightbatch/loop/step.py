@@ -99,10 +99,9 @@ class Step:
         self._forks_decided(self.forks.give_up())
 
     def _forks_decided(self, decision: Decision | None) -> None:
-        if decision is None:
-            return
-        self.update_.set_lr(decision.lr)
-        self.report.lr(decision)
+        if decision is not None:
+            self.update_.set_lr(decision.lr)
+            self.report.lr(decision)
 
     # Gather and measure.
 
@@ -137,9 +136,7 @@ class Step:
         return self.decide_.context(self.run, batch, totals, measurement, grew)
 
     def decide(self, context: StepContext) -> Decision:
-        if self.forks.active:
-            return Decision()
-        return self.decide_.batch_size(context)
+        return Decision() if self.forks.active else self.decide_.batch_size(context)
 
     def enlarge(self, batch: BatchAccumulator, decision: Decision) -> bool:
         """Draw the samples the rule still wants for this very step; False if it wants none, or there are none."""

@@ -16,7 +16,11 @@ def step_time(half: float, per_sample_s: float = 1e-3) -> StepTime:
 
 def context(half: float, epochs: int | None = None, noise: float | None = None, n: int = 100_000) -> StepContext:
     total = None if epochs is None else epochs * n
-    estimate = None if noise is None else NoiseEstimate(noise, 1.0, noise, noise / 2, noise * 2, StandardErrors(0.1, 0.1, 0.1), 9)
+    estimate = (
+        None
+        if noise is None
+        else NoiseEstimate(noise, 1.0, noise, noise / 2, noise * 2, StandardErrors(0.1, 0.1, 0.1), 9)
+    )
     return StepContext(
         9, 0, 64, n, 1.0, 1.0, 0.1, noise=estimate, step_time=step_time(half), wanted=64, total_samples=total
     )

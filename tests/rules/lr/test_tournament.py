@@ -56,7 +56,7 @@ def test_short_runs_have_short_rounds(left: float | None, steps: tuple[int, int]
 
 def test_the_worst_is_dropped_then_the_best_wins() -> None:
     rule, (_, state) = Tournament(), Tournament().start(PLAN)
-    large, small, middle = state.lrs
+    large, _, middle = state.lrs
     _, kept, state = rule.judged((0.5, 0.9, 0.7), state)
     assert kept == (2, 0) and state.lrs == (middle, large)  # the best takes its turn last
     decision, kept, state = rule.judged((0.3, 0.4), state)
