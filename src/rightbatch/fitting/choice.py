@@ -30,8 +30,8 @@ class IterateChoice:
         few = valid is None or len(valid) <= CHOICE_SAMPLES
         self._samples = valid if few else Sample(valid, CHOICE_SAMPLES)  # type: ignore[arg-type]
 
-    def make(self) -> dict[str, float]:
-        """Choose, and report the loss of the last iterate to the rules.
+    def make(self, reports: bool) -> dict[str, float]:
+        """Choose, and with `reports` tell the rules the loss of the last iterate.
 
         Returns:
             What the evaluation of the iterate chosen on all validation data has found; empty if that was not made.
@@ -44,5 +44,6 @@ class IterateChoice:
             with update.averaged(name):
                 found[name] = self._evaluated(self._samples)
         update.shipped = min(found, key=lambda name: self._cost(found[name]))
-        self._auto.report_validation(found[LAST]["loss"])
+        if reports:
+            self._auto.report_validation(found[LAST]["loss"])
         return found[update.shipped] if self._samples is self._valid else {}

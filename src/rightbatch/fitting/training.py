@@ -160,7 +160,7 @@ class Training:
             with interruption.watched():
                 stopped = self._loop(interruption)
                 if self.evaluated_step != self.auto.steps or not self.prepared.valid:
-                    self._evaluate()
+                    self._evaluate(reports=False)  # a run that is resumed has not seen it
                 self._checkpoint()
         except KeyboardInterrupt:
             stopped = "interrupted"
@@ -204,7 +204,7 @@ class Training:
             found = self.prepared.loss(self.model, batch)
             return found.loss, found.weight
 
-    def _evaluate(self) -> str:
+    def _evaluate(self, reports: bool = True) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
         auto = self.auto
         while self.next_evaluation <= auto.samples:
@@ -213,7 +213,7 @@ class Training:
         self.recorder.timing(auto.steps, auto.samples, auto.timer.points(), auto.timer.present())
         if self.prepared.valid is None:
             return ""
-        found = self.choice.make()
+        found = self.choice.make(reports)
         with auto.averaged():
             if auto.update.averages:
                 self._refresh_batch_norm()
