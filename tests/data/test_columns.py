@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rightbatch.data import BatchStream, Source, as_source, blocks, hold_out, load, opening
+from rightbatch.data import BatchStream, Source, blocks, hold_out, load, opening
 from rightbatch.data.formats.column_source import ColumnSource
 from rightbatch.errors import DataError, InputError
 
@@ -22,6 +22,11 @@ A, B, Y = RANDOM.normal(size=N), RANDOM.integers(0, 9, N), np.arange(N) % 3
 TABLE = pa.table({"a": A, "y": Y, "b": B, "flag": Y == 1})
 X = np.stack([A, B, Y == 1], 1).astype(np.float32)
 Writer = Callable[[Path, Any, int], Path]
+
+
+def as_source(data: Any, **options: Any) -> Any:
+    """The numbers as they are in the file."""
+    return opening.as_source(data, **{"standardize": False, **options})
 
 
 def parquet(path: Path, table: Any, rows: int) -> Path:
@@ -117,6 +122,8 @@ def test_targets_mean_what_they_mean_in_a_small_table(tmp_path: Path, write: Wri
     rows = torch.arange(N)
     assert torch.equal(found.fetch(rows)[1], expected.fetch(rows)[1])
     assert (found.y_dtype, found.y_range) == (expected.y_dtype, expected.y_range)
+    assert found.preprocessing.classes == expected.preprocessing.classes
+    assert found.preprocessing.table == expected.preprocessing.table
     assert found.notes[1:] == expected.notes
 
 
@@ -222,18 +229,25 @@ def test_each_sample_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"name": ["x"] * N, "y": Y}, r"the columns name are not numeric: drop them with text='drop'"),
+        ({"name": ["2026-01-02"] * N, "y": Y}, r"the column name has dates .*text=\{'name': 'drop'\}"),
+        (
+            {"name": [f"n{i}" for i in range(N)], "y": Y},
+            r"the column name has another text in every row, .*text=\{'name': 'codes'\}",
+        ),
+        ({"a": A, "y": [f"t{i}" for i in range(N)]}, "the target y has 100 in 100 rows distinct texts"),
+        ({"a": A, "y": [f"{i},50" for i in range(N)]}, r"the target y has numbers written as text, .*decimal=','"),
+        ({"when": pa.array([0] * N, pa.timestamp("s")), "y": Y}, r"the column when has timestamp.*text=\{'when'"),
         ({"y": Y}, "no feature columns are left"),
         ({"a": A}, "name the column|no column 'y'; columns: a"),
         ({"a": A, "y": pa.array([None] * N, pa.float32())}, "missing"),
         ({"a": A, "y": [b"x"] * N}, "target y has type binary"),
-        ({"a": A, "y": [f"t{i}" for i in range(N)] * 1}, None),
+        ({"a": A, "y": [f"t{i // 2}" for i in range(N)]}, None),
     ],
 )
 def test_tables_refused(tmp_path: Path, write: Writer, columns: dict[str, Any], message: str | None) -> None:
     path = write(tmp_path / "set", pa.table(columns), 9)
     if message is None:
-        assert as_source(path, target="y").classes == N
+        assert as_source(path, target="y").classes == N // 2
         return
     with pytest.raises(DataError, match=message):
         as_source(path, target="y")
@@ -245,9 +259,9 @@ def test_tables_refused(tmp_path: Path, write: Writer, columns: dict[str, Any], 
 def test_text_can_be_dropped(tmp_path: Path, write: Writer) -> None:
     path = write(tmp_path / "set", TABLE.append_column("name", [["x"] * N]), 9)
     source = as_source(path, target="y", text="drop")
-    assert np.array_equal(source.fetch(torch.arange(N))[0], X) and "dropped the text columns name" in source.describe()
+    assert np.array_equal(source.fetch(torch.arange(N))[0], X) and "dropped the columns name" in source.describe()
     with pytest.raises(DataError, match="the columns name are not numeric"):
-        as_source(path, target="y", text="ordinal")
+        as_source(path, target="y", text="error")
     with pytest.raises(DataError, match="missing='mean' is not supported"):
         as_source(path, target="y", text="drop", missing="mean")
     with pytest.raises(InputError, match="text='ignore' is not supported"):

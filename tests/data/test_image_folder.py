@@ -52,15 +52,17 @@ def test_train_and_val(tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "test" / "bird").rename(tmp_path / "test" / "dog")
     written(tmp_path / "test", PIXELS[:1, :2], ("dog",))
-    with pytest.raises(DataError, match=r"have the shape \[3, 2, 5\], those in .* \[3, 4, 5\]"):
+    with pytest.raises(DataError, match=r"have the shape \[3, 2, 5\], those for training \[3, 4, 5\]"):
         load(tmp_path)
 
 
-def test_grey_or_colour_by_the_first(tmp_path: Path) -> None:
+def test_grey_only_if_all_are(tmp_path: Path) -> None:
     grey = PIXELS[..., 0]
-    source = as_source(written(tmp_path / "grey", [grey[0], PIXELS[1]], ("a",)))
+    source = as_source(written(tmp_path / "grey", [grey[0], grey[1]], ("a",)))
     assert source.x_shape == (1, 4, 5)
     assert torch.equal(source.fetch(torch.tensor([0, 1]))[0][0, 0], torch.from_numpy(grey[0]) * (1 / 255))
+    source = as_source(written(tmp_path / "first", [grey[0], PIXELS[1]], ("a",)))
+    assert source.x_shape == (3, 4, 5) and "1 of 2 images are grey" in source.describe()
     source = as_source(written(tmp_path / "colour", [PIXELS[0], grey[1]], ("a",)))
     x, _ = source.fetch(torch.tensor([1]))
     assert torch.equal(x[0], (torch.from_numpy(grey[1]) * (1 / 255)).expand(3, 4, 5))
@@ -68,12 +70,12 @@ def test_grey_or_colour_by_the_first(tmp_path: Path) -> None:
 
 def test_sizes(tmp_path: Path) -> None:
     folder = written(tmp_path / "set", [PIXELS[0], PIXELS[1, :3]], ("a",))
-    with pytest.raises(DataError, match=r"1\.png has 3 x 5 pixels, .*0\.png has 4 x 5: resize .*size="):
+    with pytest.raises(DataError, match=r"1\.png has 3 x 5 pixels, .*0\.png has 4 x 5: .*size='3' .*size='crop:3'"):
         as_source(folder).fetch(torch.tensor([1]))
     assert ImageFolder(folder, size=(2, 7)).fetch(torch.arange(2))[0].shape == (2, 3, 2, 7)
     source = ImageFolder(folder, size=8)
     assert source.x_shape == (3, 8, 8) and "resized to 8 x 8" in source.describe()
-    for size in (0, (1, 2, 3), "8", (2.5, 3)):
+    for size in (0, (1, 2, 3), "8by8", "fit:8", (2.5, 3)):
         with pytest.raises(InputError, match="size must be one or two whole numbers"):
             ImageFolder(folder, size=size)  # type: ignore[arg-type]
 

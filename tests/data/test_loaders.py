@@ -174,12 +174,13 @@ def test_each_draw_is_used_once_and_counted_in_training() -> None:
     wanted = [row for rows in epochs(source, seed=0) for row in rows]
     model, seen = nn.Linear(1, 1), []
     auto = rightbatch.AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), loader, batch_size="auto")
-    assert auto.batch_size == 10 and auto.train_samples == 400
-    for _ in range(2):
-        for batch in auto:
-            seen += batch["row"].tolist()
-            auto.backward(model(batch["value"]).mean())
-            auto.step()
+    assert auto.batch_size == 10
+    auto = rightbatch.AutoBatch(model, torch.optim.SGD(model.parameters(), 0.1), loader, batch_size=7, epochs=2)
+    assert auto.train_samples == 400
+    for batch in auto:
+        seen += batch["row"].tolist()
+        auto.backward(model(batch["value"]).mean())
+        auto.step()
     assert Counter(seen) == Counter(wanted) and auto.samples == 800
 
 

@@ -27,6 +27,7 @@ from rightbatch.data import (
 from rightbatch.data.formats import npy_rows
 from rightbatch.data.formats.column_source import ColumnSource
 from rightbatch.data.formats.memory_map import MemoryMapSource
+from rightbatch.data.prepared import PreparedSource
 from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.record import verify_ledger
 
@@ -59,7 +60,8 @@ def table(folder: Path) -> Any:
     columns = {f"x{i}": X[:, i] for i in range(4)}
     pq.write_table(pa.table({**columns, "y": Y}), folder / "set.parquet", row_group_size=10)
     source = as_source(folder / "set.parquet", target="y")
-    assert isinstance(source, ColumnSource) and (len(source.block_ends), source.window) == (12, 3)
+    assert isinstance(source, PreparedSource) and isinstance(source.raw, ColumnSource)
+    assert (len(source.block_ends), source.window) == (12, 3)
     return source
 
 

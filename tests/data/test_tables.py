@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rightbatch.data import as_source, load
+from rightbatch.data import load, opening
 from rightbatch.errors import DataError, InputError, MissingExtraError
 
 FRAME = pd.DataFrame(
@@ -23,7 +23,12 @@ FRAME = pd.DataFrame(
 )
 
 
-@pytest.fixture(params=["csv", "csv.gz", "parquet"])
+def as_source(data: Any, **options: Any) -> Any:
+    """The numbers as they are in the file."""
+    return opening.as_source(data, **{"standardize": False, **options})
+
+
+@pytest.fixture(params=["csv", "csv.gz", "tsv", "parquet"])
 def table(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """Writes a frame to a file of each format."""
 
@@ -32,7 +37,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         if request.param == "parquet":
             frame.to_parquet(path)
         else:
-            frame.to_csv(path, index=False)
+            frame.to_csv(path, index=False, sep="\t" if request.param == "tsv" else ",")
         return path
 
     return write
@@ -52,14 +57,19 @@ def test_numbers(table: Any) -> None:
 
 def test_text_columns(table: Any) -> None:
     path = table(FRAME[["size", "town", "kind"]])
-    with pytest.raises(DataError, match=r"the columns town are not numeric: .*text='drop'.*text='ordinal'"):
-        as_source(path, target="kind")
+    with pytest.raises(DataError, match=r"the columns town are not numeric: .*text='drop'.*text='codes'"):
+        as_source(path, target="kind", text="error")
     dropped = as_source(path, target="kind", text="drop")
-    assert everything(dropped)[0] == [[1], [2], [3], [4]] and "dropped the text columns town" in dropped.describe()
-    coded = as_source(path, target="kind", text="ordinal")
-    assert (
-        everything(coded)[0] == [[1, 2], [2, 0], [3, 2], [4, 1]] and "numbered the values of town" in coded.describe()
-    )
+    assert everything(dropped)[0] == [[1], [2], [3], [4]] and "dropped the columns town" in dropped.describe()
+    coded = as_source(path, target="kind", text="codes")
+    assert everything(coded)[0] == [[1, 2], [2, 0], [3, 2], [4, 1]]
+    assert "numbered: the 3 values of town" in coded.describe()
+    hot = [[1, 0, 0, 1], [2, 1, 0, 0], [3, 0, 0, 1], [4, 0, 1, 0]]
+    for text in ("auto", "one-hot", {"town": "one-hot"}):
+        assert everything(as_source(path, target="kind", text=text))[0] == hot
+    assert everything(as_source(path, target="kind", text={"size": "drop"}))[0] == [row[1:] for row in hot]
+    chosen = as_source(path, target="kind", text={"size": "one-hot", "town": "drop"})
+    assert everything(chosen)[0] == np.eye(4).tolist()
 
 
 def test_text_targets_are_classes(table: Any) -> None:
@@ -72,7 +82,10 @@ def test_missing_values(table: Any) -> None:
     with pytest.raises(DataError, match=r"missing in weight \(1\): .*missing='drop'.*missing='mean'"):
         as_source(path, target="kind")
     dropped = as_source(path, target="kind", missing="drop")
-    assert everything(dropped) == ([[1, 0.5], [2, 1.5], [4, 2.5]], [0, 1, 0]) and "dropped 1 rows" in dropped.describe()
+    assert (
+        everything(dropped) == ([[1, 0.5], [2, 1.5], [4, 2.5]], [0, 1, 0])
+        and "dropped 1 of 4 rows" in dropped.describe()
+    )
     filled = as_source(path, target="kind", missing="mean")
     assert everything(filled)[0][2] == [3, 1.5] and "filled in: weight" in filled.describe()
 
@@ -80,9 +93,9 @@ def test_missing_values(table: Any) -> None:
 def test_missing_text_gets_a_number_of_its_own(table: Any) -> None:
     frame = FRAME[["town", "kind"]].assign(town=["Ulm", None, "Bonn", "Ulm"])
     with pytest.raises(DataError, match=r"missing in town \(1\)"):
-        as_source(table(frame), target="kind", text="ordinal")
-    assert everything(as_source(table(frame), target="kind", text="ordinal", missing="mean"))[0] == [[1], [2], [0], [1]]
-    assert everything(as_source(table(frame), target="kind", text="ordinal", missing="drop"))[0] == [[1], [0], [1]]
+        as_source(table(frame), target="kind", text="codes")
+    assert everything(as_source(table(frame), target="kind", text="codes", missing="mean"))[0] == [[1], [2], [0], [1]]
+    assert everything(as_source(table(frame), target="kind", text="codes", missing="drop"))[0] == [[1], [0], [1]]
 
 
 def test_a_missing_target_is_never_filled_in(table: Any) -> None:
@@ -127,13 +140,13 @@ def test_other_tables_refused(table: Any) -> None:
         as_source(table(FRAME[["size", "price"]].iloc[:0].astype(float)), target="price", text="drop")
     with pytest.raises(DataError, match=r"table\..*: x has 1 NaN or infinite value, the first in row 1"):
         as_source(table(FRAME[["size", "price"]].assign(size=[1, np.inf, 3, 4])), target="price")
-    with pytest.raises(InputError, match="text='keep' is not supported: use one of error, drop, ordinal"):
+    with pytest.raises(InputError, match="text='keep' is not supported: use one of auto, error, one-hot, codes, drop"):
         as_source(table(FRAME), target="price", text="keep")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="missing='zero' is not supported"):
         as_source(table(FRAME), target="price", missing="zero")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv", "parquet"])
 def test_damaged_tables(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table.{suffix}"
     for content in (b"", b"\x00\xff\xfe\x80" * 50, b'a,b\n1,2\n3,4,5,6\n"x'):
@@ -152,8 +165,8 @@ def test_without_pandas_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_real_housing(data_dir: Path) -> None:
     path = data_dir / "regression" / "california_housing.csv"
     with pytest.raises(DataError, match="ocean_proximity"):
-        load(path, target="median_house_value")
+        load(path, target="median_house_value", text="error")
     with pytest.raises(DataError, match=r"total_bedrooms \(207\)"):
         load(path, target="median_house_value", text="drop")
-    splits = load(path, target="median_house_value", text="ordinal", missing="drop")
+    splits = load(path, target="median_house_value", text="codes", missing="drop")
     assert (len(splits.train), splits.train.x_shape, splits.name) == (20640 - 207, (9,), "california_housing")

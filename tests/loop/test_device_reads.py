@@ -57,9 +57,8 @@ def test_a_step_reads_the_device_once(layers: int, settings: dict[str, Any], pac
         for x, y in auto:
             auto.backward(F.cross_entropy(model(x), y))
             auto.step()
-    split = "micro_batch" in settings  # where a change of the gradient by others would be wrong, it is looked for
     assert auto.steps == STEPS and reads.count == 0
-    assert len([size for size in packed if size]) == (2 if split else 1) * STEPS
+    assert len([size for size in packed if size]) == STEPS
 
 
 def test_fit_reads_it_once_a_step_too(packed: list[int]) -> None:

@@ -18,17 +18,22 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
 from .collating import Collate
-from .formats.column_source import ColumnSource
+from .formats.column_source import column_source
 from .formats.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
 from .formats.columns import is_list
 from .formats.folders import FOLDERS, folder_sources
+from .formats.labels import label_names
 from .formats.memory_map import MemoryMapSource, memory_map_source
 from .formats.npz import npz_source
-from .formats.tables import Missing, Text, table_source
+from .formats.options import FileOptions, Missing, Size, TextChoice
+from .formats.table_reading import TEXT_SUFFIXES
+from .formats.tables import table_source
 from .loaders import loader_source
 from .map_style import DatasetSource, NestRows, dataset_source
 from .nest import is_container
 from .nest_source import NestSource, is_sparse, nest_source
+from .prepared import PreparedSource, prepared_alike, standardized
+from .preprocessing import Preprocessing
 from .source import NEEDED, Source, require_map_style
 from .split import hold_out
 from .synthetic import blobs, quadratic
@@ -39,8 +44,8 @@ TEST_FRACTION = 0.2
 WHOLE_BYTES = 2**28  # larger Parquet files are read on demand
 FORMS = (
     "tensors or arrays with the samples in the first dimension, as a pair (x, y), a mapping or another nest; a "
-    "map-style torch Dataset, a DataLoader or a list of samples; a path: .npz, .csv, .parquet, .arrow, a pair of .npy "
-    f"files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
+    "map-style torch Dataset, a DataLoader or a list of samples; a path: .npz, .csv, .tsv, .parquet, .arrow, a pair of "
+    f".npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
 )
 
 
@@ -58,8 +63,13 @@ def as_source(
     *,
     collate: Collate | None = None,
     target: str | None = None,
-    text: Text = "error",
+    text: TextChoice = "auto",
     missing: Missing = "error",
+    separator: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    standardize: bool | None = None,
+    size: Size | None = None,
 ) -> Source:
     """Check data and convert them to a source.
 
@@ -67,20 +77,38 @@ def as_source(
         data: a nest (pair, tuple, mapping, dataclass) of tensors, arrays, memory maps, scipy sparse matrices and lists
             of texts, with the samples in the first dimension; a pair of paths of `.npy` files; a map-style torch
             `Dataset`, Hugging Face `Dataset` or list of samples; a `DataLoader`, whose data set, collate function,
-            sampler and workers are taken over; the path of an `.npz`, CSV, Parquet or Arrow file, or of a folder, whose
-            training part is used; or a source. A folder contains x.npy and y.npy, shards of them (x-00000.npy,
-            y-00000.npy, ...), IDX files, Parquet or Arrow files, a data set saved by the package datasets, or one
-            folder of images per class.
+            sampler and workers are taken over; the path of an `.npz`, CSV, TSV, Parquet or Arrow file, or of a folder,
+            whose training part is used; or a source. A folder contains x.npy and y.npy, shards of them (x-00000.npy,
+            y-00000.npy, ...), IDX files, Parquet or Arrow files, a data set saved by the package datasets, one folder
+            of images per class, or images with a table of their labels.
         collate: function from a list of samples to a batch, for samples that cannot be stacked.
         target: the key or the column to predict, for `.npz` and tables.
-        text: text columns of tables: "error", "drop" the columns, or "ordinal" to number their values.
-        missing: missing values of tables: "error", "drop" the rows, or fill in the "mean". Tables larger than memory
-            are read on demand and support neither "ordinal" nor "drop" of rows nor "mean".
+        text: text columns of tables. "auto" makes one input of each value of a column with fewer than 20, and raises an
+            error for others; "one-hot" does so up to 1,000 values; "codes" numbers the values in sorted order; "drop"
+            drops the columns; "error" raises an error. Or a mapping of columns to these choices; a column that it
+            names, text or not, is treated as it says.
+        missing: missing values of tables: "error", "drop" the rows, or fill in the "mean" of the training part. Tables
+            larger than memory are read on demand and support only "error".
+        separator: between the columns of a text file (default: a comma, and a tab in `.tsv`).
+        decimal: "." or ",": numbers may have thousands separators, percent signs and currencies, and this decimal sign.
+            By default these raise an error.
+        encoding: of a text file (default: UTF-8).
+        standardize: subtract the mean of each input and divide by its deviation, both of the training part: once the
+            data are split, of the part that is not held out. Default: yes for the numbers of tables, no for other data.
+        size: of images: one number, (height, width) or text such as "64x48" to resize them, or "crop:64" to cut out
+            their centre.
 
     Raises:
         DataError: the data are invalid; the message states why and what to do.
+        InputError: an option that is not allowed.
         MissingExtraError: a table requires pandas or pyarrow, which is not installed.
     """
+    options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
+    source = _as_source(data, options, collate)
+    return standardized(source) if standardize else source
+
+
+def _as_source(data: object, options: FileOptions, collate: Collate | None) -> Source:
     if isinstance(data, DataLoader):
         return loader_source(data, collate)
     if collate is not None and not isinstance(data, str | PathLike | Source | IterableDataset | Iterator):
@@ -88,7 +116,7 @@ def as_source(
     if collate is not None:
         raise DataError(f"collate= does not apply to a {type(data).__name__}: pass a data set, a loader or a nest")
     if isinstance(data, (str, PathLike)):
-        return _open(Path(fspath(data)), target, text, missing)[0]
+        return _open(Path(fspath(data)), options)[0]
     if isinstance(data, Source):
         _require_described(data)
         return data
@@ -157,7 +185,8 @@ def with_workers(
         raise DataError(
             "these data are read in blocks, and every worker would read all blocks: pass them without workers"
         )
-    if isinstance(source, TensorSource | NestSource | WorkerSource):
+    raw = source.raw if isinstance(source, PreparedSource) else source
+    if isinstance(raw, TensorSource | NestSource | WorkerSource):
         return source
     return WorkerSource(source, workers, method)
 
@@ -167,8 +196,13 @@ def load(
     *,
     target: str | None = None,
     seed: int = 0,
-    text: Text = "error",
+    text: TextChoice = "auto",
     missing: Missing = "error",
+    separator: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    standardize: bool | None = None,
+    size: Size | None = None,
 ) -> Splits:
     """Load a built-in data set by name, or any path that `as_source` reads.
 
@@ -177,8 +211,13 @@ def load(
             published experiment; the first half for training, the second for testing), "quadratic", or a path.
         target: see `as_source`.
         seed: seed of the split of digits and blobs: 80 % for training, 20 % for testing.
-        text: see `as_source`.
+        text: see `as_source`; so are the options below.
         missing: see `as_source`.
+        separator: see `as_source`.
+        decimal: see `as_source`.
+        encoding: see `as_source`.
+        standardize: see `as_source`.
+        size: see `as_source`.
 
     Raises:
         DataError: neither a built-in name nor an existing path, or invalid data.
@@ -195,13 +234,17 @@ def load(
             return Splits(*_three_blobs(), "three-blobs")
         case "quadratic":
             return Splits(quadratic().source, None, "quadratic")
+    options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
     path = Path(fspath(name))
     if not path.exists():
         raise DataError(
             f"no data set, file or folder {str(name)!r}; built-in data sets: {', '.join(BUILT_IN)}"
             f"{_nearby(path, BUILT_IN)}"
         )
-    return Splits(*_open(path, target, text, missing), path.resolve().name.split(".")[0])
+    source, other = _open(path, options)
+    source = standardized(source) if standardize else source
+    held_out = None if other is None else prepared_alike(source, other, "test")
+    return Splits(source, held_out, path.resolve().name.split(".")[0])
 
 
 def _digits() -> TensorSource:
@@ -229,26 +272,33 @@ def _scikit_learn(name: str) -> Any:
 def _pair(x: Any, y: Any) -> Source:
     if isinstance(x, (str, PathLike)) and isinstance(y, (str, PathLike)):
         return memory_map_source(Path(fspath(x)), Path(fspath(y)))
+    named = label_names(y)
+    if named is not None:
+        return PreparedSource(_pair_of(x, named.values, named.notes), Preprocessing(named.names))
+    return _pair_of(x, y)
+
+
+def _pair_of(x: Any, y: Any, notes: tuple[str, ...] = ()) -> Source:
     if isinstance(x, np.memmap) and not is_container(y):
         return MemoryMapSource(x, np.asarray(y))
     if is_container(x) or is_container(y) or is_sparse(x):
-        return nest_source((x, y))
-    return array_source(x, y)
+        return nest_source((x, y), notes)
+    return array_source(x, y, notes)
 
 
-def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple[Source, Source | None]:
+def _open(path: Path, options: FileOptions) -> tuple[Source, Source | None]:
     """Open a path by its format; the second source is the test part, if the format has one."""
     if not path.exists():
         raise DataError(f"{path} does not exist{_nearby(path)}")
     if path.is_dir():
-        return folder_sources(path, target, text, missing)
+        return folder_sources(path, options)
     kind = path.name.lower()
     if kind.endswith(".npz"):
-        return npz_source(path, target), None
-    if kind.endswith((".csv", ".csv.gz")):
-        return table_source(path, target, text, missing), None
+        return npz_source(path, options.target), None
+    if kind.endswith(TEXT_SUFFIXES):
+        return table_source(path, options), None
     if kind.endswith((*PARQUET_SUFFIXES, *ARROW_SUFFIXES)):
-        return _columnar(path, target, text, missing), None
+        return _columnar(path, options), None
     if kind.endswith(".npy"):
         raise DataError(f"{path} contains a single array without targets: pass a pair of paths (x.npy, y.npy)")
     if "-ubyte" in kind:
@@ -256,12 +306,12 @@ def _open(path: Path, target: str | None, text: Text, missing: Missing) -> tuple
     raise DataError(f"{path} has an unknown format: pass {FORMS}")
 
 
-def _columnar(path: Path, target: str | None, text: Text, missing: Missing) -> Source:
+def _columnar(path: Path, options: FileOptions) -> Source:
     """Read a small Parquet file completely, larger ones and Arrow files on demand."""
     file = open_columnar(path)
     if isinstance(file, ParquetFile) and file.bytes <= WHOLE_BYTES and not any(is_list(f.type) for f in file.schema):
-        return table_source(path, target, text, missing)
-    return ColumnSource([file], target, text, missing)
+        return table_source(path, options)
+    return column_source([file], options)
 
 
 def _nearby(path: Path, names: tuple[str, ...] = ()) -> str:

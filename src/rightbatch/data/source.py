@@ -13,6 +13,7 @@ from ..errors import DataError
 from .block_order import BlockOrder
 from .nest import LazyRows, describe_form
 from .order import Indices, Order, mixed_seed
+from .preprocessing import Preprocessing
 
 NEEDED = ("x_shape", "x_dtype", "y_shape", "y_dtype")  # attributes of every source of pairs
 
@@ -197,6 +198,11 @@ class Source(ABC):
         """Number of classes, if targets are whole numbers from 0 and the largest is known."""
         return None if self.y_range is None or self.y_range[0] < 0 else self.y_range[1] + 1
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was done to a file or to labels, stored with a model for new files; None if nothing was."""
+        return None
+
     def describe(self) -> str:
         """One line of text: number of samples, shapes, types and conversions."""
         parts = [f"{len(self):,} samples", self.form]
@@ -224,6 +230,11 @@ class SourceWrapper(Source):
     def collate(self, items: list[Any]) -> Any:
         """Make a batch of samples from `items`."""
         return self._source.collate(items)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the wrapped source."""
+        return self._source.preprocessing
 
 
 def require_map_style(source: Source, use: str) -> None:

@@ -14,6 +14,7 @@ from .arrays import TensorSource
 from .drawn import DrawnSource
 from .nest_source import NestSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
+from .prepared import PreparedSource
 from .source import Source, SourceWrapper, require_map_style
 from .workers.source import WorkerSource
 
@@ -163,6 +164,8 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
         held = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
         valid, train = (select(source.source, part) for part in (rows[:held], rows[held:]))
         return DrawnSource(train, source.draws.restricted(rows[held:])), valid
+    if isinstance(source, PreparedSource):
+        return source.parts(*hold_out(source.raw, fraction, seed))
     if isinstance(source, WorkerSource):
         train, valid = source.parts(*hold_out(source.source, fraction, seed))
         return train, valid

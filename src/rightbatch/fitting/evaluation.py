@@ -139,6 +139,11 @@ def evaluate(
         return Tally.result([row[:-1] for row in rows]) | metrics.results(ranks)
 
 
+def normalizes_batches(model: nn.Module) -> bool:
+    """Whether the model has BatchNorm layers."""
+    return any(isinstance(module, _BATCH_NORMS) for module in model.modules())
+
+
 def refresh_batch_norm(
     model: nn.Module,
     source: Source,

@@ -116,7 +116,7 @@ def fit(
         resume: resume the run in `run_dir`, if there is one; changed settings are taken, and reported.
         callbacks: objects of `rightbatch.Callback` that listen to the run.
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
-        checkpoint_every: maximum seconds between checkpoints; there is one at each evaluation too.
+        checkpoint_every: maximum seconds between checkpoints; they also follow evaluations, for 2 % of the time.
 
     Raises:
         InputError: unusable data, model, loss or settings; nothing has been changed then.

@@ -23,7 +23,8 @@ from ..record.events import EVALUATION_FIELDS
 from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
-from .evaluation import CHUNK_SAMPLES, evaluate, refresh_batch_norm
+from .checkpoint_schedule import CheckpointSchedule
+from .evaluation import CHUNK_SAMPLES, evaluate, normalizes_batches, refresh_batch_norm
 from .preparing import FitSettings, Prepared
 from .randomness import begin_at, random_states, seed_of, set_random_states
 from .recorder import Recorder, machine, now
@@ -93,8 +94,7 @@ class Training:
         self.recorder = recorder
         self.history = Rows()
         self.listeners = Callbacks([self.history, recorder, *given.callbacks])
-        self.checkpoint_every_s = given.checkpoint_every
-        self.checkpoint_due_s = perf_counter() + given.checkpoint_every
+        self.checkpoints = CheckpointSchedule(given.checkpoint_every)
         self.checkpointed = (-1, -1)
         self.devices = devices_of(auto.model)
         blocks = prepared.train.block_ends is not None
@@ -180,14 +180,12 @@ class Training:
                 continue
             if auto.step() and auto.samples >= self.next_evaluation:
                 reached = self._evaluate()
-                self._checkpoint()
+                self.checkpoints.ask()
                 if reached:
                     return reached
             if auto.steps == steps:
                 continue  # in the midst of a step the model may be at a trial point
-            asked, over, due = auto.sync.agreed(
-                interruption.asked, self.watch.seconds >= limit_s, perf_counter() >= self.checkpoint_due_s
-            )
+            asked, over, due = auto.sync.agreed(interruption.asked, self.watch.seconds >= limit_s, self.checkpoints.due)
             if due:
                 self._checkpoint()
             if over:
@@ -236,6 +234,8 @@ class Training:
         return evaluate(self.model, p.loss, source, self.device, self.ranks, limit, p.precision, p.metrics)
 
     def _refresh_batch_norm(self) -> None:
+        if not self.ranks.several and not normalizes_batches(self.model):
+            return
         work = partial(
             refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit, self.prepared.loss
         )
@@ -247,14 +247,14 @@ class Training:
 
     def _checkpoint(self) -> None:
         folder = self.recorder.folder
-        self.checkpoint_due_s = perf_counter() + self.checkpoint_every_s
+        started_s = self.checkpoints.now()
         at = (self.auto.steps, self.evaluated_step)
-        if at == self.checkpointed or not any(self.ranks.any(folder is not None)):
-            return
-        random = self.ranks.collect(random_states(self.devices))
-        states = self._states() if self.ranks.first or sharded_modules(self.model) else {}
-        self.ranks.on_first(lambda: self._save(random, states))
-        self.checkpointed = at
+        if at != self.checkpointed and any(self.ranks.any(folder is not None)):
+            random = self.ranks.collect(random_states(self.devices))
+            states = self._states() if self.ranks.first or sharded_modules(self.model) else {}
+            self.ranks.on_first(lambda: self._save(random, states))
+            self.checkpointed = at
+        self.checkpoints.saved(started_s)
 
     def _states(self) -> dict[str, Any]:
         """Of model and loop, in full; where the model is sharded all processes must ask for them."""

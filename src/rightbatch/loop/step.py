@@ -94,10 +94,10 @@ class Step:
         if math.isfinite(totals.norm2):
             failed = self.update_.divergence(totals.loss)
         elif self.update_.loss_scale.can_overflow:
-            return replace(totals, overflowed=True)
+            return totals._replace(overflowed=True)
         else:
             failed = NOT_FINITE
-        return replace(totals, failed=failed, loss=math.nan) if failed else totals
+        return totals._replace(failed=failed, loss=math.nan) if failed else totals
 
     def measure(self, batch: BatchAccumulator, totals: Totals) -> Measurement | None:
         if totals.overflowed or not totals.weight:

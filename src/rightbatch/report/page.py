@@ -19,7 +19,7 @@ from .summary import Fact, details, headline, last_noise, measurements, step_tim
 from .words import number, times
 
 if TYPE_CHECKING:
-    from .curves import Progress
+    from matplotlib.figure import Figure
 
 # At most this many of the decisions merged into one sentence are listed.
 _PARTS = 12
@@ -106,19 +106,26 @@ def _tiles(history: History) -> str:
 
 def _learning(history: History) -> str:
     """Loss, accuracy and metrics, in three tabs that work without a script."""
-    from .curves import PROGRESS
+    from .curves import PROGRESS, MovableFigure
+    from .drawing import inline_svg
 
     if not history.steps["step"] and not history.evaluations:
         return ""
-    tabs, panels, names = "", "", ["Loss"]
+    tabs, panels = "", ""
+    figures = {what: MovableFigure(figure) for what, figure in _curves(history).items()}
+    wide = len(figures) % 2 == 1  # the loss is as wide as two figures where that fills the rows
     for progress, label in PROGRESS.items():
         name = f'id="by-{progress}"' + (" checked" if not tabs else "")
         tabs += f'<input type="radio" name="progress" {name}><label for="by-{progress}">{label}</label>'
-        figures = _curves(history, progress)
-        names = [*figures]
-        shown = "".join(figures.values())
+        shown = ""
+        for what, figure in figures.items():
+            if progress != "samples":
+                figure.show_over(history, progress)
+            svg = inline_svg(figure.figure, f"{what} over {label}")
+            shown += _figure(svg, "wide" if wide and not shown else "")
         panels += f'<div class="panel{" pair" if len(figures) > 1 else ""}"><h3>Over {label}</h3>{shown}</div>'
-    title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    *names, last = figures
+    title = f"{', '.join(names)} and {last}" if names else last
     metrics = captions.METRICS if history.metrics else ""
     return _section(
         escape(title),
@@ -127,19 +134,16 @@ def _learning(history: History) -> str:
     )
 
 
-def _curves(history: History, progress: "Progress") -> dict[str, str]:
-    """The figures of one tab, by what they show; the loss is as wide as two where that fills the rows."""
-    from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure, metric_figure
-    from .drawing import inline_svg
+def _curves(history: History) -> "dict[str, Figure]":
+    """Figures over samples, by what they show."""
+    from .curves import accuracy_figure, evaluated, loss_figure, metric_figure
 
-    label, others = PROGRESS[progress], {}
+    others = {}
     if len(evaluated(history, "samples", "valid_accuracy")[1]):
-        others["accuracy"] = inline_svg(accuracy_figure(history, progress), f"Accuracy over {label}")
+        others["accuracy"] = accuracy_figure(history, "samples")
     for name, falls in history.metrics.items():
-        others[name] = inline_svg(metric_figure(history, progress, name, falls), f"{name} over {label}")
-    wide = len(others) % 2 == 0
-    loss = inline_svg(loss_figure(history, progress, wide=wide), f"Loss over {label}")
-    return {"Loss": _figure(loss, "wide" if wide else "")} | {name: _figure(svg) for name, svg in others.items()}
+        others[name] = metric_figure(history, "samples", name, falls)
+    return {"Loss": loss_figure(history, "samples", wide=len(others) % 2 == 0), **others}
 
 
 def _choices(history: History) -> str:

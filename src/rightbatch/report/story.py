@@ -54,7 +54,8 @@ def story(history: History) -> list[Moment]:
     moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
     moments += _failures(history.failures)
     moments += _memory(history.memory)
-    moments += [_best(event, history.metrics) for event in history.evaluations if event.get("best")][-1:]
+    best = [event for event in history.evaluations if event.get("best")][-1:]
+    moments += [_best(event, history.metrics) for event in best]
     for event in history.resumes:
         step = event["step"]
         at = bisect_right(history.steps["step"], step) - 1

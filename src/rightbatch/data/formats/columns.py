@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from ...wording import setting
+from ..preprocessing import Column
 from .columnar import arrow
 
 Array = NDArray[np.generic]
@@ -18,9 +20,14 @@ Decoder = Callable[[Any], Array]
 
 
 def is_number(kind: Any) -> bool:
-    """Whether a pyarrow type is numeric or boolean."""
+    """Whether a pyarrow type is numeric, decimal or boolean."""
     types = arrow().types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
+
+
+def number_dtype(kind: Any) -> np.dtype[Any]:
+    """The NumPy type of a column of numbers of a pyarrow type; decimals are read as float64."""
+    return np.dtype(np.float64 if arrow().types.is_decimal(kind) else kind.to_pandas_dtype())
 
 
 def is_list(kind: Any) -> bool:
@@ -59,6 +66,8 @@ def numbers(column: Any) -> Array:
     column = getattr(column, "storage", column)
     if column.null_count:
         raise DataError(f"{column.null_count:,} values are missing")
+    if arrow().types.is_decimal(column.type):
+        column = column.cast(arrow().float64())
     if not is_list(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     inner = numbers(column.flatten())
@@ -70,6 +79,46 @@ def numbers(column: Any) -> Array:
     return inner.reshape(len(column), int(lengths[0]) if len(lengths) else 0, *inner.shape[1:])
 
 
+class Categories:
+    """The decoder of a column of text: one input for each category, or its number.
+
+    Args:
+        column: its categories and its kind.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        self._names = np.array(column.categories, str)
+
+    def __call__(self, column: Any) -> Array:
+        """Return shape (rows, categories) of 0 and 1, or (rows,).
+
+        Raises:
+            DataError: missing values, or a number for a category that is unknown; the caller adds the location.
+        """
+        texts = texts_of(column)
+        codes = np.minimum(np.searchsorted(self._names, texts), len(self._names) - 1)
+        known = self._names[codes] == texts
+        if self.column.kind == "codes":
+            if not known.all():
+                raise DataError(f"the value {texts[~known][0]!r} is not among the categories of the training data")
+            return np.asarray(codes)
+        hot = np.zeros((len(texts), len(self._names)), np.float32)
+        hot[np.flatnonzero(known), codes[known]] = 1
+        return hot
+
+
+def texts_of(column: Any) -> Array:
+    """Return a column of texts as an array.
+
+    Raises:
+        DataError: missing values; the caller adds the location.
+    """
+    if column.null_count:
+        raise DataError(f"{column.null_count:,} values are missing")
+    return np.asarray(column.to_numpy(zero_copy_only=False), str)
+
+
 class Features:
     """The input columns: a single list column keeps its shape and type, several columns become one row of float32.
 
@@ -79,6 +128,7 @@ class Features:
 
     def __init__(self, decoders: dict[str, Decoder]) -> None:
         self._decoders = decoders
+        self._categories = any(isinstance(decoder, Categories) for decoder in decoders.values())
 
     @property
     def columns(self) -> list[str]:
@@ -100,7 +150,7 @@ class Features:
                 parts[name] = decoder(block[name])
             except DataError as error:
                 raise DataError(f"column {name}: {error}") from error
-        if len(parts) == 1 and (only := next(iter(parts.values()))).ndim > 1:
+        if len(parts) == 1 and (only := next(iter(parts.values()))).ndim > 1 and not self._categories:
             return only
         flat = [part.reshape(len(part), prod(part.shape[1:])) for part in parts.values()]
         x = np.empty((len(flat[0]), sum(part.shape[1] for part in flat)), np.float32)
@@ -119,11 +169,7 @@ def choose_target(names: Sequence[str], target: str | None, where: str) -> str:
     """
     if target in names:
         return str(target)
-    asked = (
-        "name the column to predict (target=..., --target-column)"
-        if target is None
-        else f"there is no column {target!r}"
-    )
+    asked = f"name the column to predict ({setting('target')})" if target is None else f"there is no column {target!r}"
     close = get_close_matches(target or "", names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(f"{where}: {asked}; columns: {', '.join(names)}{hint}")

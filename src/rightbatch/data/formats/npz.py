@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ..arrays import TensorSource, array_source
+from ...wording import setting
+from ..arrays import array_source
+from ..prepared import PreparedSource
+from ..preprocessing import Preprocessing
+from ..source import Source
 from .labels import file_targets
 
 X_NAMES = ("x", "data", "features", "inputs", "images")
@@ -19,7 +23,7 @@ DENSE_LIMIT_BYTES = 2**31
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def npz_source(path: Path, target: str | None = None) -> TensorSource:
+def npz_source(path: Path, target: str | None = None) -> Source:
     """Read inputs and targets from an archive.
 
     The inputs are the array named x, data, features, inputs or images (ignoring case), or a matrix saved by
@@ -47,11 +51,12 @@ def npz_source(path: Path, target: str | None = None) -> TensorSource:
     x = arrays[inputs[0]]
     if len(inputs) > 1:
         x, notes = _dense(arrays, path), ("sparse rows converted to dense",)
-    y, target_notes = file_targets(arrays[target_key])
+    y = file_targets(arrays[target_key])
     try:
-        return array_source(x, y, (*notes, *target_notes))
+        source = array_source(x, y.values, (*notes, *y.notes))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    return source if y.names is None else PreparedSource(source, Preprocessing(y.names))
 
 
 def _wanted(keys: list[str], target: str | None, path: Path) -> list[str]:
@@ -65,7 +70,7 @@ def _wanted(keys: list[str], target: str | None, path: Path) -> list[str]:
         chosen = [key for key in keys if key.lower() in Y_NAMES]
     if len(chosen) != 1:
         found = f"several possible targets ({', '.join(chosen)})" if chosen else "none named y, target or label"
-        raise DataError(f"{path} has the arrays {listed}, {found}: name the targets (target=..., --target-column)")
+        raise DataError(f"{path} has the arrays {listed}, {found}: name the targets ({setting('target')})")
     if SPARSE_KEYS.issubset(keys):
         return [*sorted(SPARSE_KEYS), chosen[0]]
     inputs = [key for key in keys if key.lower() in X_NAMES and key != chosen[0]]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from .column_source import ColumnSource
+from ..source import Source
+from .column_source import column_source
 from .columnar import open_columnar
 from .columns import Decoder
 from .images import decode_column
-from .tables import Missing, Text
+from .options import FileOptions
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 TEST_NAMES = ("test", "validation", "valid", "val")
@@ -22,9 +24,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / STATE).is_file() or (folder / SPLITS).is_file()
 
 
-def saved_dataset_sources(
-    folder: Path, target: str | None, text: Text = "error", missing: Missing = "error"
-) -> tuple[ColumnSource, ColumnSource | None]:
+def saved_dataset_sources(folder: Path, options: FileOptions) -> tuple[Source, Source | None]:
     """Open a saved `Dataset`, or the splits of a saved `DatasetDict`; record batches are read on demand.
 
     The default target is the only column of class labels; its class names give the number of classes. Image columns are
@@ -32,9 +32,7 @@ def saved_dataset_sources(
 
     Args:
         folder: contains state.json, dataset_info.json and Arrow files, or dataset_dict.json and one folder per split.
-        target: the column to predict.
-        text: see `as_source`; "ordinal" is not supported.
-        missing: see `as_source`; must be "error".
+        options: see `as_source`.
 
     Returns:
         The split "train", or the only split; and the split "test" or "validation", if there is one.
@@ -46,7 +44,7 @@ def saved_dataset_sources(
     Reference: the file layout of Hugging Face datasets 2 to 4 (`save_to_disk`).
     """
     if not (folder / SPLITS).is_file():
-        return _open(folder, target, text, missing), None
+        return _open(folder, options), None
     splits = _json(folder / SPLITS).get("splits")
     if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
         raise DataError(f"{folder / SPLITS} does not list splits")
@@ -57,12 +55,12 @@ def saved_dataset_sources(
         )
     test = next((name for name in TEST_NAMES if name in splits and name != train), None)
     return (
-        _open(folder / train, target, text, missing),
-        None if test is None else _open(folder / test, target, text, missing),
+        _open(folder / train, options),
+        None if test is None else _open(folder / test, options),
     )
 
 
-def _open(folder: Path, target: str | None, text: Text, missing: Missing) -> ColumnSource:
+def _open(folder: Path, options: FileOptions) -> Source:
     state = _json(folder / STATE)
     if state.get("_indices_data_files"):
         raise DataError(f"{folder} contains a selection by indices: call flatten_indices() and save it again")
@@ -78,6 +76,7 @@ def _open(folder: Path, target: str | None, text: Text, missing: Missing) -> Col
     features = _json(folder / "dataset_info.json").get("features")
     features = features if isinstance(features, dict) else {}
     labels = [name for name, feature in features.items() if _type(feature) == "ClassLabel"]
+    target = options.target
     if target is None and len(labels) == 1:
         target = labels[0]
     classes = features[target].get("names") if target in labels else None
@@ -85,7 +84,7 @@ def _open(folder: Path, target: str | None, text: Text, missing: Missing) -> Col
         name: decode_column for name, feature in features.items() if _type(feature) == "Image" and name != target
     }
     files = [open_columnar(path) for path in paths]
-    return ColumnSource(files, target, text, missing, classes or None, decoders)
+    return column_source(files, replace(options, target=target), classes or None, decoders)
 
 
 def _type(feature: Any) -> str | None:
