@@ -2,6 +2,7 @@
 
 from .formats.image_folder import ImageFolder
 from .formats.shard_writing import write_shards
+from .generated import GeneratedSource, from_generator
 from .groups.loss import GroupLoss
 from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
@@ -15,6 +16,7 @@ from .synthetic import Quadratic, QuadraticNoise, blobs, quadratic
 
 __all__ = [
     "BatchStream",
+    "GeneratedSource",
     "GroupLoss",
     "GroupedSource",
     "ImageFolder",
@@ -31,6 +33,7 @@ __all__ = [
     "as_source",
     "as_stream",
     "blobs",
+    "from_generator",
     "hold_out",
     "load",
     "quadratic",

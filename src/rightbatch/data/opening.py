@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
+from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -28,6 +29,7 @@ from .formats.npz import npz_source
 from .formats.options import FileOptions, Missing, Size, TextChoice
 from .formats.table_reading import TEXT_SUFFIXES
 from .formats.tables import table_source
+from .lengths import with_lengths
 from .loaders import loader_source
 from .map_style import DatasetSource, NestRows, dataset_source
 from .nest import is_container
@@ -62,6 +64,10 @@ def as_source(
     data: object,
     *,
     collate: Collate | None = None,
+    lengths: Any = None,
+    group_by_length: bool = False,
+    max_tokens: int | None = None,
+    order: str | None = None,
     target: str | None = None,
     text: TextChoice = "auto",
     missing: Missing = "error",
@@ -82,6 +88,10 @@ def as_source(
             y-00000.npy, ...), IDX files, Parquet or Arrow files, a data set saved by the package datasets, one folder
             of images per class, or images with a table of their labels.
         collate: function from a list of samples to a batch, for samples that cannot be stacked.
+        lengths: of samples of unequal length: one number per sample, or a function of a sample.
+        group_by_length: whether samples of similar length are neighbours in the order.
+        max_tokens: largest padded size of a forward pass, its samples times the longest of them.
+        order: "sequential" visits the samples as they are stored (default: shuffled).
         target: the key or the column to predict, for `.npz` and tables.
         text: text columns of tables. "auto" makes one input of each value of a column with fewer than 20, and raises an
             error for others; "one-hot" does so up to 1,000 values; "codes" numbers the values in sorted order; "drop"
@@ -105,7 +115,15 @@ def as_source(
     """
     options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
     source = _as_source(data, options, collate)
-    return standardized(source) if standardize else source
+    source = standardized(source) if standardize else source
+    if order not in (None, "sequential"):
+        raise InputError(f"order must be 'sequential' or None, which shuffles, got {order!r}")
+    if order is not None:
+        source = copy(source)  # the caller's own may be in use
+        source.shuffle = False
+    if lengths is None and not group_by_length and max_tokens is None:
+        return source
+    return with_lengths(source, lengths, group_by_length, max_tokens)
 
 
 def _as_source(data: object, options: FileOptions, collate: Collate | None) -> Source:

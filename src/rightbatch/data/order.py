@@ -24,7 +24,7 @@ NOTHING_CACHED: Snapshot = (None, 0, np.empty(0, np.int64))
 
 NO_EPOCH = 2**64 - 1  # the key of random draws outside of epochs; no run reaches this epoch
 # Offsets in one generator's stream for other draws, too far apart to overlap.
-MEMBERS, WINDOWS, STRATA, DRAWS, SEEDS = (k * 2**128 for k in (1, 2, 3, 4, 5))
+MEMBERS, WINDOWS, STRATA, DRAWS, SEEDS, LENGTHS = (k * 2**128 for k in range(1, 7))
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,28 @@ class Source(ABC):
         """Return the samples at positions start, ..., stop - 1 of an epoch of an order."""
         return self.fetch_epoch(torch.from_numpy(order.indices(epoch, start, stop)), order.seed, epoch)
 
+    @property
+    def limits_passes(self) -> bool:
+        """Whether `passes` cuts passes further."""
+        return False
+
+    def passes(
+        self, order: Order | BlockOrder, place: tuple[int, int, int], sizes: list[int], processes: int
+    ) -> list[int]:
+        """Return the sizes of passes over an interval, cut further where the source limits them.
+
+        Args:
+            order: of the samples.
+            place: epoch, start and stop.
+            sizes: number of samples of each pass, of all processes.
+            processes: among which the samples of a pass are divided.
+        """
+        return sizes
+
+    def first_samples(self) -> Any:
+        """Return samples that must be the same in all processes; None if there is nothing to compare."""
+        return None
+
     def prefetch(self, indices: Tensor) -> None:
         """Read samples ahead from slow storage, where the source can.
 

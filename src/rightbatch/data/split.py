@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import DataError, InputError
 from .arrays import TensorSource
 from .drawn import DrawnSource
+from .lengths import LengthSource
 from .nest_source import NestSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
 from .prepared import PreparedSource
@@ -129,6 +130,8 @@ def select(source: Source, rows: Indices) -> Source:
     """Return a source with only some rows, in this order; tensors in memory are copied."""
     if isinstance(source, TensorSource | NestSource):
         return source.subset(torch.from_numpy(rows))
+    if isinstance(source, LengthSource):
+        return source.subset(rows, select)
     if isinstance(source, WorkerSource):
         return source.parts(Selection(source.source, rows))[0]
     return Selection(source, rows)
@@ -164,6 +167,9 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
         held = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
         valid, train = (select(source.source, part) for part in (rows[:held], rows[held:]))
         return DrawnSource(train, source.draws.restricted(rows[held:])), valid
+    if isinstance(source, LengthSource):
+        rows = Order(n, seed).indices(NO_EPOCH, 0, n)
+        return select(source, rows[held:]), select(source, rows[:held])
     if isinstance(source, PreparedSource):
         return source.parts(*hold_out(source.raw, fraction, seed))
     if isinstance(source, WorkerSource):

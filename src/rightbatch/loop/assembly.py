@@ -152,8 +152,9 @@ def assemble(
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    if source.sequential:
-        same["the first samples of the stream"] = digest_of(tensors(source.fetch(torch.arange(2))))
+    first = source.first_samples()
+    if first is not None:
+        same["the first samples of the stream"] = digest_of(tensors(first))
     sync = RankSync(ranks, model, gradients.parameters, same)
     device = gradients.parameters[0].device
     run = RunState(len(source), epochs)

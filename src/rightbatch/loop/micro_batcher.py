@@ -75,7 +75,9 @@ class MicroBatcher:
         samples = sum([i.samples for i in intervals])
         meter = self._meter if self._meter is not None and self._meter.interval.due(step) else None
         # A measurement fixed to this step is made at it; one that its budget allows can be made at the next.
-        if not plain and len(intervals) == 1 and samples <= self._most_forward and not (meter and meter.interval.every):
+        whole = not plain and len(intervals) == 1 and samples <= self._most_forward
+        whole = whole and not self._stream.source.limits_passes
+        if whole and not (meter and meter.interval.every):
             sizes = self._timer.cut(step, samples)
             if sizes is not None:
                 batch = self._new(origin, samples, compared=True)
@@ -155,4 +157,7 @@ class MicroBatcher:
             least = min(groups, interval.samples // (2 * self._ranks.size))
             count = max(1, least, self.limit.passes(interval.samples, self._ranks.size))
             count = 1 if self.uncut else count
-            batch.enqueue(interval, even_sizes(interval.samples, count))
+            sizes = even_sizes(interval.samples, count)
+            if not self.uncut:
+                sizes = self._stream.source.passes(self._stream.order, interval, sizes, self._ranks.size)
+            batch.enqueue(interval, sizes)

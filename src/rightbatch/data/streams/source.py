@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -125,6 +126,10 @@ class IterableSource(Source):
             return DatasetSource([item for rows in self._sample for item in rows][:count], self._collate)
         sample = take(concatenate(self._sample), slice(0, count))
         return TensorSource(sample[0], sample[1], self.notes) if self.pair else NestSource(sample, self.notes)
+
+    def first_samples(self) -> Any:
+        """Return the first two samples: each process reads the whole stream."""
+        return self.fetch(torch.arange(2))
 
     def rewind(self) -> None:
         """Return to the first sample.
