@@ -4,9 +4,9 @@
     python examples/reinforce.py
     python examples/reinforce.py --epochs 2
 
-The data are a stream: whenever the loop needs episodes, the current policy plays them. Nothing is stored, so an epoch
-is only a number of episodes. The gradient of a single episode is mostly noise, which is why the batch size matters
-here more than elsewhere: it grows as the policy improves and what is left to gain becomes small beside the noise.
+The data are made on demand: whenever the loop needs episodes, the current policy plays them. Nothing is stored, so an
+epoch is only a number of episodes. The gradient of a single episode is mostly noise, which is why the batch size
+matters here more than elsewhere: what is left to gain becomes small beside the noise.
 
 The walker on a line gets -1 for each step until it reaches the far end. Each step slips backwards with a probability
 that depends on the place and on the gait. Printed is the mean return of new episodes beside the best possible, which
@@ -14,37 +14,32 @@ dynamic programming finds.
 """
 
 import argparse
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rightbatch
-from rightbatch.data import as_stream
+from rightbatch.data import from_generator
 
-PLACES, GAITS, LONGEST, CHUNK = 10, 4, 60, 16
+PLACES, GAITS, LONGEST = 10, 4, 60
 SLIPS = 0.05 + 0.7 * torch.rand(PLACES, GAITS, generator=torch.Generator().manual_seed(3))
 
 
 @torch.no_grad()
-def play(policy: nn.Module, n: int) -> dict[str, Tensor]:
+def play(policy: nn.Module, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """Places, gaits and rewards of n episodes, each (n, longest); after the end the place is -1."""
     place, steps = torch.zeros(n, dtype=torch.long), []
     for _ in range(LONGEST):
         going = place < PLACES
         here = place.clamp(max=PLACES - 1)
-        gait = torch.multinomial(policy(F.one_hot(here, PLACES).float()).softmax(1), 1)[:, 0]
-        slipped = torch.rand(n) < SLIPS[here, gait]
+        chances = policy(F.one_hot(here, PLACES).float()).softmax(1)
+        gait = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        slipped = torch.rand(n, generator=generator) < SLIPS[here, gait]
         steps.append((torch.where(going, here, -1), gait, -going.float()))
         place = torch.where(going, torch.where(slipped, (here - 1).clamp(min=0), here + 1), place)
     return dict(zip(("places", "gaits", "rewards"), (torch.stack(s, 1) for s in zip(*steps, strict=True)), strict=True))
-
-
-def episodes(policy: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Episodes of the policy as it is when they are needed."""
-    while True:
-        yield play(policy, CHUNK)
 
 
 def reinforce(policy: nn.Module, batch: dict[str, Tensor], baseline: Tensor) -> Tensor:
@@ -81,7 +76,7 @@ def main() -> None:
     print(f"before: {float(play(policy, 2000)['rewards'].sum(1).mean()):.2f}")
 
     size = "bounded('gradient-noise-scale', min_size=16, max_size=512)"
-    auto = rightbatch.AutoBatch(policy, optimizer, as_stream(episodes(policy), 1024, batched=True), size)
+    auto = rightbatch.AutoBatch(policy, optimizer, from_generator(partial(play, policy), 1024), size)
     for epoch in range(epochs):
         for batch in auto:
             loss = reinforce(policy, batch, baseline)
