@@ -6,6 +6,8 @@ from .groups.loss import GroupLoss
 from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
+from .prepared import prepared_alike
+from .preprocessing import Preprocessing
 from .sample import Sample
 from .source import Source, require_map_style, require_trainable
 from .split import hold_out
@@ -22,6 +24,7 @@ __all__ = [
     "IterableSource",
     "Order",
     "Packing",
+    "Preprocessing",
     "Quadratic",
     "QuadraticNoise",
     "Sample",
@@ -33,6 +36,7 @@ __all__ = [
     "blobs",
     "hold_out",
     "load",
+    "prepared_alike",
     "quadratic",
     "require_map_style",
     "require_trainable",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Source, as_source, hold_out, require_map_style, require_trainable
+from ..data import Source, as_source, hold_out, prepared_alike, require_map_style, require_trainable
 from ..errors import InputError
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
@@ -156,6 +156,8 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         for other in (valid, test):
             if other is not None:
                 require_map_style(other, "evaluated on")
+        valid = None if valid is None else prepared_alike(train, valid)
+        test = None if test is None else prepared_alike(train, test, "test")
         budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
         loss = default_loss(train) if inputs.loss is None else inputs.loss
         parameters = trainable(model)
@@ -186,14 +188,20 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             seed=given.seed,
             epochs=budget.epochs or ENDLESS,
         )
-    notes = []
+    notes = [
+        f"{name} data: {report}"
+        for name, source in (("validation", valid), ("test", test))
+        for report in getattr(source, "reports", ())
+    ]
+    for note in notes:
+        warnings.warn(f"{note}.", stacklevel=4)
     if kind is Kind.NEITHER:
         if given.micro_batch is None:
             auto.do_not_cut(COUPLED)
             notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
         else:
             notes.append(f"{COUPLED}: with micro_batch= the loss of a batch is the mean over its micro-batches")
-        warnings.warn(f"loss: {notes[0]}.", stacklevel=4)
+        warnings.warn(f"loss: {notes[-1]}.", stacklevel=4)
     if kind is Kind.SUM:
         auto.step_along_the_sum()
     return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
