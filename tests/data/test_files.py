@@ -291,7 +291,7 @@ def test_damaged_idx(digits: Path) -> None:
     [
         ("a.npy", "a single array without targets"),
         ("train-labels-idx1-ubyte.gz", "one of four IDX files: pass their folder"),
-        ("a.xlsx", "an unknown format: pass a pair"),
+        ("a.xlsx", "an unknown format: pass tensors"),
     ],
 )
 def test_paths_of_other_kinds(tmp_path: Path, name: str, message: str) -> None:

@@ -93,14 +93,9 @@ class Endless(IterableDataset[Any]):
     ("dataset", "message"),
     [
         (Items([]), "Items is empty"),
-        (TensorDataset(torch.ones(3, 2)), "contains 1 tensors: it must contain two"),
-        (TensorDataset(torch.ones(3, 2), torch.ones(3), torch.ones(3)), "contains 3 tensors"),
         (TensorDataset(torch.ones(0, 2), torch.ones(0)), "empty"),
-        (Items([torch.ones(2)]), "item 0 of Items is a Tensor: items must be pairs"),
-        (Items([(1.0, 2.0, 3.0)]), "item 0 of Items is a tuple of 3 values"),
-        (Items([{"x": 1.0, "y": 2}]), "item 0 of Items is a dict"),
-        (Items([(object(), 1)]), "cannot be collated"),
-        (Items([("text", 1)]), "x of Items cannot be converted to a tensor"),
+        (Items([(object(), "text")]), "without a tensor"),
+        (Items(["text"]), "item 0 of Items is .*, without a tensor"),
         (Items([(torch.tensor([1.0, torch.nan]), 1)]), "x of item 0 of Items has 1 NaN"),
         (Dataset(), "Dataset has no length"),
         (Endless(), "Endless only supports sequential access"),
@@ -125,7 +120,7 @@ def test_an_item_that_cannot_be_had() -> None:
 
 def test_examples_of_unequal_shape_are_refused_when_they_meet() -> None:
     source = as_source(Items([(torch.ones(2), 0), (torch.ones(3), 0)]))
-    with pytest.raises(DataError, match="of the same shape"):
+    with pytest.raises(DataError, match="same form and shapes"):
         source.fetch(torch.tensor([0, 1]))
 
 

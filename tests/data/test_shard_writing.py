@@ -105,7 +105,7 @@ def test_batches_and_mappings_become_samples(tmp_path: Path) -> None:
     for item in ((torch.zeros(2, 1), 3), (torch.zeros(2), torch.zeros(2), torch.zeros(2)), None):
         with pytest.raises(DataError, match="an item of list is not a batch"):
             write_shards([item], tmp_path / "odd", batched=True)
-    with pytest.raises(DataError, match="items of list contain x, y: name x and y"):
+    with pytest.raises(DataError, match=r"sample 0 is a dict: .* name x and y"):
         write_shards([{"x": 1.0, "y": 0}], tmp_path / "unnamed")
     with pytest.raises(DataError, match="int is not a stream"):
         write_shards(5, tmp_path / "number")  # type: ignore[arg-type]

@@ -109,7 +109,7 @@ def test_chunks_are_foreseen(small_chunks: None) -> None:
     assert isinstance(source, WorkerSource)
 
     def foreseen(start: int, stop: int, step: int, count: int) -> list[tuple[int, int]]:
-        chunks = source._foreseen(Chunk(0, start // 7 * 7, start // 7 * 7 + 7), 0, start, stop, step)
+        chunks = source._foreseen(50, Chunk(0, start // 7 * 7, start // 7 * 7 + 7), 0, start, stop, step)
         return [(chunk.epoch, chunk.start) for _, chunk in zip(range(count), chunks, strict=False)]
 
     assert foreseen(0, 10, 10, 8) == [(0, 7), (0, 14), (0, 21), (0, 28), (0, 35), (0, 42), (0, 49), (1, 0)]

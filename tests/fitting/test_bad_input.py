@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "no trainable parameters",
     ),
     "no parameters": ({"model": nn.Identity(), "optimizer": torch.optim.Adam}, "no trainable parameters"),
-    "tuple": ({"model": Pair()}, "The model returns a tuple; one tensor is needed"),
+    "tuple": ({"model": Pair()}, "The model returns a tuple, of which the loss needs one tensor"),
     "no module": ({"model": lambda x: x}, "model must be a torch.nn.Module, got function"),
     "input shape": ({"model": nn.Linear(5, 3)}, r"cannot take inputs of shape \(2, 2\)"),
     "loss not scalar": ({"loss": nn.CrossEntropyLoss(reduction="none")}, "must return one number"),

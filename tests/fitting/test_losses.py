@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rightbatch import DataError, InputError
 from rightbatch.data import Source, as_source, blobs
 from rightbatch.fitting.losses import default_loss, require_fitting
-from rightbatch.fitting.units import mean_squared_error
+from rightbatch.fitting.torch_losses import mean_squared_error
 
 
 def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Source:
@@ -70,7 +70,13 @@ REFUSED: dict[str, tuple[nn.Module, Any, Source, type[InputError], str]] = {
         "run from 0 to 4, but the model has 3 outputs: classes must be 0 to 2. Give the model 5 outputs or renumber",
     ),
     "classes below 0": (nn.Linear(2, 3), nn.CrossEntropyLoss(), classes(-1, 1), DataError, "run from -1 to 1"),
-    "tuple": (Returning(lambda o: (o, o)), F.cross_entropy, classes(0, 2), InputError, "returns a tuple; one tensor"),
+    "tuple": (
+        Returning(lambda o: (o, o)),
+        F.cross_entropy,
+        classes(0, 2),
+        InputError,
+        "returns a tuple, of which the loss needs one tensor",
+    ),
     "dict": (Returning(lambda o: {"o": o}), F.cross_entropy, classes(0, 2), InputError, "returns a dict"),
     "input shape": (
         nn.Linear(5, 3),

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import os
 import random
 import re
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from rightbatch import InputError, RunFolderError, fit
 from rightbatch.data import Source, blobs
 from rightbatch.errors import DamagedFileError
-from rightbatch.fitting import Run, recorder
+from rightbatch.fitting import Run, checkpoint_schedule, recorder
 from rightbatch.fitting.checkpoint import load_checkpoint
 from rightbatch.record import RunFolder, RunLock, counted_events, lines, read_events, read_history, verify_ledger
 from rightbatch.report.story import story
@@ -37,6 +38,12 @@ from rightbatch.report.story import story
 pytestmark = pytest.mark.usefixtures("no_report")
 
 N = 120
+
+
+@pytest.fixture(autouse=True)
+def a_checkpoint_at_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they take, so that a run of a few milliseconds has several."""
+    monkeypatch.setattr(checkpoint_schedule, "SHARE", math.inf)
 
 
 class Augmented(Source):

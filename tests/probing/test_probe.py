@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import rightbatch
 from rightbatch import InputError
 from rightbatch.data import quadratic
-from rightbatch.fitting.units import mean_squared_error
+from rightbatch.fitting.batch_loss import PairLoss
+from rightbatch.fitting.units import UnitLoss, mean_squared_error
 from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.choice import relative_time, rounded
 from rightbatch.probing.gradient_noise import NoiseProbe
@@ -55,7 +56,7 @@ def test_the_interval_holds_the_true_noise_nine_times_in_ten() -> None:
         problem = quadratic(600, features=4, seed=seed)
         model = problem.model().train()
         ticks = iter(range(10**6))
-        steps = ProbeSteps(model, problem.source, mean_squared_error, 0, None)
+        steps = ProbeSteps(model, problem.source, PairLoss(UnitLoss(mean_squared_error)), 0, None)
         probe = NoiseProbe(steps, most_forward=600)
         noise = probe.run(TimeBudget(1e9, lambda ticks=ticks: float(next(ticks))), 1.0, 1e-3, 1e-5)  # type: ignore[misc]
         assert noise is not None and (probe.batches, probe.samples) == (24, 25)

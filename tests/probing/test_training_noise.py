@@ -9,7 +9,8 @@ import torch
 
 import rightbatch
 from rightbatch.data import quadratic
-from rightbatch.fitting.units import mean_squared_error
+from rightbatch.fitting.batch_loss import PairLoss
+from rightbatch.fitting.units import UnitLoss, mean_squared_error
 from rightbatch.probing.budget import TimeBudget
 from rightbatch.probing.steps import ProbeSteps
 from rightbatch.probing.timing_sweep import TimingSweep
@@ -53,7 +54,7 @@ def test_the_way_ends_near_the_least_loss_and_negative_signals_are_no_progress()
 def test_training_leaves_the_probe_where_it_was() -> None:
     problem = quadratic(800, features=6, distance=3.0)
     model = problem.model().train()
-    steps = ProbeSteps(model, problem.source, mean_squared_error, 0, None)
+    steps = ProbeSteps(model, problem.source, PairLoss(UnitLoss(mean_squared_error)), 0, None)
     ticks = iter(range(10**6))
     budget = TimeBudget(1e9, lambda: float(next(ticks)))
     curve = TimingSweep(steps, budget, 0)

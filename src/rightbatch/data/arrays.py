@@ -44,7 +44,7 @@ class TensorSource(Source):
     def subset(self, indices: Tensor) -> TensorSource:
         """Return a source with copies of the samples at `indices` and the same classes."""
         part = TensorSource(*TensorSource.fetch(self, indices), self.notes)
-        part.y_range = self.y_range
+        part.inherit(self)
         return part
 
 
@@ -72,7 +72,7 @@ class ByteSource(TensorSource):
     def subset(self, indices: Tensor) -> ByteSource:
         """Return a source with copies of the samples at `indices`, stored as bytes."""
         part = ByteSource(*TensorSource.fetch(self, indices), self.scale, self.shift, self.notes)
-        part.y_range = self.y_range
+        part.inherit(self)
         return part
 
 
@@ -123,6 +123,11 @@ def as_tensor(values: object, name: str) -> Tensor:
                 f"{name} is complex ({values.dtype}): pass real numbers, such as torch.view_as_real({name})"
             )
         return values.detach()
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(
+            f"{name} is a masked array with {int(np.ma.getmaskarray(values).sum()):,} masked values: replace them with "
+            f"{name}.filled(value), or remove those samples"
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:

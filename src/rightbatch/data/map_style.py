@@ -1,4 +1,4 @@
-"""Map-style torch data sets: anything with a length and items (x, y)."""
+"""Map-style torch data sets: anything with a length and items."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from ..errors import DataError
 from .arrays import TensorSource, array_source, require_finite
-from .collating import Collation
+from .collating import Collate, CollateFunction, Collation
+from .nest import copied, describe_form, map_leaves, named_leaves, tensors
+from .nest_source import NestSource, nest_source
 from .source import Source
 
 # In worker processes: called with the indices of the next items, to seed random generators.
@@ -25,52 +27,89 @@ class DatasetSource(Source):
     Only the first item is read in advance, since items may be expensive or random.
 
     Args:
-        dataset: with `__len__` and `__getitem__` (optionally `__getitems__`) returning pairs (x, y) of tensors, arrays
-            or numbers.
+        dataset: with `__len__` and `__getitem__` (optionally `__getitems__`): pairs (x, y) or other nests of tensors,
+            arrays, numbers and texts.
+        collate: function from a list of items to a batch (default: stacks tensors of equal shapes).
 
     Raises:
-        DataError: it has no length or no items, or the items are not such pairs.
+        DataError: it has no length or no items, or the items cannot be collated.
     """
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        name = type(dataset).__name__
+    def __init__(self, dataset: Any, collate: Collate | None = None) -> None:
+        self.dataset, name = dataset, type(dataset).__name__
         if not isinstance(dataset, Sized):
             raise DataError(f"{name} has no length and cannot be shuffled: implement __len__")
-        if len(dataset) == 0:
+        self._length = len(dataset)
+        if self._length == 0:
             raise DataError(f"{name} is empty: provide at least one sample")
-        self.dataset, self._length = dataset, len(dataset)
         self._fetch_many = getattr(dataset, "__getitems__", None)
         try:
-            first = dataset[0]
+            first = self.dataset[0]
         except (LookupError, TypeError, NotImplementedError) as error:
             raise DataError(f"reading item 0 of {name} failed: {type(error).__name__}: {error}") from error
-        self._collate = Collation(name, first)
-        x, y = self._collate([first])
-        require_finite(x, "x", f" of item 0 of {name}")
-        self.x_shape, self.x_dtype = tuple(x.shape[1:]), x.dtype
-        self.y_shape, self.y_dtype = tuple(y.shape[1:]), y.dtype
-        names = getattr(dataset, "classes", None)
-        integers = not y.dtype.is_floating_point
-        self.y_range = (0, len(names) - 1) if integers and isinstance(names, (list, tuple)) and names else None
+        if collate is None or collate is default_collate:
+            self._collate: Collation | CollateFunction = Collation(name, first, exact=collate is default_collate)
+        else:
+            self._collate = CollateFunction(name, collate)
+        batch = self._collate([copied(first)])
+        if not tensors(batch):
+            raise DataError(
+                f"item 0 of {name} is {describe_form(batch) or type(first).__name__}, without a tensor: items must "
+                "contain tensors, arrays or numbers, or collate= must make them"
+            )
+        self.equal = isinstance(self._collate, Collation)
+        self.describe_as(batch)
+        for path, leaf in zip("xy", batch, strict=True) if self.pair else named_leaves(batch):
+            if isinstance(leaf, Tensor):
+                require_finite(leaf, path or "the sample", f" of item 0 of {name}")
         self.notes = (name,)
+        names = getattr(dataset, "classes", None)
+        integers = self.labelled and not self.y_dtype.is_floating_point
+        self.y_range = (0, len(names) - 1) if integers and isinstance(names, (list, tuple)) and names else None
 
     def __len__(self) -> int:
         return self._length
 
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Collate x and y of the items at `indices`."""
+    def fetch(self, indices: Tensor) -> Any:
+        """Collate the items at `indices`."""
+        return self._collate(self.items(indices))
+
+    def collate(self, items: list[Any]) -> Any:
+        """Make a batch of samples from `items`."""
+        return self._collate(items)
+
+    def items(self, indices: Tensor, seed: int = 0, epoch: int = 0) -> list[Any]:
+        """Return the items at `indices`."""
         rows = indices.tolist()
         if self._fetch_many is not None:
             if begin_items is not None:
                 begin_items(rows)
-            return self._collate(self._fetch_many(rows))
+            return list(self._fetch_many(rows))
         if begin_items is None:
-            return self._collate([self.dataset[row] for row in rows])
+            return [self.dataset[row] for row in rows]
         items = []
         for row in rows:
             begin_items([row])
             items.append(self.dataset[row])
-        return self._collate(items)
+        return items
+
+
+class NestRows:
+    """The samples of a nest in memory as items.
+
+    Args:
+        source: the nest.
+    """
+
+    def __init__(self, source: NestSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> Any:
+        one = self._source.fetch(torch.tensor([row]))
+        return map_leaves(lambda leaf: leaf[0] if isinstance(leaf, Tensor | list) else leaf, one)
 
 
 def dataset_source(dataset: Dataset[Any]) -> Source:
@@ -80,11 +119,9 @@ def dataset_source(dataset: Dataset[Any]) -> Source:
         DataError: see `DatasetSource` and `array_source`.
     """
     if isinstance(dataset, TensorDataset):
-        if len(dataset.tensors) != 2:
-            raise DataError(f"the TensorDataset contains {len(dataset.tensors)} tensors: it must contain two, x and y")
-        return array_source(*dataset.tensors)
+        return array_source(*dataset.tensors) if len(dataset.tensors) == 2 else nest_source(dataset.tensors)
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, (TensorDataset, Subset)) and len(dataset):
         whole = dataset_source(dataset.dataset)
-        if isinstance(whole, TensorSource):
+        if isinstance(whole, TensorSource | NestSource):
             return whole.subset(torch.as_tensor(dataset.indices))
     return DatasetSource(dataset)

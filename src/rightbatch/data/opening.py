@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
+from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import DataError, InputError, MissingExtraError
 from .arrays import TensorSource, array_source
+from .collating import Collate
 from .formats.column_source import column_source
 from .formats.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, ParquetFile, open_columnar
 from .formats.columns import is_list
@@ -27,7 +29,11 @@ from .formats.npz import npz_source
 from .formats.options import FileOptions, Missing, Size, TextChoice
 from .formats.table_reading import TEXT_SUFFIXES
 from .formats.tables import table_source
-from .map_style import dataset_source
+from .lengths import with_lengths
+from .loaders import loader_source
+from .map_style import DatasetSource, NestRows, dataset_source
+from .nest import is_container
+from .nest_source import NestSource, is_sparse, nest_source
 from .prepared import PreparedSource, prepared_alike, standardized
 from .preprocessing import Preprocessing
 from .source import NEEDED, Source, require_map_style
@@ -39,8 +45,9 @@ BUILT_IN = ("digits", "blobs", "three-blobs", "quadratic")
 TEST_FRACTION = 0.2
 WHOLE_BYTES = 2**28  # larger Parquet files are read on demand
 FORMS = (
-    "a pair (x, y) of tensors or arrays, a map-style torch Dataset, or a path: .npz, .csv, .tsv, .parquet, .arrow, a "
-    f"pair of .npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
+    "tensors or arrays with the samples in the first dimension, as a pair (x, y), a mapping or another nest; a "
+    "map-style torch Dataset, a DataLoader or a list of samples; a path: .npz, .csv, .tsv, .parquet, .arrow, a pair of "
+    f".npy files, or a folder of {FOLDERS}; or a subclass of rightbatch.data.Source"
 )
 
 
@@ -56,6 +63,11 @@ class Splits:
 def as_source(
     data: object,
     *,
+    collate: Collate | None = None,
+    lengths: Any = None,
+    group_by_length: bool = False,
+    max_tokens: int | None = None,
+    order: str | None = None,
     target: str | None = None,
     text: TextChoice = "auto",
     missing: Missing = "error",
@@ -68,11 +80,18 @@ def as_source(
     """Check data and convert them to a source.
 
     Args:
-        data: a pair (x, y) of tensors, arrays, memory maps or paths of `.npy` files; a map-style torch `Dataset`; the
-            path of an `.npz`, CSV, TSV, Parquet or Arrow file, or of a folder, whose training part is used; or a
-            source. A folder contains x.npy and y.npy, shards of them (x-00000.npy, y-00000.npy, ...), IDX files,
-            Parquet or Arrow files, a data set saved by the package datasets, one folder of images per class, or images
-            with a table of their labels.
+        data: a nest (pair, tuple, mapping, dataclass) of tensors, arrays, memory maps, scipy sparse matrices and lists
+            of texts, with the samples in the first dimension; a pair of paths of `.npy` files; a map-style torch
+            `Dataset`, Hugging Face `Dataset` or list of samples; a `DataLoader`, whose data set, collate function,
+            sampler and workers are taken over; the path of an `.npz`, CSV, TSV, Parquet or Arrow file, or of a folder,
+            whose training part is used; or a source. A folder contains x.npy and y.npy, shards of them (x-00000.npy,
+            y-00000.npy, ...), IDX files, Parquet or Arrow files, a data set saved by the package datasets, one folder
+            of images per class, or images with a table of their labels.
+        collate: function from a list of samples to a batch, for samples that cannot be stacked.
+        lengths: of samples of unequal length: one number per sample, or a function of a sample.
+        group_by_length: whether samples of similar length are neighbours in the order.
+        max_tokens: largest padded size of a forward pass, its samples times the longest of them.
+        order: "sequential" visits the samples as they are stored (default: shuffled).
         target: the key or the column to predict, for `.npz` and tables.
         text: text columns of tables. "auto" makes one input of each value of a column with fewer than 20, and raises an
             error for others; "one-hot" does so up to 1,000 values; "codes" numbers the values in sorted order; "drop"
@@ -95,38 +114,67 @@ def as_source(
         MissingExtraError: a table requires pandas or pyarrow, which is not installed.
     """
     options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
-    source = _as_source(data, options)
-    return standardized(source) if standardize else source
+    source = _as_source(data, options, collate)
+    source = standardized(source) if standardize else source
+    if order not in (None, "sequential"):
+        raise InputError(f"order must be 'sequential' or None, which shuffles, got {order!r}")
+    if order is not None:
+        source = copy(source)  # the caller's own may be in use
+        source.shuffle = False
+    if lengths is None and not group_by_length and max_tokens is None:
+        return source
+    return with_lengths(source, lengths, group_by_length, max_tokens)
 
 
-def _as_source(data: object, options: FileOptions) -> Source:
+def _as_source(data: object, options: FileOptions, collate: Collate | None) -> Source:
+    if isinstance(data, DataLoader):
+        return loader_source(data, collate)
+    if collate is not None and not isinstance(data, str | PathLike | Source | IterableDataset | Iterator):
+        return DatasetSource(data if _has_items(data) else NestRows(nest_source(data)), collate)
+    if collate is not None:
+        raise DataError(f"collate= does not apply to a {type(data).__name__}: pass a data set, a loader or a nest")
     if isinstance(data, (str, PathLike)):
         return _open(Path(fspath(data)), options)[0]
-    if isinstance(data, (tuple, list)):
-        return _pair(data)
-    if isinstance(data, (Tensor, np.ndarray)):
-        raise DataError(f"got a single array of shape {tuple(data.shape)} without targets: pass a pair (x, y)")
     if isinstance(data, Source):
-        if missing_names := [name for name in NEEDED if not hasattr(data, name)]:
-            raise DataError(
-                f"{type(data).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source must "
-                f"define {', '.join(NEEDED)}"
-            )
+        _require_described(data)
         return data
-    if isinstance(data, IterableDataset | Iterator | DataLoader):
+    if isinstance(data, IterableDataset | Iterator):
         raise DataError(
             f"{type(data).__name__} only supports sequential access. Pass the data set itself, or write the samples "
             "with rightbatch.data.write_shards(samples, folder) and pass the folder; or train on the stream, with "
             "fewer guarantees, with rightbatch.data.as_stream(samples, length=...)"
         )
-    if isinstance(data, Dataset) or (
-        isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
-    ):
+    if _has_items(data):
         return dataset_source(data)  # type: ignore[arg-type]
+    if isinstance(data, tuple | list) and len(data) == 2 and not hasattr(data, "_fields"):
+        return _pair(*data)
+    if isinstance(data, Tensor | np.ndarray) or is_container(data):
+        return nest_source(data)
     raise DataError(f"unsupported data of type {type(data).__name__}: pass {FORMS}")
 
 
-def with_workers(data: object, workers: int = 2, *, method: str | None = None) -> Source:
+def _has_items(data: object) -> bool:
+    """Whether data are a data set or a list of samples, and not a nest of columns."""
+    if isinstance(data, Dataset):
+        return True
+    if isinstance(data, list):  # [x, y] is a pair; of two pairs, which have one sample each, it is a list
+        columns = len(data) == 2 and not isinstance(data[0], tuple | Mapping)
+        return is_container(data) and not columns
+    sized = isinstance(data, Sized) and hasattr(data, "__getitem__")
+    return sized and not isinstance(data, tuple | Mapping | Tensor | np.ndarray | str | bytes) and not is_sparse(data)
+
+
+def _require_described(source: Source) -> None:
+    if source.pair and (missing_names := [name for name in NEEDED if not hasattr(source, name)]):
+        raise DataError(
+            f"{type(source).__name__} has no {', '.join(missing_names)}: a subclass of rightbatch.data.Source must "
+            f"define {', '.join(NEEDED)}, or pair = False"
+        )
+
+
+def with_workers(
+    data: object, workers: int = 2, *, method: str | None = None, collate: Collate | None = None
+) -> Source:
     """Prefetch samples in worker processes, for data sets whose items are slow to decode or to augment.
 
     The batch size may change at any step. The random generators of Python, NumPy and torch are seeded for each item by
@@ -137,6 +185,7 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
         data: a map-style `Dataset`, or any data that `as_source` accepts.
         workers: number of processes, at least 1.
         method: start method: "fork", "spawn" or "forkserver" (default: that of the platform).
+        collate: see `as_source`; called in this process, since batches are cut here.
 
     Raises:
         DataError: the data are invalid, or are read in blocks, which every worker would have to read.
@@ -148,14 +197,14 @@ def with_workers(data: object, workers: int = 2, *, method: str | None = None) -
         )
     if method is not None and method not in get_all_start_methods():
         raise InputError(f"method={method!r} is not available: use one of {', '.join(get_all_start_methods())}")
-    source = as_source(data)
+    source = as_source(data, collate=collate)
     require_map_style(source, "used with worker processes")
     if source.block_ends is not None:
         raise DataError(
             "these data are read in blocks, and every worker would read all blocks: pass them without workers"
         )
     raw = source.raw if isinstance(source, PreparedSource) else source
-    if isinstance(raw, (TensorSource, WorkerSource)):
+    if isinstance(raw, TensorSource | NestSource | WorkerSource):
         return source
     return WorkerSource(source, workers, method)
 
@@ -238,17 +287,21 @@ def _scikit_learn(name: str) -> Any:
         raise MissingExtraError("scikit-learn", "demo", f"The built-in data set {name!r}") from error
 
 
-def _pair(data: tuple[Any, ...] | list[Any]) -> Source:
-    if len(data) != 2:
-        raise DataError(f"got {len(data)} values as data: pass a pair (x, y)")
-    x, y = data
+def _pair(x: Any, y: Any) -> Source:
     if isinstance(x, (str, PathLike)) and isinstance(y, (str, PathLike)):
         return memory_map_source(Path(fspath(x)), Path(fspath(y)))
     named = label_names(y)
-    y = y if named is None else named.values
-    notes = () if named is None else named.notes
-    source = MemoryMapSource(x, np.asarray(y)) if isinstance(x, np.memmap) else array_source(x, y, notes)
-    return source if named is None else PreparedSource(source, Preprocessing(named.names))
+    if named is not None:
+        return PreparedSource(_pair_of(x, named.values, named.notes), Preprocessing(named.names))
+    return _pair_of(x, y)
+
+
+def _pair_of(x: Any, y: Any, notes: tuple[str, ...] = ()) -> Source:
+    if isinstance(x, np.memmap) and not is_container(y):
+        return MemoryMapSource(x, np.asarray(y))
+    if is_container(x) or is_container(y) or is_sparse(x):
+        return nest_source((x, y), notes)
+    return array_source(x, y, notes)
 
 
 def _open(path: Path, options: FileOptions) -> tuple[Source, Source | None]:

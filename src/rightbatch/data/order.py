@@ -24,7 +24,7 @@ NOTHING_CACHED: Snapshot = (None, 0, np.empty(0, np.int64))
 
 NO_EPOCH = 2**64 - 1  # the key of random draws outside of epochs; no run reaches this epoch
 # Offsets in one generator's stream for other draws, too far apart to overlap.
-MEMBERS, WINDOWS, STRATA = (k * 2**128 for k in (1, 2, 3))
+MEMBERS, WINDOWS, STRATA, DRAWS, SEEDS, LENGTHS = (k * 2**128 for k in range(1, 7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +231,8 @@ def encrypt(values: NDArray[np.uint64], height: int, width: int, keys: NDArray[n
 def generator(seed: int, epoch: int) -> np.random.Philox:
     """Return the counter-based generator of one epoch."""
     return np.random.Philox(key=np.array([seed, epoch], np.uint64))
+
+
+def mixed_seed(seed: int, other: int) -> int:
+    """Return a seed, 0 to 2⁶⁴ - 1, that depends on two others."""
+    return int(generator(seed, other % 2**64).advance(SEEDS).random_raw())

@@ -12,7 +12,7 @@ from ..errors import DataError
 from .block_order import BlockOrder
 from .order import Order
 from .preprocessing import Preprocessing, Statistics
-from .source import Source, SourceWrapper
+from .source import Source, SourceWrapper, require_pairs
 
 CHUNK_SAMPLES = 4096
 
@@ -179,6 +179,7 @@ def standardized(source: Source) -> PreparedSource:
     Raises:
         DataError: the inputs are not one row of floating-point numbers.
     """
+    require_pairs(source, "standardize=True")
     if len(source.x_shape) != 1 or not source.x_dtype.is_floating_point:
         raise DataError(
             f"inputs of shape {list(source.x_shape)} and type {source.x_dtype} cannot be standardised: only rows of "

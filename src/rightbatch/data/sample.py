@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .nest import take, tensors
 from .source import Source, SourceWrapper
 from .streams.source import SAMPLE, SAMPLE_BYTES
 
@@ -24,18 +26,20 @@ class Sample(SourceWrapper):
     def __init__(self, source: Source) -> None:
         super().__init__(source, f"at most {SAMPLE:,} samples")
         self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), SAMPLE)))
-        each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
-        self._caches = len(self._indices) * each <= SAMPLE_BYTES
-        self._cached: tuple[Tensor, Tensor] | None = None
+        if source.pair:
+            each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
+        else:
+            each = sum(tensor.nbytes for tensor in tensors(source.fetch(self._indices[:1])))
+        self._caches = source.equal and len(self._indices) * each <= SAMPLE_BYTES
+        self._cached: Any = None
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` of this subset."""
+    def fetch(self, indices: Tensor) -> Any:
+        """Return the samples at `indices` of this subset."""
         if not self._caches:
             return self._source.fetch_epoch(self._indices[indices], 0, 0)
         if self._cached is None:
             self._cached = self._source.fetch_epoch(self._indices, 0, 0)
-        x, y = self._cached
-        return x[indices], y[indices]
+        return take(self._cached, indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from ..errors import DataError, InputError
 from .arrays import TensorSource
+from .drawn import DrawnSource
+from .lengths import LengthSource
+from .nest_source import NestSource
 from .order import NO_EPOCH, ROUNDS, STRATA, Indices, Order, encrypt, generator
 from .prepared import PreparedSource
 from .source import Source, SourceWrapper, require_map_style
@@ -23,13 +27,17 @@ class SourceSubset(SourceWrapper):
     def whole(self, indices: Indices) -> Indices:
         """Return the indices of this part's samples in the whole source."""
 
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` of this part."""
+    def fetch(self, indices: Tensor) -> Any:
+        """Return the samples at `indices` of this part."""
         return self._source.fetch(torch.from_numpy(self.whole(indices.numpy())))
 
-    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return x and y of the samples at `indices` of this part, for one epoch."""
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> Any:
+        """Return the samples at `indices` of this part, for one epoch."""
         return self._source.fetch_epoch(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
+
+    def items(self, indices: Tensor, seed: int, epoch: int) -> list[Any]:
+        """Return the samples at `indices` of this part, before they are collated."""
+        return self._source.items(torch.from_numpy(self.whole(indices.numpy())), seed, epoch)
 
     def prefetch(self, indices: Tensor) -> None:
         """Forward the prefetch to the whole source."""
@@ -55,6 +63,25 @@ class View(SourceSubset):
 
     def whole(self, indices: Indices) -> Indices:
         return self._order.at(NO_EPOCH, indices + self._start)
+
+
+class Selection(SourceSubset):
+    """The samples of a source at given indices.
+
+    Args:
+        source: the whole source.
+        rows: int64 indices.
+    """
+
+    def __init__(self, source: Source, rows: Indices) -> None:
+        super().__init__(source, f"a part of {len(source):,} samples")
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def whole(self, indices: Indices) -> Indices:
+        return self._rows[indices]
 
 
 class StrataView(SourceSubset):
@@ -99,6 +126,17 @@ class StrataView(SourceSubset):
         return begins + (words % (ends - begins).astype(np.uint64)).view(np.int64)
 
 
+def select(source: Source, rows: Indices) -> Source:
+    """Return a source with only some rows, in this order; tensors in memory are copied."""
+    if isinstance(source, TensorSource | NestSource):
+        return source.subset(torch.from_numpy(rows))
+    if isinstance(source, LengthSource):
+        return source.subset(rows, select)
+    if isinstance(source, WorkerSource):
+        return source.parts(Selection(source.source, rows))[0]
+    return Selection(source, rows)
+
+
 def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, Source]:
     """Split a source at random into a training part and a validation part.
 
@@ -124,6 +162,14 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
         raise DataError(f"{n} samples cannot be split: provide at least 2")
     require_map_style(source, "split")
     held = min(n - 1, max(1, round(n * fraction)))
+    if isinstance(source, DrawnSource):  # by rows, of which draws may contain several copies
+        rows = Order(len(source.source), seed).indices(NO_EPOCH, 0, len(source.source))
+        held = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
+        valid, train = (select(source.source, part) for part in (rows[:held], rows[held:]))
+        return DrawnSource(train, source.draws.restricted(rows[held:])), valid
+    if isinstance(source, LengthSource):
+        rows = Order(n, seed).indices(NO_EPOCH, 0, n)
+        return select(source, rows[held:]), select(source, rows[:held])
     if isinstance(source, PreparedSource):
         return source.parts(*hold_out(source.raw, fraction, seed))
     if isinstance(source, WorkerSource):
@@ -136,7 +182,7 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
             return StrataView(source, n - held, seed, False), StrataView(source, n - held, seed, True)
         return StrataView(source, held, seed, True), StrataView(source, held, seed, False)
     order = Order(n, seed)
-    if isinstance(source, TensorSource):
+    if isinstance(source, TensorSource | NestSource):
         indices = torch.from_numpy(order.indices(NO_EPOCH, 0, n))
         return source.subset(indices[held:]), source.subset(indices[:held])
     return View(source, order, held, n), View(source, order, 0, held)

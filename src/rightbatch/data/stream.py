@@ -6,10 +6,10 @@ from operator import index
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from .block_order import BlockOrder
+from .nest import to_device
 from .order import require_positions
 from .source import Source
 
@@ -52,6 +52,7 @@ class BatchStream:
         self.source = source
         self.order = source.order(seed, shuffle)
         self.device = None if device is None else torch.device(device)
+        self._pin = source.pin and self.device is not None and self.device.type == "cuda"
         self._epoch = 0
         self._position = 0
         self._read_to: tuple[int, int] | None = None  # epoch and window
@@ -95,11 +96,11 @@ class BatchStream:
             self._position = stop
         return taken
 
-    def fetch(self, interval: Interval) -> tuple[Tensor, Tensor]:
+    def fetch(self, interval: Interval) -> Any:
         """Return the samples of an interval without changing the position.
 
         Returns:
-            x of shape (samples, *x_shape) and y of shape (samples, *y_shape), on `device`.
+            x of shape (samples, *x_shape) and y of shape (samples, *y_shape), or another nest, on `device`.
 
         Raises:
             InputError: positions outside the epoch.
@@ -107,10 +108,8 @@ class BatchStream:
         require_positions(*interval, self.order.n)
         if isinstance(self.order, BlockOrder) and interval.samples:
             self._read_ahead(self.order, interval)
-        x, y = self.source.fetch_interval(self.order, *interval)
-        if self.device is None or x.device == y.device == self.device:
-            return x, y
-        return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        batch = self.source.fetch_interval(self.order, *interval)
+        return batch if self.device is None else to_device(batch, self.device, self._pin)
 
     def _read_ahead(self, order: BlockOrder, interval: Interval) -> None:
         """Make the source read the next blocks ahead, once per window."""

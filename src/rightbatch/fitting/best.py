@@ -1,6 +1,5 @@
 """The best iterate so far, by validation."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +13,11 @@ class BestIterate:
     """Keeps the state of the model at its best evaluation.
 
     Args:
-        budget: whose targets say what is best: the least validation loss, or the highest accuracy where only an
-            accuracy is the target.
+        budget: whose targets say what is best: the least validation loss, unless something else is the only target.
     """
 
     def __init__(self, budget: Budget) -> None:
-        self._by_accuracy = bool(budget.stop_at) and "valid_loss" not in (budget.stop_at or {})
+        self._criterion = budget.criterion
         self.row: dict[str, Any] = {}
         self.state: dict[str, Tensor] = {}
         self.worse_evaluations = 0
@@ -34,10 +32,7 @@ class BestIterate:
         return best
 
     def _value(self, row: Mapping[str, Any]) -> float:
-        if self._by_accuracy:
-            return -float(row["valid_accuracy"])
-        value = float(row["valid_loss"])
-        return math.inf if math.isnan(value) else value
+        return self._criterion.cost(row.get(self._criterion.name))
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs; of a sharded model all processes must ask for it."""

@@ -1,8 +1,8 @@
 """Train a model in one call: our loop, on the same engine as yours."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..noise import Noise
 from ..record import RunFolder, RunLock
 from ..report import Progress
 from ..rule_text import write_rule
+from .batch_loss import Objective
 from .predicting import require_same_preprocessing
 from .preparing import FitInputs, FitSettings, MakeOptimizer, Prepared, prepare
 from .randomness import own_random_numbers, seed_of
@@ -35,7 +36,7 @@ class Run:
         best: the evaluation `model` comes from; empty without validation data.
         stopped: why the run ended, in words.
         folder: the run folder, if there is one; of several processes only the first has it.
-        test: {"loss": ..., "accuracy": ...} of `model` on the test data, if there are any.
+        test: {"loss": ..., "accuracy": ...} and the metrics of `model` on the test data, if there are any.
     """
 
     model: nn.Module
@@ -56,9 +57,12 @@ def fit(
     lr: Any = "auto",
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
     *,
+    objective: Objective | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     seconds: float | None = None,
-    stop_at: Mapping[str, float] | None = None,
+    stop_at: Mapping[str, float | str] | None = None,
     patience: int | None = None,
     eval_every: float = 1.0,
     clip_norm: float | None = None,
@@ -80,22 +84,30 @@ def fit(
 
     Args:
         model: trained in place.
-        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`; default: cross-entropy for integer targets, mean squared error for others. The
-            units of torch's own losses are known (class weights, `ignore_index`, a sum); another must be a mean.
-        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss is
-            returned.
+        train: a nest of tensors or arrays, a map-style Dataset, a DataLoader, a path or a Source; see `as_source`.
+        loss: `loss(output, target)` of pairs (input, target); the parts of a tuple or mapping are passed as arguments.
+            Default: cross-entropy for integer targets, else mean squared error. The units of torch's own losses are
+            known (class weights, `ignore_index`, a sum); another must be a mean.
+        valid: like `train`, or the fraction of `train` to hold out. The iterate with the least validation loss,
+            or the best by the only target in `stop_at`, is returned.
         test: like `train`; evaluated once, at the end.
         batch_size: "auto", a number, the name of a rule or a rule.
         lr: "auto", a number, the name of a rule, a rule, or None for the optimizer's own.
-        optimizer: a torch optimizer over the model's parameters, or a function from parameters to one. Default:
+        optimizer: a torch optimizer of the model's parameters, or a function from parameters to one. Default:
             schedule-free Adam if the lr rule averages, as "auto" does, plain SGD otherwise.
+        objective: of other data, `objective(model, batch)`: the mean loss, or (loss, number of units), or
+            (loss, number, outputs), for metrics (loss, number, (outputs, targets)).
+        collate: function from a list of samples to a batch.
+        metrics: such as {"f1": fn}, evaluated over all of `valid` and `test`: fn(outputs, targets) returns a number for
+            the outputs and targets of all samples, joined on the CPU. Or objects with reset(), update(outputs, targets)
+            and compute(), as in torchmetrics. Each name is a key of the history, of `best` and of `test`.
         epochs: maximum passes over the data; see `Budget` for what holds where no limit is given.
         seconds: time limit, evaluation included.
-        stop_at: such as {"valid_loss": 0.3}; stops when reached.
-        patience: stops after so many evaluations without a better validation loss.
+        stop_at: such as {"valid_loss": 0.3} or {"f1": 0.9}; stops when one is reached, from below unless the name ends
+            in "loss" or "error", or as text says: {"perplexity": "<= 20"}. A single target also says what best means.
+        patience: stops after so many evaluations without a better one.
         eval_every: epochs between evaluations.
-        clip_norm: as in `AutoBatch`; so are `clip_value`, `micro_batch` and `noise`.
+        clip_norm: see `AutoBatch`.
         clip_value: see `AutoBatch`.
         precision: None, "bf16" or "fp16" for the forward passes (torch.autocast).
         micro_batch: see `AutoBatch`.
@@ -103,10 +115,10 @@ def fit(
         seed: of the order of the samples and of dropout; the caller's random numbers are left alone.
         device: where the model is moved first; None leaves it where it is.
         run_dir: folder for settings, events, ledger, checkpoints, parameters and report, of one run at a time.
-        resume: resume the run in `run_dir`, if there is one; other settings than then are taken, and reported.
+        resume: resume the run in `run_dir`, if there is one; changed settings are taken, and reported.
         callbacks: objects of `rightbatch.Callback` that listen to the run.
         progress: show progress; None shows a live view on a terminal and plain lines elsewhere.
-        checkpoint_every: maximum seconds between checkpoints; there is one at each evaluation too.
+        checkpoint_every: maximum seconds between checkpoints; they also follow evaluations, for 2 % of the time.
 
     Raises:
         InputError: unusable data, model, loss or settings; nothing has been changed then.
@@ -117,10 +129,8 @@ def fit(
     return _run(**locals())
 
 
-def _run(
-    model: nn.Module, train: Any, loss: Any, valid: Any, test: Any, device: Any, precision: Any, **settings: Any
-) -> Run:
-    inputs = FitInputs(model=model, train=train, loss=loss, valid=valid, test=test, device=device, precision=precision)
+def _run(**settings: Any) -> Run:
+    inputs = FitInputs(**{field.name: settings.pop(field.name) for field in fields(FitInputs)})
     given = FitSettings(**settings)
     prepared = prepare(inputs, given)
     auto = prepared.auto
@@ -161,6 +171,7 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
         "precision": prepared.precision.name,
         "seed": given.seed,
         "budget": prepared.budget.describe(),
+        "metrics": list(given.metrics or ()),
         "eval_every": given.eval_every,
     }
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..data import Source, as_source, hold_out, prepared_alike, require_map_style, require_trainable
+from ..data.nest import to_device
 from ..errors import InputError
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
@@ -20,10 +22,15 @@ from ..loop.run_state import ENDLESS
 from ..noise import Noise
 from ..noise.isolation import devices_of
 from ..ranges import require_number, require_whole
-from .losses import default_loss, require_fitting, tried_output
+from .batch_loss import BatchLoss, Objective, ObjectiveLoss, PairLoss, require_objective
+from .evaluation import evaluating
+from .labels import absent_classes
+from .losses import loss_for, objective_kind, require_fitting, require_loss, require_running, tried_output
+from .metrics import Metrics
 from .precision import Precision
 from .randomness import own_random_numbers
 from .stopping import Budget
+from .torch_losses import torch_loss
 from .units import PROBES, Kind, Loss, UnitLoss, kind_of, unit_loss
 from .weights import require_storable
 
@@ -45,6 +52,8 @@ class FitInputs:
     model: nn.Module
     train: Any
     loss: Loss | None
+    objective: Objective | None
+    collate: Any
     valid: Any
     test: Any
     device: torch.device | str | None
@@ -56,10 +65,8 @@ class FitInputs:
         Raises:
             InputError: naming the argument.
         """
-        if self.loss is not None and not callable(self.loss):
-            raise InputError(
-                f"loss must be a function of output and target, got {self.loss!r}: write loss=F.cross_entropy."
-            )
+        require_loss(self.loss)
+        require_objective(self.objective, self.loss)
         if self.device is not None and not isinstance(self.device, str | torch.device):
             raise InputError(f"device={self.device!r} cannot be used here: give a name such as 'cpu' or 'cuda:0'.")
 
@@ -71,9 +78,10 @@ class FitSettings:
     batch_size: Any
     lr: Any
     optimizer: torch.optim.Optimizer | MakeOptimizer | None
+    metrics: Mapping[str, Any] | None
     epochs: int | None
     seconds: float | None
-    stop_at: Mapping[str, float] | None
+    stop_at: Mapping[str, float | str] | None
     patience: int | None
     eval_every: float
     clip_norm: float | None
@@ -127,16 +135,18 @@ class Prepared:
         valid: to validate on.
         test: to test on.
         budget: when the run ends.
+        metrics: the user's own.
         notes: what was found of the loss that the user should know.
     """
 
     auto: AutoBatch
-    loss: UnitLoss
+    loss: BatchLoss
     precision: Precision
     train: Source
     valid: Source | None
     test: Source | None
     budget: Budget
+    metrics: Metrics
     notes: tuple[str, ...]
 
 
@@ -149,31 +159,31 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
     """
     model = unwrapped(inputs.model, ProcessGroup.present())
     with own_random_numbers(given.seed, devices_of(model)):  # trying out data and model may draw some
-        train = as_source(inputs.train)
+        train = as_source(inputs.train, collate=inputs.collate)
         require_trainable(train)
-        valid, train = _validation(inputs.valid, train, given.seed)
-        test = None if inputs.test is None else as_source(inputs.test)
+        valid, train = _validation(inputs.valid, train, given.seed, inputs.collate)
+        test = None if inputs.test is None else _other(inputs.test, inputs.collate)
         for other in (valid, test):
             if other is not None:
                 require_map_style(other, "evaluated on")
         valid = None if valid is None else prepared_alike(train, valid)
         test = None if test is None else prepared_alike(train, test, "test")
-        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None)
-        loss = default_loss(train) if inputs.loss is None else inputs.loss
+        metrics = Metrics(given.metrics)
+        metrics.require_usable(valid is not None or test is not None, ProcessGroup.present())
+        falls = metrics.lower_is_better
+        budget = Budget.of(given.epochs, given.seconds, given.stop_at, given.patience, valid is not None, falls)
         parameters = trainable(model)
         _require_accuracy(given.stop_at, valid)
         _move(model, inputs.device)
-        for name, source in (("train", train), ("valid", valid), ("test", test)):
-            if source is not None:
-                require_fitting(model, loss, source, name)
+        sources = {"train": train, "valid": valid, "test": test}
+        loss, kind = loss_and_kind(model, inputs.loss, inputs.objective, sources)
+        _try_metrics(model, loss, metrics, valid or test)
         optimizer = given.optimizer
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             optimizer = optimizer(parameters)
         if given.run_dir is not None:
             require_storable(model)
         precision = Precision(inputs.precision, parameters[0].device)
-        weighed = unit_loss(loss, train)
-        kind = _kind(model, weighed, loss, train)
         auto = AutoBatch(
             inputs.model,
             optimizer,
@@ -188,41 +198,109 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             seed=given.seed,
             epochs=budget.epochs or ENDLESS,
         )
-    notes = [
+    notes = (*_reports(valid, test), *_notes(auto, loss, kind, train, given.micro_batch))
+    return Prepared(auto, loss, precision, train, valid, test, budget, metrics, notes)
+
+
+def loss_and_kind(
+    model: nn.Module, loss: Loss | None, objective: Objective | None, sources: Mapping[str, Source | None]
+) -> tuple[BatchLoss, Kind]:
+    """The loss of a batch, tried on all data, and what it is over samples.
+
+    Args:
+        model: tried in evaluation mode, without a trace.
+        loss: of output and target; None is the default.
+        objective: of model and batch, instead.
+        sources: by name, one of them "train".
+
+    Raises:
+        InputError: model, loss and data do not go together.
+        DataError: targets that the loss cannot take.
+    """
+    train = sources["train"]
+    assert train is not None
+    given = {name: source for name, source in sources.items() if source is not None}
+    if objective is not None:
+        whole = ObjectiveLoss(objective)
+        for name, source in given.items():
+            require_running(model, whole, source, name)
+        kind = objective_kind(model, whole, train)
+        if kind is Kind.SUM:
+            raise InputError(A_SUM)
+        return whole, kind
+    for name, source in given.items():
+        if not source.supervised:
+            raise InputError(
+                f"A batch of the {name} data contains {source.form} and is not a pair (input, target): pass "
+                "objective=, a function of model and batch that returns the mean loss."
+            )
+    loss = loss_for(loss, train)
+    for name, source in given.items():
+        require_fitting(model, loss, source, name)
+    unit = unit_loss(loss, train)
+    return PairLoss(unit), _kind(model, unit, train)
+
+
+def _reports(valid: Source | None, test: Source | None) -> tuple[str, ...]:
+    """What of the data for evaluation was not as in training, also as warnings."""
+    notes = tuple(
         f"{name} data: {report}"
         for name, source in (("validation", valid), ("test", test))
         for report in getattr(source, "reports", ())
-    ]
+    )
     for note in notes:
-        warnings.warn(f"{note}.", stacklevel=4)
+        warnings.warn(f"{note}.", stacklevel=5)
+    return notes
+
+
+def _notes(auto: AutoBatch, loss: BatchLoss, kind: Kind, train: Source, micro_batch: int | None) -> tuple[str, ...]:
+    """What was found of the loss that the user should know; the loop is set up for it."""
+    own, notes = torch_loss(loss.unit.loss) if isinstance(loss, PairLoss) else None, []
+    absent = absent_classes(train, own.ignored) if own is not None and own.of_classes else ""
+    if absent:
+        notes.append(absent)
     if kind is Kind.NEITHER:
-        if given.micro_batch is None:
+        if micro_batch is None:
             auto.do_not_cut(COUPLED)
             notes.append(f"{COUPLED}: batches are not cut into micro-batches (micro_batch= cuts them all the same)")
         else:
             notes.append(f"{COUPLED}: with micro_batch= the loss of a batch is the mean over its micro-batches")
-        warnings.warn(f"loss: {notes[-1]}.", stacklevel=4)
+        warnings.warn(f"loss: {notes[-1]}.", stacklevel=5)
     if kind is Kind.SUM:
         auto.step_along_the_sum()
-    return Prepared(auto, weighed, precision, train, valid, test, budget, tuple(notes))
+    return tuple(notes)
 
 
-def _kind(model: nn.Module, weighed: UnitLoss, loss: Loss, train: Source) -> Kind:
+def _kind(model: nn.Module, unit: UnitLoss, train: Source) -> Kind:
     """What the loss is over samples: known of torch's own, tried of others.
 
     Raises:
         InputError: it is a sum that torch did not name one.
     """
-    if weighed.known or train.loss is loss:
-        return weighed.kind
+    if unit.known or train.loss is unit.loss:
+        return unit.kind
     some = train.sample()  # of a stream, those at its beginning
-    x, y = some.fetch(torch.arange(min(PROBES, len(some))))
     device = next(model.parameters()).device
-    output = tried_output(model, x.to(device))
-    kind = Kind.MEAN if output is None else kind_of(loss, output, y.to(device))
+    x, y = to_device(some.fetch(torch.arange(min(PROBES, len(some)))), device)
+    output = tried_output(model, x)
+    if isinstance(output, Tensor) and isinstance(y, Tensor):
+        kind = kind_of(unit.loss, output, y)
+    else:
+        kind = objective_kind(model, PairLoss(unit), train)
     if kind is Kind.SUM:
         raise InputError(A_SUM)
     return kind
+
+
+def _try_metrics(model: nn.Module, loss: BatchLoss, metrics: Metrics, source: Source | None) -> None:
+    if source is None or not list(metrics) or ProcessGroup.present().several:  # objects would exchange what they count
+        return
+    device = next(model.parameters()).device
+    batch = to_device(source.fetch(torch.arange(min(PROBES, len(source)))), device)
+    with evaluating(model):
+        found = loss(model, batch)
+    metrics.require_outputs(found.outputs, found.targets)
+    metrics.try_out(found.outputs, found.targets, device)
 
 
 def _move(model: nn.Module, device: torch.device | str | None) -> None:
@@ -234,9 +312,11 @@ def _move(model: nn.Module, device: torch.device | str | None) -> None:
         raise InputError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _require_accuracy(stop_at: Mapping[str, float] | None, valid: Source | None) -> None:
+def _require_accuracy(stop_at: Mapping[str, Any] | None, valid: Source | None) -> None:
     if valid is None or "valid_accuracy" not in (stop_at or {}):
         return
+    if not valid.labelled:
+        raise InputError("valid_accuracy cannot be a target: the targets are not one tensor. Use valid_loss.")
     if valid.y_dtype.is_floating_point or valid.y_shape:
         raise InputError(
             f"valid_accuracy cannot be a target: the targets are {valid.y_dtype} of shape {valid.y_shape}, accuracy "
@@ -244,7 +324,13 @@ def _require_accuracy(stop_at: Mapping[str, float] | None, valid: Source | None)
         )
 
 
-def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, Source]:
+def _other(data: Any, collate: Any) -> Source:
+    """Data to evaluate on: samples are collated like those of `train`, unless they come with a way of their own."""
+    own = isinstance(data, str | os.PathLike | Source | DataLoader)
+    return as_source(data, collate=None if own else collate)
+
+
+def _validation(valid: Any, train: Source, seed: int, collate: Any) -> tuple[Source | None, Source]:
     """The validation data and what is left to train on."""
     if valid is None:
         return None, train
@@ -254,7 +340,7 @@ def _validation(valid: Any, train: Source, seed: int) -> tuple[Source | None, So
         rest, held_out = hold_out(train, valid, seed)
         require_trainable(rest)
         return held_out, rest
-    source = as_source(valid)
+    source = _other(valid, collate)
     if len(source) == 0:
         raise InputError("valid holds no samples.")
     return source, train

@@ -4,22 +4,26 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from ..data import Interval
 from ..decision import Decision
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, RunFolderError
 from ..loop.callback import Callback
 from ..loop.distributed.rank_sync import cpu_name
 from ..measurements import Audit, StepTime
 from ..record import EventLog, Ledger, RunFolder, RunLock
 from ..report import Progress, write_report
+
+REPORT_SHARE = 0.01  # of the time of a run, for reports before its end
+FIRST_REPORT_S = 60.0
 
 
 class Recorder(Callback):
@@ -29,9 +33,18 @@ class Recorder(Callback):
         folder: where to write; None writes nothing.
         progress: the terminal's view.
         lock: the right to write there, given back with the files.
+        clock: seconds; reports before the end of a run are written by it.
     """
 
-    def __init__(self, folder: RunFolder | None, progress: Progress, lock: RunLock | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        progress: Progress,
+        lock: RunLock | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._report_due_s = clock() + FIRST_REPORT_S
         self.folder = folder
         self.progress = progress
         self._lock = lock
@@ -53,6 +66,18 @@ class Recorder(Callback):
         """An evaluation was made."""
         self.event("evaluation", **row)
         self.progress.evaluation(row)
+        if self._events is not None and self._clock() >= self._report_due_s:
+            self._events.flush()
+            self._report()
+
+    def _report(self) -> None:
+        """Write the report of the run so far; one that cannot be written is written, or complained of, at the end."""
+        started_s = self._clock()
+        if self.folder is not None:
+            with suppress(MissingExtraError, RunFolderError):
+                write_report(self.folder.path)
+        now_s = self._clock()
+        self._report_due_s = now_s + max(FIRST_REPORT_S, (now_s - started_s) * (1 / REPORT_SHARE - 1))
 
     def decision(self, step: int, samples: int, what: str, old: float | None, new: float, decision: Decision) -> None:
         """A rule decided something worth telling."""

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from time import monotonic
 from types import FrameType
@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from ..errors import InputError
 from ..report.words import times
+from .stop_target import StopTarget
 
-TARGETS = ("valid_loss", "valid_accuracy")
 DEFAULT_PATIENCE = 5
 MOST_EPOCHS_BY_DEFAULT = 100
 EPOCHS_WITHOUT_VALIDATION = 10
@@ -28,8 +28,10 @@ class Budget:
     Args:
         epochs: passes over the data, a whole number.
         seconds: by the clock on the wall, evaluation included.
-        stop_at: such as {"valid_loss": 0.3}; a loss is reached from above, an accuracy from below.
-        patience: evaluations without a better validation loss.
+        stop_at: such as {"valid_loss": 0.3, "f1": 0.9, "perplexity": "<= 20"}; a loss is reached from above, an
+            accuracy from below.
+        patience: evaluations without a better one.
+        metrics: the names of the user's metrics, and whether lower is better.
 
     Raises:
         InputError: a number is not positive, or `stop_at` names something that is not measured.
@@ -37,8 +39,9 @@ class Budget:
 
     epochs: int | None = None
     seconds: float | None = None
-    stop_at: Mapping[str, float] | None = None
+    stop_at: Mapping[str, float | str] | None = None
     patience: int | None = None
+    metrics: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "seconds", "patience"):
@@ -50,18 +53,28 @@ class Budget:
             raise InputError(f"epochs must be a whole number, got {self.epochs!r}.")
         if self.stop_at is not None and not isinstance(self.stop_at, Mapping):
             raise InputError(f"stop_at must be such as {{'valid_loss': 0.3}}, got {self.stop_at!r}.")
-        for name, value in (self.stop_at or {}).items():
-            if name not in TARGETS or not isinstance(value, Real) or not math.isfinite(value):
-                raise InputError(f"stop_at knows {' and '.join(TARGETS)} with a finite value, got {name!r}: {value!r}.")
+        _ = self.targets
+
+    @property
+    def targets(self) -> tuple[StopTarget, ...]:
+        """What `stop_at` says, read."""
+        return tuple(StopTarget.of(name, given, self.metrics) for name, given in (self.stop_at or {}).items())
+
+    @property
+    def criterion(self) -> StopTarget:
+        """What the best evaluation is the best of: the only target, or else the validation loss."""
+        targets = self.targets
+        return targets[0] if len(targets) == 1 else StopTarget("valid_loss", -math.inf, True)
 
     @classmethod
     def of(
         cls,
         epochs: int | None,
         seconds: float | None,
-        stop_at: Mapping[str, float] | None,
+        stop_at: Mapping[str, float | str] | None,
         patience: int | None,
         validates: bool,
+        metrics: Mapping[str, bool] | None = None,
     ) -> "Budget":
         """The budget meant by the arguments of `fit`.
 
@@ -78,7 +91,7 @@ class Budget:
             if validates:
                 return cls(epochs=MOST_EPOCHS_BY_DEFAULT, patience=DEFAULT_PATIENCE)
             return cls(epochs=EPOCHS_WITHOUT_VALIDATION)
-        return cls(epochs, seconds, stop_at, patience)
+        return cls(epochs, seconds, stop_at, patience, metrics or {})
 
     def describe(self) -> str:
         """The budget in words."""
@@ -87,9 +100,10 @@ class Budget:
             parts.append(times(self.epochs, "epoch"))
         if self.seconds is not None:
             parts.append(f"{self.seconds:g} seconds")
-        parts += [f"{name} {value:g}" for name, value in (self.stop_at or {}).items()]
+        parts += [f"{name} {v if isinstance(v, str) else f'{v:g}'}" for name, v in (self.stop_at or {}).items()]
         if self.patience is not None:
-            parts.append(f"{self.patience} evaluations without a better validation loss")
+            what = self.criterion.name.replace("valid_", "validation ")
+            parts.append(f"{self.patience} evaluations without a better {what}")
         return " or ".join(parts) if parts else "until interrupted"
 
     @property
@@ -99,10 +113,10 @@ class Budget:
 
     def reached(self, metrics: Mapping[str, float]) -> str:
         """Which target an evaluation has reached, in words; empty if none."""
-        for name, aim in (self.stop_at or {}).items():
-            value = metrics.get(name, math.nan)
-            if (value <= aim) if name.endswith("loss") else (value >= aim):
-                return f"target reached: {name} {value:.4g}"
+        for target in self.targets:
+            value = metrics.get(target.name, math.nan)
+            if target.reached(value):
+                return f"target reached: {target.name} {value:.4g}"
         return ""
 
 

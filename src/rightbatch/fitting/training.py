@@ -19,10 +19,12 @@ from ..loop.distributed.sharding import gather_full, model_state_like, sharded_m
 from ..loop.memory.forward_limit import ForwardLimit
 from ..noise.isolation import devices_of, modes_kept
 from ..record import counted_events
+from ..record.events import EVALUATION_FIELDS
 from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
-from .evaluation import CHUNK_SAMPLES, evaluate, refresh_batch_norm
+from .checkpoint_schedule import CheckpointSchedule
+from .evaluation import CHUNK_SAMPLES, evaluate, normalizes_batches, refresh_batch_norm
 from .preparing import FitSettings, Prepared
 from .randomness import begin_at, random_states, seed_of, set_random_states
 from .recorder import Recorder, machine, now
@@ -92,8 +94,7 @@ class Training:
         self.recorder = recorder
         self.history = Rows()
         self.listeners = Callbacks([self.history, recorder, *given.callbacks])
-        self.checkpoint_every_s = given.checkpoint_every
-        self.checkpoint_due_s = perf_counter() + given.checkpoint_every
+        self.checkpoints = CheckpointSchedule(given.checkpoint_every)
         self.checkpointed = (-1, -1)
         self.devices = devices_of(auto.model)
         blocks = prepared.train.block_ends is not None
@@ -172,23 +173,21 @@ class Training:
     def _loop(self, interruption: Interruption) -> str:
         auto = self.auto
         limit_s = math.inf if self.budget.seconds is None else self.budget.seconds
-        for x, y in auto:
+        for batch in auto:
             steps = auto.steps
             try:
-                auto.backward(*self._pass(x, y))
+                auto.backward(*self._pass(batch))
             except (RuntimeError, MemoryError) as error:
                 auto.handle_oom(error)
                 continue
             if auto.step() and auto.samples >= self.next_evaluation:
                 reached = self._evaluate()
-                self._checkpoint()
+                self.checkpoints.ask()
                 if reached:
                     return reached
             if auto.steps == steps:
                 continue  # in the midst of a step the model may be at a trial point
-            asked, over, due = auto.sync.agreed(
-                interruption.asked, self.watch.seconds >= limit_s, perf_counter() >= self.checkpoint_due_s
-            )
+            asked, over, due = auto.sync.agreed(interruption.asked, self.watch.seconds >= limit_s, self.checkpoints.due)
             if due:
                 self._checkpoint()
             if over:
@@ -197,10 +196,11 @@ class Training:
                 return "interrupted"
         return auto.stopped or self.budget.used_up
 
-    def _pass(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
+    def _pass(self, batch: Any) -> tuple[Tensor, Tensor | float | None]:
         """The mean loss of a micro-batch and its units; nothing else of the pass is held."""
         with torch.set_grad_enabled(self.auto.needs_gradient), self.prepared.precision.passes():
-            return self.prepared.loss(self.model(x), y)
+            found = self.prepared.loss(self.model, batch)
+            return found.loss, found.weight
 
     def _evaluate(self) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
@@ -222,6 +222,7 @@ class Training:
                 "seconds": auto.seconds,
                 "valid_loss": found["loss"],
                 "valid_accuracy": found.get("accuracy"),
+                **{name: found[name] for name in self.prepared.metrics},
             }
             row["best"] = self.best.offer(row, self.model)
         self.listeners.evaluation(row)
@@ -231,13 +232,15 @@ class Training:
         return reached
 
     def _evaluated(self, source: Source) -> dict[str, float]:
-        prepared = self.prepared
-        return evaluate(
-            self.model, prepared.loss, source, self.device, self.ranks, self.evaluation_limit, prepared.precision
-        )
+        p, limit = self.prepared, self.evaluation_limit
+        return evaluate(self.model, p.loss, source, self.device, self.ranks, limit, p.precision, p.metrics)
 
     def _refresh_batch_norm(self) -> None:
-        work = partial(refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit)
+        if not self.ranks.several and not normalizes_batches(self.model):
+            return
+        work = partial(
+            refresh_batch_norm, self.model, self.sample, self.device, self.evaluation_limit, self.prepared.loss
+        )
         if sharded_modules(self.model):
             work()
         else:
@@ -246,14 +249,14 @@ class Training:
 
     def _checkpoint(self) -> None:
         folder = self.recorder.folder
-        self.checkpoint_due_s = perf_counter() + self.checkpoint_every_s
+        started_s = self.checkpoints.now()
         at = (self.auto.steps, self.evaluated_step)
-        if at == self.checkpointed or not any(self.ranks.any(folder is not None)):
-            return
-        random = self.ranks.collect(random_states(self.devices))
-        states = self._states() if self.ranks.first or sharded_modules(self.model) else {}
-        self.ranks.on_first(lambda: self._save(random, states))
-        self.checkpointed = at
+        if at != self.checkpointed and any(self.ranks.any(folder is not None)):
+            random = self.ranks.collect(random_states(self.devices))
+            states = self._states() if self.ranks.first or sharded_modules(self.model) else {}
+            self.ranks.on_first(lambda: self._save(random, states))
+            self.checkpointed = at
+        self.checkpoints.saved(started_s)
 
     def _states(self) -> dict[str, Any]:
         """Of model and loop, in full; where the model is sharded all processes must ask for them."""
@@ -340,6 +343,7 @@ class Training:
             seed=self.seed,
             budget=self.budget.describe(),
             noise=self._noise(),
+            lower_is_better=self.prepared.metrics.lower_is_better,
         )
 
     def _noise(self) -> dict[str, str] | None:
@@ -380,9 +384,14 @@ class Ended:
 def _summary(stopped: str, best: Mapping[str, Any], test: Mapping[str, float] | None) -> str:
     parts = [stopped]
     if best:
-        accuracy = f", accuracy {best['valid_accuracy']:.4f}" if best["valid_accuracy"] is not None else ""
-        parts.append(f"best validation loss {best['valid_loss']:.4g}{accuracy} at epoch {best['epoch']:.2f}")
+        scores = {"loss": best["valid_loss"], "accuracy": best["valid_accuracy"]}
+        scores |= {name: value for name, value in best.items() if name not in EVALUATION_FIELDS}
+        parts.append(f"best validation {_listed(scores)} at epoch {best['epoch']:.2f}")
     if test:
-        accuracy = f", accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
-        parts.append(f"test loss {test['loss']:.4g}{accuracy}")
+        parts.append(f"test {_listed(test)}")
     return "; ".join(parts)
+
+
+def _listed(scores: Mapping[str, float | None]) -> str:
+    written = {"accuracy": ".4f"}
+    return ", ".join(f"{name} {v:{written.get(name, '.4g')}}" for name, v in scores.items() if v is not None)

@@ -5,12 +5,14 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from operator import mul
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..data import Interval
+from ..data.nest import leaves
 from ..noise.isolation import random_state, set_random_state
 from .cutting import cut
 from .distributed.process_group import LEAST_SHARE, ProcessGroup
@@ -37,8 +39,7 @@ class Total:
     def read(self, *others: Tensor | float) -> list[float]:
         """The sum of the losses over all units, then `others`; one transfer from the device."""
         found = read([*self.losses, *others])
-        count = len(self.losses)
-        return [math.fsum(w * x for w, x in zip(self.weights, found[:count], strict=True)), *found[count:]]
+        return [math.fsum(map(mul, self.weights, found)), *found[len(self.losses) :]]
 
 
 @dataclass(slots=True)
@@ -50,8 +51,7 @@ class Spent:
     passes: list[tuple[int, float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """This process's part of a micro-batch; `idle`: it has none and is given samples that count nothing."""
 
     interval: Interval
@@ -138,10 +138,11 @@ class BatchAccumulator:
         self.awaiting.append((share, None))
         return share
 
-    def watch(self, sample: Any) -> None:
-        """Remember, without keeping it, what was handed out last: the first tensor of the micro-batch."""
-        share, _ = self.awaiting.pop()
-        self.awaiting.append((share, weakref.ref(sample) if isinstance(sample, Tensor) else None))
+    def watch(self, samples: Any) -> None:
+        """Remember, without keeping it, what was handed out last: the first leaf of the micro-batch, if a tensor."""
+        first = samples[0] if type(samples) is tuple else next(leaves(samples), None)
+        if isinstance(first, Tensor):
+            self.awaiting[-1] = (self.awaiting[-1][0], weakref.ref(first))
 
     @property
     def head(self) -> Share:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import BatchStream, as_source, require_trainable
+from ..data import BatchStream, Source, require_trainable
+from ..data.nest import tensors
 from ..decision import Decision, Needs, Plan
 from ..errors import InputError
 from ..ranges import require_whole
@@ -115,7 +116,7 @@ class LoopParts:
 def assemble(
     given: nn.Module,
     optimizer: torch.optim.Optimizer | None,
-    train: Any,
+    source: Source,
     batch_size: Any,
     lr: Any,
     clip_norm: float | None,
@@ -138,7 +139,7 @@ def assemble(
         if value is not None:
             require_whole(name, value, least=1)
     require_no_scheduler(lr)
-    batch_size_rule, lr_rule = resolve(batch_size, lr)
+    batch_size_rule, lr_rule = resolve(batch_size, lr, source.batch_size)
     require_compatible(lr_rule, optimizer)
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise InputError(f"scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}.")
@@ -146,14 +147,14 @@ def assemble(
     measuring = resolve_noise(noise, batch_size_rule, lr_rule)
     settings = {"batch_size": write_rule(batch_size_rule), "lr": write_rule(lr_rule), "noise": str(measuring or "none")}
     settings |= {"micro_batch": str(micro_batch), "clip_norm": str(clip_norm), "clip_value": str(clip_value)}
-    source = as_source(train)
     require_trainable(source)
     require_enough(batch_size_rule, len(source))
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    if source.sequential:
-        same["the first samples of the stream"] = digest_of(source.fetch(torch.arange(2)))
+    first = source.first_samples()
+    if first is not None:
+        same["the first samples of the stream"] = digest_of(tensors(first))
     sync = RankSync(ranks, model, gradients.parameters, same)
     device = gradients.parameters[0].device
     run = RunState(len(source), epochs)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data import as_source
 from ..errors import InputError
 from ..measurements import NoiseEstimate
 from .assembly import LoopParts, assemble
@@ -34,24 +35,23 @@ class AutoBatch:
     as with a DataLoader, and the next `for` the next; otherwise one `for` covers them all. A `for` left early loses
     nothing: the next one begins with the first sample that no step has used.
 
-    If torch.distributed is initialized, the processes train one model: the batch is that of all of them, each is
-    yielded its share, and all take the same steps. All must make the same calls, `load_state_dict` included; model and
-    buffers are set to those of rank 0.
+    If torch.distributed is initialized, the processes train one model: each is yielded its share of a batch, and all
+    take the same steps. All must make the same calls, `load_state_dict` included; the model is set to that of rank 0.
 
     Args:
         model: trained in place: whole, after `fully_shard`, or in DistributedDataParallel, which is not needed.
-        optimizer: any torch optimizer over its parameters; None brings one that suits the lr rule: schedule-free Adam
-            for "auto", plain SGD otherwise. With lr="auto" it steps the averaging's parameters until `finalize`.
-        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        batch_size: "auto", a number, the name of a rule or a rule.
+        optimizer: any torch optimizer over its parameters; None is schedule-free Adam for lr="auto", plain SGD
+            otherwise. With lr="auto" it steps the averaging's parameters until `finalize`.
+        train: a nest of tensors or arrays, a map-style Dataset, a DataLoader, a path or a Source; see `as_source`.
+        batch_size: "auto" (starts with that of a DataLoader), a number, the name of a rule or a rule.
         lr: None (the optimizer's own), "auto", a number, the name of a rule or a rule.
         clip_norm: maximum norm of the gradient of a step; the whole batch's mean gradient is clipped once, after it
             was measured.
         clip_value: maximum size of each of its entries, instead.
         scaler: a torch.amp.GradScaler, for float16; `backward` scales the loss and `step` unscales the gradients.
         micro_batch: maximum number of samples in one forward pass; affects memory, rounding and BatchNorm only.
-        noise: how the gradient noise is measured: `rightbatch.noise.Noise` or its text, such as "auto(budget=0.01)".
-            None measures if a rule needs it, for at most 3 % of the time.
+        collate: function from a list of samples to a batch.
+        noise: `rightbatch.noise.Noise` or its text; None measures, if a rule needs it, for at most 3 % of the time.
         seed: of the order of the samples.
         epochs: see above.
 
@@ -68,6 +68,7 @@ class AutoBatch:
         batch_size: Any = "auto",
         lr: Any = None,
         *,
+        collate: Any = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         scaler: "torch.amp.GradScaler | None" = None,
@@ -77,8 +78,9 @@ class AutoBatch:
         epochs: int | None = None,
     ) -> None:
         self._given = model
+        source = as_source(train, collate=collate)
         self._parts: LoopParts = assemble(
-            model, optimizer, train, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise, seed, epochs
+            model, optimizer, source, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise, seed, epochs
         )
         parts = self._parts
         self.model, self.ranks, self.sync = parts.model, parts.sync.ranks, parts.sync
@@ -143,7 +145,7 @@ class AutoBatch:
     def dataset(self) -> Any:
         """The data, with their length; a map-style Dataset as it was given."""
         source = self._step.stream.source
-        return getattr(source, "dataset", source)
+        return source if source.dataset is None else source.dataset
 
     @property
     def place(self) -> tuple[int, int]:

@@ -188,16 +188,17 @@ class Engine:
             InputError: none is awaited, or the loss or its weight is unusable.
         """
         batch = self._awaiting("auto.backward(loss)")
-        require_loss(loss, self.differentiates and not batch.head.idle)
-        if self.differentiates:
+        share, differentiates = batch.head, self.differentiates
+        require_loss(loss, differentiates and not share.idle)
+        if differentiates:
             first = not (batch.total.losses or self.others_stepped)
             self.others_stepped = False
-            beside = first and any(p.grad is not None for p in self.parameters)
+            beside = first and bool(self._step.gradients.present)
             found = self.losses.check(loss, beside, self.parameters if len(batch.pieces) > 1 else ())
             if found and self._do_not_cut(batch, found):
                 return
-        weighed = units(weight, batch.head.interval.samples)
-        self._step.gather.take(batch, loss, weighed, self.differentiates)
+        weighed = units(weight, share.interval.samples)
+        self._step.gather.take(batch, loss, weighed, differentiates)
         self._note(batch, loss, weighed)
 
     def _do_not_cut(self, batch: BatchAccumulator, found: str) -> bool:

@@ -1,7 +1,7 @@
 """Gather: the passes of a batch, their losses and gradients, put together over passes and processes."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import InputError
 from .accumulator import BatchAccumulator, Total
 from .distributed.rank_sync import BatchRecord, RankSync, Seen
-from .gradients import Gradients, read
+from .gradients import Gradients, read, require_same
 from .loss_scale import LossScale
 from .memory.forward_limit import wait
 from .micro_batcher import MicroBatcher
@@ -19,8 +19,7 @@ from .timing.step_times import StepTimes
 SECOND_BACKWARD = "second time"  # torch, of a graph whose memory is gone
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """A batch as far as it is gathered, in all processes.
 
     Args:
@@ -112,7 +111,8 @@ class Gather:
         if last and self._meter is not None and batch.measured and not batch.repeating:
             self._meter.gather()
         several = batch.measured or batch.ranks.several or len(batch.pieces) > 1
-        self._gradients.checks_norm = several or self.loss_scale.scaler is not None  # unscale_ leaves no version either
+        scaled = self.loss_scale.scaler is not None  # unscale_ leaves no version either
+        self._gradients.checks_norm = (several or scaled) and not batch.repeating
         self._gradients.collect(last)
         if batch.sweeps or batch.compared:
             wait(self._device)  # its seconds count
@@ -171,6 +171,8 @@ class Gather:
             PassTooLarge: memory ran out in some process.
         """
         self._gradients.require_unchanged()
+        if self._sync.ranks.several or batch.sweeps:  # else `totals` compares the norms, which it reads anyway
+            self._gradients.require_same_norm()
         self._gradients.unmark()
         record = self._sync.exchange(
             self._record(batch.total, batch), self._gradients, not batch.sweeps, self.last_times
@@ -181,11 +183,18 @@ class Gather:
         return record
 
     def totals(self, batch: BatchAccumulator, record: BatchRecord) -> Totals:
-        """The batch in numbers, its passes and processes being put together: the one read from the device."""
+        """The batch in numbers, its passes and processes being put together: the one read from the device.
+
+        Raises:
+            InputError: the gradients were changed by someone else.
+        """
         single = not self._sync.ranks.several
         norms2 = self._gradients.norms2() if single or not record.failed else [math.nan]
         if single:
-            loss, *norms2 = batch.total.read(*norms2)
+            marked = self._gradients.marked_norms2
+            loss, *found = batch.total.read(*marked, *norms2)
+            norms2 = found[len(marked) :]
+            require_same(found[: len(marked)], norms2)
             failed = f"the loss became {loss}" if batch.total.losses and not math.isfinite(loss) else ""
         else:
             loss, failed, norms2 = record.loss, record.failed, read(norms2)
@@ -193,7 +202,7 @@ class Gather:
             return Totals(batch.samples, 0.0, math.nan, 0.0, math.nan)
         scale = self._scale(batch, record.weight)
         own = sum(norms2) * scale * scale  # in float64, as Python adds
-        norm2 = self._sync.seen(Seen(own, None, None)).gradient_norm2
+        norm2 = own if single else self._sync.seen(Seen(own, None, None)).gradient_norm2
         return Totals(batch.samples, record.weight, math.nan if failed else loss / record.weight, scale, norm2, failed)
 
     def scale(self, batch: BatchAccumulator) -> float:

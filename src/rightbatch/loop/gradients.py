@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedError
-from ..noise.gradient_norm import is_part, squared_norm_tensor, squared_norms, sum_dtype
+from ..noise.gradient_norm import is_part, squared_norms, sum_dtype
 from .distributed.sharding import parts
 from .distributed.sharding import squared_norm as squared_norm_over_ranks
 
@@ -67,7 +67,7 @@ class Gradients:
         self._stored: list[Gradient] = []  # of earlier passes
         self._summed: list[Gradient] = []  # of earlier passes, over all processes
         self._marks: list[tuple[Gradient, int]] = []
-        self._marked_norm2: Tensor | float = 0.0
+        self.marked_norms2: Sequence[Tensor] = []  # parts of ‖g‖² after the last pass, where the norm is checked
         self._read()
 
     def _read(self) -> None:
@@ -96,7 +96,7 @@ class Gradients:
 
     def forget(self) -> None:
         """End the batch."""
-        self._stored, self._summed, self._marks = [], [], []
+        self._stored, self._summed, self._marks, self.marked_norms2 = [], [], [], []
         self.clear()
 
     def collect(self, last: bool) -> None:
@@ -118,7 +118,7 @@ class Gradients:
             self._summed = self._take()
         else:
             self._stored = self._take()
-        self._marks = []
+        self._marks, self.marked_norms2 = [], []
 
     def add_summed(self) -> None:
         """Add what was summed over the processes before the batch was enlarged."""
@@ -127,7 +127,7 @@ class Gradients:
             self._summed = []
 
     def require_unchanged(self) -> None:
-        """Raise where someone else has changed the gradient since its last pass.
+        """Raise where someone else has changed the gradient since its last pass, and that has left a version.
 
         Raises:
             InputError: naming the ways to clip, scale and clear that are served.
@@ -135,10 +135,16 @@ class Gradients:
         for parameter, (gradient, version) in zip(self.parameters, self._marks, strict=False):
             if parameter.grad is not gradient or (gradient is not None and gradient._version != version):
                 raise InputError(CHANGED)
-        if self._marks and self.checks_norm:
-            before, now = read([self._marked_norm2, self._norm2_here()])
-            if abs(now - before) > SAME * abs(before):
-                raise InputError(CHANGED)
+
+    def require_same_norm(self) -> None:
+        """Raise where it was changed otherwise; reads the device.
+
+        Raises:
+            InputError: see `require_unchanged`.
+        """
+        if self.marked_norms2:
+            found = read([*self.marked_norms2, *self._norms2_here()])
+            require_same(found[: len(self.marked_norms2)], found[len(self.marked_norms2) :])
 
     def unmark(self) -> None:
         """The gradient is about to be changed by the loop itself."""
@@ -177,12 +183,13 @@ class Gradients:
         return dot(before, self.present)
 
     def _mark(self) -> None:
-        self._marks = [(g, 0 if g is None else g._version) for g in (p.grad for p in self.parameters)]
-        self._marked_norm2 = self._norm2_here() if self.checks_norm else 0.0
+        gradients = [p.grad for p in self.parameters]
+        self._marks = [(g, 0 if g is None else g._version) for g in gradients]
+        self.marked_norms2 = self._norms2_here() if self.checks_norm else []
 
-    def _norm2_here(self) -> Tensor:
-        """‖g‖² of what this process holds: a change made here is noticed here."""
-        return squared_norm_tensor(parts(self.present))
+    def _norms2_here(self) -> Sequence[Tensor]:
+        """Parts of ‖g‖² of what this process holds: a change made here is noticed here."""
+        return squared_norms(parts(self.present))
 
     def _take(self) -> list[Gradient]:
         gradients = [p.grad for p in self.parameters]
@@ -206,16 +213,26 @@ class Gradients:
             torch._foreach_add_(parts([a for a, _ in pairs]), parts([b for _, b in pairs]))
 
 
+def require_same(before: Sequence[float], now: Sequence[float]) -> None:
+    """Raise where parts of ‖g‖² do not add up to what they did before, if they were looked at then.
+
+    Raises:
+        InputError: see `Gradients.require_unchanged`.
+    """
+    if before and abs(sum(now) - sum(before)) > SAME * abs(sum(before)):
+        raise InputError(CHANGED)
+
+
 def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
     """⟨a, b⟩ over all entries of all tensors."""
     return sum(float((x.detach() * y.detach()).sum()) for x, y in zip(a, b, strict=True))
 
 
 def read(numbers: Sequence[Tensor | float]) -> list[float]:
-    """Bring numbers from the device, all in one transfer."""
+    """Bring numbers from the device, all in one transfer; in the memory of the CPU they need none."""
     tensors = [n for n in numbers if isinstance(n, Tensor)]
-    if not tensors:
-        return [n for n in numbers if not isinstance(n, Tensor)]
+    if all([n.is_cpu and not n.ndim for n in tensors]):
+        return [n.tolist() if isinstance(n, Tensor) else n for n in numbers]  # type: ignore[misc]
     home, dtype = tensors[0].device, tensors[0].dtype
     if any(n.device != home or n.dtype != dtype or n.ndim for n in tensors):
         wide = sum_dtype(home)

@@ -16,7 +16,7 @@ from .update import is_stepped_by_us
 OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
-_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()  # whose parameters are watched
+_ENGINES: "list[weakref.ref[Engine]]" = []  # whose parameters are watched
 
 
 def watch_optimizers(engine: Engine) -> None:
@@ -30,7 +30,7 @@ def watch_optimizers(engine: Engine) -> None:
         engine: knows whether a batch is under way; once it is gone, nothing is refused.
     """
     _register()
-    _ENGINES.add(engine)
+    _ENGINES.append(weakref.ref(engine, _ENGINES.remove))
 
 
 @functools.cache
@@ -41,7 +41,10 @@ def _register() -> None:
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     ours = is_stepped_by_us(optimizer)
-    for engine in list(_ENGINES):
+    for reference in tuple(_ENGINES):
+        engine = reference()
+        if engine is None:
+            continue
         own = optimizer is engine.optimizer
         if own and ours:
             continue

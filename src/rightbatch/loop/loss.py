@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class LossChecks:
         self._looked = False
         self._warned = self._warned_of_hooks = False
 
-    def check(self, loss: Tensor, beside: bool, hooked: Iterable[Tensor] = ()) -> str:
+    def check(self, loss: Tensor, beside: bool, hooked: Sequence[Tensor] = ()) -> str:
         """What in the loss compares samples with each other, looked for once; empty if nothing is seen.
 
         Args:
@@ -79,7 +79,8 @@ class LossChecks:
                 "of the loss given to auto.backward. Add other losses to it: auto.backward(loss1 + loss2).",
                 stacklevel=5,
             )
-        if not self._warned_of_hooks and any(p._backward_hooks or p._post_accumulate_grad_hooks for p in hooked):
+        looks = hooked and not self._warned_of_hooks
+        if looks and any(p._backward_hooks or p._post_accumulate_grad_hooks for p in hooked):
             self._warned_of_hooks = True
             warnings.warn(
                 "Hooks on parameters act on the gradient of each micro-batch, not on that of the batch: one that is "

@@ -68,14 +68,16 @@ class MicroBatcher:
         self.limit.begin(-(-wanted // self._ranks.size))
         origin = (self._stream.epoch, self._stream.position)
         plain = ahead or self.uncut
-        batch = None if plain else self._sweep(step, origin)
+        batch = None if plain or not self._timed else self._sweep(step, origin)
         if batch is not None:
             return batch
         intervals = self._cutter.draw(wanted)
-        samples = sum(i.samples for i in intervals)
+        samples = sum([i.samples for i in intervals])
         meter = self._meter if self._meter is not None and self._meter.interval.due(step) else None
         # A measurement fixed to this step is made at it; one that its budget allows can be made at the next.
-        if not plain and len(intervals) == 1 and samples <= self._most_forward and not (meter and meter.interval.every):
+        whole = not plain and len(intervals) == 1 and samples <= self._most_forward
+        whole = whole and not self._stream.source.limits_passes
+        if whole and not (meter and meter.interval.every):
             sizes = self._timer.cut(step, samples)
             if sizes is not None:
                 batch = self._new(origin, samples, compared=True)
@@ -106,7 +108,7 @@ class MicroBatcher:
         """The samples of the batch's next micro-batch."""
         share = batch.hand_out(self._device)
         samples = self._stream.fetch(share.interval)
-        batch.watch(samples[0])
+        batch.watch(samples)
         return samples
 
     def give_back(self, batch: BatchAccumulator) -> None:
@@ -140,7 +142,7 @@ class MicroBatcher:
 
     def _sweep(self, step: int, origin: tuple[int, int]) -> BatchAccumulator | None:
         most = self._stream.order.n // SWEEP_SHARE
-        if not self._timed or not self._timer.wants_sweep(step) or self._stream.remaining < most:
+        if not self._timer.wants_sweep(step) or self._stream.remaining < most:
             return None
         self._timer.start_sweep(most, min(self._most_forward, most // 2))
         batch = self._new(origin, SWEEP_REFERENCE, sweeps=True)
@@ -155,4 +157,7 @@ class MicroBatcher:
             least = min(groups, interval.samples // (2 * self._ranks.size))
             count = max(1, least, self.limit.passes(interval.samples, self._ranks.size))
             count = 1 if self.uncut else count
-            batch.enqueue(interval, even_sizes(interval.samples, count))
+            sizes = even_sizes(interval.samples, count)
+            if not self.uncut:
+                sizes = self._stream.source.passes(self._stream.order, interval, sizes, self._ranks.size)
+            batch.enqueue(interval, sizes)

@@ -20,7 +20,7 @@ from .optimizer_settings import averages_itself, require_plain_steps
 SWEET_SPOT_WHEN_AVERAGING = SweetSpot(floor=3.0, ceiling=8.0)
 
 
-def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
+def resolve(batch_size: object, lr: object, initial: int | None = None) -> tuple[BatchSizeRule, LRRule]:
     """The two rules meant by what a caller gives for the batch size and the learning rate.
 
     Args:
@@ -29,6 +29,7 @@ def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
         lr: None (the optimizer's own learning rate), "auto" (`AveragedDistance`), a number, the name of a rule or a
             rule. Beside a recipe, which brings its own lr rule, None and "auto" are the base rate of the recipe or of
             the optimizer, a number is the base rate, and a warm-up or a momentum schedule goes around the recipe's.
+        initial: the batch size that "auto" starts with; None is the rule's own.
 
     Raises:
         InputError: one of them names no rule; a recipe beside another lr rule.
@@ -41,7 +42,8 @@ def resolve(batch_size: object, lr: object) -> tuple[BatchSizeRule, LRRule]:
         return size, _lr_of(recipe, Constant() if lr == "auto" else lr_rule(lr))
     rate = AveragedDistance() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
     if size is None:
-        return (SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()), rate
+        auto = SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()
+        return (auto if initial is None else replace(auto, initial=initial)), rate
     return (_around_what_suits_averaging(size) if rate.averages else size), rate
 
 

@@ -76,6 +76,7 @@ class Step:
         self.update_ = update
         self.report = report
         self.search: LineSearch | None = None
+        self._dataset_length = stream.source.dataset_length
         self._direction_norm2 = 0.0
 
     # Gather and measure.
@@ -93,10 +94,10 @@ class Step:
         if math.isfinite(totals.norm2):
             failed = self.update_.divergence(totals.loss)
         elif self.update_.loss_scale.can_overflow:
-            return replace(totals, overflowed=True)
+            return totals._replace(overflowed=True)
         else:
             failed = NOT_FINITE
-        return replace(totals, failed=failed, loss=math.nan) if failed else totals
+        return totals._replace(failed=failed, loss=math.nan) if failed else totals
 
     def measure(self, batch: BatchAccumulator, totals: Totals) -> Measurement | None:
         if totals.overflowed or not totals.weight:
@@ -275,11 +276,11 @@ class Step:
         Raises:
             InputError: naming both.
         """
-        dataset = getattr(self.stream.source, "dataset", None)
-        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) != self.run.train_samples:
+        now, before = self.stream.source.dataset_length, self._dataset_length
+        if now != before:
             raise InputError(
-                f"The data set has {len(dataset)} samples now, and had {self.run.train_samples} when the loop was "
-                "built: build a new AutoBatch, which continues with load_state_dict only on the same data."
+                f"The data set has {now} samples now, and had {before} when the loop was built: build a new AutoBatch, "
+                "which continues with load_state_dict only on the same data."
             )
 
     def refresh(self) -> None:

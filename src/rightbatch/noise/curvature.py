@@ -70,7 +70,7 @@ def measure_curvature(
     generator = torch.Generator().manual_seed(seed)
     traces, tilts = [], []  # tr(H PΣ̂P) and vᵀH PΣ̂P Hv by each probe
     for _ in range(probes):
-        halves = torch.randperm(b, generator=generator).to(objective.x.device).tensor_split(2)
+        halves = torch.randperm(b, generator=generator).to(objective.device).tensor_split(2)
         first, second = (groups.scaled(objective.gradients(rows)) for rows in halves)
         d = [one - other for one, other in zip(first, second, strict=True)]
         unit = len(halves[0]) * len(halves[1]) / b

@@ -46,7 +46,11 @@ def devices_of(model: nn.Module) -> list[torch.device]:
 
 def random_state(*devices: torch.device) -> list[Tensor]:
     """The states of torch's generators that a forward pass on these devices may draw from."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda")]
+    states = [torch.get_rng_state()]
+    for device in devices:
+        if device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(device))
+    return states
 
 
 def set_random_state(states: list[Tensor], *devices: torch.device) -> None:

@@ -1,13 +1,15 @@
 """One gradient, looked at closely: `rightbatch.measure`."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..data.nest import rows_of
 from ..errors import InputError, UnsupportedError
 from ..measurements import Measurement
 from .curvature import measure_curvature
@@ -36,9 +38,9 @@ TOLERANCE = 1e-3  # relative; float32 gradients of one sample and of a batch agr
 
 def measure(
     model: nn.Module,
-    loss: Loss,
-    x: Tensor,
-    y: Tensor,
+    loss: Loss | Callable[[nn.Module, Any], Any],
+    x: Any,
+    y: Any = None,
     *,
     method: str = "auto",
     optimizer: Optimizer | Preconditioner | None = None,
@@ -53,8 +55,9 @@ def measure(
 
     Args:
         model: in the mode it is to be measured in.
-        loss: (output, target) -> the mean loss over the samples, a scalar.
-        x: inputs, shape (b, ...), on the model's device; b at least 2.
+        loss: (output, target) -> the mean loss over the samples, a scalar; without y an objective, (model, batch) ->
+            that.
+        x: inputs, shape (b, ...), on the model's device; b at least 2. Without y the batch, any nest.
         y: targets, shape (b, ...).
         method: "auto"; "per-example" to refuse anything not exact; "micro-batch"; or, as in training, "sketch",
             "subset" or "norm-layers", which state the error of V̂ alone. `layers` says how each layer was read, and why.
@@ -235,7 +238,7 @@ def _by_micro_batches(objective: Objective, groups: ParameterGroups, because: st
     b, count = objective.samples, min(GROUPS, objective.samples // 2)
     if count < 2:
         raise InputError(f"micro-batches of 2 or more need at least 4 samples, {b} were given ({because})")
-    parts = torch.arange(b, device=objective.x.device).tensor_split(count)
+    parts = torch.arange(b, device=objective.device).tensor_split(count)
     sizes = [len(rows) for rows in parts]
 
     def mean_gradients() -> Iterator[Tensor]:
@@ -264,19 +267,22 @@ def _compared(sizes: list[int], norms2: Tensor, products: Tensor, gradient_norm2
     return jackknife_micro_batches(found, sizes, norms2, products)
 
 
-def _checked(model: nn.Module, x: Tensor, y: Tensor, method: str, curvature: bool | str) -> list[nn.Parameter]:
+def _checked(model: nn.Module, x: Any, y: Any, method: str, curvature: bool | str) -> list[nn.Parameter]:
     """The trainable parameters; refuses what cannot be measured."""
     if method not in METHODS:
         raise InputError(f"method={method!r} was given; it is one of {', '.join(METHODS)}")
     if curvature not in CURVATURES:
         raise InputError(f"curvature={curvature!r} was given; it is one of {', '.join(map(repr, CURVATURES))}")
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+    if y is None:
+        if rows_of(x, "the batch") < 2:
+            raise InputError("one sample was given; the noise needs at least 2")
+    elif not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise InputError(f"x and y must be tensors, not {type(x).__name__} and {type(y).__name__}: use torch.as_tensor")
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+    elif x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise InputError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; their first dimensions must be the samples"
         )
-    if len(x) < 2:
+    elif len(x) < 2:
         raise InputError(f"{len(x)} sample was given; the noise needs at least 2")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:

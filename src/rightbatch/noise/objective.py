@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.nest import rows_of, take, tensors
 from ..errors import InputError, UnsupportedError
 from .graph import within
 from .isolation import devices_of, random_state, set_random_state
-from .reference import sample_gradients
+from .reference import flat
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Gradients = tuple[Tensor | None, ...]
@@ -24,22 +25,27 @@ class Objective:
 
     Args:
         model: in the mode it is to be measured in.
-        loss: (output, target) -> the mean loss over the samples, a scalar.
-        x: inputs, shape (b, ...).
-        y: targets, shape (b, ...).
+        loss: (output, target) -> the mean loss over the samples, a scalar; if y is None, (model, batch) -> that.
+        x: inputs, shape (b, ...), or the batch.
+        y: targets, shape (b, ...), or None.
         parameters: the trainable ones, in the model's order.
     """
 
     model: nn.Module
-    loss: Loss
-    x: Tensor
-    y: Tensor
+    loss: Callable[[Any, Any], Tensor]
+    x: Any
+    y: Any
     parameters: list[nn.Parameter]
 
     @property
     def samples(self) -> int:
         """B."""
-        return len(self.x)
+        return rows_of(self.x)
+
+    @property
+    def device(self) -> torch.device:
+        """That of the samples."""
+        return tensors(self.x)[0].device
 
     def value(self, rows: slice | Tensor = ALL) -> Tensor:
         """The mean loss over some of the samples.
@@ -47,7 +53,9 @@ class Objective:
         Raises:
             InputError: it is not a finite scalar that depends on the parameters.
         """
-        return self._checked(self.model(self.x[rows]), self.y[rows])
+        if self.y is None:
+            return self._checked_value(self.loss(self.model, take(self.x, rows)))
+        return self._checked(self.model(take(self.x, rows)), take(self.y, rows))
 
     def gradients(self, rows: slice | Tensor = ALL) -> Gradients:
         """The gradient of the mean loss over some of the samples, for each parameter; None where it is unused."""
@@ -73,7 +81,8 @@ class Objective:
             UnsupportedError: the model cannot take one sample.
         """
         try:
-            yield from sample_gradients(self.model, self._checked, self.x[samples], self.y[samples])
+            for i in range(self.samples)[samples]:
+                yield flat(self.differentiated(self.value(slice(i, i + 1))), self.parameters)
         except (RuntimeError, IndexError) as error:
             raise UnsupportedError(f"the model cannot take one sample alone ({error})") from error
 
@@ -99,6 +108,10 @@ class Objective:
                 f"the model returned a {type(output).__name__}, which the loss cannot take ({error}); "
                 "pick the tensor in the loss: loss=lambda output, target: criterion(output[0], target)"
             ) from error
+        return self._checked_value(value)
+
+    def _checked_value(self, value: Any) -> Tensor:
+        value = value[0] if isinstance(value, tuple) and value else value  # (loss, weight, ...) of an objective
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InputError(

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data import Source
 from ..errors import DivergedError, InputError
+from ..fitting.batch_loss import BatchLoss, Objective
 from ..fitting.units import Loss
 from ..loop import AutoBatch
 from ..loop.distributed.process_group import alone
@@ -76,12 +77,14 @@ def critical_batch(
     scaling: Scaling | None = None,
     samples: int = 0,
     seed: int = 0,
+    objective: Objective | None = None,
+    collate: Any = None,
 ) -> CriticalBatch:
     """Find the largest batch size that makes as much progress per sample as `batch_size`, by short trainings.
 
     A branch is a copy of model and optimizer that trains with batches of k·B and learning rate η·f(k) on the same
     samples in the same order. Its loss is the mean training loss over the second half of the window, before each
-    step. Branches run in the order of k and end with the first whose loss exceeds (1 + tolerance) times that of k = 1.
+    step. Branches run in order of k and end with the first whose loss exceeds (1 + tolerance) times that of k = 1.
 
     | symbol | argument | meaning |
     |---|---|---|
@@ -90,22 +93,23 @@ def critical_batch(
     | η | optimizer | its learning rate at batch size B, of every parameter group |
     | f | scaling | k ("linear") or sqrt(k) ("square-root") |
 
-    No assumption about the noise is made, but losses are compared over short windows: later benefits are not seen, and
-    a tolerance below the scatter of the loss gives random results. Model, optimizer, random states and the data set's
-    attributes are restored afterwards. Needs memory for two more models.
+    Losses are compared over short windows: later benefits are not seen, and a tolerance below the scatter of the loss
+    gives random results. Everything is restored afterwards. Needs memory for two more models.
 
     Args:
         model: in the state to branch from.
-        optimizer: the optimizer of these parameters, in the state to branch from.
-        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
+        optimizer: that of these parameters, in the state to branch from.
+        train: see `fit`.
         batch_size: B.
-        loss: `loss(output, target)`, the mean over the samples (default: as in `fit`).
+        loss: see `fit`.
         factors: k in increasing order, starting with 1; factors whose batch exceeds the data are skipped.
         window_samples: samples each branch consumes (default: 32 of the largest batches).
         tolerance: relative.
         scaling: how the learning rate scales (default: "linear" for SGD, "square-root" for other optimizers).
         samples: samples consumed before, to order the estimates of one run; see `warm_up`.
         seed: seed of the sample order and of dropout.
+        objective: see `fit`.
+        collate: see `fit`.
 
     Returns:
         The estimate.
@@ -114,17 +118,16 @@ def critical_batch(
         InputError: invalid data or settings, or the branch at `batch_size` diverges.
 
     Reference: W. Merrill, S. Arora, D. Groeneveld, H. Hajishirzi, "Critical Batch Size Revisited: A Simple Empirical
-    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Differs: the numbers, the relative
-    tolerance, and the plain mean over half of the window instead of a smoothed final loss.
+    Approach to Large-Batch Language Model Training" (arXiv 2505.23971, 2025). Differs: the numbers, relative tolerance,
+    and plain mean over half of the window instead of a smoothed final loss.
     """
     require_whole("batch_size", batch_size, least=1)
-    _require_factors(factors)
-    require_number("tolerance", tolerance, least=0)
     require_whole("samples", samples, least=0)
-    scaling = scaling or ("linear" if isinstance(optimizer, torch.optim.SGD) else "square-root")
-    require_choice("scaling", scaling, get_args(Scaling))
+    require_number("tolerance", tolerance, least=0)
+    _require_factors(factors)
+    scaling = _scaling_of(scaling, optimizer)
     with leaving_no_trace(model, train), torch.enable_grad():
-        source, loss = source_and_loss(model, train, loss)
+        source, batch_loss = source_and_loss(model, train, loss, objective, collate)
         sizes = [k * int(batch_size) for k in factors if k * int(batch_size) <= len(source)]
         if not sizes:
             raise InputError(f"batch_size is {batch_size}, but there are only {len(source)} samples.")
@@ -133,7 +136,7 @@ def critical_batch(
         branches: list[Branch] = []
         for size in sizes:
             rate_factor = (size / sizes[0]) ** POWERS[scaling]
-            branches.append(_run(model, optimizer, source, loss, size, rate_factor, window, seed))
+            branches.append(_run(model, optimizer, source, batch_loss, size, rate_factor, window, seed))
             if not math.isfinite(branches[0].loss):
                 raise InputError(f"Training diverges at the initial batch size {batch_size}: lower the learning rate.")
             if not branches[-1].loss <= (1 + tolerance) * branches[0].loss:
@@ -141,6 +144,12 @@ def critical_batch(
     lost = len(branches) > 1 and not branches[-1].loss <= (1 + tolerance) * branches[0].loss
     critical = branches[-2 if lost else -1].batch_size
     return CriticalBatch(critical, not lost, int(samples), int(window), float(tolerance), tuple(branches))
+
+
+def _scaling_of(scaling: Scaling | None, optimizer: torch.optim.Optimizer) -> Scaling:
+    scaling = scaling or ("linear" if isinstance(optimizer, torch.optim.SGD) else "square-root")
+    require_choice("scaling", scaling, get_args(Scaling))
+    return scaling
 
 
 def _require_factors(factors: object) -> None:
@@ -184,7 +193,7 @@ def _run(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     source: Source,
-    loss: Loss,
+    loss: BatchLoss,
     batch_size: int,
     rate_factor: float,
     window: int,
@@ -200,9 +209,10 @@ def _run(
         torch.manual_seed(seed)
         auto = AutoBatch(model, optimizer, source, batch_size, seed=seed, epochs=math.ceil(window / len(source)))
         try:
-            for x, y in auto:
+            for batch in auto:
                 try:
-                    auto.backward(loss(model(x), y))
+                    found = loss(model, batch)
+                    auto.backward(found.loss, found.weight)
                 except (RuntimeError, MemoryError) as error:
                     auto.handle_oom(error)
                     continue

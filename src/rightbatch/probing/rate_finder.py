@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..averages import ExponentialAverage
+from ..fitting.batch_loss import Objective
 from ..fitting.units import Loss
 from ..loop.optimizer_settings import require_plain_steps
 from ..ranges import require_number, require_whole
@@ -26,6 +27,8 @@ def find_lr(
     train: Any,
     loss: Loss | None = None,
     *,
+    objective: Objective | None = None,
+    collate: Any = None,
     optimizer: torch.optim.Optimizer | None = None,
     batch_size: int = 64,
     low: float = 1e-6,
@@ -45,8 +48,10 @@ def find_lr(
 
     Args:
         model: on its device; trained from its current parameters, then restored.
-        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the samples (default: as in `probe`).
+        train: as in `fit`; so are `loss`, `objective` and `collate`.
+        loss: see `fit`.
+        objective: see `fit`.
+        collate: see `fit`.
         optimizer: an optimizer of the model's parameters, with its state (default: plain SGD). The ratios between the
             learning rates of its groups are preserved, and a group at 0 stays at 0.
         batch_size: samples per step, at most the whole data set.
@@ -77,9 +82,9 @@ def find_lr(
     if optimizer is not None:
         require_plain_steps(optimizer)
     with leaving_no_trace(model, train), torch.enable_grad():
-        source, loss = source_and_loss(model, train, loss)
+        source, batch_loss = source_and_loss(model, train, loss, objective, collate)
         model.train()
-        runner = ProbeSteps(model, source, loss, seed, None)
+        runner = ProbeSteps(model, source, batch_loss, seed, None)
         seed_device(runner.device, seed)
         used = torch.optim.SGD(runner.parameters, lr=low) if optimizer is None else optimizer
         factor = (high / low) ** (1 / (steps - 1))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import DataError, InputError, UnsupportedError
+from ..fitting.batch_loss import Objective
 from ..fitting.units import Loss
 from ..measurements import NoiseEstimate, StepTime
 from ..noise.gradient_norm import is_part
@@ -39,6 +40,8 @@ def probe(
     loss: Loss | None = None,
     seconds: float = 30.0,
     *,
+    objective: Objective | None = None,
+    collate: Any = None,
     seed: int = 0,
     micro_batch: int | None = None,
 ) -> Advice:
@@ -56,11 +59,12 @@ def probe(
 
     Args:
         model: on the device to measure.
-        train: a pair of tensors or arrays, a map-style Dataset, a path or a Source.
-        loss: `loss(output, target)`, the mean over the samples (default: cross-entropy for integer targets, mean
-            squared error for floating-point targets).
+        train: as in `fit`; so are `loss`, `objective` and `collate`.
+        loss: see `fit`.
         seconds: maximum wall-clock time. The time torch takes to load its optimizers, a second or two once per process,
             does not count; the first step cannot be predicted and may exceed the limit.
+        objective: see `fit`.
+        collate: see `fit`.
         seed: seed of the sample order and of dropout.
         micro_batch: maximum number of samples per forward pass (default: the whole batch).
 
@@ -74,7 +78,7 @@ def probe(
     """
     require_model(model)
     torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # the first optimizer of a process loads a thousand modules
-    return _probe(model, train, loss, seconds, seed, micro_batch, perf_counter)
+    return _probe(model, train, loss, seconds, seed, micro_batch, perf_counter, objective, collate)
 
 
 def _probe(
@@ -85,6 +89,8 @@ def _probe(
     seed: int,
     micro_batch: int | None,
     clock: Callable[[], float],
+    objective: Objective | None = None,
+    collate: Any = None,
 ) -> Advice:
     """`probe` with a given clock."""
     require_model(model)
@@ -94,9 +100,9 @@ def _probe(
     budget = TimeBudget(seconds, clock)
     with leaving_no_trace(model, train), torch.enable_grad():
         budget.reserved_s = TIDYING_UP * budget.spent_s
-        source, loss = source_and_loss(model, train, loss)
+        source, batch_loss = source_and_loss(model, train, loss, objective, collate)
         model.train()
-        steps = ProbeSteps(model, source, loss, seed, micro_batch)
+        steps = ProbeSteps(model, source, batch_loss, seed, micro_batch)
         seed_device(steps.device, seed)
         advice = _Probe(steps, budget, seed, micro_batch).advice()
     return replace(advice, seconds_used=budget.spent_s)

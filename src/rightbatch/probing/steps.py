@@ -10,7 +10,9 @@ from torch import nn
 
 from ..data import BatchStream, Interval, Source, as_source, require_map_style, require_trainable
 from ..errors import DataError, InputError
-from ..fitting.losses import default_loss, require_fitting
+from ..fitting.batch_loss import BatchLoss, Objective, require_objective
+from ..fitting.losses import require_loss
+from ..fitting.preparing import loss_and_kind
 from ..fitting.units import Loss
 from ..loop.averaging import ScheduleFree
 from ..loop.cutting import cut, even_sizes
@@ -18,18 +20,21 @@ from ..loop.memory.forward_limit import is_out_of_memory, release
 from ..loop.noise_meter import NoiseMeter
 
 
-def source_and_loss(model: nn.Module, train: Any, loss: Loss | None) -> tuple[Source, Loss]:
-    """The data as a source, and the loss (default: by the type of the targets), checked against the model.
+def source_and_loss(
+    model: nn.Module, train: Any, loss: Loss | None, objective: Objective | None = None, collate: Any = None
+) -> tuple[Source, BatchLoss]:
+    """The data as a source, and the loss of a batch (default: by the type of the targets), checked with the model.
 
     Raises:
         InputError: invalid data, or a model or loss that does not match them.
     """
-    source = as_source(train)
+    require_loss(loss)
+    require_objective(objective, loss)
+    source = as_source(train, collate=collate)
     require_map_style(source, "probed")
     require_trainable(source)
-    loss = loss or default_loss(source)
-    require_fitting(model, loss, source)
-    return source, loss
+    found, _ = loss_and_kind(model, loss, objective, {"train": source})
+    return source, found
 
 
 class ProbeSteps:
@@ -38,12 +43,12 @@ class ProbeSteps:
     Args:
         model: in training mode; its parameters have no gradients between steps.
         source: the samples.
-        loss: `loss(output, target)`, the mean over the samples.
+        loss: of a batch, the mean over its units; passes of one batch are weighted by their samples.
         seed: seed of the sample order.
         micro_batch: maximum number of samples per forward pass (default: the whole batch).
     """
 
-    def __init__(self, model: nn.Module, source: Source, loss: Loss, seed: int, micro_batch: int | None) -> None:
+    def __init__(self, model: nn.Module, source: Source, loss: BatchLoss, seed: int, micro_batch: int | None) -> None:
         self.model = model
         self.source = source
         self.train_samples = len(source)
@@ -134,11 +139,11 @@ class ProbeSteps:
     def loss_on(self, samples: int) -> Callable[[], float]:
         """Fetch `samples` samples and return a function that computes their mean loss at the current parameters."""
         self.begin_epoch(self._epoch)
-        x, y = self._stream.fetch(self._stream.take(min(samples, self._most_forward)))
+        batch = self._stream.fetch(self._stream.take(min(samples, self._most_forward)))
 
         def loss() -> float:
             with torch.no_grad():
-                return float(self._loss(self.model(x), y))
+                return float(self._loss(self.model, batch).loss)
 
         return loss
 
@@ -156,12 +161,13 @@ class ProbeSteps:
     def _differentiate(self, piece: Interval, weight: float, meter: NoiseMeter | None) -> float:
         if meter is not None:
             meter.arm(piece.samples)
-        x, y = self._stream.fetch(piece)
-        if len(x) != piece.samples or len(y) != piece.samples:
+        batch = self._stream.fetch(piece)
+        if self.source.pair and (len(batch[0]) != piece.samples or len(batch[1]) != piece.samples):
             raise DataError(
-                f"Requested {piece.samples} samples, but the data returned {len(x)} inputs, {len(y)} targets."
+                f"Requested {piece.samples} samples, but the data returned {len(batch[0])} inputs, {len(batch[1])} "
+                "targets."
             )
-        loss = self._loss(self.model(x), y)
+        loss = self._loss(self.model, batch).loss
         if not loss.requires_grad:
             raise InputError("The loss does not depend on a trainable parameter: check for torch.no_grad() in forward.")
         value = float(loss.detach())

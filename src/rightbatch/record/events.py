@@ -5,15 +5,16 @@ without evaluation, `step` counts the steps taken, this one included):
 
 | kind | fields |
 |---|---|
-| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch_size (the rule as text), lr (the rule as text), optimizer, seed, budget; optional: noise {setting, method}, as text |
+| start | version, time (ISO 8601), machine {cpu, cores, device, torch, python, platform}, model (text), parameters, train_samples, valid_samples or null, batch_size (the rule as text), lr (the rule as text), optimizer, seed, budget; optional: noise {setting, method}, as text; lower_is_better {metric: bool} |
 | step | step, samples, epoch, seconds, batch_size, decided_step (the step at which this size was decided), lr, train_loss, gradient_norm, noise_scale or null, noise_low or null, noise_high or null, noise_age_samples (samples consumed since the last noise measurement) or null |
-| evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool) |
+| evaluation | step, samples, epoch, seconds, valid_loss, valid_accuracy or null, best (bool), and the user's metrics by name |
 | decision | step, samples, what ("batch_size", "lr" or "run"), old, new, reason, evidence {name: number} |
 | timing | step, samples, points [[batch_size, seconds_per_step, count], ...], fixed_s, per_sample_s, half_performance, standard_error |
 | failure | step, samples, reason, lr (after the cut), restored_step |
 | measuring | step, samples, method (as text): how the noise is measured from here on |
 | memory | step, samples, old, new, rank (of several processes) or null, device: a forward pass of `old` samples ran out of memory there, and later passes have at most `new` samples; if `new` is larger, passes of up to `new` samples are tried again |
 | audit | step, samples, method, audited_samples, estimate, exact, standard_error, discrepancy: an approximate estimate of the noise compared with the exact one |
+| note | text: something found before the first step |
 | resume | step, log_bytes (length of this log when that step's checkpoint was saved), time; optional: warning (why the latest checkpoint was not used) |
 | stop | reason, step, samples, epoch, seconds, best {...}, test {...} or null; optional: noise, as in start, if it may have changed |
 
@@ -34,6 +35,7 @@ from ..errors import RunFolderError
 from .lines import LineFile
 
 Event = dict[str, Any]
+EVALUATION_FIELDS = ("step", "samples", "epoch", "seconds", "valid_loss", "valid_accuracy", "best")  # but for metrics
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from .events import Event, iterate_counted
+from .events import EVALUATION_FIELDS, Event, iterate_counted
 
 STEP_COLUMNS = (
     "step",
@@ -24,6 +24,11 @@ STEP_COLUMNS = (
 )
 
 
+def falls(name: str) -> bool:
+    """Whether a quantity of this name is better when it is smaller, unless something else is said of it."""
+    return name.endswith(("loss", "error"))
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """The history of one run, without the events that a later resume discarded.
@@ -31,7 +36,7 @@ class History:
     Args:
         start: the first start event that counts; empty if there is none.
         steps: one column of doubles for each field of a step event; nan where the field is null or missing.
-        evaluations, decisions, timings, failures, memory, resumes: the events of that kind, in order.
+        evaluations, decisions, timings, failures, memory, resumes, notes: the events of that kind, in order.
         stop: the last stop event; empty while the run is active, or after a resume.
     """
 
@@ -43,7 +48,15 @@ class History:
     failures: list[Event] = field(default_factory=list)
     memory: list[Event] = field(default_factory=list)
     resumes: list[Event] = field(default_factory=list)
+    notes: list[Event] = field(default_factory=list)
     stop: Event = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, bool]:
+        """The user's metrics in the evaluations, and whether lower is better."""
+        known = self.start.get("lower_is_better") or {}
+        names = dict.fromkeys(name for event in self.evaluations for name in event)
+        return {name: known.get(name, falls(name)) for name in names if name not in ("kind", *EVALUATION_FIELDS)}
 
     def _rewind(self, step: int) -> None:
         end = bisect_right(self.steps["step"], step)
@@ -67,6 +80,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
         "timing": history.timings,
         "failure": history.failures,
         "memory": history.memory,
+        "note": history.notes,
     }
     columns = [(name, history.steps[name].append) for name in STEP_COLUMNS]
     for event in iterate_counted(path):

@@ -6,6 +6,7 @@ LOSS = (
     "over the data."
 )
 VALIDATION = "The orange line is the validation loss, on data the model is not trained on."
+METRICS = "Metrics are computed over all validation samples at once; a star marks the best value."
 CHOICES = (
     "The batch size is the number of samples that one step averages over, the learning rate scales the length of"
     " the step; dots mark decisions that changed either by 10 % or more."

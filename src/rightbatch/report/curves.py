@@ -1,4 +1,4 @@
-"""Curves of a run over samples, seconds or epochs: loss, accuracy, batch size and learning rate."""
+"""Curves of a run over samples, seconds or epochs: loss, accuracy, metrics, batch size and learning rate."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..record import History
-from .drawing import ABOVE, BLUE, GREEN, ORANGE, PAPER, RED, VIOLET, finish, linear_axis, log_axis, styled
+from .drawing import ABOVE, BLUE, GREEN, ORANGE, PAPER, RED, VIOLET, finish, linear_axis, log_axis, set_margins, styled
 from .series import Series, envelope, running_mean, thin
 from .words import number
 
@@ -23,7 +23,8 @@ def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Fi
     """Training loss, raw and smoothed, and validation loss over samples, seconds or epochs."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.8 if wide else 6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(10.8 if wide else 6.4, 3.8))
+    set_margins(figure)
     axes = figure.add_subplot()
     steps = history.steps
     raw = thin(steps[progress], steps["train_loss"])
@@ -40,7 +41,7 @@ def loss_figure(history: History, progress: Progress, wide: bool = False) -> "Fi
     shown = np.concatenate((np.quantile(raw[1], [0.005, 0.995]) if len(raw[1]) else [], smooth[1], valid[1]))
     _fit_axis(axes, shown)
     _from_start(axes, history, progress)
-    finish(axes, PROGRESS[progress], "loss")
+    _finish(axes, progress, "loss")
     return figure
 
 
@@ -50,7 +51,8 @@ def accuracy_figure(history: History, progress: Progress) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.8))
+    set_margins(figure)
     axes = figure.add_subplot()
     x, accuracy = evaluated(history, progress, "valid_accuracy")
     axes.plot(*thin(x, accuracy), color=ORANGE, linewidth=1.8, label="validation", marker=_dots(x), markersize=4)
@@ -63,7 +65,29 @@ def accuracy_figure(history: History, progress: Progress) -> "Figure":
     axes.set_ylim(max(-0.02, low - 0.3 * room), high + 0.14 * room)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=1 if room < 0.06 else 0))
     _from_start(axes, history, progress)
-    finish(axes, PROGRESS[progress], "accuracy")
+    _finish(axes, progress, "accuracy")
+    return figure
+
+
+@styled
+def metric_figure(history: History, progress: Progress, name: str, falls: bool) -> "Figure":
+    """A metric of the user's on the validation data over samples, seconds or epochs; `falls` if lower is better."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8))
+    set_margins(figure)
+    axes = figure.add_subplot()
+    x, y = evaluated(history, progress, name)
+    if len(x):
+        axes.plot(*thin(x, y), color=ORANGE, linewidth=1.8, label="validation", marker=_dots(x), markersize=4)
+        _mark_best(axes, x, y, best=int(np.argmin(y) if falls else np.argmax(y)))
+    _mark_failures(axes, history, progress)
+    _fit_axis(axes, y)
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.08 * (high - low))  # room for the label of the best value
+    _from_start(axes, history, progress)
+    _finish(axes, progress, name)
     return figure
 
 
@@ -72,7 +96,8 @@ def course_figure(history: History) -> "Figure":
     """Batch size with noise scale and half-performance batch, and below it the learning rate, over the run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.8, 5.4), layout="constrained")
+    figure = Figure(figsize=(10.8, 5.4))
+    set_margins(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
     steps = history.steps
     samples, batch = np.asarray(steps["samples"]), np.asarray(steps["batch_size"])
@@ -114,6 +139,38 @@ def course_figure(history: History) -> "Figure":
     above.legend([named[name] for name in order], order, **ABOVE)
     _from_start(above, history, "samples")
     return figure
+
+
+class MovableFigure:
+    """A figure over samples that can be shown over another progress, in less time than a new one is drawn in.
+
+    Args:
+        figure: over samples.
+    """
+
+    def __init__(self, figure: "Figure") -> None:
+        from matplotlib.text import Annotation
+
+        self.figure = figure
+        self._lines = [
+            (line, np.array(line.get_xdata(), float)) for axes in figure.axes for line in axes.lines
+        ]  # fmt: skip
+        self._notes = [
+            (note, note.xy) for axes in figure.axes for note in axes.texts if isinstance(note, Annotation)
+        ]  # fmt: skip
+
+    def show_over(self, history: History, progress: Progress) -> None:
+        """Move everything to where it is over `progress`."""
+        rows = {*zip(history.steps["samples"], history.steps[progress], strict=True)}
+        rows |= {(event["samples"], event[progress]) for event in history.evaluations}
+        samples, along = np.array(sorted(rows) or [(0.0, 0.0)]).T
+        for line, x in self._lines:
+            line.set_xdata(np.interp(x, samples, along))
+        for note, (at, y) in self._notes:
+            note.xy = (float(np.interp(at, samples, along)), y)
+        for axes in self.figure.axes:
+            axes.set_xlabel(PROGRESS[progress])
+            _from_start(axes, history, progress)
 
 
 def evaluated(history: History, progress: Progress, name: str) -> tuple[Series, Series]:
@@ -191,6 +248,11 @@ def _from_start(axes: "Axes", history: History, progress: Progress) -> None:
     ends = [*history.steps[progress][-1:], *(event[progress] for event in history.evaluations[-1:])]
     if ends and max(ends) > 0:
         axes.set_xlim(-0.005 * max(ends), 1.02 * max(ends))
+
+
+def _finish(axes: "Axes", progress: Progress, y: str) -> None:
+    finish(axes, PROGRESS[progress], y, legend=False)
+    axes.legend(**ABOVE)  # to look for a free corner takes a tenth of the time of a figure
 
 
 def _dots(x: Series) -> str | None:

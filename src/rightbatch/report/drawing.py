@@ -87,6 +87,22 @@ def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]
     return drawn
 
 
+def set_margins(figure: "Figure", beside_in: float = 1.0) -> None:
+    """Leave room for labels at the edges and, in inches, between panels side by side.
+
+    matplotlib's layout engines measure the labels instead, which takes three quarters of the time of a figure.
+    """
+    width_in, height_in = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=0.85 / width_in,
+        right=1 - 0.12 / width_in,
+        bottom=0.55 / height_in,
+        top=1 - 0.34 / height_in,
+        hspace=0.09,
+        wspace=beside_in / (0.5 * width_in - beside_in),
+    )
+
+
 def log_axis(axes: "Axes", which: str, low: float, high: float, base: int = 10, ticks: int = 8) -> None:
     """A logarithmic axis from `low` to `high` with about `ticks` ticks, labelled with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..measurements import StepTime
-from .drawing import ABOVE, BLUE, GREEN, INK, PAPER, finish, log_axis, styled
+from .drawing import ABOVE, BLUE, GREEN, INK, PAPER, finish, log_axis, set_margins, styled
 from .series import Series
 from .words import duration, number
 
@@ -46,7 +46,8 @@ def step_time_figure(
     points = [point for point in points if point[0] > 0 and math.isfinite(point[1]) and point[1] > 0]
     fitted = fit is not None and fit.fixed_s >= 0 and fit.per_sample_s > 0
     both = fitted and noise_scale is not None and math.isfinite(noise_scale) and noise_scale > 0
-    figure = Figure(figsize=(10.8 if both else 6.8, 4.0), layout="constrained")
+    figure = Figure(figsize=(10.8 if both else 6.8, 4.0))
+    set_margins(figure)
     axes = figure.add_subplot(1, 2, 1) if both else figure.add_subplot()
 
     sizes = [point[0] for point in points]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RunFolderError
 from ..record import History, RunFolder, read_history
@@ -16,6 +17,9 @@ from .story import Moment, clock, story
 from .stylesheet import STYLESHEET
 from .summary import Fact, details, headline, last_noise, measurements, step_time, words
 from .words import number, times
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # At most this many of the decisions merged into one sentence are listed.
 _PARTS = 12
@@ -101,29 +105,45 @@ def _tiles(history: History) -> str:
 
 
 def _learning(history: History) -> str:
-    """Loss and accuracy, in three tabs that work without a script."""
-    from .curves import PROGRESS, accuracy_figure, evaluated, loss_figure
+    """Loss, accuracy and metrics, in three tabs that work without a script."""
+    from .curves import PROGRESS, MovableFigure
     from .drawing import inline_svg
 
     if not history.steps["step"] and not history.evaluations:
         return ""
-    accurate = len(evaluated(history, "samples", "valid_accuracy")[1]) > 0
     tabs, panels = "", ""
+    figures = {what: MovableFigure(figure) for what, figure in _curves(history).items()}
+    wide = len(figures) % 2 == 1  # the loss is as wide as two figures where that fills the rows
     for progress, label in PROGRESS.items():
         name = f'id="by-{progress}"' + (" checked" if not tabs else "")
         tabs += f'<input type="radio" name="progress" {name}><label for="by-{progress}">{label}</label>'
-        figures = _figure(
-            inline_svg(loss_figure(history, progress, wide=not accurate), f"Loss over {label}"),
-            "" if accurate else "wide",
-        )
-        if accurate:
-            figures += _figure(inline_svg(accuracy_figure(history, progress), f"Accuracy over {label}"))
-        panels += f'<div class="panel{" pair" if accurate else ""}"><h3>Over {label}</h3>{figures}</div>'
+        shown = ""
+        for what, figure in figures.items():
+            if progress != "samples":
+                figure.show_over(history, progress)
+            svg = inline_svg(figure.figure, f"{what} over {label}")
+            shown += _figure(svg, "wide" if wide and not shown else "")
+        panels += f'<div class="panel{" pair" if len(figures) > 1 else ""}"><h3>Over {label}</h3>{shown}</div>'
+    *names, last = figures
+    title = f"{', '.join(names)} and {last}" if names else last
+    metrics = captions.METRICS if history.metrics else ""
     return _section(
-        "Loss and accuracy" if accurate else "Loss",
-        _explained(captions.LOSS, captions.VALIDATION if history.evaluations else ""),
+        escape(title),
+        _explained(captions.LOSS, captions.VALIDATION if history.evaluations else "", metrics),
         f'<div class="tabs">{tabs}{panels}</div>',
     )
+
+
+def _curves(history: History) -> "dict[str, Figure]":
+    """Figures over samples, by what they show."""
+    from .curves import accuracy_figure, evaluated, loss_figure, metric_figure
+
+    others = {}
+    if len(evaluated(history, "samples", "valid_accuracy")[1]):
+        others["accuracy"] = accuracy_figure(history, "samples")
+    for name, falls in history.metrics.items():
+        others[name] = metric_figure(history, "samples", name, falls)
+    return {"Loss": loss_figure(history, "samples", wide=len(others) % 2 == 0), **others}
 
 
 def _choices(history: History) -> str:

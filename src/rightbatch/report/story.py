@@ -3,7 +3,7 @@
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
@@ -54,7 +54,8 @@ def story(history: History) -> list[Moment]:
     moments += _runs([event for event in history.decisions if event.get("what") not in _NAMES])
     moments += _failures(history.failures)
     moments += _memory(history.memory)
-    moments += [_best(event) for event in history.evaluations if event.get("best")][-1:]
+    best = [event for event in history.evaluations if event.get("best")][-1:]
+    moments += [_best(event, history.metrics) for event in best]
     for event in history.resumes:
         step = event["step"]
         at = bisect_right(history.steps["step"], step) - 1
@@ -79,9 +80,10 @@ def _setup(start: Event) -> str:
 _RULES = (("batch_size", "batch size"), ("lr", "learning rate"), ("optimizer", "optimizer"))
 
 
-def _best(event: Event) -> Moment:
+def _best(event: Event, metrics: Iterable[str]) -> Moment:
     accuracy = event.get("valid_accuracy")
     also = f", accuracy {percent(accuracy)}" if accuracy is not None else ""
+    also += "".join(f", {name} {number(event[name], 4)}" for name in metrics if event.get(name) is not None)
     return Moment(
         event["samples"], event["step"], "best", f"Best validation: loss {number(event['valid_loss'], 4)}{also}."
     )

@@ -52,6 +52,7 @@ figure.wide svg { min-width: 720px; }
 figure.narrow { max-width: 720px; }
 figure svg text { font-family: inherit !important; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 8px 28px; }
+.pair > figure.wide { grid-column: 1 / -1; }
 .tabs > input { position: absolute; opacity: 0; pointer-events: none; }
 .tabs > label { display: inline-block; padding: 5px 15px; margin: 6px 6px 0 0; border: 1px solid var(--grid);
   border-radius: 999px; font-size: 14px; color: var(--muted); cursor: pointer; }

@@ -27,6 +27,9 @@ def headline(history: History) -> list[Fact]:
         facts.append(Fact("best validation accuracy", percent(best["valid_accuracy"]), _at(best)))
     if best.get("valid_loss") is not None:
         facts.append(Fact("best validation loss", number(best["valid_loss"], 4), _at(best)))
+    for name in history.metrics:
+        if best.get(name) is not None:
+            facts.append(Fact(f"best validation {name}", number(best[name], 4), _at(best)))
     facts += [Fact(f"test {name}", value, "of the returned model") for name, value in _scores(stop.get("test") or {})]
     if steps["step"]:
         whole = steps["seconds"][-1]
@@ -68,6 +71,7 @@ def details(history: History) -> list[Fact]:
         if start.get(key):
             facts.append(Fact(name, words(start[key])))
     facts.append(Fact("Seed", str(start.get("seed", NOTHING))))
+    facts += [Fact("Note", str(event.get("text"))) for event in history.notes]
     if history.failures:
         facts.append(Fact("Failures", times(len(history.failures), "skipped step")))
     ran_out = sum(event["new"] < event["old"] for event in history.memory)

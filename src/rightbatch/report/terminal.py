@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from ..record.events import EVALUATION_FIELDS
 from .words import NOTHING, duration, number, percent
 
 if TYPE_CHECKING:
@@ -141,6 +142,10 @@ def _loss(row: Mapping[str, Any], name: str) -> str:
     return number(row.get(name), 4)
 
 
+def _metrics(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, number(row[name], 4)) for name in row if name not in ("kind", *EVALUATION_FIELDS)]
+
+
 def _say(stream: TextIO, text: str) -> None:
     """Print a line; characters the stream cannot encode are replaced."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -180,6 +185,7 @@ class _Lines:
             parts += (
                 [f"accuracy {percent(source['valid_accuracy'])}"] if source.get("valid_accuracy") is not None else []
             )
+            parts += [f"{name} {value}" for name, value in _metrics(source)]
             parts += ["best so far"] if source.get("best") else []
         elif progress.reason and progress.reason != self._shown_reason:
             self._shown_reason = progress.reason
@@ -266,6 +272,7 @@ def _cells(progress: Progress) -> list[tuple[str, str]]:
         judged.append(("accuracy", percent(valid["valid_accuracy"])))
     elif best:
         judged.append(("best loss", _loss(best, "valid_loss")))
+    judged += _metrics(valid)
     return [
         ("loss", _loss(row, "train_loss")),
         *judged,

@@ -62,4 +62,5 @@ def everything(source: Source) -> "tuple[Tensor, Tensor]":
     """All samples of a source at once."""
     import torch
 
-    return source.fetch(torch.arange(len(source)))
+    x, y = source.fetch(torch.arange(len(source)))
+    return x, y

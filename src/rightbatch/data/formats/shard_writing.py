@@ -73,7 +73,7 @@ def write_shards(
 
 def _samples(items: StreamItems) -> Iterator[Any]:
     for item in items.samples:
-        pair = items.pair(item)
+        pair = items.sample(item)
         if not items.batched:
             yield pair
             continue
@@ -118,6 +118,9 @@ def _save(held: tuple[Array, ...], rows: int, folder: Path, number: int) -> None
 
 def _pair(sample: Any, number: int) -> tuple[Array, Array]:
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise DataError(f"sample {number} is a {type(sample).__name__}: it must be a pair (x, y)")
+        raise DataError(
+            f"sample {number} is a {type(sample).__name__}: it must be a pair (x, y); of a mapping, name x and y: "
+            "columns=('image', 'label')"
+        )
     x, y = (np.asarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part) for part in sample)
     return native(x, f"x of sample {number}"), native(y, f"y of sample {number}")

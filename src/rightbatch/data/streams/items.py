@@ -1,4 +1,4 @@
-"""The items of a stream: pairs (x, y), mappings that contain them, or batches of either."""
+"""The items of a stream: samples of any form, or batches of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ...errors import DataError, InputError
+from ..nest import leaves, map_leaves
 
 UNCHANGING = (int, float, complex, str, bytes, np.generic)
 
 
 class StreamItems:
-    """An iterable of samples, and the conversion of its items to pairs.
+    """An iterable of samples.
 
     Args:
-        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) of tensors, arrays or numbers.
+        samples: an `IterableDataset`, a loader, a generator: pairs (x, y) or other nests of tensors, arrays, numbers.
         batched: whether items are batches with the samples in the first dimension (default: True for a `DataLoader`
             that batches, otherwise False).
-        columns: the names of x and y, if items are mappings such as {"image": ..., "label": ...}.
+        columns: the names of x and y, if items are mappings such as {"image": ..., "label": ...} and pairs are wanted.
 
     Raises:
         DataError: not iterable.
@@ -34,7 +35,7 @@ class StreamItems:
         self.samples, self.name = samples, type(samples).__name__
         if not isinstance(samples, Iterable) or isinstance(samples, str | bytes | Mapping | Tensor | np.ndarray):
             advice = "pass it as data directly" if isinstance(samples, TensorDataset) else "pass an iterable of them"
-            raise DataError(f"{self.name} is not a stream of pairs (x, y): {advice}")
+            raise DataError(f"{self.name} is not a stream of samples: {advice}")
         if batched is None:
             batched = isinstance(samples, DataLoader) and samples.batch_sampler is not None
         elif not isinstance(batched, bool):
@@ -43,16 +44,13 @@ class StreamItems:
             raise InputError(f"columns must be the names of x and y, such as ('image', 'label'), got {columns!r}")
         self.batched, self.columns = batched, columns
 
-    def pair(self, item: Any) -> Any:
-        """Return x and y of an item, by their names if it is a mapping.
+    def sample(self, item: Any) -> Any:
+        """Return an item; x and y of it, if they are named.
 
         Raises:
-            DataError: the item does not have these names, or it is a mapping and no names are given.
+            DataError: the item does not have these names.
         """
         if self.columns is None:
-            if isinstance(item, Mapping):
-                held = ", ".join(map(str, item))
-                raise DataError(f"items of {self.name} contain {held}: name x and y, as in columns=('image', 'label')")
             return item
         try:
             return [item[name] for name in self.columns]
@@ -63,19 +61,19 @@ class StreamItems:
             ) from error
 
     def way(self, one: Any, other: Any) -> Callable[[Any], Any] | None:
-        """Return a function that converts items to pairs that stay unchanged; None if none is needed.
+        """Return a function that converts items to samples that stay unchanged; None if none is needed.
 
-        A stream may reuse the same object or memory, as two consecutive items show: its pairs are copied immediately.
+        A stream may reuse the same object or memory, as two consecutive items show: its samples are copied immediately.
         (Batches are copied one by one anyway.)
         """
-        pairs = zip(self.pair(one), self.pair(other), strict=True)
-        if not self.batched and (one is other or any(_shared(first, second) for first, second in pairs)):
+        both = zip(leaves(self.sample(one)), leaves(self.sample(other)), strict=False)
+        reused = one is other and not isinstance(one, UNCHANGING)
+        if not self.batched and (reused or any(_shared(first, second) for first, second in both)):
             return self._copied
-        return None if self.columns is None else self.pair
+        return None if self.columns is None else self.sample
 
     def _copied(self, item: Any) -> Any:
-        pair = self.pair(item)
-        return [part.clone() if isinstance(part, Tensor) else deepcopy(part) for part in pair]
+        return map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else deepcopy(leaf), self.sample(item))
 
 
 def _shared(one: object, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Worker processes that fetch samples: requests go through pipes, samples through shared memory."""
+"""Worker processes that fetch samples: requests go through pipes, samples through slots."""
 
 from __future__ import annotations
 
@@ -7,77 +7,24 @@ import random
 import signal
 import struct
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from math import prod
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.heap import BufferWrapper
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...errors import DataError
 from .. import map_style
-from ..order import Indices
 from ..source import Source
+from .slots import Slots, Task
 
 PARENT_EVERY_S = 2.0  # interval between checks that the parent is alive, where the closed pipe does not show it
 CLOSE_S = 5.0
-
-
-class Task(NamedTuple):
-    """A request to fetch samples of a source into a slot; seed and epoch seed the random generators of each item."""
-
-    slot: int
-    source: int
-    seed: int
-    epoch: int
-    indices: Indices
-
-
-class Slots:
-    """Slots in shared memory, each for a number of samples of one shape and type.
-
-    Args:
-        source: the source of the samples.
-        count: number of slots.
-        samples: number of samples per slot.
-    """
-
-    def __init__(self, source: Source, count: int, samples: int) -> None:
-        self.count, self.samples = count, samples
-        self._parts = [(source.x_shape, source.x_dtype), (source.y_shape, source.y_dtype)]
-        sizes = [max(1, samples * prod(shape) * dtype.itemsize) for shape, dtype in self._parts]
-        self._starts = [0, -(-sizes[0] // 64) * 64]
-        self._stride = -(-(self._starts[1] + sizes[1]) // 64) * 64
-        # The heap of multiprocessing: memory that is allocated only when written to, on any platform.
-        self._memory = BufferWrapper(count * self._stride)
-        self._tensors: tuple[list[Tensor], list[Tensor]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_tensors": None}
-
-    def tensors(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Return x and y of a slot."""
-        if self._tensors is None:
-            memory = self._memory.create_memoryview()
-            self._tensors = tuple(  # type: ignore[assignment]
-                [
-                    torch.frombuffer(
-                        memory, dtype=dtype, count=self.samples * prod(shape), offset=start + number * self._stride
-                    ).reshape(self.samples, *shape)
-                    for number in range(self.count)
-                ]
-                for (shape, dtype), start in zip(self._parts, self._starts, strict=True)
-            )
-        assert self._tensors is not None
-        return self._tensors[0][slot], self._tensors[1][slot]
 
 
 @dataclass(slots=True)
@@ -95,22 +42,34 @@ class WorkerPool:
         workers: number of processes.
         slots: where they write fetched samples.
         method: start method, "fork", "spawn" or "forkserver" (default: that of the platform).
+        begin: called with the number of the worker when it starts.
 
     Raises:
         DataError: a process has ended unexpectedly.
     """
 
-    def __init__(self, sources: Sequence[Source], workers: int, slots: Slots, method: str | None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        workers: int,
+        slots: Slots,
+        method: str | None,
+        begin: Callable[[int], None] | None = None,
+    ) -> None:
         self._context = get_context(method)
         self._workers: list[_Worker] = []
+        self._slots = slots
         self._done: dict[int, DataError | None] = {}
         forks = self._context.get_start_method() == "fork"
-        for _ in range(workers):
+        for number in range(workers):
             here, there = self._context.Pipe()
             # A fork copies the near ends of all pipes so far, which would keep them open after the parent has ended.
             near = [*(worker.pipe for worker in self._workers), here] if forks else []
             process = self._context.Process(  # type: ignore[attr-defined]
-                target=_work, args=(there, near, list(sources), slots), daemon=True, name="rightbatch data worker"
+                target=_work,
+                args=(there, near, list(sources), slots, begin, number),
+                daemon=True,
+                name="rightbatch data worker",
             )
             process.start()
             there.close()
@@ -170,9 +129,11 @@ class WorkerPool:
                 continue
             try:
                 while worker.pipe.poll():
-                    slot, error = worker.pipe.recv()
+                    slot, error, payload = worker.pipe.recv()
                     worker.waiting.discard(slot)
                     self._done[slot] = _error(*error) if error else None
+                    if not error:
+                        self._slots.arrived(slot, payload)
             except (EOFError, ConnectionError):
                 self._died(worker)
 
@@ -203,7 +164,14 @@ def _error(message: str, trace: str) -> DataError:
     return error
 
 
-def _work(pipe: Connection, near: list[Connection], sources: list[Source], slots: Slots) -> None:
+def _work(
+    pipe: Connection,
+    near: list[Connection],
+    sources: list[Source],
+    slots: Slots,
+    begin: Callable[[int], None] | None,
+    number: int,
+) -> None:
     """The main loop of a worker: run tasks until the pipe closes or the parent has ended."""
     for end in near:
         end.close()
@@ -212,19 +180,25 @@ def _work(pipe: Connection, near: list[Connection], sources: list[Source], slots
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = parent_process()
+    failed = None
+    try:
+        if begin is not None:
+            begin(number)
+    except Exception as error:
+        failed = f"worker_init_fn failed: {type(error).__name__}: {error}", traceback.format_exc()
     try:
         while True:
             while not pipe.poll(PARENT_EVERY_S):
                 if parent is not None and not parent.is_alive():
                     return
             task = pipe.recv()
-            pipe.send((task.slot, _fulfil(task, sources[task.source], slots)))
+            pipe.send((task.slot, failed, None) if failed else (task.slot, *_fulfil(task, sources[task.source], slots)))
     except (EOFError, ConnectionError):
         return
 
 
-def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
-    """Run a task; return the error message and traceback, or None."""
+def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[tuple[str, str] | None, bytes | None]:
+    """Run a task; return the error message and traceback, or None, and what the slots send back."""
     which = "the samples"
 
     def begin(rows: list[int]) -> None:
@@ -234,19 +208,11 @@ def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[str, str] | None:
 
     map_style.begin_items = begin
     try:
-        parts = source.fetch_epoch(torch.from_numpy(task.indices), task.seed, task.epoch)
-        for name, part, place in zip("xy", parts, slots.tensors(task.slot), strict=True):
-            if part.shape[1:] != place.shape[1:] or part.dtype != place.dtype:
-                raise DataError(
-                    f"{name} of some of the items {task.indices[:8].tolist()}... is {list(part.shape[1:])} "
-                    f"{part.dtype}, that of item 0 is {list(place.shape[1:])} {place.dtype}: all must be alike"
-                )
-            place[: len(part)] = part
+        return None, slots.put(task.slot, source, task)
     except DataError as error:
-        return str(error), traceback.format_exc()
+        return (str(error), traceback.format_exc()), None
     except Exception as error:
-        return f"{which} failed: {type(error).__name__}: {error}", traceback.format_exc()
-    return None
+        return (f"{which} failed: {type(error).__name__}: {error}", traceback.format_exc()), None
 
 
 def seed_item(seed: int, epoch: int, row: int) -> None:

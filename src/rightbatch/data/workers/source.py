@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..block_order import BlockOrder
+from ..nest import leaves
 from ..order import NO_EPOCH, Indices, Order, require_positions
 from ..source import Source, SourceWrapper
-from .pool import Slots, Task, WorkerPool
+from .pool import WorkerPool
+from .slots import ItemSlots, SharedSlots, Slots, Task
 
 CHUNK_BYTES = 2**20
 CHUNK_SAMPLES = 256
@@ -49,14 +50,25 @@ class WorkerSource(SourceWrapper):
         source: the source that the workers read.
         workers: number of processes.
         method: start method (default: that of the platform).
+        begin: called in each worker with its number when it starts.
+        ahead: chunks that each worker prefetches, at least 2.
         family: the sources that share these workers.
     """
 
-    def __init__(self, source: Source, workers: int, method: str | None = None, family: _Family | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        workers: int,
+        method: str | None = None,
+        *,
+        begin: Callable[[int], None] | None = None,
+        ahead: int | None = None,
+        family: _Family | None = None,
+    ) -> None:
         super().__init__(source, f"{workers} worker processes" if workers > 1 else "a worker process")
-        self._family = family or _Family(source, workers, method)
+        self._family = family or _Family(source, workers, method, begin)
         self._number = self._family.add(source)
-        self._workers = workers
+        self._workers, self._ahead = workers, max(AHEAD_PER_WORKER, ahead or 0)
         self._last: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
@@ -69,15 +81,19 @@ class WorkerSource(SourceWrapper):
 
     def parts(self, *sources: Source) -> list[WorkerSource]:
         """Return sources for parts of this one that share its workers."""
-        return [WorkerSource(source, self._workers, family=self._family) for source in sources]
+        found = [WorkerSource(source, self._workers, ahead=self._ahead, family=self._family) for source in sources]
+        for part in found:
+            part.follow(self)
+        return found
 
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Fetch x and y of the samples at `indices` in the workers."""
+    def fetch(self, indices: Tensor) -> Any:
+        """Fetch the samples at `indices` in the workers."""
         return self.fetch_epoch(indices, 0, NO_EPOCH)
 
-    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Fetch x and y of the samples at `indices` for one epoch, in the workers."""
-        family, out, rows = self._family, self._empty(len(indices)), indices.numpy()
+    def fetch_epoch(self, indices: Tensor, seed: int, epoch: int) -> Any:
+        """Fetch the samples at `indices` for one epoch, in the workers."""
+        family, rows = self._family, indices.numpy()
+        out = family.buffer(len(indices))
         started = 0
         waiting: deque[tuple[int, int]] = deque()
         for start in range(0, len(rows), family.samples):
@@ -88,38 +104,33 @@ class WorkerSource(SourceWrapper):
             at, slot = waiting.popleft()
             family.copy(slot, 0, min(family.samples, len(rows) - start), out, at)
             family.release_own(slot)
-        return out
+        return family.batch(self._source, out)
 
-    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> Any:
         """Return the samples at positions of an epoch, and prefetch those that are likely to follow."""
-        require_positions(epoch, start, stop, len(self))
-        family, out = self._family, self._empty(stop - start)
+        require_positions(epoch, start, stop, order.n)
+        family = self._family
+        out = family.buffer(stop - start)
         step = stop - start
         if self._last is not None and self._last[0] == epoch and self._last[2] < start:
             step = start - self._last[1]  # one of several processes, which takes every k-th interval
         self._last = (epoch, start, stop)
-        ahead = max(AHEAD_PER_WORKER * self._workers, -(-2 * (stop - start) // family.samples))
-        for chunk in self._chunks(epoch, start, stop):
-            foreseen = self._foreseen(chunk, epoch, start, stop, step)
+        ahead = max(self._ahead * self._workers, -(-2 * (stop - start) // family.samples))
+        for chunk in self._chunks(order.n, epoch, start, stop):
+            foreseen = self._foreseen(order.n, chunk, epoch, start, stop, step)
             slot = family.want(self._number, order, chunk, foreseen, ahead)
             first, last = max(start, chunk.start), min(stop, chunk.stop)
             family.copy(slot, first - chunk.start, last - chunk.start, out, first - start)
-        return out
+        return family.batch(self._source, out)
 
-    def _empty(self, count: int) -> tuple[Tensor, Tensor]:
-        return (
-            torch.empty((count, *self.x_shape), dtype=self.x_dtype),
-            torch.empty((count, *self.y_shape), dtype=self.y_dtype),
-        )
-
-    def _chunks(self, epoch: int, start: int, stop: int) -> Iterator[Chunk]:
-        each, n = self._family.samples, len(self)
+    def _chunks(self, n: int, epoch: int, start: int, stop: int) -> Iterator[Chunk]:
+        each = self._family.samples
         for begin in range(start // each * each, stop, each):
             yield Chunk(epoch, begin, min(begin + each, n))
 
-    def _foreseen(self, after: Chunk, epoch: int, start: int, stop: int, step: int) -> Iterator[Chunk]:
-        """The chunks after `after`, if intervals continue as before."""
-        n, length, each, last = len(self), stop - start, self._family.samples, after
+    def _foreseen(self, n: int, after: Chunk, epoch: int, start: int, stop: int, step: int) -> Iterator[Chunk]:
+        """The chunks after `after` in epochs of n positions, if intervals continue as before."""
+        length, each, last = stop - start, self._family.samples, after
         while step <= length:
             epoch, start = (last.epoch, last.stop) if last.stop < n else (last.epoch + 1, 0)
             last = Chunk(epoch, start, min(start + each, n))
@@ -131,7 +142,7 @@ class WorkerSource(SourceWrapper):
             if start >= n:
                 epoch, start = epoch + 1, start - n
             stop = min(start + length, n)
-            for chunk in self._chunks(epoch, start, stop):
+            for chunk in self._chunks(n, epoch, start, stop):
                 if (chunk.epoch, chunk.start) > (last.epoch, last.start):
                     last = chunk
                     yield chunk
@@ -140,20 +151,21 @@ class WorkerSource(SourceWrapper):
 class _Family:
     """The state shared by sources with the same workers: processes, slots and their content."""
 
-    def __init__(self, source: Source, workers: int, method: str | None) -> None:
-        sizes = (prod(source.x_shape) * source.x_dtype.itemsize, prod(source.y_shape) * source.y_dtype.itemsize)
-        sample_bytes = max(1, sum(sizes))
+    def __init__(
+        self, source: Source, workers: int, method: str | None, begin: Callable[[int], None] | None = None
+    ) -> None:
+        self._example, sample_bytes = _example(source)
         most = min(CHUNK_SAMPLES, CHUNK_BYTES // sample_bytes, len(source) // LEAST_CHUNKS)
         self.samples = max(1, most)
         self.own = workers * AHEAD_PER_WORKER  # slots for samples fetched by index
         shared = max(workers * AHEAD_PER_WORKER + 1, BUFFER_BYTES // (sample_bytes * self.samples))
         self._slot_count = self.own + min(shared, 2**12)
         self._sources: list[Source] = []
-        self._workers, self._method = workers, method
+        self._workers, self._method, self._begin_worker = workers, method, begin
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("samples", "own", "_slot_count", "_sources", "_workers", "_method")
+        names = ("samples", "own", "_slot_count", "_sources", "_workers", "_method", "_begin_worker", "_example")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -191,7 +203,18 @@ class _Family:
         """Release such a slot."""
         self._free_own.append(slot)
 
-    def copy(self, slot: int, first: int, last: int, out: tuple[Tensor, Tensor], at: int) -> None:
+    def buffer(self, count: int) -> list[Any]:
+        """Return space for a number of samples."""
+        self._run()
+        assert self._slots is not None
+        return self._slots.buffer(count)
+
+    def batch(self, source: Source, out: list[Any]) -> Any:
+        """Return a full buffer as a batch of a source."""
+        assert self._slots is not None
+        return self._slots.batch(source, out)
+
+    def copy(self, slot: int, first: int, last: int, out: list[Any], at: int) -> None:
         """Wait for a slot, and copy its samples first, ..., last - 1 into `out`.
 
         Raises:
@@ -202,8 +225,7 @@ class _Family:
                 self._pool.finish(slot)
             self._pending.discard(slot)
         assert self._slots is not None
-        for part, held in zip(out, self._slots.tensors(slot), strict=True):
-            part[at : at + last - first] = held[first:last]
+        self._slots.copy(slot, first, last, out, at)
 
     def want(self, source: int, order: Order | BlockOrder, chunk: Chunk, foreseen: Iterator[Chunk], ahead: int) -> int:
         """Request a chunk and up to `ahead` predicted ones; return the slot of the first."""
@@ -259,5 +281,21 @@ class _Family:
         """Start the workers if they are not running."""
         if self._pool is None or not self._pool.usable:
             self.close()
-            self._slots = Slots(self._sources[0], self._slot_count, self.samples)
-            self._pool = WorkerPool(self._sources, self._workers, self._slots, self._method)
+            if self._example is None:
+                self._slots = ItemSlots(self._slot_count, self.samples)
+            else:
+                self._slots = SharedSlots(self._example, self._slot_count, self.samples)
+            self._pool = WorkerPool(self._sources, self._workers, self._slots, self._method, self._begin_worker)
+
+
+def _example(source: Source) -> tuple[Any, int]:
+    """A batch of one sample, None unless all its leaves are tensors of one shape, and the bytes of a sample."""
+    if source.pair and source.equal:
+        shapes = (source.x_shape, source.x_dtype), (source.y_shape, source.y_dtype)
+        example: Any = tuple(torch.empty((1, *shape), dtype=dtype) for shape, dtype in shapes)
+    else:
+        example = source.fetch(torch.tensor([0]))
+    found = list(leaves(example))
+    sample_bytes = max(1, sum(leaf.nbytes for leaf in found if isinstance(leaf, Tensor)))
+    shared = source.equal and all(isinstance(leaf, Tensor) for leaf in found)
+    return example if shared else None, sample_bytes

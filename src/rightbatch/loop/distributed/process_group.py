@@ -44,6 +44,8 @@ class ProcessGroup:
     def __init__(self, size: int = 1, rank: int = 0, device: torch.device | None = None) -> None:
         self.size = size
         self.rank = rank
+        self.first = rank == 0  # whether this is the one that decides and writes
+        self.several = size > 1  # whether there are others
         self._device = device
 
     @classmethod
@@ -66,16 +68,6 @@ class ProcessGroup:
                 "torch.distributed.init_process_group() before."
             )
         return cls()
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the one that decides and writes."""
-        return self.rank == 0
-
-    @property
-    def several(self) -> bool:
-        """Whether there are others."""
-        return self.size > 1
 
     def share(self, samples: int, most: int | None = None) -> tuple[int, int]:
         """Where this process's part of so many samples begins and ends.

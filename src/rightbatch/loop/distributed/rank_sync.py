@@ -15,6 +15,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
@@ -82,8 +83,7 @@ def digest_of(tensors: Sequence[Tensor]) -> str:
     return sha.hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What a process computes from the gradient and its own parameters, on which rules decide."""
 
     gradient_norm2: float

@@ -80,8 +80,8 @@ class StepTimer:
 
     def cut(self, step: int, samples: int) -> tuple[int, int, int] | None:
         """The sizes into which the batch of this step is to be cut for a comparison; None when it is not due."""
-        fit = self._timer.fit()
-        if fit is None or not self._compares or samples < LEAST_COMPARED:
+        fit = self._timer.fit() if self._compares and samples >= LEAST_COMPARED else None
+        if fit is None:
             return None
         if step % COMPARE_EVERY_STEPS != COMPARE_EVERY_STEPS // 2 and samples <= UNTIMED * fit.largest:
             return None
@@ -105,8 +105,8 @@ class StepTimer:
                 update = median(self._updates_s)
                 self._adopt([(size, pass_s + update) for size, pass_s in self._points])
                 self._points = []
-        fit = self._timer.fit()
-        if fit is None or not self._compares:
+        fit = self._timer.fit() if self._compares else None
+        if fit is None:
             self._timer.add(samples, seconds)
         elif seconds > 0:
             self._ratios.append(seconds / fit.seconds(samples))

@@ -60,7 +60,8 @@ def some_samples(subject: Subject, n: int, seed: int) -> "tuple[Tensor, Tensor]"
     from ...data import Order
 
     train, _ = subject.sources()
-    return train.fetch(torch.from_numpy(Order(len(train), seed).indices(0, 0, n)))
+    x, y = train.fetch(torch.from_numpy(Order(len(train), seed).indices(0, 0, n)))
+    return x, y
 
 
 def is_linear(model: "nn.Module") -> bool:
