@@ -3,12 +3,14 @@
 import csv
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from itertools import chain
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InputError
+from ..record.atomic import write_atomic
 from .options import option
 from .problem import device_named, sign
 
@@ -42,7 +44,12 @@ class PredictCommand:
     target_column: str | None = option(
         None, "key of the targets in an .npz (default: none, as most data need none)", metavar="NAME"
     )
-    model: str | None = option(None, "model, if its name has changed (default: that of the run)", metavar="NAME")
+    model: str | None = option(
+        None,
+        "linear, mlp, cnn, or module:factory, if it has another name now or was trained in Python (default: as in "
+        "training)",
+        metavar="NAME",
+    )
     device: str | None = option(None, "cpu, cuda, cuda:1 or mps (default: a GPU if there is one)", metavar="NAME")
 
     def run(self) -> int:
@@ -54,9 +61,9 @@ class PredictCommand:
         from ..record import RunFolder
 
         folder = RunFolder.open(self.run_folder)
-        model = load_model(folder, self.model)
+        model, x_shape = load_model(folder, self.model)
         stored = folder.read_preprocessing()
-        preprocessing = Preprocessing.from_dict(stored) if stored else None
+        preprocessing = Preprocessing.from_dict(stored) if stored else Preprocessing()
         options = FileOptions(
             target=self.target_column,
             separator=sign(self.separator),
@@ -65,58 +72,59 @@ class PredictCommand:
             missing=self.missing or "error",  # type: ignore[arg-type]  # argparse has checked the choice
         )
         new = open_new(self.data, preprocessing, options)
+        if new.source.x_shape != x_shape:
+            raise InputError(
+                f"the samples of {self.data} have the shape {list(new.source.x_shape)}; the model was trained on "
+                f"{list(x_shape)}"
+            )
         for report in new.reports:
             print(f"rightbatch: {report}", file=sys.stderr)
         count = folder.read_config().get("classes")
-        classes = None if preprocessing is None else preprocessing.classes
+        classes = preprocessing.classes
         if classes is None and count is not None:
             classes = tuple(map(str, range(int(count))))
-        label = "image" if preprocessing is not None and preprocessing.images is not None else "row"
+        label = "row" if preprocessing.images is None else "image"
         rows = (row for outputs in outputs_of(model, new.source, device_named(self.device)) for row in outputs)
-        with _opened(self.out) as file:
-            _write(file, label, new.names, set(new.kept), classes, rows)
-        if self.out is not None:
+        table = _lines(label, new.names, set(new.kept), classes, rows)
+        if self.out is None:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(table)
+        else:
+            _save(Path(self.out), table)
             print(f"Predictions: {self.out}")
         return 0
 
 
-def _write(
-    file: TextIO,
-    label: str,
-    names: list[str],
-    kept: set[int],
-    classes: tuple[str, ...] | None,
-    outputs: "Iterator[Tensor]",
-) -> None:
-    """Write the name, then the class and the probability of each class, or the numbers; empty without a prediction."""
-    writer = csv.writer(file, lineterminator="\n")
+def _lines(
+    label: str, names: list[str], kept: set[int], classes: tuple[str, ...] | None, outputs: "Iterator[Tensor]"
+) -> "Iterator[list[str]]":
+    """The name, then the class and the probability of each class, or the numbers; empty without a prediction."""
     first = next(outputs)
     if classes is not None and first.shape == (len(classes),):
         titles = ["class", *(f"p({name})" for name in classes)]
     else:
         classes, numbers = None, first.numel()
         titles = ["prediction"] if numbers == 1 else [f"prediction_{at}" for at in range(numbers)]
-    writer.writerow([label, *titles])
+    yield [label, *titles]
     remaining = chain([first], outputs)
     for number, name in enumerate(names):
         if number not in kept:
-            writer.writerow([name, *[""] * len(titles)])
+            yield [name, *[""] * len(titles)]
             continue
         output = next(remaining).float()
         if classes is None:
-            writer.writerow([name, *(f"{value:.7g}" for value in output.flatten().tolist())])
+            yield [name, *map(str, output.flatten().numpy())]  # as many digits as float32 has
         else:
-            probabilities = (f"{value:.6g}" for value in output.softmax(0).tolist())
-            writer.writerow([name, classes[int(output.argmax())], *probabilities])
+            yield [name, classes[int(output.argmax())], *map(str, output.softmax(0).numpy())]
 
 
-@contextmanager
-def _opened(path: str | None) -> "Iterator[TextIO]":
-    if path is None:
-        yield sys.stdout
-        return
+def _save(path: Path, table: "Iterator[list[str]]") -> None:
+    def write(file: BinaryIO) -> None:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(table)
+        text.flush()
+        text.detach()
+
     try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            yield file
+        write_atomic(path, write)
     except OSError as error:
         raise InputError(f"cannot write --out {path}: {error.strerror or error}") from error

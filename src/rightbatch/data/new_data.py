@@ -13,14 +13,17 @@ import torch
 from ..errors import DataError
 from ..wording import counted, setting
 from .arrays import TensorSource, array_source
+from .formats.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES
 from .formats.image_files import SUFFIXES, ImageFiles, find_images
+from .formats.npz import npz_source
 from .formats.options import FileOptions, Missing
 from .formats.table_reading import TEXT_SUFFIXES, read_table
 from .formats.tables import encoded, known_features
-from .opening import as_source
 from .prepared import PreparedSource, Standardizer
 from .preprocessing import Preprocessing, TableLayout
 from .source import Source
+
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +47,52 @@ def open_new(data: str | PathLike[str], preprocessing: Preprocessing | None, opt
     """Open a file or a folder without targets.
 
     Args:
-        data: a table with the columns of the training table, in any order; an image, or a folder of images, also in
-            subfolders; an array in `.npy`; or what `as_source` opens.
+        data: for a model of a table, a table with its columns, in any order; for a model of images, an image or a
+            folder of images, also in subfolders; for any but that of a table, an array in `.npy`, or an archive as
+            `as_source` reads it.
         preprocessing: of the training data; None if nothing was done to them.
         options: for this file; where they are None, or missing is "error", as for the training data.
 
     Raises:
-        DataError: the file lacks columns or values, or cannot be read.
+        DataError: the file does not suit the model, lacks columns or values, or cannot be read.
         MissingExtraError: an optional package is not installed.
     """
     path = Path(fspath(data))
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give a file or a folder like the training data")
     preprocessing = preprocessing or Preprocessing()
-    if preprocessing.table is not None and not path.is_dir():
+    name = path.name.lower()
+    array = name.endswith((".npy", ".npz"))
+    if preprocessing.table is not None:
+        wanted = f"one table ({', '.join(TABLE_SUFFIXES)}) with the columns of the training table"
+    elif preprocessing.images is not None:
+        wanted = f"an image ({', '.join(SUFFIXES)}), a folder of images, or an array (.npy)"
+    else:
+        wanted = "an array (.npy), or an archive (.npz)"
+    if not path.exists():
+        raise DataError(f"{path} does not exist: provide {wanted}")
+    if preprocessing.table is not None and name.endswith(TABLE_SUFFIXES) and path.is_file():
         return _table(path, preprocessing, preprocessing.table, options)
-    if preprocessing.images is not None:
+    if preprocessing.table is None and array and path.is_file():
+        return _array(path, preprocessing, options)
+    if preprocessing.images is not None and (path.is_dir() or name.endswith(SUFFIXES)):
         return _images(path, preprocessing)
-    if path.name.lower().endswith(".npy"):
+    raise DataError(f"{path} is not what the model was trained on: provide {wanted}")
+
+
+def _array(path: Path, preprocessing: Preprocessing, options: FileOptions) -> NewData:
+    if path.name.lower().endswith(".npz"):
+        opened = npz_source(path, options.target)
+        raw = opened.raw if isinstance(opened, PreparedSource) else opened
+    else:
         try:
             x = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} cannot be read as an array: {error}") from error
-        raw: Source = array_source(x, np.zeros(len(x) if x.ndim else 0))
-    else:
-        opened = as_source(path, target=options.target, standardize=False, size=options.size)
-        raw = opened.raw if isinstance(opened, PreparedSource) else opened
-    return NewData(_standardized(raw, preprocessing), [str(row) for row in range(len(raw))], list(range(len(raw))))
+        try:
+            raw = array_source(x, np.zeros(len(x) if x.ndim else 0))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    rows = range(len(raw))
+    return NewData(_standardized(raw, preprocessing), [str(row) for row in rows], list(rows))
 
 
 def _standardized(raw: Source, preprocessing: Preprocessing) -> Source:
@@ -94,7 +116,10 @@ def _table(path: Path, preprocessing: Preprocessing, table: TableLayout, given: 
     frame = read_table(path, options)
     if len(frame) == 0:
         raise DataError(f"{path} is empty: it has the columns {', '.join(frame.columns)} and no rows")
-    features, reports = known_features(frame, table, path, options)
+    features = known_features(frame, table, path, options)
+    known = {table.target, *(column.name for column in table.columns)}
+    unused = [name for name in frame.columns if name not in known]
+    reports = (f"columns that the model does not use: {', '.join(unused)}",) if unused else ()
     blank = features.isna()
     incomplete = np.flatnonzero(blank.any(axis=1).to_numpy())
     listed = ", ".join(f"{name} ({int(count):,})" for name, count in blank.sum().items() if count)
@@ -132,7 +157,7 @@ def _images(path: Path, preprocessing: Preprocessing) -> NewData:
         names = [Path(each).relative_to(path).as_posix() for each in paths]
     else:
         paths, names = [str(path)], [path.name]
-    if not paths or not paths[0].lower().endswith(SUFFIXES):
-        raise DataError(f"{path} has no images ({', '.join(SUFFIXES)}); the model was trained on images")
+    if not paths:
+        raise DataError(f"{path} has no images ({', '.join(SUFFIXES)}), on which the model was trained")
     source = ImageFiles(paths, torch.zeros(len(paths), dtype=torch.int64), layout=preprocessing.images)
     return NewData(source, names, list(range(len(paths))))

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..data import Source
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
 from ..loop.distributed.rank_sync import unwrapped
@@ -158,7 +160,7 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
     auto: AutoBatch = prepared.auto
     return {
         "model": type(auto.model).__name__,
-        "built_as": recipe_of(unwrapped(auto.model, auto.ranks)),
+        "built_as": _recipe(unwrapped(auto.model, auto.ranks), prepared.train, given.seed),
         "data": prepared.train.describe(),
         "classes": prepared.train.classes,
         "train_samples": auto.train_samples,
@@ -174,6 +176,15 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
         "metrics": list(given.metrics or ()),
         "eval_every": given.eval_every,
     }
+
+
+def _recipe(model: nn.Module, train: Source, seed: int) -> dict[str, Any] | None:
+    """How to build the model again for predictions; without its name, if it was not built by name."""
+    recipe = recipe_of(model)
+    if recipe is not None or not train.pair:
+        return recipe
+    outputs = train.classes if train.classes is not None else prod(train.y_shape)
+    return {"name": None, "x_shape": list(train.x_shape), "outputs": outputs, "seed": seed}
 
 
 def _recorder(prepared: Prepared, given: FitSettings) -> Recorder:

@@ -17,15 +17,18 @@ CHUNK_SAMPLES = 1024
 TOLERANCE = 1e-6  # relative, for statistics that another machine has computed
 
 
-def load_model(folder: RunFolder, name: str | None = None) -> nn.Module:
-    """Build the model of a run again and load its parameters.
+def load_model(folder: RunFolder, name: str | None = None) -> tuple[nn.Module, tuple[int, ...]]:
+    """Build the model of a run again and load its parameters, the best ones by validation.
 
     Args:
         folder: of the run.
         name: of the model, as for `build_model` (default: the one that the run recorded).
 
+    Returns:
+        The model, and the shape of one sample's input.
+
     Raises:
-        InputError: the run recorded no model by name, or its parameters are not those of the model.
+        InputError: the run recorded no name, or its parameters are not those of the model.
         RunFolderError: there are no stored parameters, or they cannot be read.
     """
     import safetensors.torch
@@ -33,13 +36,19 @@ def load_model(folder: RunFolder, name: str | None = None) -> nn.Module:
     recipe = folder.read_config().get("built_as")
     if not isinstance(recipe, dict):
         raise InputError(
-            f"{folder.path} does not say how its model is built: only a run of `rightbatch train` does, whose --model "
-            "is a name or module:factory. Load the parameters in Python: "
-            "model.load_state_dict(safetensors.torch.load_file(folder / 'model.safetensors'))"
+            f"{folder.path} does not say which data its model takes: predictions need a run on pairs of inputs and "
+            "targets. Load the parameters in Python, with "
+            "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+        )
+    name = name or recipe["name"]
+    if name is None:
+        raise InputError(
+            f"the run in {folder.path} was started in Python, without a name of its model: add --model module:factory"
         )
     if not folder.model.exists():
         raise RunFolderError(f"{folder.path} has no model.safetensors: the run has not ended; resume it first")
-    model = build_model(name or recipe["name"], tuple(recipe["x_shape"]), recipe["outputs"], recipe["seed"])
+    x_shape = tuple(recipe["x_shape"])
+    model = build_model(name, x_shape, recipe["outputs"], recipe["seed"])
     try:
         state = safetensors.torch.load_file(folder.model)
     except Exception as error:  # safetensors raises a type of its own
@@ -48,10 +57,9 @@ def load_model(folder: RunFolder, name: str | None = None) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"the parameters in {folder.model} are not those of --model {name or recipe['name']}: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"the parameters in {folder.model} are not those of the model {name}: {' '.join(str(error).split())[:300]}"
         ) from error
-    return model
+    return model, x_shape
 
 
 def outputs_of(model: nn.Module, source: Source, device: torch.device | str) -> Iterator[Tensor]:

@@ -115,7 +115,8 @@ class ImageFiles(Source):
     def _decode(self, path: str) -> Pixels:
         image = decode_image(path, self._size, self._mode if self._mode == "RGB" else None, self._crop)
         if image.shape[0] != self.x_shape[0]:
-            raise DataError(f"{path} has colours, others are grey: convert all to grey, or all to colour")
+            others = "the training images are" if self._given else "others are"
+            raise DataError(f"{path} has colours, {others} grey: convert it to grey, or train on colours")
         if image.shape != self.x_shape:
             if self._given:
                 raise DataError(

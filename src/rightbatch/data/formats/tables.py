@@ -79,16 +79,16 @@ def reopened(path: Path, options: FileOptions, layout: Preprocessing) -> Prepare
     assert table is not None
     frame = read_table(path, options)
     choose_target(list(frame.columns), table.target, str(path))
-    features, reports = known_features(frame, table, path, options)
+    features = known_features(frame, table, path, options)
     features, targets, dropped = _complete(features, frame[table.target], path, options)
     notes = (f"dropped {dropped:,} of {counted(len(frame), 'row')} with missing values",) if dropped else ()
     x, unknown = encoded(features, table.columns, str(path), options.missing)
     y = known_targets(targets, f"{path}: the target {table.target}", layout, options.decimal)
-    return _source(path, x, y, notes, layout, options, (*notes, *reports, *unknown))
+    return _source(path, x, y, notes, layout, options, (*notes, *unknown))
 
 
-def known_features(frame: Any, table: TableLayout, path: Path, options: FileOptions) -> tuple[Any, tuple[str, ...]]:
-    """Return the columns of a layout in its order, and what was found that it lacks.
+def known_features(frame: Any, table: TableLayout, path: Path, options: FileOptions) -> Any:
+    """Return the columns of a layout, in its order.
 
     Raises:
         DataError: a column is missing, or is text where it must be numbers.
@@ -109,7 +109,7 @@ def known_features(frame: Any, table: TableLayout, path: Path, options: FileOpti
             raise DataError(
                 f"{path}: the column {name} must have numbers, as in training; its first value is {first!r}"
             )
-    return frame[names].assign(**{name: parsed[name] for name in numbers}), ()
+    return frame[names].assign(**{name: parsed[name] for name in numbers})
 
 
 def _encoding_hint(options: FileOptions) -> str:
