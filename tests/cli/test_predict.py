@@ -65,7 +65,8 @@ def refused(capsys: pytest.CaptureFixture[str], data: object, *arguments: str) -
 def outputs(source: Source) -> torch.Tensor:
     model, _ = load_model(RunFolder.open("run"))
     with torch.no_grad():
-        return model.eval()(source.fetch(torch.arange(len(source)))[0])
+        found: torch.Tensor = model.eval()(source.fetch(torch.arange(len(source)))[0])
+    return found
 
 
 def numbers(rows: list[dict[str, str]], *names: str) -> Any:
