@@ -44,7 +44,7 @@ gallery: $(VENV)/.ready-test
 	$(BIN)/python benchmarks/gallery.py
 
 bench: $(VENV)/.ready-test
-	set -e; for name in noise_table overhead zero_tuning coverage estimators rules; do $(BIN)/python benchmarks/$$name.py --write; done
+	set -e; for name in noise_table overhead programs zero_tuning coverage estimators rules; do $(BIN)/python benchmarks/$$name.py --write; done
 
 arena: $(VENV)/.ready-arena
 	$(BIN)/python benchmarks/arena.py --part $(PART) --write

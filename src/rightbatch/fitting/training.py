@@ -126,10 +126,12 @@ class Training:
                 self.recorder.resumed(0, 0, 0, 0)  # killed before its first checkpoint: nothing of it counts
                 resumed = ", restarted: no checkpoint found"
             self._announce()
+        prepared = self.prepared.train
+        data = "" if prepared.preprocessing is None else f"; data: {prepared.describe()}"
         self.recorder.progress.begin(
             None if self.budget.epochs is None else self.budget.epochs * len(self.prepared.train),
             self.budget.seconds,
-            f"{type(self.model).__name__}, {len(self.prepared.train):,} samples, {self.budget.describe()}{resumed}",
+            f"{type(self.model).__name__}, {len(prepared):,} samples, {self.budget.describe()}{resumed}{data}",
             self.watch.resumed_s,
         )
         for note in self.prepared.notes:
@@ -338,6 +340,7 @@ class Training:
             model=type(self.model).__name__,
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             train_samples=len(self.prepared.train),
+            data=self.prepared.train.describe(),
             valid_samples=None if valid is None else len(valid),
             batch_size=write_rule(auto.batch_size_rule),
             lr=write_rule(auto.lr_rule),

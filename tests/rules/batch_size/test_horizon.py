@@ -52,6 +52,8 @@ def test_a_time_limit_leaves_the_steps_too() -> None:
     assert decision.batch_size == 16 and decision.code == "horizon"
     decision, _ = Horizon().decide(replace(now, total_seconds=200.0), HorizonState(64))
     assert decision.batch_size == 196
+    decision, _ = Horizon().decide(replace(now, step_time=step_time(300), total_seconds=20.0), HorizonState(64))
+    assert decision.batch_size == 150  # smaller steps are hardly faster
 
 
 def test_the_first_batch() -> None:

@@ -28,9 +28,10 @@ class HorizonState:
 class Horizon:
     """Leave the run enough steps; where it has them to spare, take the sweet spot of noise and speed.
 
-        B = min(B_steps, max(n½, sqrt(B_noise · n½))),    B_steps = E·N/S,  or (T/S - t0)/t1 for T seconds
+        B = min(B_steps, max(n½, sqrt(B_noise · n½))),    B_steps = E·N/S,  or max(n½/2, (T/S - t0)/t1) for T seconds
 
-    A short run needs its steps more than fast steps: with fewer than about a thousand, all schedules end higher. With
+    A short run needs its steps more than fast steps: with fewer than about a thousand, all schedules end higher; but
+    where seconds are short, steps of less than n½/2 samples are hardly more. With
     steps to spare, the sweet spot takes the least time; until the noise is known, n½ takes its place. The two meet
     where B_steps is the sweet spot.
 
@@ -121,7 +122,8 @@ class Horizon:
         if now.total_samples is not None:
             most = now.total_samples / self.steps
         if now.total_seconds is not None:
-            most = min(most, (now.total_seconds / self.steps - time.fixed_s) / time.per_sample_s)
+            left = (now.total_seconds / self.steps - time.fixed_s) / time.per_sample_s
+            most = min(most, max(left, time.half_performance / 2))
         return most
 
     def _within(self, size: float, train_samples: int) -> int:
