@@ -119,7 +119,7 @@ def is_sparse(leaf: object) -> bool:
 def _column(leaf: Any, name: str) -> Any:
     if isinstance(leaf, Tensor):
         return as_tensor(leaf, name)
-    if isinstance(leaf, LazyRows):
+    if isinstance(leaf, LazyRows) or leaf is None:  # None: a field that is not used
         return leaf
     if isinstance(leaf, str | bytes):
         raise DataError(f"{name} is a single text: pass a list of texts, one per sample")
@@ -131,6 +131,10 @@ def _column(leaf: Any, name: str) -> Any:
         return leaf.tolist()
     if isinstance(leaf, list | tuple) and leaf and isinstance(leaf[0], str | bytes):
         return list(leaf)
+    if str(getattr(leaf, "dtype", "")) in ("object", "str", "string") and len(leaf.shape) == 1:  # of NumPy, pandas
+        values = leaf.tolist()
+        if values and all(isinstance(value, str | bytes) for value in values):
+            return values
     return _converted(as_tensor(leaf, name))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._version import __version__
 from ..data import Sample, Source
 from ..errors import InputError, RunFolderError
+from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback, Callbacks
 from ..loop.distributed.sharding import gather_full, model_state_like, sharded_modules
 from ..loop.memory.forward_limit import ForwardLimit
@@ -24,6 +25,7 @@ from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
 from .checkpoint_schedule import CheckpointSchedule
+from .choice import IterateChoice
 from .evaluation import CHUNK_SAMPLES, evaluate, normalizes_batches, refresh_batch_norm
 from .preparing import FitSettings, Prepared
 from .randomness import begin_at, random_states, seed_of, set_random_states
@@ -100,6 +102,9 @@ class Training:
         blocks = prepared.train.block_ends is not None
         self.sample = Sample(prepared.train) if blocks else prepared.train  # BatchNorm's statistics are of these
         self.best = BestIterate(self.budget)
+        if self.budget.seconds is not None:
+            auto.limit_seconds(self.budget.seconds, lambda: self.ranks.largest(self.watch.seconds))
+        self.choice = IterateChoice(auto, prepared.valid, self._evaluated, self.best.cost)
         self.evaluated_step = -1
         self.next_evaluation = self.eval_samples
         self.watch = Stopwatch()
@@ -158,7 +163,7 @@ class Training:
             with interruption.watched():
                 stopped = self._loop(interruption)
                 if self.evaluated_step != self.auto.steps or not self.prepared.valid:
-                    self._evaluate()
+                    self._evaluate(reports=False)  # a run that is resumed has not seen it
                 self._checkpoint()
         except KeyboardInterrupt:
             stopped = "interrupted"
@@ -166,7 +171,7 @@ class Training:
             self.auto.finalize()
         if self.best.state:
             self.model.load_state_dict(self.best.state)
-        elif self.auto.averages:
+        elif self.auto.update.averages:
             self._refresh_batch_norm()
         return stopped
 
@@ -202,7 +207,7 @@ class Training:
             found = self.prepared.loss(self.model, batch)
             return found.loss, found.weight
 
-    def _evaluate(self) -> str:
+    def _evaluate(self, reports: bool = True) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
         auto = self.auto
         while self.next_evaluation <= auto.samples:
@@ -211,10 +216,11 @@ class Training:
         self.recorder.timing(auto.steps, auto.samples, auto.timer.points(), auto.timer.present())
         if self.prepared.valid is None:
             return ""
+        found = self.choice.make(reports)
         with auto.averaged():
-            if auto.averages:
+            if auto.update.averages:
                 self._refresh_batch_norm()
-            found = self._evaluated(self.prepared.valid)
+            found = found or self._evaluated(self.prepared.valid)
             row: dict[str, Any] = {
                 "step": auto.steps,
                 "samples": auto.samples,
@@ -342,14 +348,9 @@ class Training:
             optimizer=type(auto.optimizer).__name__,
             seed=self.seed,
             budget=self.budget.describe(),
-            noise=self._noise(),
+            noise=_noise(self.auto),
             lower_is_better=self.prepared.metrics.lower_is_better,
         )
-
-    def _noise(self) -> dict[str, str] | None:
-        """How the noise is measured at present."""
-        meter = self.auto.meter
-        return None if meter is None else {"setting": str(meter.settings), "method": meter.method}
 
     def _fail(self, error: Exception) -> None:
         """End the run by an error; one of writing that comes on top of it is not reported."""
@@ -367,10 +368,15 @@ class Training:
             seconds=auto.seconds,
             best=self.best.row,
             test=test,
-            noise=self._noise(),
+            noise=_noise(self.auto),
             decisions=auto.sync.decisions,
         )
         self.recorder.close(_summary(stopped, self.best.row, test))
+
+
+def _noise(auto: AutoBatch) -> dict[str, str] | None:
+    """How the noise is measured at present."""
+    return None if auto.meter is None else {"setting": str(auto.meter.settings), "method": auto.meter.method}
 
 
 @dataclass(frozen=True, slots=True)
