@@ -138,6 +138,22 @@ def test_numbers_as_categories_where_some_are_missing() -> None:
     assert same == [True, True, False, True]
 
 
+def test_reports_say_what_missing_values_became(capsys: pytest.CaptureFixture[str]) -> None:
+    new = FRAME[["age", "city"]].iloc[:3].astype({"age": float})
+    new.loc[0, "age"] = new.loc[1, "city"] = np.nan
+    train(table(FRAME[["age", "city", "price"]]), "--target-column", "price", "--missing", "mean")
+    capsys.readouterr()
+    rows = predict(table(new, "new.csv"))
+    printed = capsys.readouterr().err
+    assert "missing values filled in with the means of the training data: age (1)\n" in printed
+    assert "missing values read as none of the categories of the training data: city (1)\n" in printed
+    unknown = predict(table(new.fillna({"city": "Paris"}), "unknown.csv"))
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in unknown]
+    Path("run").rename("before")
+    train("table.csv", "--target-column", "price", "--missing", "mean", "--text", "codes")
+    assert predict("new.csv") == predict("unknown.csv")
+
+
 def test_missing_values_as_stored_or_as_given(capsys: pytest.CaptureFixture[str]) -> None:
     path = table(FRAME[["age", "income", "price"]])
     train(path, "--target-column", "price")

@@ -141,7 +141,7 @@ def _table(path: Path, preprocessing: Preprocessing, table: TableLayout, given: 
     elif len(incomplete):
         if preprocessing.statistics is None:
             raise DataError(f"{path}: values are missing in {listed}, and the run stored no means to fill in")
-        reports = (*reports, f"missing values filled in with the means of the training data: {listed}")
+        reports = (*reports, *_replaced(blank.sum().to_dict(), table))
     x, unknown = encoded(features.iloc[kept], table.columns, str(path), options.missing)
     infinite = np.flatnonzero(np.isinf(x).any(1))
     if len(infinite):
@@ -149,6 +149,19 @@ def _table(path: Path, preprocessing: Preprocessing, table: TableLayout, given: 
     raw = TensorSource(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
     source = _standardized(raw, preprocessing)
     return NewData(source, [str(row) for row in range(len(frame))], kept.tolist(), (*reports, *unknown))
+
+
+def _replaced(missing: dict[str, int], table: TableLayout) -> list[str]:
+    """Say what the missing values became, whose numbers are given by column."""
+    kinds = {column.name: column.kind for column in table.columns}
+    means = [f"{name} ({count:,})" for name, count in missing.items() if count and kinds[name] == "number"]
+    none = [f"{name} ({count:,})" for name, count in missing.items() if count and kinds[name] != "number"]
+    reports = []
+    if means:
+        reports.append(f"missing values filled in with the means of the training data: {', '.join(means)}")
+    if none:
+        reports.append(f"missing values read as none of the categories of the training data: {', '.join(none)}")
+    return reports
 
 
 def _images(path: Path, preprocessing: Preprocessing) -> NewData:
