@@ -225,10 +225,10 @@ class _DrawOrder(Order):
     def mixing(self) -> str:
         return "drawn"
 
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+    def view(self, epoch: int, start: int, stop: int) -> Indices:
         assert self.drawn is not None
         require_positions(epoch, start, stop, self.n)
-        return self.drawn.rows(self.seed, epoch)[start:stop].copy()
+        return self.drawn.rows(self.seed, epoch)[start:stop]
 
 
 def _uniform(count: int, seed: int, epoch: int) -> NDArray[np.float64]:
