@@ -60,38 +60,29 @@ def main() -> None:
 
     torch.manual_seed(0)
     generator, discriminator = network(LATENT, 2), network(2, 1)
-    nothing = torch.zeros(SAMPLES)  # data are pairs; these have no targets
-    size = "bounded('gradient-noise-scale', min_size=64, max_size=512)"
-    judge = rightbatch.AutoBatch(
-        discriminator,
-        torch.optim.Adam(discriminator.parameters(), lr=1e-3, betas=(0.5, 0.99)),
-        (ring(SAMPLES), nothing),
-        size,
-        epochs=epochs,
-    )
-    forger = rightbatch.AutoBatch(
-        generator,
-        torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.99)),
-        (torch.randn(SAMPLES, LATENT), nothing),
-        size,
-        epochs=epochs,
-    )
+    judging = torch.optim.Adam(discriminator.parameters(), lr=1e-3, betas=(0.5, 0.99))
+    forging = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.99))
+    points, vectors = ring(SAMPLES), torch.randn(SAMPLES, LATENT)
 
     print("epoch  distance  sectors  batch of discriminator and generator")
     print(f"{0:5d}  {quality(generator)[0]:8.3f}  {quality(generator)[1]:4d}/{SECTORS}")
-    shown = 0
-    for (real, _), (latent, _) in zip(judge, forger, strict=False):  # until one of them has used up its epochs
-        fake = generator(torch.randn(len(real), LATENT)).detach()
-        judge.backward(F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake)).mean())
-        judge.step()
+    size = "bounded('gradient-noise-scale', min_size=64, max_size=512)"
+    judge = rightbatch.AutoBatch(discriminator, judging, points, size)
+    forger = rightbatch.AutoBatch(generator, forging, vectors, size)
+    for epoch in range(epochs):
+        for real, latent in zip(judge, forger, strict=False):  # until one of them has used up its epoch
+            fake = generator(torch.randn(len(real), LATENT)).detach()
+            loss = F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake)).mean()
+            judge.backward(loss)
+            judge.step()
 
-        forger.backward(F.softplus(-discriminator(generator(latent))).mean())
-        forger.step()
-
-        if int(judge.epoch) >= shown + max(1, epochs // 8):
-            shown = int(judge.epoch)
+            loss = F.softplus(-discriminator(generator(latent))).mean()
+            forger.backward(loss)
+            forger.step()
+        if (epoch + 1) % max(1, epochs // 8) == 0:
             distance, sectors = quality(generator)
-            print(f"{shown:5d}  {distance:8.3f}  {sectors:4d}/{SECTORS}  {judge.batch_size:5d} {forger.batch_size:5d}")
+            sizes = f"{judge.batch_size:5d} {forger.batch_size:5d}"
+            print(f"{epoch + 1:5d}  {distance:8.3f}  {sectors:4d}/{SECTORS}  {sizes}")
 
     distance, sectors = quality(generator)
     print(f"after {judge.steps} steps: {distance:.3f} from the ring, {sectors} of {SECTORS} sectors")

@@ -101,8 +101,8 @@ LINES = {
 }
 LOOP = "for x, y in auto: auto.backward(F.cross_entropy(model(x), y)); auto.step()"
 PROGRAMS = {
-    'weights set by the program under `lr="auto"`': f"""
-auto = rightbatch.AutoBatch(model, None, train, 64, "auto")
+    'weights set by the program under `lr="schedule-free"`': f"""
+auto = rightbatch.AutoBatch(model, None, train, 64, "schedule-free")
 {LOOP}
 torch.no_grad()(model[0].weight.zero_)()
 {LOOP}

@@ -71,6 +71,9 @@ class Plan:
         total_samples: samples the whole run will consume; None where its length is not known.
         optimizer: its class, such as "AdamW".
         settings: of its first parameter group, as far as it has them: momentum, beta1, beta2, eps, weight_decay.
+        own_optimizer: the caller gave none, so that the rate and the decay of weights are the rule's to choose.
+        matrices: trainable parameters of two or more dimensions; a linear model has one.
+        initial_batch_size: of the caller's DataLoader; None without one.
     """
 
     train_samples: int
@@ -80,6 +83,9 @@ class Plan:
     total_samples: int | None = None
     optimizer: str = ""
     settings: Mapping[str, float] = field(default_factory=lambda: NO_EVIDENCE)
+    own_optimizer: bool = False
+    matrices: int = 0
+    initial_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,10 @@ class StepContext:
         wanted: the batch size last decided; `batch_size` may differ where the epoch ended.
         distance: ‖x - x0‖ from the parameters at the start, where a rule needs it.
         total_samples: samples the whole run will consume; None where its length is not known.
+        total_seconds: that the whole run may take; None without a time limit.
+        progress: share of the run that is over, by samples or seconds, whichever is more; None without a horizon.
+        validations: losses on validation data reported so far.
+        valid_loss: the last of them; nan before the first.
     """
 
     step: int
@@ -119,6 +129,10 @@ class StepContext:
     wanted: int = 0
     distance: float | None = None
     total_samples: int | None = None
+    total_seconds: float | None = None
+    progress: float | None = None
+    validations: int = 0
+    valid_loss: float = math.nan
 
     @property
     def epoch(self) -> float:
@@ -201,3 +215,55 @@ class LRRule(Protocol):
     def start(self, plan: Plan) -> tuple[Decision, Any]: ...
 
     def decide(self, now: StepContext, state: Any) -> Search: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known at the start of a batch.
+
+    Args:
+        batch_size: samples of the batch.
+        steps_left: steps of that size until the run ends; None without a horizon.
+    """
+
+    batch_size: int
+    steps_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Forks of a run, one for each learning rate: they take steps with the same batches, then are judged.
+
+    Each fork is judged by the loss of the average of its iterates on the same fresh samples, which are trained on
+    afterwards.
+
+    Args:
+        lrs: of the forks, in the order in which they take each batch.
+        steps: of each fork.
+        samples: to judge each on.
+    """
+
+    lrs: tuple[float, ...]
+    steps: int
+    samples: int
+
+
+@runtime_checkable
+class ForkingRule(Protocol):
+    """An lr rule that compares learning rates by forks of the run before it decides.
+
+    The loop asks for rounds until there is none; in between `decide` is not called. It also keeps averages of the
+    iterates from then on, of which the best is shipped.
+    """
+
+    def round(self, outlook: Outlook, state: Any) -> tuple[Round | None, Any]:
+        """The next round, None once the rate is chosen, and the state."""
+
+    def judged(self, losses: tuple[float, ...], state: Any) -> tuple[Decision, tuple[int, ...], Any]:
+        """What follows from the losses of the forks, nan of one that diverged: decision, forks to go on with, state.
+
+        The forks take each batch in the order given; where one is left, the run continues as that fork.
+        """
+
+    def without_rounds(self, state: Any) -> tuple[Decision, Any]:
+        """The rate where no forks are possible."""

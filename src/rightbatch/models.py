@@ -10,6 +10,7 @@ from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from .errors import InputError
 
@@ -61,6 +62,15 @@ def cnn(x_shape: tuple[int, ...], outputs: int) -> "nn.Module":
 MODELS: dict[str, Callable[[tuple[int, ...], int], "nn.Module"]] = {"linear": linear, "mlp": mlp, "cnn": cnn}
 
 
+# How the models were built that `build_model` returned, for a run to record.
+_recipes: "WeakKeyDictionary[nn.Module, dict[str, Any]]" = WeakKeyDictionary()
+
+
+def recipe_of(model: "nn.Module") -> dict[str, Any] | None:
+    """The arguments with which `build_model` builds this model again; None if it was built otherwise."""
+    return _recipes.get(model)
+
+
 def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0) -> "nn.Module":
     """Build a model by name, on the CPU, without changing the global random state.
 
@@ -93,6 +103,7 @@ def build_model(name: str, x_shape: tuple[int, ...], outputs: int, seed: int = 0
             raise InputError(f"{name} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
+    _recipes[model] = {"name": name, "x_shape": list(x_shape), "outputs": outputs, "seed": seed}
     return model
 
 

@@ -23,6 +23,11 @@ def command_line() -> Iterator[None]:
         _flags.reset(token)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, such as "1 row" or "1,200 rows"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def setting(name: str, value: object = ..., column: str | None = None) -> str:
     """Return a setting as it is written in the present interface.
 

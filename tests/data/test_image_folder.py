@@ -62,7 +62,7 @@ def test_grey_only_if_all_are(tmp_path: Path) -> None:
     assert source.x_shape == (1, 4, 5)
     assert torch.equal(source.fetch(torch.tensor([0, 1]))[0][0, 0], torch.from_numpy(grey[0]) * (1 / 255))
     source = as_source(written(tmp_path / "first", [grey[0], PIXELS[1]], ("a",)))
-    assert source.x_shape == (3, 4, 5) and "1 of 2 images are grey" in source.describe()
+    assert source.x_shape == (3, 4, 5) and "1 of 2 images grey" in source.describe()
     source = as_source(written(tmp_path / "colour", [PIXELS[0], grey[1]], ("a",)))
     x, _ = source.fetch(torch.tensor([1]))
     assert torch.equal(x[0], (torch.from_numpy(grey[1]) * (1 / 255)).expand(3, 4, 5))

@@ -25,6 +25,7 @@ from torch.utils.data import (
 import rightbatch
 from rightbatch.data import BatchStream, Source, as_source, hold_out
 from rightbatch.data.drawn import UniformDraws, WeightedDraws
+from rightbatch.data.nest_source import NestSource
 from rightbatch.errors import DataError
 
 N = 40
@@ -73,6 +74,17 @@ def epochs(source: Source, seed: int = 0, count: int = 2, sizes: tuple[int, ...]
             turn += 1
         found.append(rows)
     return found
+
+
+@pytest.mark.parametrize("data", [DATA.tensors[0], DATA.tensors[1], DATA.tensors[0].double().requires_grad_()])
+def test_a_tensor_as_data_set_is_indexed_at_once(data: torch.Tensor) -> None:
+    source = as_source(DataLoader(data, batch_size=7, shuffle=False))  # type: ignore[arg-type]
+    order = source.order(0, source.shuffle is not False)
+    for number, batch in enumerate(DataLoader(data, batch_size=7, shuffle=False)):  # type: ignore[arg-type]
+        start = 7 * number
+        taken = source.fetch_interval(order, 0, start, start + len(batch))
+        assert taken.dtype == batch.dtype and torch.equal(taken, batch) and not taken.requires_grad
+    assert isinstance(source, NestSource)
 
 
 def test_batches_are_those_of_the_loader_without_conversion() -> None:

@@ -101,7 +101,7 @@ def test_missing_text_gets_a_number_of_its_own(table: Any) -> None:
 def test_a_missing_target_is_never_filled_in(table: Any) -> None:
     path = table(FRAME[["size", "weight"]])
     for missing in ("error", "mean"):
-        with pytest.raises(DataError, match="the target weight is missing in 1 rows"):
+        with pytest.raises(DataError, match="the target weight is missing in 1 row"):
             as_source(path, target="weight", missing=missing)  # type: ignore[arg-type]
     assert everything(as_source(path, target="weight", missing="drop"))[1] == [0.5, 1.5, 2.5]
 

@@ -11,20 +11,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORTER = {
+    "dict_batches": ["--epochs", "1"],
     "fit_arrays": ["--seconds", "2"],
     "big_batch": ["--steps", "60"],
     "gan": ["--epochs", "4"],
     "larger_than_memory": ["--samples", "20000"],
+    "lstm": ["--epochs", "1"],
+    "reinforce": ["--epochs", "1"],
+    "siamese": ["--epochs", "1"],
+    "vae": ["--epochs", "1"],
 }
 SAYS = {
     "averages": "without correction",
     "big_batch": "true gradient",
+    "dict_batches": "the Bayes rule",
     "fit_arrays": "report.html",
     "gan": "of 12 sectors",
     "larger_than_memory": "from that of the true model",
     "look_at_noise": "noise scale",
+    "lstm": "the exact filter",
     "own_loop": "test accuracy",
+    "reinforce": "the best possible",
     "several_processes": "80,000 samples",
+    "siamese": "with the mixing known",
+    "vae": "entropy of the data",
 }
 
 

@@ -211,7 +211,14 @@ def test_batch_norm_costs_a_run_the_reading_of_its_sample_once(no_report: None, 
         torch.manual_seed(0)
         model, source = nn.Sequential(nn.Linear(3, 5), norm, nn.Linear(5, 4)).double(), Rows()
         run = fit(
-            model, source, valid=classification(20), batch_size=50, lr="auto", epochs=2, eval_every=0.25, progress=False
+            model,
+            source,
+            valid=classification(20),
+            batch_size=50,
+            lr="averaged-distance",
+            epochs=2,
+            eval_every=0.25,
+            progress=False,
         )
         assert sum("valid_loss" in row for row in run.history) >= 8
         reads.append(source.reads)

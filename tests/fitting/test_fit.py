@@ -169,7 +169,7 @@ def test_the_last_iterate_without_validation(no_report: None) -> None:
     """Of an averaging run that is the average, with BatchNorm's statistics taken at it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
-    run = quiet(model, lr="auto", epochs=6)
+    run = quiet(model, lr="averaged-distance", epochs=6)
     x, _ = train_data().fetch(torch.arange(N))
     hidden = model[0](x).detach()
     torch.testing.assert_close(model[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
@@ -368,7 +368,7 @@ def test_an_existing_run_is_not_touched(no_report: None, tmp_path: Path) -> None
 # Going on.
 
 
-@pytest.mark.parametrize("step", [0.1, "auto", "armijo"])
+@pytest.mark.parametrize("step", [0.1, "averaged-distance", "armijo"])
 def test_going_on_is_bit_for_bit(step: Any, no_report: None, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 32, "lr": step, "valid": valid_data(), "eval_every": 0.5}
     straight = quiet(network(), epochs=4, run_dir=tmp_path / "straight", **settings)

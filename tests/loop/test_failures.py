@@ -192,10 +192,10 @@ def test_failures_far_apart_do_not_add_up(drive: Any, watch: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nan", "gradient"])
-def test_auto_goes_back_to_the_average_it_kept(kind: str, watch: Any) -> None:
+def test_averaging_goes_back_to_the_average_it_kept(kind: str, watch: Any) -> None:
     """During averaging: x = y = z = the kept average, the optimizer empty, the step a fraction of half the prior."""
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
-    auto = AutoBatch(model, None, blobs(N), 20, "auto", epochs=60)
+    auto = AutoBatch(model, None, blobs(N), 20, "averaged-distance", epochs=60)
     witness = watch(auto)
     kept: dict[int, Tensor] = {}
     begun = 0  # the step at which the range test was over
@@ -223,9 +223,9 @@ def test_auto_goes_back_to_the_average_it_kept(kind: str, watch: Any) -> None:
 
 
 def test_a_return_is_no_step(watch: Any) -> None:
-    """The range test of "auto" ends by going back to its best iterate; the samples of that batch are used up."""
+    """The range test ends by going back to its best iterate; the samples of that batch are used up."""
     model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
-    auto = AutoBatch(model, None, blobs(N), 20, "auto", epochs=60)
+    auto = AutoBatch(model, None, blobs(N), 20, "averaged-distance", epochs=60)
     witness = watch(auto)
     averages: dict[int, Tensor] = {0: torch.cat([p.detach().reshape(-1) for p in model.parameters()])}
     losses: dict[int, float] = {}

@@ -39,6 +39,12 @@ class Script:
         self.sizes: list[int | None] = []
         self.losses: list[float] = []
 
+    def judges(self, batch: Any) -> bool:
+        return batch == "judged"
+
+    def judge(self, batch: Any) -> None:
+        self.calls.append("judge")
+
     def combine(self, batch: Any) -> str:
         self.calls.append("combine")
         return "record"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rightbatch import AutoBatch, DataError, InputError, UnsupportedError
 from rightbatch.data import blobs
 from rightbatch.loop.resolving import SWEET_SPOT_WHEN_AVERAGING, resolve
-from rightbatch.rules.batch_size import BigBatch, Bounded, Fixed, Rounded, SweetSpot
-from rightbatch.rules.lr import Armijo, AveragedDistance, Constant, WarmUp
+from rightbatch.rules.batch_size import BigBatch, Bounded, Fixed, Horizon, Rounded, SweetSpot
+from rightbatch.rules.lr import Armijo, AveragedDistance, Constant, Tournament, WarmUp
 from rightbatch.rules.recipes import Interpolation, Seesaw
 
 
@@ -94,7 +94,7 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         "noise='per-example' cannot measure this run: .*'1'.*use noise='auto' or",
     ),
     "noise in a metric, averaged": (
-        lambda: new(lr="auto", noise="micro-batch(preconditioned=True)"),
+        lambda: new(lr="averaged-distance", noise="micro-batch(preconditioned=True)"),
         UnsupportedError,
         "the lr rule 'averaged-distance' it steps averaged ones",
     ),
@@ -104,12 +104,12 @@ SETTINGS: dict[str, tuple[Callable[[], AutoBatch], type[Exception], str]] = {
         "[Ee]very learning rate",
     ),
     "two dtypes, averaged": (
-        lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), lr="auto"),
+        lambda: new(model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), lr="averaged-distance"),
         UnsupportedError,
         "in one dtype",
     ),
     "foreign optimizer, averaged": (
-        lambda: new(lr="auto", make=lambda _: sgd(network().parameters())),
+        lambda: new(lr="averaged-distance", make=lambda _: sgd(network().parameters())),
         UnsupportedError,
         "not trainable parameters of the model",
     ),
@@ -212,7 +212,8 @@ def test_a_loss_of_shape_one_is_one_number() -> None:
 
 
 def test_what_auto_and_none_mean() -> None:
-    assert resolve("auto", "auto") == (SWEET_SPOT_WHEN_AVERAGING, AveragedDistance())
+    assert resolve("auto", "auto") == (Horizon(), Tournament())
+    assert resolve("auto", "averaged-distance") == (SWEET_SPOT_WHEN_AVERAGING, AveragedDistance())
     assert SweetSpot(floor=3.0, ceiling=8.0) == SWEET_SPOT_WHEN_AVERAGING
     assert resolve("auto", None) == (SweetSpot(), Constant())
     assert resolve(64, 0.25) == (Fixed(64), Constant(0.25))
@@ -248,9 +249,9 @@ def test_another_learning_rate_rule_beside_a_recipe_is_refused(batch_size: Any, 
 
 
 def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> None:
-    averaging = SWEET_SPOT_WHEN_AVERAGING
-    assert resolve("bounded(max_size=64)", "auto")[0] == Bounded(averaging, max_size=64)
-    assert resolve(Rounded(Bounded(max_size=64)), "auto")[0] == Rounded(Bounded(averaging, max_size=64))
+    for lr, within in (("auto", Horizon()), ("averaged-distance", SWEET_SPOT_WHEN_AVERAGING)):
+        assert resolve("bounded(max_size=64)", lr)[0] == Bounded(within, max_size=64)
+        assert resolve(Rounded(Bounded(max_size=64)), lr)[0] == Rounded(Bounded(within, max_size=64))
     assert resolve("bounded(max_size=64)", None)[0] == Bounded(SweetSpot(), max_size=64)
     for written in (Bounded(SweetSpot(), max_size=64), Bounded("sweet-spot", max_size=64), Rounded(BigBatch())):
         assert resolve(written, "auto")[0] is written
@@ -259,5 +260,7 @@ def test_a_rule_around_no_rule_in_particular_goes_around_what_auto_means() -> No
 def test_the_optimizer_that_none_brings() -> None:
     plain = new(lr=None).optimizer
     assert isinstance(plain, torch.optim.SGD) and plain.param_groups[0]["lr"] == 0.01
-    averaged = new(lr="auto").optimizer
+    auto = new(lr="auto").optimizer
+    assert isinstance(auto, torch.optim.NAdam) and auto.param_groups[0]["betas"] == (0.9, 0.98)
+    averaged = new(lr="averaged-distance").optimizer
     assert isinstance(averaged, torch.optim.Adam) and averaged.param_groups[0]["betas"] == (0.0, 0.99)

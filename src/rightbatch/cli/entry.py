@@ -8,18 +8,21 @@ from io import TextIOWrapper
 
 from .._version import __version__
 from ..errors import RightbatchError
+from ..wording import command_line
 from .bench import BenchCommand
 from .listing import ListCommand
 from .options import Parser, add_argument, summary
+from .predict import PredictCommand
 from .probe import ProbeCommand
 from .study import StudyCommand
 from .train import INTERRUPTED, TrainCommand
 from .verify import VerifyCommand
 
-Command = ProbeCommand | TrainCommand | VerifyCommand | ListCommand | StudyCommand | BenchCommand
+Command = ProbeCommand | TrainCommand | PredictCommand | VerifyCommand | ListCommand | StudyCommand | BenchCommand
 COMMANDS: dict[str, Callable[..., Command]] = {
     "probe": ProbeCommand,
     "train": TrainCommand,
+    "predict": PredictCommand,
     "study": StudyCommand,
     "list": ListCommand,
     "verify": VerifyCommand,
@@ -56,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = vars(build_parser().parse_args(arguments))
     command = COMMANDS[values.pop("command")]
     try:
-        code = command(**values).run()
+        with command_line():
+            code = command(**values).run()
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

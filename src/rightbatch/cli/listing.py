@@ -35,8 +35,8 @@ class ListCommand:
         from ..noise.methods import METHODS
 
         automatic = {
-            "batch-size": {"auto": "sweet-spot, within bounds that suit the lr rule"},
-            "lr": {"auto": "averaged-distance: nothing to tune"},
+            "batch-size": {"auto": "horizon beside the lr rule auto, else sweet-spot"},
+            "lr": {"auto": "tournament: nothing to tune"},
         }
         print_section("--data", DATA)
         print_section("--model", {name: summary(model) for name, model in MODELS.items()})

@@ -7,6 +7,8 @@ from .groups.loss import GroupLoss
 from .groups.source import GroupedSource, Packing, as_groups
 from .opening import Splits, as_source, load, with_workers
 from .order import Order
+from .prepared import prepared_alike
+from .preprocessing import Preprocessing
 from .sample import Sample
 from .source import Source, require_map_style, require_pairs, require_trainable
 from .split import hold_out
@@ -24,6 +26,7 @@ __all__ = [
     "IterableSource",
     "Order",
     "Packing",
+    "Preprocessing",
     "Quadratic",
     "QuadraticNoise",
     "Sample",
@@ -36,6 +39,7 @@ __all__ = [
     "from_generator",
     "hold_out",
     "load",
+    "prepared_alike",
     "quadratic",
     "require_map_style",
     "require_pairs",

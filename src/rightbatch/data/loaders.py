@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -78,8 +79,10 @@ def loader_source(loader: DataLoader[Any], collate: Collate | None = None) -> So
 
 
 def _samples(loader: DataLoader[Any], collate: Collate | None) -> Source:
-    dataset = loader.dataset
+    dataset: Any = loader.dataset
     collate = loader.collate_fn if collate is None else collate
+    if isinstance(dataset, Tensor) and collate is default_collate:
+        return NestSource(dataset.detach())  # rows indexed at once, not one by one
     if isinstance(dataset, TensorDataset) and collate is default_collate:
         tensors = tuple(tensor.detach() for tensor in dataset.tensors)
         return TensorSource(*tensors) if len(tensors) == 2 else NestSource(tensors)

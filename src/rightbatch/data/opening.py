@@ -241,6 +241,7 @@ def load(
         DataError: neither a built-in name nor an existing path, or invalid data.
         MissingExtraError: an optional package is not installed.
     """
+    options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
     match name:
         case "digits":
             train, test = hold_out(_digits(), TEST_FRACTION, seed)
@@ -252,7 +253,6 @@ def load(
             return Splits(*_three_blobs(), "three-blobs")
         case "quadratic":
             return Splits(quadratic().source, None, "quadratic")
-    options = FileOptions(target, text, missing, separator, decimal, encoding, standardize, size)
     path = Path(fspath(name))
     if not path.exists():
         raise DataError(

@@ -14,18 +14,20 @@ from .streams.source import SAMPLE, SAMPLE_BYTES
 
 
 class Sample(SourceWrapper):
-    """A fixed random subset of up to 4,096 samples of data read in blocks.
+    """A fixed random subset of some of the samples.
 
     They are read at the first fetch and cached if they take at most 64 MiB; otherwise reading them would evict the
     blocks used for training and delay it. They come from the first blocks of an epoch.
 
     Args:
         source: all samples.
+        most: number of samples, where there are as many; 4,096 with None.
     """
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source, f"at most {SAMPLE:,} samples")
-        self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), SAMPLE)))
+    def __init__(self, source: Source, most: int | None = None) -> None:
+        most = SAMPLE if most is None else most
+        super().__init__(source, f"at most {most:,} samples")
+        self._indices = torch.from_numpy(source.order().indices(0, 0, min(len(source), most)))
         if source.pair:
             each = prod(self.x_shape) * self.x_dtype.itemsize + prod(self.y_shape) * self.y_dtype.itemsize
         else:

@@ -31,6 +31,10 @@ class BestIterate:
             self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         return best
 
+    def cost(self, found: Mapping[str, float]) -> float:
+        """The criterion, less being better, of what `evaluate` has found."""
+        return self._criterion.cost(found.get(self._criterion.name.removeprefix("valid_")))
+
     def _value(self, row: Mapping[str, Any]) -> float:
         return self._criterion.cost(row.get(self._criterion.name))
 

@@ -3,20 +3,24 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..data import Source
 from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback
-from ..loop.distributed.process_group import ProcessGroup
+from ..loop.distributed.rank_sync import unwrapped
+from ..models import recipe_of
 from ..noise import Noise
 from ..record import RunFolder, RunLock
 from ..report import Progress
 from ..rule_text import write_rule
 from .batch_loss import Objective
+from .predicting import require_same_preprocessing
 from .preparing import FitInputs, FitSettings, MakeOptimizer, Prepared, prepare
 from .randomness import own_random_numbers, seed_of
 from .recorder import Recorder
@@ -133,7 +137,7 @@ def _run(**settings: Any) -> Run:
     prepared = prepare(inputs, given)
     auto = prepared.auto
     try:
-        recorder = _recorder(auto.ranks, given, _config(prepared, given))
+        recorder = _recorder(prepared, given)
     except BaseException:
         auto.finalize()
         raise
@@ -156,6 +160,9 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
     auto: AutoBatch = prepared.auto
     return {
         "model": type(auto.model).__name__,
+        "built_as": _recipe(unwrapped(auto.model, auto.ranks), prepared.train, given.seed),
+        "data": prepared.train.describe(),
+        "classes": prepared.train.classes,
         "train_samples": auto.train_samples,
         "batch_size": write_rule(auto.batch_size_rule),
         "lr": write_rule(auto.lr_rule),
@@ -171,14 +178,23 @@ def _config(prepared: Prepared, given: FitSettings) -> dict[str, Any]:
     }
 
 
-def _recorder(ranks: ProcessGroup, given: FitSettings, config: Mapping[str, Any]) -> Recorder:
+def _recipe(model: nn.Module, train: Source, seed: int) -> dict[str, Any] | None:
+    """How to build the model again for predictions; without its name, if it was not built by name."""
+    recipe = recipe_of(model)
+    if recipe is not None or not train.pair:
+        return recipe
+    outputs = train.classes if train.classes is not None else prod(train.y_shape)
+    return {"name": None, "x_shape": list(train.x_shape), "outputs": outputs, "seed": seed}
+
+
+def _recorder(prepared: Prepared, given: FitSettings) -> Recorder:
     """The recorder of a run; the first process has it, the others report nothing to anyone."""
     made: list[Recorder] = []
-    ranks.on_first(lambda: made.append(_locked(given, config, Progress(given.progress))))
+    prepared.auto.ranks.on_first(lambda: made.append(_locked(prepared, given, Progress(given.progress))))
     return made[0] if made else Recorder(None, Progress(False))
 
 
-def _locked(given: FitSettings, config: Mapping[str, Any], progress: Progress) -> Recorder:
+def _locked(prepared: Prepared, given: FitSettings, progress: Progress) -> Recorder:
     """The recorder of a run, its folder locked before anything in it is looked at."""
     if given.run_dir is None:
         return Recorder(None, progress)
@@ -186,8 +202,13 @@ def _locked(given: FitSettings, config: Mapping[str, Any], progress: Progress) -
     folder.require_writable()
     lock = RunLock(folder.lock)
     try:
-        if not (given.resume and folder.holds_run):
-            RunFolder.create(given.run_dir, config)
+        preprocessing = prepared.train.preprocessing
+        if given.resume and folder.holds_run:
+            require_same_preprocessing(folder, preprocessing)
+        else:
+            RunFolder.create(given.run_dir, _config(prepared, given))
+            if preprocessing is not None:
+                folder.write_preprocessing(preprocessing.as_dict())
         return Recorder(folder, progress, lock)
     except BaseException:
         lock.release()

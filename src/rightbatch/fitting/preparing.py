@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import Source, as_source, hold_out, require_map_style, require_trainable
+from ..data import Source, as_source, hold_out, prepared_alike, require_map_style, require_trainable
 from ..data.nest import to_device
 from ..errors import InputError
 from ..loop.auto_batch import AutoBatch
@@ -166,6 +166,8 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
         for other in (valid, test):
             if other is not None:
                 require_map_style(other, "evaluated on")
+        valid = None if valid is None else prepared_alike(train, valid)
+        test = None if test is None else prepared_alike(train, test, "test")
         metrics = Metrics(given.metrics)
         metrics.require_usable(valid is not None or test is not None, ProcessGroup.present())
         falls = metrics.lower_is_better
@@ -196,7 +198,7 @@ def prepare(inputs: FitInputs, given: FitSettings) -> Prepared:
             seed=given.seed,
             epochs=budget.epochs or ENDLESS,
         )
-    notes = _notes(auto, loss, kind, train, given.micro_batch)
+    notes = (*_reports(valid, test), *_notes(auto, loss, kind, train, given.micro_batch))
     return Prepared(auto, loss, precision, train, valid, test, budget, metrics, notes)
 
 
@@ -237,6 +239,18 @@ def loss_and_kind(
         require_fitting(model, loss, source, name)
     unit = unit_loss(loss, train)
     return PairLoss(unit), _kind(model, unit, train)
+
+
+def _reports(valid: Source | None, test: Source | None) -> tuple[str, ...]:
+    """What of the data for evaluation was not as in training, also as warnings."""
+    notes = tuple(
+        f"{name} data: {report}"
+        for name, source in (("validation", valid), ("test", test))
+        for report in getattr(source, "reports", ())
+    )
+    for note in notes:
+        warnings.warn(f"{note}.", stacklevel=5)
+    return notes
 
 
 def _notes(auto: AutoBatch, loss: BatchLoss, kind: Kind, train: Source, micro_batch: int | None) -> tuple[str, ...]:

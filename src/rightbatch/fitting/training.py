@@ -24,6 +24,7 @@ from ..rule_text import write_rule
 from .best import BestIterate
 from .checkpoint import Recovered, recover, save_checkpoint, set_aside_damaged
 from .checkpoint_schedule import CheckpointSchedule
+from .choice import IterateChoice
 from .evaluation import CHUNK_SAMPLES, evaluate, normalizes_batches, refresh_batch_norm
 from .preparing import FitSettings, Prepared
 from .randomness import begin_at, random_states, seed_of, set_random_states
@@ -100,6 +101,9 @@ class Training:
         blocks = prepared.train.block_ends is not None
         self.sample = Sample(prepared.train) if blocks else prepared.train  # BatchNorm's statistics are of these
         self.best = BestIterate(self.budget)
+        if self.budget.seconds is not None:
+            auto.limit_seconds(self.budget.seconds, lambda: self.ranks.largest(self.watch.seconds))
+        self.choice = IterateChoice(auto, prepared.valid, self._evaluated, self.best.cost)
         self.evaluated_step = -1
         self.next_evaluation = self.eval_samples
         self.watch = Stopwatch()
@@ -122,10 +126,12 @@ class Training:
                 self.recorder.resumed(0, 0, 0, 0)  # killed before its first checkpoint: nothing of it counts
                 resumed = ", restarted: no checkpoint found"
             self._announce()
+        prepared = self.prepared.train
+        data = "" if prepared.preprocessing is None else f"; data: {prepared.describe()}"
         self.recorder.progress.begin(
             None if self.budget.epochs is None else self.budget.epochs * len(self.prepared.train),
             self.budget.seconds,
-            f"{type(self.model).__name__}, {len(self.prepared.train):,} samples, {self.budget.describe()}{resumed}",
+            f"{type(self.model).__name__}, {len(prepared):,} samples, {self.budget.describe()}{resumed}{data}",
             self.watch.resumed_s,
         )
         for note in self.prepared.notes:
@@ -156,7 +162,7 @@ class Training:
             with interruption.watched():
                 stopped = self._loop(interruption)
                 if self.evaluated_step != self.auto.steps or not self.prepared.valid:
-                    self._evaluate()
+                    self._evaluate(reports=False)  # a run that is resumed has not seen it
                 self._checkpoint()
         except KeyboardInterrupt:
             stopped = "interrupted"
@@ -164,7 +170,7 @@ class Training:
             self.auto.finalize()
         if self.best.state:
             self.model.load_state_dict(self.best.state)
-        elif self.auto.averages:
+        elif self.auto.update.averages:
             self._refresh_batch_norm()
         return stopped
 
@@ -200,7 +206,7 @@ class Training:
             found = self.prepared.loss(self.model, batch)
             return found.loss, found.weight
 
-    def _evaluate(self) -> str:
+    def _evaluate(self, reports: bool = True) -> str:
         """Evaluate the iterate that would be shipped; return why the run should end, if it should."""
         auto = self.auto
         while self.next_evaluation <= auto.samples:
@@ -209,10 +215,11 @@ class Training:
         self.recorder.timing(auto.steps, auto.samples, auto.timer.points(), auto.timer.present())
         if self.prepared.valid is None:
             return ""
+        found = self.choice.make(reports)
         with auto.averaged():
-            if auto.averages:
+            if auto.update.averages:
                 self._refresh_batch_norm()
-            found = self._evaluated(self.prepared.valid)
+            found = found or self._evaluated(self.prepared.valid)
             row: dict[str, Any] = {
                 "step": auto.steps,
                 "samples": auto.samples,
@@ -333,6 +340,7 @@ class Training:
             model=type(self.model).__name__,
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             train_samples=len(self.prepared.train),
+            data=self.prepared.train.describe(),
             valid_samples=None if valid is None else len(valid),
             batch_size=write_rule(auto.batch_size_rule),
             lr=write_rule(auto.lr_rule),

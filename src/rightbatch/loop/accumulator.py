@@ -84,6 +84,7 @@ class BatchAccumulator:
         samples: of all intervals, in all processes.
         spent: seconds so far.
         repeating: whether its passes are handed out again, at a trial point.
+        judges: whether it is not trained on: its loss judges a fork.
     """
 
     ranks: ProcessGroup
@@ -103,6 +104,7 @@ class BatchAccumulator:
     total: Total = field(default_factory=Total)
     reference: float = 0.0
     repeating: bool = False
+    judges: bool = False
     samples: int = 0
     spent: Spent = field(default_factory=Spent)
 

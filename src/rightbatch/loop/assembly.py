@@ -21,6 +21,7 @@ from .distributed.process_group import ProcessGroup
 from .distributed.rank_sync import RankSync, digest_of, unwrapped
 from .distributed.sharding import squared_norm
 from .engine import Engine
+from .forks import Forks
 from .gather import Gather
 from .gradients import Gradients
 from .loss_scale import LossScale
@@ -80,6 +81,7 @@ class LoopParts:
             "decisions": self.sync.decisions,
             "decide": step.decide_.state_dict(),
             "update": step.update_.state_dict(),
+            "forks": step.forks.state_dict(),
             "meter": self.meter.state_dict() if self.meter is not None else None,
             "timer": self.timer.state_dict(),
             "limit": step.batcher.limit.state_dict(),
@@ -96,6 +98,8 @@ class LoopParts:
         step.run.load_state_dict(state["run"])
         changed = step.update_.load_state_dict(state["update"])
         step.decide_.load_state_dict(state["decide"], same["batch_size"], same["lr"])
+        if same["lr"]:
+            step.forks.load_state_dict(state["forks"])
         if not same["batch_size"]:
             step.run.batch_size, step.run.decided_step = given, step.run.steps
         if not same["lr"]:
@@ -152,8 +156,7 @@ def assemble(
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
     same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    first = source.first_samples()
-    if first is not None:
+    if (first := source.first_samples()) is not None:
         same["the first samples of the stream"] = digest_of(tensors(first))
     sync = RankSync(ranks, model, gradients.parameters, same)
     device = gradients.parameters[0].device
@@ -183,10 +186,11 @@ def assemble(
     measure = Measure(meter, batch_size_rule.enlarges_current, lr_rule.searches, report.measurement)
     distance = Distance(gradients.parameters) if Needs.DISTANCE in needs else None
     decide = Decide(batch_size_rule, lr_rule, sync, timer, measure, update, distance)
-    step = Step(model, run, stream, batcher, gradients, sync, timer, gather, measure, decide, update, report)
+    forks = Forks(model, gradients, update, decide, stream.seek, lambda: decide.sized(run.steps), device)
+    step = Step(model, run, stream, batcher, gradients, sync, timer, gather, measure, decide, update, report, forks)
     engine = Engine(step, BatchSnapshot(model, device), device)
     engine.losses.looks_for_coupling = micro_batch is None  # else the caller knows
-    plan = _plan(run, gradients, update, sync)
+    plan = _plan(run, gradients, update, sync, optimizer is None, source.batch_size)
     size, rate = decide.start(plan)
     run.batch_size = min(size.batch_size or 1, run.train_samples)
     update.set_lr(rate.lr)
@@ -195,7 +199,9 @@ def assemble(
     return LoopParts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)
 
 
-def _plan(run: RunState, gradients: Gradients, update: Update, sync: RankSync) -> Plan:
+def _plan(
+    run: RunState, gradients: Gradients, update: Update, sync: RankSync, own_optimizer: bool, initial: int | None
+) -> Plan:
     return Plan(
         train_samples=run.train_samples,
         parameter_count=sum(p.numel() for p in gradients.parameters),
@@ -204,4 +210,7 @@ def _plan(run: RunState, gradients: Gradients, update: Update, sync: RankSync) -
         total_samples=run.total_samples,
         optimizer=type(update.optimizer).__name__,
         settings=settings_of(update.optimizer),
+        own_optimizer=own_optimizer,
+        matrices=sum(p.dim() > 1 for p in gradients.parameters),
+        initial_batch_size=initial,
     )

@@ -5,7 +5,7 @@ samples for the same step, the same samples again at a trial step, a return to a
 yielded next and by `step()` answering False, so that a plain loop of four lines runs every rule.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -40,8 +40,7 @@ class AutoBatch:
 
     Args:
         model: trained in place: whole, after `fully_shard`, or in DistributedDataParallel, which is not needed.
-        optimizer: any torch optimizer over its parameters; None is schedule-free Adam for lr="auto", plain SGD
-            otherwise. With lr="auto" it steps the averaging's parameters until `finalize`.
+        optimizer: any torch optimizer over its parameters; None is Nesterov's Adam for lr="auto", plain SGD otherwise.
         train: a nest of tensors or arrays, a map-style Dataset, a DataLoader, a path or a Source; see `as_source`.
         batch_size: "auto" (starts with that of a DataLoader), a number, the name of a rule or a rule.
         lr: None (the optimizer's own), "auto", a number, the name of a rule or a rule.
@@ -53,7 +52,7 @@ class AutoBatch:
         collate: function from a list of samples to a batch.
         noise: `rightbatch.noise.Noise` or its text; None measures, if a rule needs it, for at most 3 % of the time.
         seed: of the order of the samples.
-        epochs: see above.
+        epochs: see above; lr="auto" decays to 0 over them, and is constant with None.
 
     Raises:
         InputError: unusable data or settings.
@@ -79,14 +78,14 @@ class AutoBatch:
     ) -> None:
         self._given = model
         source = as_source(train, collate=collate)
-        self._parts: LoopParts = assemble(
-            model, optimizer, source, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise, seed, epochs
-        )
+        given = (model, optimizer, source, batch_size, lr, clip_norm, clip_value, scaler, micro_batch, noise)
+        self._parts: LoopParts = assemble(*given, seed, epochs)
         parts = self._parts
         self.model, self.ranks, self.sync = parts.model, parts.sync.ranks, parts.sync
         self.meter: NoiseMeter | None = parts.meter
         self.timer = parts.timer
         self._step, self._engine, self._run = parts.step, parts.engine, parts.step.run
+        self.update, self.forks = parts.step.update_, parts.step.forks
         watch_optimizers(self._engine)
 
     # What a caller may look at.
@@ -99,7 +98,7 @@ class AutoBatch:
     @property
     def lr(self) -> float:
         """That of the first parameter group with a rate above 0, at the last step."""
-        return self._step.update_.lr
+        return self.update.lr
 
     @property
     def noise(self) -> NoiseEstimate | None:
@@ -161,7 +160,7 @@ class AutoBatch:
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The one given, or the one brought along; it steps the averaging's parameters where the lr rule averages."""
-        return self._step.update_.optimizer
+        return self.update.optimizer
 
     @property
     def batch_size_rule(self) -> Any:
@@ -183,19 +182,23 @@ class AutoBatch:
         """Whether the loss of the micro-batch last yielded will be differentiated; False for most trial steps."""
         return self._engine.differentiates
 
-    @property
-    def averages(self) -> bool:
-        """Whether the iterate to evaluate is another than the one being trained; see `averaged`."""
-        return self._step.update_.averages
-
     def averaged(self) -> AbstractContextManager[None]:
         """Within, the model holds the iterate to evaluate and to keep: the average, where the lr rule averages."""
-        return self._step.update_.averaged()
+        return self.update.averaged()
+
+    def report_validation(self, loss: float) -> None:
+        """Report the loss on validation data to the rules: with lr="auto", weights then decay where it asks for it."""
+        self._run.validations, self._run.valid_loss = self._run.validations + 1, float(loss)
+
+    def limit_seconds(self, seconds: float, clock: Callable[[], float]) -> None:
+        """Have rules plan for a time limit by a clock, the same in all processes; the caller ends the run."""
+        self._run.total_seconds, self._run.clock = seconds, clock
 
     def finalize(self) -> None:
         """Leave the loop: give back a batch half gathered, put the final iterate into the model."""
         self._engine.abandon()
-        self._step.update_.finalize()
+        self.forks.give_up()
+        self.update.finalize()
         give_gradients_back(self._given, self.ranks)
 
     def observe(self, callback: Callback) -> None:
@@ -228,7 +231,7 @@ class AutoBatch:
             TypeError: the batch size is not fixed, or batches may be repeated or enlarged.
         """
         fixed = getattr(self.batch_size_rule, "name", "") == "fixed"
-        if not fixed or self.lr_rule.searches or self.meter is not None:
+        if not fixed or self.lr_rule.searches or not self.forks.over or self.meter is not None:
             raise TypeError(
                 "The number of micro-batches is not known beforehand, since the batch size or the passes change: count "
                 "auto.samples of auto.train_samples, or give batch_size= a number."
@@ -279,11 +282,7 @@ class AutoBatch:
         return self._step.clip_once(self._engine.current.batch, max_norm)
 
     def handle_oom(self, error: BaseException) -> None:
-        """The micro-batch just yielded ran out of memory: restart the batch with smaller micro-batches.
-
-            except (RuntimeError, MemoryError) as error:
-                auto.handle_oom(error)
-                continue
+        """The micro-batch just yielded ran out of memory: restart the batch with smaller ones; then `continue`.
 
         Raises:
             BaseException: `error` itself, where it is another, or no micro-batch awaits `backward`.
@@ -298,7 +297,7 @@ class AutoBatch:
 
     def step_along_the_sum(self) -> None:
         """The caller's loss is a sum, of which `backward` is given the mean: steps go along the sum."""
-        self._step.update_.sums = True
+        self.update.sums = True
 
     # State.
 

@@ -52,6 +52,12 @@ class Decide:
         self.batch_size_state: Any = None
         self.lr_state: Any = None
         self._pending: Any = None
+        self.knows_time = False  # whether the rules have been told the time of a step
+
+    def sized(self, steps: int) -> bool:
+        """Whether the batch size is settled, as far as it rests on the time of a step, after so many steps."""
+        timer = self._timer
+        return timer is None or self.knows_time or (steps > 0 and not timer.pending and timer.fit() is None)
 
     def start(self, plan: Plan) -> tuple[Decision, Decision]:
         """The first batch size and the first learning rate."""
@@ -72,6 +78,8 @@ class Decide:
         seen = Seen(totals.norm2, None if self.distance is None else self.distance.measure(), movement)
         if not totals.failed:
             seen = self._sync.seen(seen)
+        step_time = None if self._timer is None else self._timer.fit()
+        self.knows_time = step_time is not None
         return StepContext(
             step=run.steps,
             samples=run.samples,
@@ -82,12 +90,16 @@ class Decide:
             lr=self._update.lr,
             measurement=measurement,
             noise=self._measure.noise,
-            step_time=None if self._timer is None else self._timer.fit(),
+            step_time=step_time,
             movement=seen.movement,
             grew=grew,
             wanted=run.batch_size,
             distance=seen.distance,
             total_samples=run.total_samples,
+            total_seconds=run.total_seconds,
+            progress=run.progress,
+            validations=run.validations,
+            valid_loss=run.valid_loss,
         )
 
     def batch_size(self, context: StepContext) -> Decision:

@@ -67,6 +67,8 @@ class Engine:
     @property
     def differentiates(self) -> bool:
         """Whether the loss awaited next is differentiated; not for most trial steps."""
+        if self._step.forks.judging:
+            return False
         return self._step.search is None or self._step.search.trial.gradient
 
     @property
@@ -152,6 +154,7 @@ class Engine:
         if self._handed_out > 1 and not self._prefetches:  # who looks ahead does so from the beginning
             raise InputError(NOT_GIVEN_BACK)
         self._prefetches = True
+        self._step.give_up_forks()
         if batch.sweeps:
             batch.sweeps = False
             self._step.timer.abandon_sweep()
@@ -171,7 +174,13 @@ class Engine:
             if step.gradients.refresh():
                 step.refresh()
             step.update_.begin(step.run.steps)
-        batch = step.batcher.begin(step.run.steps + ahead, step.run.batch_size, ahead)
+            if not step.forks.begin(lambda: step.run.outlook(step.timer.present())):
+                step.give_up_forks()
+        forks, number, size = step.forks, step.run.steps + ahead, step.run.batch_size
+        if forks.judging:
+            batch = step.batcher.judge(forks.samples)
+        else:
+            batch = step.batcher.begin(number, size, ahead or forks.active, measured=forks.first_turn)
         batch.decided_step = step.run.decided_step
         if not ahead:
             self._snapshot.note()

@@ -243,7 +243,7 @@ class Gather:
             PassTooLarge: always.
         """
         record = BatchRecord(math.nan, 0.0, "", samples, self._sync.ranks.rank)
-        if batch.repeating:
+        if batch.repeating or batch.judges:
             record = self._sync.exchange_trial(record, self._gradients, False)
         else:
             record = self._sync.exchange(record, self._gradients, not batch.sweeps, self.last_times)

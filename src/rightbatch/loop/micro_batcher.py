@@ -15,6 +15,8 @@ from .timing.step_timer import StepTimer
 
 SWEEP_REFERENCE = 64
 SWEEP_SHARE = 4  # of an epoch: the timing sweep may have a quarter, half of it for its largest size
+SWEEP_SHARE_OF_RUN = 50
+LEAST_SWEEP = 256
 
 
 class MicroBatcher:
@@ -48,6 +50,7 @@ class MicroBatcher:
     ) -> None:
         self._ranks = ranks
         self._stream = stream
+        self._epochs = epochs
         self._cutter = BatchCutter(stream, epochs, exact)
         self.limit = limit
         self._timer = timer
@@ -57,23 +60,33 @@ class MicroBatcher:
         self._repeatable = repeatable
         self.uncut = False  # whether a batch is one pass, because its samples' losses depend on each other
 
-    def begin(self, step: int, wanted: int, ahead: bool = False) -> BatchAccumulator:
+    def judge(self, samples: int) -> BatchAccumulator:
+        """A batch whose loss judges a fork."""
+        origin = (self._stream.epoch, self._stream.position)
+        intervals = self._cutter.draw(samples)
+        batch = self._new(origin, sum([i.samples for i in intervals]))
+        batch.judges = True
+        self._enqueue(batch, intervals)
+        return batch
+
+    def begin(self, step: int, wanted: int, plain: bool = False, measured: bool = True) -> BatchAccumulator:
         """The batch of this step, of about `wanted` samples: timed, compared, measured or none of these.
 
         Args:
             step: number of steps taken so far.
             wanted: the batch size decided.
-            ahead: another batch is still under way, so that this one is a plain one.
+            plain: neither timed nor compared, as where another batch is still under way.
+            measured: whether it may be measured.
         """
         self.limit.begin(-(-wanted // self._ranks.size))
         origin = (self._stream.epoch, self._stream.position)
-        plain = ahead or self.uncut
+        plain = plain or self.uncut
         batch = None if plain or not self._timed else self._sweep(step, origin)
         if batch is not None:
             return batch
         intervals = self._cutter.draw(wanted)
         samples = sum([i.samples for i in intervals])
-        meter = self._meter if self._meter is not None and self._meter.interval.due(step) else None
+        meter = self._meter if measured and self._meter is not None and self._meter.interval.due(step) else None
         # A measurement fixed to this step is made at it; one that its budget allows can be made at the next.
         whole = not plain and len(intervals) == 1 and samples <= self._most_forward
         whole = whole and not self._stream.source.limits_passes
@@ -141,7 +154,10 @@ class MicroBatcher:
         return BatchAccumulator(self._ranks, origin, planned, limit, measured, compared, sweeps, self._repeatable)
 
     def _sweep(self, step: int, origin: tuple[int, int]) -> BatchAccumulator | None:
-        most = self._stream.order.n // SWEEP_SHARE
+        n = self._stream.order.n
+        most = n // SWEEP_SHARE
+        if self._epochs is not None:
+            most = min(most, max(LEAST_SWEEP, self._epochs * n // SWEEP_SHARE_OF_RUN))
         if not self._timer.wants_sweep(step) or self._stream.remaining < most:
             return None
         self._timer.start_sweep(most, min(self._most_forward, most // 2))

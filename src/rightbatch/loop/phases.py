@@ -24,6 +24,8 @@ from ..measurements import Measurement
 class Phases(Protocol):
     """What a step is made of; `B` is the batch being gathered, whatever that is."""
 
+    def judges(self, batch: Any) -> bool: ...
+    def judge(self, batch: Any) -> None: ...
     def combine(self, batch: Any) -> Any: ...
     def sweep_on(self, batch: Any) -> bool: ...
     def totals(self, batch: Any, record: Any) -> Any: ...
@@ -54,6 +56,9 @@ def steps(phases: Phases, batch: Any) -> Generator[None, None, bool]:
     grown: Decision | None = None
     while True:
         yield  # gather
+        if phases.judges(batch):
+            phases.judge(batch)
+            return False
         record = phases.combine(batch)
         if phases.sweep_on(batch):
             continue

@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ..decision import BatchSizeRule, LRRule, Needs
+from ..decision import BatchSizeRule, ForkingRule, LRRule, Needs
 from ..errors import InputError, UnsupportedError
 from ..noise import Noise, noise_settings
 from ..rule_text import rule_name, write_rule
-from ..rules.batch_size import Fixed, SweetSpot, batch_size_rule
-from ..rules.lr import AveragedDistance, Constant, MomentumSchedule, WarmUp, lr_rule
+from ..rules.batch_size import Fixed, Horizon, SweetSpot, batch_size_rule
+from ..rules.lr import Constant, MomentumSchedule, Tournament, WarmUp, lr_rule
 from ..rules.recipes import RECIPES, Recipe
 from ..rules.wrappers.batch_size_wrapper import UNWRAPPED, BatchSizeWrapper
 from .optimizer_settings import averages_itself, require_plain_steps
@@ -24,9 +24,9 @@ def resolve(batch_size: object, lr: object, initial: int | None = None) -> tuple
     """The two rules meant by what a caller gives for the batch size and the learning rate.
 
     Args:
-        batch_size: "auto" (`SweetSpot`, with the bounds that suit averaging where the lr rule averages; also inside a
-            wrapper around nothing), a number, the name of a rule, a rule or a recipe.
-        lr: None (the optimizer's own learning rate), "auto" (`AveragedDistance`), a number, the name of a rule or a
+        batch_size: "auto" (`Horizon` beside lr="auto", else `SweetSpot`, with the bounds that suit averaging where the
+            lr rule averages; also inside a wrapper around nothing), a number, the name of a rule, a rule or a recipe.
+        lr: None (the optimizer's own learning rate), "auto" (`Tournament`), a number, the name of a rule or a
             rule. Beside a recipe, which brings its own lr rule, None and "auto" are the base rate of the recipe or of
             the optimizer, a number is the base rate, and a warm-up or a momentum schedule goes around the recipe's.
         initial: the batch size that "auto" starts with; None is the rule's own.
@@ -40,11 +40,20 @@ def resolve(batch_size: object, lr: object, initial: int | None = None) -> tuple
     if recipe is not None:
         assert size is not None
         return size, _lr_of(recipe, Constant() if lr == "auto" else lr_rule(lr))
-    rate = AveragedDistance() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
+    rate = Tournament() if isinstance(lr, str) and lr == "auto" else lr_rule(lr)
     if size is None:
-        auto = SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()
-        return (auto if initial is None else replace(auto, initial=initial)), rate
-    return (_around_what_suits_averaging(size) if rate.averages else size), rate
+        auto = _auto(rate)
+        if isinstance(auto, SweetSpot) and initial is not None:
+            auto = replace(auto, initial=initial)
+        return auto, rate
+    return _around(size, _auto(rate)), rate
+
+
+def _auto(rate: LRRule) -> BatchSizeRule:
+    """What "auto" means for the batch size beside an lr rule."""
+    if isinstance(rate, ForkingRule):
+        return Horizon()
+    return SWEET_SPOT_WHEN_AVERAGING if rate.averages else SweetSpot()
 
 
 def _refuse_recipe(spec: object) -> None:
@@ -77,11 +86,12 @@ def _lr_of(recipe: Recipe, given: LRRule) -> LRRule:
     )
 
 
-def _around_what_suits_averaging(rule: BatchSizeRule) -> BatchSizeRule:
+def _around(rule: BatchSizeRule, auto: BatchSizeRule) -> BatchSizeRule:
+    """A wrapper that was given no rule goes around what "auto" means."""
     if not isinstance(rule, BatchSizeWrapper):
         return rule
     # By identity: a sweet spot that the caller gives is not changed.
-    within = SWEET_SPOT_WHEN_AVERAGING if rule.rule is UNWRAPPED else _around_what_suits_averaging(rule.within)
+    within = auto if rule.rule is UNWRAPPED else _around(rule.within, auto)
     return rule if within is rule.rule else replace(rule, rule=within)
 
 

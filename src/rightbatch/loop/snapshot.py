@@ -37,7 +37,7 @@ class Snapshot:
             self._average = self.averaging.average()
         else:
             self._parameters = [p.detach().clone() for p in self._model.parameters() if p.requires_grad]
-            self._optimizer_state = _copied(self.optimizer.state_dict())
+            self._optimizer_state = copied(self.optimizer.state_dict())
         self.step = step
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Snapshot:
         parameters: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
         torch._foreach_copy_(parts(parameters), parts(self._parameters))
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(_copied(self._optimizer_state))
+        load_optimizer(self.optimizer, copied(self._optimizer_state))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -75,12 +75,22 @@ class Snapshot:
         self._optimizer_state = optimizer_state_like(self.optimizer, state["optimizer"])
 
 
-def _copied(state: Any) -> Any:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state as it was saved: torch casts counters and products to the dtype of the parameters, if not "step"."""
+    optimizer.load_state_dict(state)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, kept in state["state"].items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() == 0:
+                optimizer.state[held[index]][name] = value.clone()
+
+
+def copied(state: Any) -> Any:
     """A deep copy in which tensors are cloned and everything else is plain."""
     if isinstance(state, Tensor):
         return state.clone()
     if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
+        return {key: copied(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(_copied(value) for value in state)
+        return type(state)(copied(value) for value in state)
     return state

@@ -16,6 +16,7 @@ from ..noise.gradient_norm import squared_norm
 from .accumulator import BatchAccumulator
 from .decide import Decide
 from .distributed.rank_sync import BatchRecord, RankSync
+from .forks import Forks
 from .gather import Gather, Totals
 from .gradients import Gradients
 from .measure import Measure
@@ -46,6 +47,7 @@ class Step:
         decide: the fourth.
         update: the sixth.
         report: the last.
+        forks: of the run, where the lr rule compares rates by them.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Step:
         decide: Decide,
         update: Update,
         report: Report,
+        forks: Forks,
     ) -> None:
         self._model = model
         self.run = run
@@ -75,9 +78,30 @@ class Step:
         self.decide_ = decide
         self.update_ = update
         self.report = report
+        self.forks = forks
         self.search: LineSearch | None = None
         self._dataset_length = stream.source.dataset_length
         self._direction_norm2 = 0.0
+
+    # Forks.
+
+    def judges(self, batch: BatchAccumulator) -> bool:
+        return batch.judges
+
+    def judge(self, batch: BatchAccumulator) -> None:
+        loss, _ = self.gather.combine_trial(batch, differentiated=False)
+        self.end(batch, undo=True)
+        batch.spent.seconds += self.run.lap()
+        self._forks_decided(self.forks.judge(loss, batch.origin, batch.samples))
+
+    def give_up_forks(self) -> None:
+        """The lr rule is to choose its rate without forks of the run."""
+        self._forks_decided(self.forks.give_up())
+
+    def _forks_decided(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.update_.set_lr(decision.lr)
+            self.report.lr(decision)
 
     # Gather and measure.
 
@@ -112,7 +136,7 @@ class Step:
         return self.decide_.context(self.run, batch, totals, measurement, grew)
 
     def decide(self, context: StepContext) -> Decision:
-        return self.decide_.batch_size(context)
+        return Decision() if self.forks.active else self.decide_.batch_size(context)
 
     def enlarge(self, batch: BatchAccumulator, decision: Decision) -> bool:
         """Draw the samples the rule still wants for this very step; False if it wants none, or there are none."""
@@ -139,7 +163,7 @@ class Step:
             self._direction_norm2 = self.update_.clip.slope = squared_norm(p.grad for p in self.update_.moved)
         if self._direction_norm2 != totals.norm2:
             context = replace(context, gradient_norm2=self._direction_norm2)
-        return self.decide_.lr(context)
+        return self.forks.search() if self.forks.active else self.decide_.lr(context)
 
     def try_out(self, batch: BatchAccumulator, trial: Trial) -> None:
         batch.spent.seconds += self.run.lap()
@@ -185,16 +209,18 @@ class Step:
         taken = decision.action != "rollback" and not run.stopped
         if taken:
             update.step(totals.samples)
-        self._commit(batch, stepped=True)
+        last = self.forks.end_turn(batch.origin, batch.samples, taken)
+        if last:
+            self._commit(batch, stepped=True)
         self._set_batch_size(size)
         self.end(batch)
         self.sync.share_buffers()
         update_s = run.lap()
         batch.spent.seconds += update_s
         self._keep_times(batch, totals, update_s, plain=taken and not batch.sweeps)
-        if taken:
+        if taken and last:
             self.report.step(batch, totals)
-        return taken
+        return taken and last
 
     def _set_batch_size(self, size: Decision) -> None:
         run = self.run
@@ -223,15 +249,21 @@ class Step:
 
     def drop(self, batch: BatchAccumulator, totals: Totals, context: StepContext) -> DivergedError | None:
         """End a batch that leads to no step; return the error to end the run with, if this was a failure too many."""
+        last = self.forks.end_turn(batch.origin, batch.samples, stepped=False, failed=bool(totals.failed))
         if not totals.weight:
-            self._end_without_step(batch, stepped=False)
+            self._end_without_step(batch, stepped=False, last=last)
             return None
         if totals.overflowed:
             scale = self.update_.loss_scale.value
             self.update_.loss_scale.adapt(overflowed=True)
-            self._end_without_step(batch, stepped=True)
+            self._end_without_step(batch, stepped=True, last=last)
             self.report.overflow(scale)
             return None
+        if self.forks.active and not self.forks.all_failed:
+            self._end_without_step(batch, stepped=True, last=last)
+            return None
+        if self.forks.active:
+            self._forks_decided(self.forks.end_round())
         decision = self.decide_.failed(context)
         if decision is not None:
             self.update_.set_lr(decision.lr)
@@ -242,9 +274,10 @@ class Step:
         self.report.failure(totals.failed)
         return diverged
 
-    def _end_without_step(self, batch: BatchAccumulator, stepped: bool) -> None:
+    def _end_without_step(self, batch: BatchAccumulator, stepped: bool, last: bool = True) -> None:
         self.decide_.discard()
-        self._commit(batch, stepped)
+        if last:
+            self._commit(batch, stepped)
         self.end(batch)
         self.gather.last_times = None
 
@@ -285,6 +318,7 @@ class Step:
 
     def refresh(self) -> None:
         """Take in parameters that were frozen, unfrozen or added since the last batch."""
+        self.give_up_forks()
         self.update_.refresh(self.run.steps)
         if self.measure_.meter is not None:
             self.measure_.meter.rebuild(self.gradients.parameters)

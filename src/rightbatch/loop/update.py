@@ -1,14 +1,14 @@
 """Update: what moves the parameters, an optimizer, averaging or not, at the learning rates that rules decide."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..decision import Decision, LRRule
+from ..decision import Decision, ForkingRule, LRRule
 from ..errors import DivergedError, InputError
 from ..measurements import Movement
 from .averaging import ScheduleFree
@@ -17,17 +17,41 @@ from .distributed.sharding import fresh, gather_full, optimizer_state_like, requ
 from .gather import Totals
 from .gradients import Gradients
 from .guard import CUT, Guard
+from .iterate_averages import IterateAverages
 from .loss_scale import LossScale
 from .optimizer_settings import apply_settings, given_settings, keep_given
+from .snapshot import load_optimizer
 
 WORTH_REPORTING = 1.1  # by what factor the learning rate must have changed
 DEFAULT_LR = 1e-2
+LAST, SHIPPED = "last", "short"
 OUTSIDE_STEPS = 3  # changes of the rate by someone else, one at each step, before it is warned of
 SCHEDULED_OUTSIDE = (
     "The learning rate is changed from outside at every optimizer step, as by a torch scheduler, while the batch size "
     "changes: the schedule no longer keeps its place in the data. Give the scheduler as "
     "lr=rightbatch.per_sample(make_scheduler, samples=...), which counts samples."
 )
+
+
+def plain_sgd(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer brought along for most rules."""
+    return torch.optim.SGD(parameters, lr=DEFAULT_LR)
+
+
+def nesterov_adam(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """That of rules that choose the rate for Adam: Nesterov's momentum, a short memory of squares, decoupled decay.
+
+    Such a large `momentum_decay` turns the warm-up of the momentum off.
+    """
+    return torch.optim.NAdam(
+        parameters,
+        lr=DEFAULT_LR,
+        betas=(0.9, 0.98),
+        eps=1e-10,
+        momentum_decay=1e4,
+        decoupled_weight_decay=True,
+        foreach=True,
+    )
 
 
 class Update:
@@ -68,7 +92,11 @@ class Update:
         self._given_settings = given_settings(optimizer) if optimizer is not None else []
         self._averaging = ScheduleFree(model, optimizer) if rule.averages else None
         own = self._averaging.optimizer if self._averaging is not None else optimizer
-        self.optimizer: torch.optim.Optimizer = own or torch.optim.SGD(gradients.parameters, lr=DEFAULT_LR)
+        forks = isinstance(rule, ForkingRule)
+        self.optimizer: torch.optim.Optimizer = own or (nesterov_adam if forks else plain_sgd)(gradients.parameters)
+        self._averages = IterateAverages(model, gradients) if forks else None
+        self.shipped = SHIPPED  # of the iterate and its averages, the one to ship
+        self.forking = False  # forks of the run take turns: none of them is the run that the guard looks after
         self._guard = Guard(model, self.optimizer, self._averaging, by_rule=rule.guards)
         self.sums = False  # whether the loss is a sum: steps then go along the sum, measurements are of the mean
         self._outside = _OutsideRates()
@@ -91,6 +119,16 @@ class Update:
     def averages(self) -> bool:
         """Whether the iterate to evaluate is another than the one being trained."""
         return self._averaging is not None
+
+    @property
+    def iterates(self) -> tuple[str, ...]:
+        """What may be shipped: the iterate itself, "last", and averages of the last ones."""
+        return (LAST, *(self._averages.names if self._averages is not None else ()))
+
+    def start_averages(self) -> None:
+        """From here on iterates are averaged."""
+        if self._averages is not None:
+            self._averages.restart()
 
     @property
     def moved(self) -> list[nn.Parameter]:
@@ -119,12 +157,16 @@ class Update:
         return not self.reported_lr / WORTH_REPORTING <= self.lr <= self.reported_lr * WORTH_REPORTING
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within, the model holds the iterate to evaluate and to ship."""
-        if self._averaging is None:
+    def averaged(self, name: str | None = None) -> Iterator[None]:
+        """Within, the model holds the iterate to evaluate and to ship; or the one of that name, see `iterates`."""
+        if self._averaging is not None:
+            exchanged = self._averaging.averaged()
+        elif self._averages is not None and (name or self.shipped) != LAST:
+            exchanged = self._averages.shown(name or self.shipped)
+        else:
             yield
             return
-        with fresh(self._sharded, self._averaging.averaged()):
+        with fresh(self._sharded, exchanged):
             torch.clear_autocast_cache()
             yield
         torch.clear_autocast_cache()
@@ -134,7 +176,9 @@ class Update:
         reshard(self._sharded)
         if self._averaging is not None:
             self._averaging.finalize()
-            torch.clear_autocast_cache()
+        if self._averages is not None:
+            self._averages.put(self.shipped)
+        torch.clear_autocast_cache()
 
     def begin(self, step: int) -> None:
         """A batch begins: take a snapshot if there is none to go back to."""
@@ -154,6 +198,7 @@ class Update:
             added = [p for p in self._gradients.parameters if p not in held]
             if added:
                 self.optimizer.add_param_group({"params": added, "lr": self._base_rate()})
+        self.start_averages()
         self._read_groups()
         self._guard.snapshot(step)
 
@@ -177,18 +222,23 @@ class Update:
             self._guard.restore()
         elif decision.action == "snapshot":
             self._guard.snapshot(step)
-        self._guard.before_step(step, loss)
+        if not self.forking:
+            self._guard.before_step(step, loss)
         self.set_lr(decision.lr)
         apply_settings(self.optimizer, decision.settings)
 
     def step(self, samples: int) -> None:
         """Move along the gradients in the parameters, the mean over so many samples."""
         _STEPPED_BY_US.add(id(self.optimizer))
+        if self._averages is not None:
+            self._averages.begin_step()
         try:
             if self._averaging is not None:
                 self._averaging.step(samples, self.lr)
             else:
                 self.optimizer.step()
+                if self._averages is not None and not self.forking:
+                    self._averages.update()
         finally:
             _STEPPED_BY_US.discard(id(self.optimizer))
         self._outside.note(self.optimizer)
@@ -197,7 +247,7 @@ class Update:
 
     def divergence(self, loss: float) -> str:
         """Why the run has diverged, though its numbers are finite; empty if it has not, or the rule judges itself."""
-        return self._guard.divergence(loss)
+        return "" if self.forking else self._guard.divergence(loss)
 
     def fail(self, step: int, reason: str) -> DivergedError | None:
         """Go back to the last snapshot and, where the rule does not do so itself, halve the learning rate.
@@ -211,6 +261,7 @@ class Update:
             for group in self.optimizer.param_groups:
                 _set_rate(group, _rate(group) * CUT)
             self.set_lr(None)
+        self.start_averages()
         torch.clear_autocast_cache()
         return diverged
 
@@ -225,6 +276,8 @@ class Update:
             "given": [dict(settings) for settings in self._given_settings],
             "optimizer": gather_full(self.optimizer.state_dict()) if self._averaging is None else None,
             "averaging": None if self._averaging is None else gather_full(self._averaging.state_dict()),
+            "averages": None if self._averages is None else self._averages.state_dict(),
+            "shipped": self.shipped,
             "guard": gather_full(self._guard.state_dict()),
             "reported_lr": self.reported_lr,
             "scaler": self.loss_scale.state_dict(),
@@ -244,7 +297,10 @@ class Update:
         if self._averaging is not None and state["averaging"] is not None:
             self._averaging.load_state_dict(state["averaging"])
         elif self._averaging is None and state["optimizer"] is not None:
-            self.optimizer.load_state_dict(optimizer_state_like(self.optimizer, state["optimizer"]))
+            load_optimizer(self.optimizer, optimizer_state_like(self.optimizer, state["optimizer"]))
+        if self._averages is not None and state["averages"] is not None:
+            self._averages.load_state_dict(state["averages"])
+        self.shipped = state["shipped"]
         self._guard.load_state_dict(state["guard"])
         changed = keep_given(self.optimizer, state["given"], self._given_settings, self._guard.cut)
         self.loss_scale.load_state_dict(state["scaler"])

@@ -19,6 +19,7 @@ class RunFolder:
     | file | content |
     |---|---|
     | config.json | the settings, written once when the run is created |
+    | preprocessing.json | what is done to the data, if anything is; for predictions on other data |
     | events.jsonl | the event log (`events.py`) |
     | ledger.txt | the samples consumed (`ledger.py`) |
     | checkpoint.pt | the state to resume from |
@@ -44,11 +45,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{folder.path} already contains a run: resume it (resume=True, --resume) or choose another folder"
             )
-        text = (encode_json(dict(config)) + "\n").encode("utf-8", errors="backslashreplace")
-        try:
-            write_atomic(folder.config, lambda file: file.write(text))
-        except OSError as error:
-            raise RunFolderError(f"cannot write {folder.config}: {error.strerror or error}") from error
+        _write_json(folder.config, config)
         return folder
 
     @classmethod
@@ -80,6 +77,11 @@ class RunFolder:
     def config(self) -> Path:
         """The settings of the run."""
         return self.path / "config.json"
+
+    @property
+    def preprocessing(self) -> Path:
+        """What is done to the data before the model gets them."""
+        return self.path / "preprocessing.json"
 
     @property
     def events(self) -> Path:
@@ -127,13 +129,23 @@ class RunFolder:
         Raises:
             RunFolderError: the file is damaged.
         """
-        if not self.config.exists():
-            return {}
-        try:
-            config = decode_json(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"cannot read {self.config}: {error}") from error
-        return dict(config)
+        return _read_json(self.config)
+
+    def write_preprocessing(self, content: Mapping[str, Any]) -> None:
+        """Store what is done to the data.
+
+        Raises:
+            RunFolderError: the file cannot be written.
+        """
+        _write_json(self.preprocessing, content)
+
+    def read_preprocessing(self) -> dict[str, Any]:
+        """What is done to the data; empty if nothing is.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        return _read_json(self.preprocessing)
 
     def require_writable(self) -> None:
         """Create the folder and write a test file: permission bits alone are not reliable for every user.
@@ -151,3 +163,20 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write the run folder {self.path} ({error.strerror or error}): choose another folder"
             ) from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = (encode_json(dict(content)) + "\n").encode("utf-8", errors="backslashreplace")
+    try:
+        write_atomic(path, lambda file: file.write(text))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(decode_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}") from error

@@ -62,6 +62,7 @@ def details(history: History) -> list[Fact]:
         )
     )
     for key, name in (
+        ("data", "Data"),
         ("batch_size", "Batch-size rule"),
         ("lr", "Learning-rate rule"),
         ("optimizer", "Optimizer"),

@@ -45,7 +45,7 @@ def test_understands(spec: object, rule: object) -> None:
         (math.inf, "whole number"),
         ("0", "at least 1"),
         ("2.5", "whole number"),
-        (None, "one of 'fixed', 'big-batch', 'sweet-spot'"),
+        (None, "one of 'fixed', 'horizon', 'big-batch', 'sweet-spot'"),
         ([32], "no batch size"),
         (SweetSpot, "no batch size"),
         (Constant(), "no batch size"),

@@ -41,7 +41,7 @@ def test_understands(spec: object, rule: object) -> None:
         ("armijo(reset=gradual)", "quoted words"),
         ("armijo(reset='weekly')", "'never', 'gradual', 'always'"),
         ("armijo(stepp=1)", "'armijo' knows 'initial'"),
-        ([0.1], "'constant', 'armijo'"),
+        ([0.1], "'constant', 'tournament', 'armijo'"),
         (Armijo, "no learning rate"),
         (Fixed(3), "no learning rate"),
     ],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ...wording import setting
+from ...wording import counted, setting
 from ..preprocessing import ImageLayout, Preprocessing
 from ..source import Source
 from .images import Header, Pixels, decode_image, read_header, scaled
@@ -61,6 +61,7 @@ class ImageFiles(Source):
         self._crop = False
         if size is not None:
             self._size, self._crop = image_size(size)
+        self._given = layout is not None
         self.notes: tuple[str, ...] = ()
         if layout is not None:
             self._mode = "L" if layout.shape[0] == 1 else "RGB"
@@ -114,8 +115,14 @@ class ImageFiles(Source):
     def _decode(self, path: str) -> Pixels:
         image = decode_image(path, self._size, self._mode if self._mode == "RGB" else None, self._crop)
         if image.shape[0] != self.x_shape[0]:
-            raise DataError(f"{path} has colours, the images before it are grey: convert all to grey, or one to colour")
+            others = "the training images are" if self._given else "others are"
+            raise DataError(f"{path} has colours, {others} grey: convert it to grey, or train on colours")
         if image.shape != self.x_shape:
+            if self._given:
+                raise DataError(
+                    f"{path} has {image.shape[1]} x {image.shape[2]} pixels, the training images have "
+                    f"{self.x_shape[1]} x {self.x_shape[2]}: resize it, or train with {setting('size', '64')}"
+                )
             raise self._sizes_differ(path, image.shape[1:], self._paths[0], self.x_shape[1:])
         return image
 
@@ -146,9 +153,9 @@ class ImageFiles(Source):
             grey, coloured = grey + header.grey, coloured + (not header.grey)
             transparent += header.transparent
         if grey and coloured:
-            self.notes = (*self.notes, f"{grey:,} of {grey + coloured:,} images are grey: all converted to RGB")
+            self.notes = (*self.notes, f"{grey:,} of {counted(grey + coloured, 'image')} grey: all converted to RGB")
         if transparent:
-            self.notes = (*self.notes, f"transparency of {transparent:,} images ignored")
+            self.notes = (*self.notes, f"transparency of {counted(transparent, 'image')} ignored")
         return "RGB" if coloured else "L"
 
 
@@ -166,4 +173,4 @@ def others_note(others: Counter[str]) -> tuple[str, ...]:
     if not others:
         return ()
     listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    return (f"{sum(others.values()):,} other files ignored ({listed})",)
+    return (f"{counted(sum(others.values()), 'other file')} ignored ({listed})",)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import DataError
-from ...wording import setting
+from ...wording import counted, setting
 from .image_files import ImageFiles, find_images
 from .labels import Targets, file_targets, require_names
 from .number_text import DECIMALS, read_number
@@ -75,13 +75,13 @@ def labelled_images(labels: LabelFile, options: FileOptions) -> ImageFiles:
     blank = [row for row, value in enumerate(values) if not value.strip()]
     if blank and options.missing != "drop":
         raise DataError(
-            f"{path}: the label {target} is missing in {len(blank)} rows, the first for {names[blank[0]]}: drop those "
-            f"images with {setting('missing', 'drop')}"
+            f"{path}: the label {target} is missing in {counted(len(blank), 'row')}, the first for {names[blank[0]]}: "
+            f"drop those images with {setting('missing', 'drop')}"
         )
     chosen = [row for row, value in enumerate(values) if value.strip()]
     if lost := [names[row] for row in chosen if names[row] not in images]:
         raise DataError(
-            f"{path} names {len(lost)} images that do not exist, the first is {lost[0]!r}: correct the names"
+            f"{path} names {counted(len(lost), 'image')} not in the folder, the first is {lost[0]!r}: correct the names"
         )
     paths = [images[names[row]] for row in chosen]
     if len(set(paths)) < len(paths):
@@ -94,9 +94,9 @@ def labelled_images(labels: LabelFile, options: FileOptions) -> ImageFiles:
     unlabelled = len(set(images.values())) - len(paths)
     notes = [f"labels from {path.name}, column {target}"]
     if blank:
-        notes.append(f"dropped {len(blank):,} of {len(values):,} rows with missing labels")
+        notes.append(f"dropped {len(blank):,} of {counted(len(values), 'row')} with missing labels")
     if unlabelled:
-        notes.append(f"{unlabelled:,} images without a label ignored")
+        notes.append(f"{counted(unlabelled, 'image')} without a label ignored")
     source.notes = (*source.notes, *notes, *y.notes)
     return source
 

@@ -44,7 +44,7 @@ class FileOptions:
         ):
             if given not in allowed:
                 listed = ", ".join(value for value in allowed if value is not None)
-                raise InputError(f"{name}={given!r} is not supported: use one of {listed}")
+                raise InputError(f"{setting(name, given)} is not supported: use one of {listed}")
         if self.separator is not None and (not isinstance(self.separator, str) or len(self.separator) != 1):
             raise InputError(f"the separator of columns must be one character, got {self.separator!r}")
         if self.encoding is not None:
@@ -52,7 +52,7 @@ class FileOptions:
                 "".encode(self.encoding)
             except (LookupError, TypeError) as error:
                 raise InputError(
-                    f"encoding={self.encoding!r} is unknown: use a name such as utf-8, cp1252 or utf-16"
+                    f"{setting('encoding', self.encoding)} is unknown: use a name such as utf-8, cp1252 or utf-16"
                 ) from error
         if self.size is not None:
             image_size(self.size)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ...wording import setting
+from ...wording import counted, setting
 from ..arrays import TensorSource, array_source, target_type
 from ..prepared import PreparedSource, Standardizer
 from ..preprocessing import Column, Preprocessing, TableLayout
@@ -50,7 +50,7 @@ def table_source(path: Path, options: FileOptions) -> PreparedSource:
         raise DataError(f"{path}: there are no feature columns besides the target {target}")
     features, targets, dropped = _complete(features, frame[target], path, options)
     if dropped:
-        notes.append(f"dropped {dropped:,} of {len(frame):,} rows with missing values")
+        notes.append(f"dropped {dropped:,} of {counted(len(frame), 'row')} with missing values")
     columns = tuple(chosen.column(features[name]) for name in features.columns)
     for column in columns:
         if column.kind != "number":
@@ -79,16 +79,16 @@ def reopened(path: Path, options: FileOptions, layout: Preprocessing) -> Prepare
     assert table is not None
     frame = read_table(path, options)
     choose_target(list(frame.columns), table.target, str(path))
-    features, reports = known_features(frame, table, path, options)
+    features = known_features(frame, table, path, options)
     features, targets, dropped = _complete(features, frame[table.target], path, options)
-    notes = (f"dropped {dropped:,} of {len(frame):,} rows with missing values",) if dropped else ()
+    notes = (f"dropped {dropped:,} of {counted(len(frame), 'row')} with missing values",) if dropped else ()
     x, unknown = encoded(features, table.columns, str(path), options.missing)
     y = known_targets(targets, f"{path}: the target {table.target}", layout, options.decimal)
-    return _source(path, x, y, notes, layout, options, (*notes, *reports, *unknown))
+    return _source(path, x, y, notes, layout, options, (*notes, *unknown))
 
 
-def known_features(frame: Any, table: TableLayout, path: Path, options: FileOptions) -> tuple[Any, tuple[str, ...]]:
-    """Return the columns of a layout in its order, and what was found that it lacks.
+def known_features(frame: Any, table: TableLayout, path: Path, options: FileOptions) -> Any:
+    """Return the columns of a layout, in its order.
 
     Raises:
         DataError: a column is missing, or is text where it must be numbers.
@@ -97,7 +97,7 @@ def known_features(frame: Any, table: TableLayout, path: Path, options: FileOpti
     if lacking := [name for name in names if name not in frame.columns]:
         raise DataError(
             f"{path} has no column {', '.join(map(repr, lacking))}, which the model was trained on; columns: "
-            f"{', '.join(frame.columns)}"
+            f"{', '.join(frame.columns)}{_encoding_hint(options)}"
         )
     numbers = [column.name for column in table.columns if column.kind == "number"]
     parsed, _ = text_numbers(frame[numbers], path, options)
@@ -109,7 +109,11 @@ def known_features(frame: Any, table: TableLayout, path: Path, options: FileOpti
             raise DataError(
                 f"{path}: the column {name} must have numbers, as in training; its first value is {first!r}"
             )
-    return frame[names].assign(**{name: parsed[name] for name in numbers}), ()
+    return frame[names].assign(**{name: parsed[name] for name in numbers})
+
+
+def _encoding_hint(options: FileOptions) -> str:
+    return "" if options.encoding is None else f"; it was read as {options.encoding}, see {setting('encoding')}"
 
 
 def encoded(features: Any, columns: tuple[Column, ...], where: str, missing: str) -> tuple[Floats, tuple[str, ...]]:
@@ -136,8 +140,8 @@ def encoded(features: Any, columns: tuple[Column, ...], where: str, missing: str
         unknown = texts[(codes < 0) & texts.notna().to_numpy()]
         if len(unknown):
             what = (
-                f"{len(unknown):,} values of the column {column.name} are not among the categories of the training "
-                f"data, the first is {unknown.iloc[0]!r} in row {unknown.index[0]:,}"
+                f"{counted(len(unknown), 'value')} of the column {column.name} not among the categories of the "
+                f"training data, the first is {unknown.iloc[0]!r} in row {unknown.index[0]:,}"
             )
             if column.kind == "codes" and missing != "mean":
                 raise DataError(f"{where}: {what}: correct them, or train with {setting('text', 'one-hot')}")
@@ -162,7 +166,9 @@ def _complete(features: Any, targets: Series, path: Path, options: FileOptions) 
     blank_targets = int(targets.isna().sum())
     drop = setting("missing", "drop")
     if blank_targets and options.missing != "drop":
-        raise DataError(f"{path}: the target {targets.name} is missing in {blank_targets} rows: drop them with {drop}")
+        raise DataError(
+            f"{path}: the target {targets.name} is missing in {counted(blank_targets, 'row')}: drop them with {drop}"
+        )
     listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
     if counts and options.missing == "error":
         raise DataError(

@@ -88,6 +88,10 @@ class ProcessGroup:
         """The numbers of every process in the order of ranks; each gives as many."""
         return self.start_gather(numbers)()
 
+    def largest(self, number: float) -> float:
+        """The largest of the numbers of all processes."""
+        return max(given for (given,) in self.gather([number]))
+
     def start_gather(self, numbers: Sequence[float]) -> Callable[[], list[list[float]]]:
         """Send numbers; the answer waits for those of the others."""
         if not self.several:

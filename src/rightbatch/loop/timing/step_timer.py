@@ -56,6 +56,11 @@ class StepTimer:
         fit = self._timer.fit()
         return fit is not None and _uncertainty(fit) > UNCERTAIN
 
+    @property
+    def pending(self) -> bool:
+        """Whether the times of a sweep wait for those of the first updates."""
+        return bool(self._points)
+
     def start_sweep(self, most_samples: int, most_size: int) -> None:
         """Begin to time micro-batches of growing size."""
         self._sweep, self._asked, self._compares = timing_sweep(most_samples, most_size), False, True

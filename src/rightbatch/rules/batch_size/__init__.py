@@ -31,6 +31,7 @@ from .fixed import Fixed
 from .goodput import Goodput
 from .gradient_noise_scale import GradientNoiseScale
 from .growth import Growth
+from .horizon import Horizon
 from .inner_product_test import InnerProductTest
 from .norm_test import NormTest
 from .orr import Orr
@@ -42,7 +43,7 @@ from .simi_grad import SimiGrad
 from .sweet_spot import SweetSpot
 from .unbiased_norm_test import UnbiasedNormTest
 
-RULES: tuple[type[BatchSizeRule], ...] = (Fixed, BigBatch, SweetSpot)
+RULES: tuple[type[BatchSizeRule], ...] = (Fixed, Horizon, BigBatch, SweetSpot)
 MEASURED: tuple[type[BatchSizeRule], ...] = (
     NormTest,
     UnbiasedNormTest,
@@ -114,6 +115,7 @@ __all__ = [
     "Goodput",
     "GradientNoiseScale",
     "Growth",
+    "Horizon",
     "Hysteresis",
     "InnerProductTest",
     "MemoryCap",

@@ -37,8 +37,9 @@ from .polynomial import Polynomial
 from .range_test import RangeTest
 from .schedule_free import ScheduleFreeLR
 from .step_decay import StepDecay
+from .tournament import Tournament
 
-RULES: tuple[type[LRRule], ...] = (Constant, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
+RULES: tuple[type[LRRule], ...] = (Constant, Tournament, Armijo, BarzilaiBorwein, NoiseScaled, AveragedDistance)
 FOUND: tuple[type[LRRule], ...] = (Goldstein, CurvatureStep, Polyak, DoG, DoWG, ScheduleFreeLR)
 SCHEDULES: tuple[type[LRRule], ...] = (InverseTime, Exponential, StepDecay, Polynomial, Cosine, OneCycle)
 SCALED: tuple[type[LRRule], ...] = (  # with the batch, around a rule
@@ -109,6 +110,7 @@ __all__ = [
     "SquareRootScaling",
     "StepDecay",
     "Surge",
+    "Tournament",
     "WarmUp",
     "lr_rule",
 ]

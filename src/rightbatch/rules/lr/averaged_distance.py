@@ -52,7 +52,7 @@ class AveragedDistanceState:
 
 @dataclass(frozen=True, slots=True)
 class AveragedDistance:
-    """Run a range test, then average, with a rate from the distance the average has travelled; what "auto" means.
+    """Run a range test, then average, with a rate from the distance the average has travelled.
 
     Args:
         scale: κ.
