@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 import rightbatch
-from rightbatch.data import BatchStream, Source, as_source, hold_out
+from rightbatch.data import BatchStream, Source, as_source, drawn, hold_out
 from rightbatch.data.drawn import UniformDraws, WeightedDraws
 from rightbatch.data.nest_source import NestSource
 from rightbatch.errors import DataError
@@ -263,3 +263,156 @@ def test_a_sampler_whose_length_changes_is_refused_when_it_does() -> None:
     source = as_source(DataLoader(Rows(), sampler=Growing()))
     with pytest.raises(DataError, match="drew 5 samples in epoch 1 and 4"):
         epochs(source)
+
+
+class Curriculum(Sampler[int]):
+    """Rows that depend on how often it was read, and on a generator of its own."""
+
+    def __init__(self) -> None:
+        self.turn, self.random = 0, random.Random(3)
+
+    def __len__(self) -> int:
+        return 6
+
+    def __iter__(self) -> Any:
+        self.turn += 1
+        return iter([self.turn, *(self.random.randrange(N) for _ in range(5))])
+
+
+def test_a_sampler_with_state_is_read_once_per_epoch_and_resumes() -> None:
+    def made() -> Source:
+        return as_source(DataLoader(Rows(), sampler=Curriculum()))
+
+    found = epochs(made(), seed=4, count=4)
+    assert [rows[0] for rows in found] == [1, 2, 3, 4]
+    own = Curriculum()
+    assert found == [list(own) for _ in range(4)]
+    first = BatchStream(made(), 4)
+    first.fetch(first.take(6)), first.fetch(first.take(6)), first.fetch(first.take(2))
+    later = BatchStream(made(), 4)  # of a new process
+    later.load_state_dict(first.state_dict((2, 2)))
+    assert later.fetch(later.take(4))["row"].tolist() == found[2][2:]
+    source = made()
+    assert epochs(source, 4) == epochs(source, 4) == found[:2]  # it returns to its first epoch
+
+
+def test_a_list_of_rows_may_be_read_again() -> None:
+    source = as_source(DataLoader(Rows(), sampler=[3, -1, 2]))  # type: ignore[arg-type]
+    assert [source.rows(5, epoch).tolist() for epoch in (1, 3, 0, 2)] == [[3, N - 1, 2]] * 4  # type: ignore[attr-defined]
+
+
+def test_a_sampler_that_cannot_be_repeated_is_refused() -> None:
+    class Unseeded(Sampler[int]):
+        def __iter__(self) -> Any:
+            return iter([random.SystemRandom().randrange(N) for _ in range(30)])
+
+    with pytest.raises(DataError, match="drew other rows when it was read again"):
+        as_source(DataLoader(Rows(), sampler=Unseeded()))
+
+
+@pytest.mark.parametrize("length", [None, N])
+def test_an_endless_sampler_is_refused(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+    class Endless(Sampler[int]):
+        def __iter__(self) -> Any:
+            while True:
+                yield from torch.randperm(N).tolist()
+
+    if length is not None:
+        monkeypatch.setattr(Endless, "__len__", lambda self: length, raising=False)
+    monkeypatch.setattr(drawn, "LONGEST_EPOCH", 5 * N)
+    with pytest.raises(DataError, match=f"more than {16 * N:,} samples"):
+        as_source(DataLoader(Rows(), 8, sampler=Endless()))
+
+
+def test_rows_may_be_tensors() -> None:
+    for sampler in (torch.arange(5, 9), list(torch.arange(5, 9)), np.arange(5, 9)):
+        assert epochs(as_source(DataLoader(Rows(), sampler=sampler)))[1] == [5, 6, 7, 8]  # type: ignore[arg-type]
+    batches = [torch.tensor([1, 2]), np.array([3]), (4,)]
+    assert epochs(as_source(DataLoader(Rows(), batch_sampler=batches)))[0] == [1, 2, 3, 4]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("of", [SequentialSampler, RandomSampler, lambda rows: DistributedSampler(rows, 2, 0)])
+def test_a_sampler_of_other_data_draws_from_the_first_rows(of: Any) -> None:
+    for dataset in (Rows(), DATA):
+        source = as_source(DataLoader(dataset, sampler=of(range(9))))
+        found = [epochs(source)[epoch] for epoch in (0, 1)]
+        assert [sorted(rows) for rows in found] == [list(range(9))] * 2
+        assert source.shuffle == (of is not SequentialSampler) == (found[0] != sorted(found[0]))
+        with pytest.raises(DataError, match=f"there are {N}"):
+            as_source(DataLoader(dataset, sampler=of(range(N + 1))))
+
+
+@pytest.mark.parametrize("size", [7, 64])
+def test_torchs_batch_sampler_is_its_sampler(size: int) -> None:
+    """A loader with batch_sampler= has a sampler attribute of its own, which it does not use."""
+    weights = [0.0] * (N // 2) + [1.0] * (N // 2)
+    for sampler in (WeightedRandomSampler(weights, N), RandomSampler(Rows()), SubsetRandomSampler(range(5))):
+        source = as_source(DataLoader(Rows(), batch_sampler=BatchSampler(sampler, size, True)))
+        assert epochs(source) == epochs(as_source(DataLoader(Rows(), sampler=sampler)))
+        assert source.batch_size == size
+
+
+@pytest.mark.parametrize("kind", [RandomSampler, SequentialSampler, DistributedSampler])
+def test_a_subclass_of_a_sampler_draws_as_it_does(kind: Any) -> None:
+    class Reversed(kind):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            return iter(range(N)[::-1])
+
+    ranks = {"num_replicas": 1, "rank": 0} if kind is DistributedSampler else {}
+    assert epochs(as_source(DataLoader(Rows(), sampler=Reversed(Rows(), **ranks))))[0] == list(range(N))[::-1]
+
+
+def test_parts_are_taken_like_the_whole() -> None:
+    sampler = WeightedRandomSampler([1.0] * N, N)
+    loader = DataLoader(Rows(), 7, sampler=sampler, generator=torch.Generator().manual_seed(5))
+    train, _ = hold_out(as_source(loader), 0.2)
+    assert (train.batch_size, train.own_seed, train.shuffle) == (7, 5, False)
+    for source in (
+        as_source(DataLoader(Rows())),
+        as_source(DataLoader(DATA)),
+        as_source(DataLoader(Rows(), num_workers=2)),
+        as_source((DATA.tensors[0], DATA.tensors[1]), order="sequential"),
+        as_source((DATA.tensors[0], DATA.tensors[1]), order="sequential", standardize=True),
+    ):
+        train, valid = hold_out(source, 0.25)
+        rows = epochs(train, count=1)[0], epochs(valid, count=1)[0]
+        assert list(map(sorted, rows)) == list(rows) and sorted(rows[0] + rows[1]) == list(range(N))
+
+
+def test_too_many_weights_and_rows_out_of_range() -> None:
+    with pytest.raises(DataError, match="41 weights, the data set 40 samples"):
+        as_source(DataLoader(Rows(), sampler=WeightedRandomSampler([1.0] * (N + 1), N)))
+    with pytest.raises(DataError, match="rows 3 to 40"):
+        as_source(DataLoader(Rows(), sampler=SubsetRandomSampler([3, N])))
+    assert sorted(epochs(as_source(DataLoader(Rows(), sampler=SubsetRandomSampler([-1, 0]))))[0]) == [0, N - 1]
+
+
+@pytest.mark.parametrize("dataset", [Rows(), "swapped"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_keys_may_come_in_any_order(dataset: Any, workers: int) -> None:
+    class Swapped(Rows):
+        def __getitem__(self, row: int) -> Any:
+            one = {"row": row, "value": torch.tensor(1000 + row)}
+            return one if row % 3 else dict(reversed(one.items()))
+
+    loader = DataLoader(Swapped() if dataset == "swapped" else dataset, num_workers=workers)
+    for source in (as_source(loader), as_source(loader.dataset)):
+        batch = source.fetch_interval(source.order(1), 0, 0, N)
+        assert sorted(batch["row"].tolist()) == list(range(N))
+        if dataset == "swapped":
+            assert torch.equal(batch["value"], batch["row"] + 1000)
+
+
+def test_a_worker_knows_its_number_and_data_set() -> None:
+    class Asking(Rows):
+        def __getitem__(self, row: int) -> Any:
+            found = torch.utils.data.get_worker_info()
+            if found is None:  # the first item is read in this process, too
+                return {"row": row, "worker": -1, "of": 0}
+            assert isinstance(found.dataset, Asking)
+            return {"row": row, "worker": found.id, "of": found.num_workers}
+
+    source = as_source(DataLoader(Asking(), num_workers=2))
+    batch = source.fetch_interval(source.order(0), 0, 0, N)
+    assert set(batch["worker"].tolist()) == {0, 1} and set(batch["of"].tolist()) == {2}
+    assert torch.utils.data.get_worker_info() is None

@@ -2,7 +2,7 @@
 
 from collections import UserDict, namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 import rightbatch
 from rightbatch.data import BatchStream, as_source, as_stream, hold_out, with_workers
@@ -312,3 +312,110 @@ def test_the_steps_of_a_nest_are_those_of_the_pair() -> None:
     triple = trained((x, y, ROWS), lambda m, b: ((m(b[0]) - b[1]) ** 2).mean())
     items = trained(Items({"x": x, "y": y}), lambda m, b: ((m(b["x"]) - b["y"]) ** 2).mean())
     assert torch.equal(pair, mapping) and torch.equal(pair, triple) and torch.equal(pair, items)
+
+
+@dataclass
+class Derived:
+    x: Any
+    y: Any = None
+    doubled: Any = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.doubled = 2 * self.x if isinstance(self.x, Tensor) else 0
+
+
+class Given(Dataset[Any]):
+    def __init__(self, many: Callable[[list[int]], Any] | None = None) -> None:
+        if many is not None:
+            self.__getitems__ = many
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, row: int) -> Any:
+        return Derived(X[row], row)
+
+
+def test_dataclasses_with_fields_that_init_does_not_take() -> None:
+    batch = as_source(Given()).fetch(torch.tensor([3, 1]))
+    assert torch.equal(batch.doubled, 2 * batch.x) and batch.y.tolist() == [3, 1]
+    moved = to_device(batch, torch.device("meta"))
+    assert isinstance(moved, Derived) and moved.doubled.device.type == "meta"
+
+
+def test_texts_in_object_arrays_and_absent_fields() -> None:
+    source = as_source({"x": X, "name": np.array(NAMES, dtype=object), "mask": None})
+    batch = source.fetch(torch.tensor([5, 2]))
+    assert batch["name"] == ["row 5", "row 2"] and batch["mask"] is None
+    with pytest.raises(DataError, match="object array"):
+        as_source({"x": X, "mixed": np.array([1] * N, dtype=object)})
+
+
+def test_a_key_that_only_some_items_have_is_not_dropped() -> None:
+    class Some(Given):
+        def __getitem__(self, row: int) -> Any:
+            return {"x": X[row], "mask": row} if row % 2 else {"x": X[row]}
+
+    with pytest.raises(DataError, match="cannot be collated: the keys x"):
+        as_source(Some()).fetch(torch.tensor([0, 1]))
+    other = torch.tensor([1, 3])  # all have the key that the first item lacks
+    assert as_source(Some()).fetch(other)["mask"].tolist() == [1, 3]
+    with pytest.raises(DataError, match="the same parts as the first one"):
+        with_workers(Some(), 2).fetch(other)
+
+
+@pytest.mark.parametrize("many", [lambda rows: rows[:1], lambda rows: {"x": rows}])
+def test_samples_that_getitems_drops_are_noticed(many: Any) -> None:
+    with pytest.raises(DataError, match="one sample per index"):
+        as_source(Given(many)).fetch(torch.arange(3))
+
+
+def test_negative_rows_of_a_subset_count_from_the_end() -> None:
+    whole = TensorDataset(X, ROWS)
+    assert as_source(Subset(whole, [-1, 0])).fetch(torch.arange(2))[1].tolist() == [N - 1, 0]
+    with pytest.raises(DataError, match="the Subset has rows"):
+        as_source(Subset(whole, [0, N]))
+
+
+def test_items_of_a_stream_with_different_parts_survive_a_checkpoint() -> None:
+    def made() -> Any:
+        items: list[dict[str, Any]] = [
+            {"row": torch.tensor(i), "boxes": [torch.tensor([i + k]) for k in range(i % 3 + 1)]} for i in range(N)
+        ]
+        for item in items:
+            mark = item["row"] % 5
+            item["mark"] = {"five": mark} if item["row"] % 2 else mark
+
+        class Stream(IterableDataset[Any]):
+            def __init__(self) -> None:
+                self.at = 0
+
+            def __iter__(self) -> Any:
+                while self.at < N:
+                    self.at += 1
+                    one = items[self.at - 1]
+                    yield one if self.at % 2 else dict(reversed(one.items()))
+                self.at = 0
+
+            def state_dict(self) -> dict[str, int]:
+                return {"at": self.at}
+
+            def load_state_dict(self, state: dict[str, int]) -> None:
+                self.at = state["at"]
+
+        def summed(some: list[Any]) -> Any:
+            rows = torch.stack([item["row"] for item in some])
+            marks = [item["mark"]["five"] if item["row"] % 2 else item["mark"] for item in some]
+            sums = torch.stack([torch.cat(item["boxes"]).sum() for item in some])
+            return {"row": rows, "sum": sums, "mark": torch.stack(marks)}
+
+        return BatchStream(as_stream(Stream(), N, collate=summed))
+
+    one, other = made(), made()
+    one.fetch(one.take(4))
+    one.fetch(one.take(11))  # read, but not complete when it is saved
+    other.load_state_dict(one.state_dict((0, 4)))
+    batch = other.fetch(other.take(15))
+    assert batch["row"].tolist() == list(range(4, 19))
+    assert batch["mark"].tolist() == [i % 5 for i in range(4, 19)]
+    assert batch["sum"].tolist() == [sum(i + k for k in range(i % 3 + 1)) for i in range(4, 19)]

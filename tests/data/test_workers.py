@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Noisy(Squares):
 
     def __getitem__(self, index: int) -> Any:
         return torch.tensor([index, random.random(), np.random.rand(), torch.rand(()).item()]), 0
+
+
+def first_numbers(items: list[Any]) -> torch.Tensor:
+    """The first parts of pairs."""
+    return torch.tensor([x[0] for x, _ in items])
 
 
 @pytest.fixture
@@ -277,6 +283,28 @@ def test_new_processes_take_what_can_be_pickled(tmp_path: Path) -> None:
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     again = pickle.loads(pickle.dumps(source))
     assert torch.equal(again.fetch(torch.tensor([7]))[0], torch.from_numpy(x[[7]]))
+
+
+def test_new_processes_need_no_collate_function() -> None:
+    source = with_workers(Squares(20), 1, method="spawn", collate=lambda items: torch.tensor([x[0] for x, _ in items]))
+    assert source.fetch(torch.tensor([7, 3])).tolist() == [7.0, 3.0]
+
+
+def test_a_collate_function_is_sent_elsewhere() -> None:
+    """Only workers do without it, not a process of the user's."""
+    sent = pickle.loads(bytes(ForkingPickler.dumps(as_source(Squares(), collate=first_numbers))))
+    assert sent.fetch(torch.tensor([7, 3])).tolist() == [7.0, 3.0]
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(as_source(Squares(), collate=lambda items: torch.tensor([x[0] for x, _ in items])))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_data_set_that_cannot_be_sent_is_refused(method: str) -> None:
+    data = Squares()
+    data.transform = lambda x: x  # type: ignore[attr-defined]
+    source = with_workers(data, 2, method=method)
+    with pytest.raises(DataError, match="cannot be sent to worker processes"):
+        source.fetch(torch.tensor([7]))
 
 
 def test_what_is_not_given_to_workers(two: WorkerSource) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import rightbatch
 from rightbatch.data import as_stream
@@ -118,7 +119,22 @@ def test_streams_that_differ_between_processes_are_refused(together: Any) -> Non
         return str(caught.value)
 
     for told in together(2, work):
-        assert "The processes differ in the first samples of the stream" in told
+        assert "The processes differ in the first samples" in told
+
+
+@pytest.mark.parametrize("what", ["seed", "the first samples"])
+def test_loaders_that_differ_between_processes_are_refused(together: Any, what: str) -> None:
+    dataset = TensorDataset(*data())
+
+    def work(rank: int) -> str:
+        own = torch.Generator().manual_seed(rank)
+        order = {"sampler": list(range(rank, 100 + rank))} if what != "seed" else {"shuffle": True, "generator": own}
+        with pytest.raises(InputError) as caught:
+            rightbatch.fit(nn.Linear(D, CLASSES).double(), DataLoader(dataset, 8, **order), epochs=1, progress=False)
+        return str(caught.value)
+
+    for told in together(2, work):
+        assert f"The processes differ in {what}" in told
 
 
 def test_a_folder_that_cannot_be_used_is_refused_everywhere(together: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,17 @@ def test_an_objective_trains_as_the_loss_does_bit_for_bit() -> None:
     data = [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)]
     rightbatch.fit(items, data, objective=objective, **settings())
     assert torch.equal(weights(pair), weights(mapping)) and torch.equal(weights(pair), weights(items))
+
+
+def test_a_weight_may_be_a_number_of_numpy() -> None:
+    def trained(weight: Any) -> Tensor:
+        model = linear()
+        data = {"x": X, "y": Y}
+        objective = lambda m, b: (F.mse_loss(m(b["x"]), b["y"]), weight(len(b["x"])))  # noqa: E731
+        rightbatch.fit(model, data, objective=objective, **settings())
+        return weights(model)
+
+    assert torch.equal(trained(np.int64), trained(int)) and torch.equal(trained(np.float32), trained(float))
 
 
 def test_weights_make_any_split_the_mean_over_tokens() -> None:
@@ -188,7 +200,8 @@ def test_ragged_means_are_told_from_means_over_tokens() -> None:
     ("given", "message"),
     [
         ({"objective": lambda m, b: m(b["x"])}, "objective must return the mean loss"),
-        ({"objective": lambda m, b: (m(b["x"]).mean(), "many")}, "must be a number, got a str"),
+        ({"objective": lambda m, b: (m(b["x"]).mean(), "many")}, "must be one number, got a str"),
+        ({"objective": lambda m, b: (m(b["x"]).mean(), m(b["x"]))}, "must be one number, got a tensor of shape"),
         ({"objective": lambda m, b: ()}, "got no values"),
         ({"objective": lambda m, b: m(b["z"])}, "objective failed on a batch of x .2, 3. float32, y .* KeyError: 'z'"),
         ({"objective": lambda m, b: m(b["x"]).sum()}, "sum over the samples"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,21 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..errors import DataError
-from .nest import is_container, map_leaves, with_parts
+from .nest import aligned, is_container, map_leaves, with_parts
 
 Collate = Callable[[list[Any]], Any]
+
+_items_only: ContextVar[bool] = ContextVar("items_only", default=False)
+
+
+@contextmanager
+def items_only() -> Iterator[None]:
+    """Within, sources are pickled without collate functions, which may be lambdas: the receiver only fetches items."""
+    token = _items_only.set(True)
+    try:
+        yield
+    finally:
+        _items_only.reset(token)
 
 
 class Collation:
@@ -30,6 +44,7 @@ class Collation:
 
     def __init__(self, name: str, first: object, exact: bool = False) -> None:
         self._name, self._exact = name, exact
+        self._form = map_leaves(lambda _: ..., first)
         self.pair = type(first) in (tuple, list) and len(first) == 2 and not any(map(_nested, first))  # type: ignore[arg-type, call-overload]
         self._narrow = [not isinstance(part, Tensor) for part in first] if self.pair else []  # type: ignore[attr-defined]
 
@@ -61,8 +76,13 @@ class Collation:
     def _nests(self, items: list[Any]) -> Any:
         first = items[0]
         if isinstance(first, list):  # of numbers, too, which further inside would be one vector
-            return with_parts(first, [map_leaves(_stacked, *column) for column in zip(*items, strict=True)])
-        return map_leaves(_stacked, *items)
+            batch = with_parts(first, [map_leaves(_stacked, *column) for column in zip(*items, strict=True)])
+        else:
+            batch = map_leaves(_stacked, *items)
+        try:
+            return aligned(batch, self._form)  # keys in the same order in each batch
+        except DataError:
+            return batch  # of another form, which is for the caller to judge
 
 
 def _nested(part: object) -> bool:
@@ -94,6 +114,9 @@ class CollateFunction:
         if not callable(collate):
             raise DataError(f"collate must be a function from a list of items to a batch, got {collate!r}")
         self._name, self._collate = name, collate
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_collate": None} if _items_only.get() else vars(self)
 
     def __call__(self, items: list[Any]) -> Any:
         """Return the batch."""

@@ -6,7 +6,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from ..errors import DataError
 from .block_order import BlockOrder
 from .order import DRAWS, Indices, Order, generator, mixed_seed, require_positions
 from .source import Source, SourceWrapper
+
+LONGEST_EPOCH = 2**20  # draws, or 16 times the data set: what draws more is taken for endless
 
 
 class Draws(ABC):
@@ -120,17 +124,36 @@ class SamplerDraws(Draws):
     """Rows drawn by a user's own sampler, whose random numbers are seeded for each epoch.
 
     The global generators of Python, NumPy and torch are seeded, and its attribute `generator`, if it is torch's;
-    `set_epoch` is called if there is one. Afterwards the generators are as before.
+    `set_epoch` is called if there is one. Afterwards the generators are as before. A sampler without `set_epoch` may
+    have a state of its own that changes with each pass: it is read once for each epoch, from the first one on.
 
     Args:
         sampler: an iterable of rows, or of lists of rows, which are joined.
         n: number of rows of the data set.
+        dataset: the data set, which is not copied with the sampler.
+
+    Raises:
+        DataError: it does not end, or two copies of it draw different rows, such as by a generator that is seeded by
+            the system.
     """
 
-    def __init__(self, sampler: Iterable[Any], n: int) -> None:
-        self._sampler, self._n = sampler, n
+    def __init__(self, sampler: Iterable[Any], n: int, dataset: object = None) -> None:
+        self._sampler, self._n, self._dataset = sampler, n, dataset
         self.name = type(sampler).__name__
-        self._length = len(self._read(0, 0))
+        try:
+            self._begin: dict[str, Any] | None = self._copy(vars(sampler)) if hasattr(sampler, "__dict__") else None
+            trials: tuple[Any, Any] = self._copy(sampler), self._copy(sampler)
+        except Exception:  # it cannot be copied
+            self._begin, trials = None, (sampler, sampler)
+        self._seed, self._next = -1, 0  # the seed and the epoch that the sampler itself draws next
+        self._first, again = (self._read(trial, 0, 0) for trial in trials)
+        self._length = len(self._first)
+        if not np.array_equal(self._first, again):
+            raise DataError(
+                f"{self.name} drew other rows when it was read again, so that a run could neither resume nor use "
+                "several processes: draw from the global generators of Python, NumPy or torch, or from its attribute "
+                "generator, a torch.Generator, which are seeded for each epoch; or implement set_epoch(epoch)"
+            )
         if self._length < 2:
             raise DataError(f"{self.name} draws {self._length} samples: provide at least 2")
 
@@ -143,7 +166,19 @@ class SamplerDraws(Draws):
         Raises:
             DataError: another number of rows than in the first epoch, or rows out of range.
         """
-        rows = self._read(seed, epoch)
+        if (seed, epoch) == (0, 0):
+            return self._first
+        if callable(getattr(self._sampler, "set_epoch", None)) or self._begin is None:
+            rows = self._read(self._sampler, seed, epoch)
+        else:
+            if seed != self._seed or epoch < self._next:
+                if self._next:
+                    vars(self._sampler).clear()
+                    vars(self._sampler).update(self._copy(self._begin))
+                self._seed, self._next = seed, 0
+            while self._next <= epoch:
+                rows = self._read(self._sampler, seed, self._next)
+                self._next += 1
         if len(rows) != self._length:
             raise DataError(
                 f"{self.name} drew {len(rows):,} samples in epoch {epoch} and {self._length:,} in the first: all "
@@ -155,20 +190,26 @@ class SamplerDraws(Draws):
         """Raise: the sampler draws from the whole data set."""
         raise DataError(f"{self.name} draws from all samples: pass validation data of their own instead of a fraction")
 
-    def _read(self, seed: int, epoch: int) -> Indices:
-        with _seeded(mixed_seed(seed, epoch), self._sampler):
-            if callable(set_epoch := getattr(self._sampler, "set_epoch", None)):
+    def _copy(self, value: Any) -> Any:
+        """A copy with the same data set, and the same tensors and arrays of it."""
+        shared = [self._dataset, *getattr(self._dataset, "__dict__", {}).values()]
+        return deepcopy(value, {id(each): each for each in shared})
+
+    def _read(self, sampler: Iterable[Any], seed: int, epoch: int) -> Indices:
+        with _seeded(mixed_seed(seed, epoch), sampler):
+            if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                 set_epoch(epoch)
-            drawn = list(self._sampler)
-        if drawn and isinstance(drawn[0], Iterable):
-            drawn = [row for rows in drawn for row in rows]
+            most = max(LONGEST_EPOCH, 16 * self._n)
+            drawn = list(islice(_joined(sampler), most + 1))
+        if len(drawn) > most:
+            raise DataError(f"{self.name} draws more than {most:,} samples in one epoch: it must end after an epoch")
         try:
             rows = np.array([int(row) for row in drawn], np.int64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.name} must return row numbers: {error}") from error
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self._n:
+        if len(rows) and not -self._n <= rows.min() <= rows.max() < self._n:
             raise DataError(f"{self.name} returned rows {rows.min()} to {rows.max()}: there are {self._n:,} samples")
-        return rows
+        return np.where(rows < 0, rows + self._n, rows)
 
 
 class DrawnSource(SourceWrapper):
@@ -186,21 +227,23 @@ class DrawnSource(SourceWrapper):
     def __init__(self, source: Source, draws: Draws) -> None:
         super().__init__(source, f"drawn by {draws.name}")
         self.draws, self.shuffle = draws, False
-        self._cached: tuple[int, int, Indices] | None = None
+        self._cached: dict[tuple[int, int], Indices] = {}  # of two epochs: workers fetch from the next one, too
 
     def __len__(self) -> int:
         return len(self.draws)
 
-    @property
-    def source(self) -> Source:
-        """The data set."""
-        return self._source
-
     def rows(self, seed: int, epoch: int) -> Indices:
         """Return the rows of the data set that are drawn in an epoch."""
-        if self._cached is None or self._cached[:2] != (seed, epoch):
-            self._cached = seed, epoch, self.draws.rows(seed, epoch)
-        return self._cached[2]
+        if (seed, epoch) not in self._cached:
+            drawn = self.draws.rows(seed, epoch)
+            if len(self._cached) > 1:
+                del self._cached[next(iter(self._cached))]
+            self._cached[seed, epoch] = drawn
+        return self._cached[seed, epoch]
+
+    def first_samples(self) -> Any:
+        """Return the draws of the first epoch."""
+        return torch.from_numpy(self.rows(0, 0).copy())
 
     def fetch(self, indices: Tensor) -> Any:
         """Return the samples of some draws of the first epoch."""
@@ -229,6 +272,15 @@ class _DrawOrder(Order):
         assert self.drawn is not None
         require_positions(epoch, start, stop, self.n)
         return self.drawn.rows(self.seed, epoch)[start:stop]
+
+
+def _joined(drawn: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a sampler, which returns single ones, also as tensors, or batches."""
+    for rows in drawn:
+        if isinstance(rows, Iterable) and getattr(rows, "ndim", None) != 0:
+            yield from rows
+        else:
+            yield rows
 
 
 def _uniform(count: int, seed: int, epoch: int) -> NDArray[np.float64]:

@@ -30,6 +30,14 @@ from .source import Source
 from .split import select
 from .workers.source import WorkerSource
 
+TORCH_SAMPLERS: tuple[type[Any], ...] = (
+    SequentialSampler,
+    DistributedSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    RandomSampler,
+)
+
 
 def loader_source(loader: DataLoader[Any], collate: Collate | None = None) -> Source:
     """Convert a `DataLoader` to a source of the batches it would make, of any size.
@@ -71,8 +79,10 @@ def loader_source(loader: DataLoader[Any], collate: Collate | None = None) -> So
         ahead = loader.prefetch_factor
         source = WorkerSource(source, loader.num_workers, method, begin=loader.worker_init_fn, ahead=ahead)
     source = _ordered(loader, source)
-    source.batch_size, source.pin, source.dataset = loader.batch_size, loader.pin_memory, dataset
-    generator = loader.generator or getattr(loader.sampler, "generator", None)
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    source.batch_size = size if isinstance(size, int) and size > 0 else None
+    source.pin, source.dataset = loader.pin_memory, dataset
+    generator = loader.generator or getattr(_sampler(loader), "generator", None)
     if isinstance(generator, torch.Generator):
         source.own_seed = generator.initial_seed()
     return source
@@ -91,10 +101,13 @@ def _samples(loader: DataLoader[Any], collate: Collate | None) -> Source:
 
 def _ordered(loader: DataLoader[Any], source: Source) -> Source:
     """The source with the order of the loader's sampler."""
-    sampler, n = loader.sampler, len(source)
-    if type(loader.batch_sampler) is not BatchSampler:
-        return DrawnSource(source, SamplerDraws(loader.batch_sampler, n))  # type: ignore[arg-type]
-    match sampler:
+    sampler, n = _sampler(loader), len(source)
+    plain = _plain(sampler)
+    if plain and isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler):
+        drawn_from: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+        if len(drawn_from) != n:  # its rows are the first ones
+            source, n = select(source, np.arange(len(drawn_from))), len(drawn_from)
+    match sampler if plain else None:
         case SequentialSampler():
             source.shuffle = False
             return source
@@ -105,11 +118,24 @@ def _ordered(loader: DataLoader[Any], source: Source) -> Source:
             return select(source, np.asarray(sampler.indices, np.int64))
         case WeightedRandomSampler():
             weights = np.asarray(sampler.weights, np.float64)
+            if len(weights) > n:
+                raise DataError(f"the sampler has {len(weights):,} weights, the data set {n:,} samples")
             draws: Draws = WeightedDraws(weights, sampler.num_samples, sampler.replacement)
         case RandomSampler() if not sampler.replacement and sampler.num_samples == n:
             return source
         case RandomSampler():
             draws = UniformDraws(n, sampler.num_samples, sampler.replacement)
         case _:
-            draws = SamplerDraws(sampler, n)
+            draws = SamplerDraws(sampler, n, loader.dataset)
     return DrawnSource(source, draws)
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    """What draws rows: the sampler within torch's own batch sampler, or a batch sampler of another kind."""
+    own = loader.batch_sampler
+    return own.sampler if isinstance(own, BatchSampler) and type(own).__iter__ is BatchSampler.__iter__ else own
+
+
+def _plain(sampler: object) -> bool:
+    """Whether a sampler draws as one of torch's does: a subclass may draw otherwise."""
+    return any(isinstance(sampler, kind) and type(sampler).__iter__ is kind.__iter__ for kind in TORCH_SAMPLERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -84,7 +84,13 @@ class DatasetSource(Source):
         if self._fetch_many is not None:
             if begin_items is not None:
                 begin_items(rows)
-            return list(self._fetch_many(rows))
+            many = self._fetch_many(rows)
+            if isinstance(many, Mapping) or len(many) != len(rows):
+                raise DataError(
+                    f"{type(self.dataset).__name__}.__getitems__ returned a {type(many).__name__} of length "
+                    f"{len(many)} for {len(rows)} indices: it must return a list of one sample per index"
+                )
+            return list(many)
         if begin_items is None:
             return [self.dataset[row] for row in rows]
         items = []
@@ -123,5 +129,8 @@ def dataset_source(dataset: Dataset[Any]) -> Source:
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, (TensorDataset, Subset)) and len(dataset):
         whole = dataset_source(dataset.dataset)
         if isinstance(whole, TensorSource | NestSource):
-            return whole.subset(torch.as_tensor(dataset.indices))
+            rows, n = torch.as_tensor(dataset.indices), len(whole)
+            if not -n <= int(rows.min()) <= int(rows.max()) < n:
+                raise DataError(f"the Subset has rows {int(rows.min())} to {int(rows.max())}: there are {n:,} samples")
+            return whole.subset(torch.where(rows < 0, rows + n, rows))
     return DatasetSource(dataset)

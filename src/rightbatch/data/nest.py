@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from operator import is_
+from copy import copy
+from dataclasses import fields, is_dataclass
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,10 @@ def with_parts(nest: Any, values: Sequence[Any]) -> Any:
             return type(nest)(renewed)  # type: ignore[call-arg]
         except TypeError:
             return renewed
-    return replace(nest, **{field.name: value for field, value in zip(fields(nest), values, strict=True)})
+    renewed_nest = copy(nest)  # without __init__, which may take other arguments or check what a part is
+    for field, value in zip(fields(nest), values, strict=True):
+        object.__setattr__(renewed_nest, field.name, value)
+    return renewed_nest
 
 
 def leaves(nest: Any) -> Iterator[Any]:
@@ -119,9 +123,23 @@ def map_leaves(function: Callable[..., Any], nest: Any, *others: Any) -> Any:
     if not is_container(nest):
         return function(nest, *others)
     if isinstance(nest, Mapping):  # by key: the order of keys may differ
+        if any(len(other) != len(nest) for other in others):
+            raise ValueError(f"the keys {', '.join(map(str, nest))} are not those of all")
         return with_parts(nest, [map_leaves(function, nest[key], *(other[key] for other in others)) for key in nest])
     columns = [values(each) for each in (nest, *others)]
     return with_parts(nest, [map_leaves(function, *values) for values in zip(*columns, strict=True)])
+
+
+def aligned(nest: Any, like: Any) -> Any:
+    """The same leaves with the keys of mappings in the order of another nest.
+
+    Raises:
+        DataError: the nests have different parts.
+    """
+    try:
+        return map_leaves(lambda _, leaf: leaf, like, nest)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"a batch is {describe_form(nest)}: it must have the same parts as the first one") from error
 
 
 def copied(nest: Any) -> Any:
@@ -169,7 +187,11 @@ def rows_of(nest: Any, what: str = "the data") -> int:
         raise DataError(f"{what} contain no tensor or array with samples in its first dimension")
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} {rows:,}" for name, rows in found.items())
-        raise DataError(f"the parts have different numbers of samples: {listed}; the numbers must be equal")
+        hint = ""
+        if any(name.rpartition(".")[2].isdigit() for name in found):
+            hint = " (each tensor of a list is a part: of samples of equal shapes pass torch.stack(list), others as a "
+            hint += "list with one item per sample, and collate=)"
+        raise DataError(f"the parts have different numbers of samples: {listed}; the numbers must be equal{hint}")
     return next(iter(found.values()))
 
 
@@ -210,7 +232,8 @@ def form_of(nest: Any) -> Any:
     """Shapes of samples and dtypes, as a value that compares equal for nests that `concatenate` joins."""
     if not is_container(nest):
         return (tuple(nest.shape[1:]), nest.dtype) if isinstance(nest, Tensor) else type(nest).__name__
-    return type(nest).__name__, tuple((name, form_of(part)) for name, part in parts(nest))
+    found = [(name, form_of(part)) for name, part in parts(nest)]
+    return type(nest).__name__, tuple(sorted(found, key=itemgetter(0)) if isinstance(nest, Mapping) else found)
 
 
 def describe_form(nest: Any, dropped: int = 1) -> str:

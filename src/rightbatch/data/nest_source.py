@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import DataError
 from .arrays import as_tensor, integer_range, native, require_finite
 from .block_order import BlockOrder
-from .nest import LazyRows, map_leaves, named_leaves, rows_of, take, values
+from .nest import LazyRows, leaves, map_leaves, named_leaves, rows_of, take, values
 from .order import Order
 from .source import Source
 from .tensor_rows import TensorRows
@@ -31,8 +31,9 @@ class NestSource(Source):
         self._length = rows_of(columns)
         self.describe_as(columns if type(columns) is tuple and len(columns) == 2 else take(columns, slice(0, 1)))
         self.y_range = integer_range(columns[1]) if self.labelled and isinstance(columns[1], Tensor) else None
-        self._rows = map_leaves(lambda leaf: TensorRows(leaf) if isinstance(leaf, Tensor) else leaf, columns)
-        self._flat = type(columns) in (dict, tuple) and all(isinstance(part, TensorRows) for part in values(self._rows))
+        self._rows = [TensorRows(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(columns)]
+        flat = type(columns) in (dict, tuple) and all(isinstance(part, Tensor) for part in values(columns))
+        self._flat = type(columns) if flat else None
 
     def __len__(self) -> int:
         return self._length
@@ -44,14 +45,12 @@ class NestSource(Source):
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> Any:
         """Return the samples at positions start, ..., stop - 1 of an epoch of an order."""
         rows = order.view(epoch, start, stop)
-        if self._flat:
-            if type(self._rows) is dict:
-                return {name: part.take(rows) for name, part in self._rows.items()}
-            return tuple([part.take(rows) for part in self._rows])
-        return map_leaves(
-            lambda part: part.take(rows) if isinstance(part, TensorRows) else take(part, torch.from_numpy(rows)),
-            self._rows,
-        )
+        if self._flat is not None:
+            taken = [part.take(rows) for part in self._rows]
+            return tuple(taken) if self._flat is tuple else dict(zip(self.columns, taken, strict=True))
+        index = torch.from_numpy(rows)
+        following = iter(part.take(rows) if isinstance(part, TensorRows) else take(part, index) for part in self._rows)
+        return map_leaves(lambda _: next(following), self.columns)
 
     def subset(self, indices: Tensor) -> NestSource:
         """Return a source with copies of the samples at `indices` and the same classes."""
@@ -138,7 +137,7 @@ def is_sparse(leaf: object) -> bool:
 def _column(leaf: Any, name: str) -> Any:
     if isinstance(leaf, Tensor):
         return as_tensor(leaf, name)
-    if isinstance(leaf, LazyRows):
+    if isinstance(leaf, LazyRows) or leaf is None:  # None: a field that is not used
         return leaf
     if isinstance(leaf, str | bytes):
         raise DataError(f"{name} is a single text: pass a list of texts, one per sample")
@@ -150,6 +149,10 @@ def _column(leaf: Any, name: str) -> Any:
         return leaf.tolist()
     if isinstance(leaf, list | tuple) and leaf and isinstance(leaf[0], str | bytes):
         return list(leaf)
+    if str(getattr(leaf, "dtype", "")) in ("object", "str", "string") and len(leaf.shape) == 1:  # of NumPy, pandas
+        values = leaf.tolist()
+        if values and all(isinstance(value, str | bytes) for value in values):
+            return values
     return _converted(as_tensor(leaf, name))
 
 

@@ -129,6 +129,11 @@ def as_source(
 def _as_source(data: object, options: FileOptions, collate: Collate | None) -> Source:
     if isinstance(data, DataLoader):
         return loader_source(data, collate)
+    if hasattr(data, "iloc") and hasattr(data, "columns"):
+        raise DataError(
+            "a DataFrame does not say what to predict: pass a pair (frame[inputs], frame[target]), or dict(frame) and "
+            "an objective"
+        )
     if collate is not None and not isinstance(data, str | PathLike | Source | IterableDataset | Iterator):
         return DatasetSource(data if _has_items(data) else NestRows(nest_source(data)), collate)
     if collate is not None:

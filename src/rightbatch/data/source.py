@@ -249,9 +249,18 @@ class SourceWrapper(Source):
         self.inherit(source)
         self.notes = (*source.notes, note)
 
+    @property
+    def source(self) -> Source:
+        """The wrapped source."""
+        return self._source
+
     def collate(self, items: list[Any]) -> Any:
         """Make a batch of samples from `items`."""
         return self._source.collate(items)
+
+    def first_samples(self) -> Any:
+        """Return those of the wrapped source."""
+        return self._source.first_samples()
 
     @property
     def preprocessing(self) -> Preprocessing | None:

@@ -127,7 +127,19 @@ class StrataView(SourceSubset):
 
 
 def select(source: Source, rows: Indices) -> Source:
-    """Return a source with only some rows, in this order; tensors in memory are copied."""
+    """Return a source with only some rows, in this order; tensors in memory are copied.
+
+    Args:
+        source: any source with random access.
+        rows: indices; negative ones count from the end.
+
+    Raises:
+        DataError: a row that is not there.
+    """
+    n = len(source)
+    if len(rows) and not -n <= rows.min() <= rows.max() < n:
+        raise DataError(f"rows {rows.min()} to {rows.max()} are selected: there are {n:,} samples")
+    rows = np.where(rows < 0, rows + n, rows)
     if isinstance(source, TensorSource | NestSource):
         return source.subset(torch.from_numpy(rows))
     if isinstance(source, LengthSource):
@@ -141,7 +153,8 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     """Split a source at random into a training part and a validation part.
 
     Tensors in memory are copied; other sources are viewed. If a source is read in blocks, one of every few consecutive
-    samples is held out, so that both parts can be read in blocks.
+    samples is held out, so that both parts can be read in blocks. The parts of a source that is not shuffled are in its
+    order.
 
     Args:
         source: at least two samples.
@@ -157,23 +170,28 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
     """
     if not 0 < fraction < 1:
         raise InputError(f"the fraction to hold out must be between 0 and 1, got {fraction}")
-    n = len(source)
-    if n < 2:
-        raise DataError(f"{n} samples cannot be split: provide at least 2")
+    if len(source) < 2:
+        raise DataError(f"{len(source)} samples cannot be split: provide at least 2")
     require_map_style(source, "split")
+    train, valid = _parts(source, fraction, seed, source.shuffle)
+    for part in (train, valid):
+        part.follow(source)
+    return train, valid
+
+
+def _parts(source: Source, fraction: float, seed: int, shuffle: bool) -> tuple[Source, Source]:
+    """The two parts, each in the order of the source if that is not shuffled."""
+    n = len(source)
     held = min(n - 1, max(1, round(n * fraction)))
     if isinstance(source, DrawnSource):  # by rows, of which draws may contain several copies
         rows = Order(len(source.source), seed).indices(NO_EPOCH, 0, len(source.source))
         held = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
         valid, train = (select(source.source, part) for part in (rows[:held], rows[held:]))
         return DrawnSource(train, source.draws.restricted(rows[held:])), valid
-    if isinstance(source, LengthSource):
-        rows = Order(n, seed).indices(NO_EPOCH, 0, n)
-        return select(source, rows[held:]), select(source, rows[:held])
     if isinstance(source, PreparedSource):
-        return source.parts(*hold_out(source.raw, fraction, seed))
+        return source.parts(*_parts(source.raw, fraction, seed, shuffle))
     if isinstance(source, WorkerSource):
-        train, valid = source.parts(*hold_out(source.source, fraction, seed))
+        train, valid = source.parts(*_parts(source.source, fraction, seed, shuffle))
         return train, valid
     if source.block_ends is not None:
         if n * held >= 2**63:
@@ -182,7 +200,9 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Source, So
             return StrataView(source, n - held, seed, False), StrataView(source, n - held, seed, True)
         return StrataView(source, held, seed, True), StrataView(source, held, seed, False)
     order = Order(n, seed)
-    if isinstance(source, TensorSource | NestSource):
-        indices = torch.from_numpy(order.indices(NO_EPOCH, 0, n))
-        return source.subset(indices[held:]), source.subset(indices[:held])
-    return View(source, order, held, n), View(source, order, 0, held)
+    if shuffle and not isinstance(source, TensorSource | NestSource | LengthSource):
+        return View(source, order, held, n), View(source, order, 0, held)
+    rows = order.indices(NO_EPOCH, 0, n)
+    if not shuffle:
+        rows = np.concatenate((np.sort(rows[:held]), np.sort(rows[held:])))
+    return select(source, rows[held:]), select(source, rows[:held])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..data.nest import leaves, rows_of
@@ -84,8 +85,13 @@ class ObjectiveLoss(BatchLoss):
                 f"{_described(found)}."
             )
         loss, weight, outputs = (*parts, None, None)[:3]
-        if weight is not None and not isinstance(weight, Tensor | int | float):
-            raise InputError(f"The weight that objective returns must be a number, got {_described(weight)}.")
+        if isinstance(weight, np.number):
+            weight = weight.item()
+        if weight is not None and (not isinstance(weight, Tensor | int | float) or _numbers(weight) != 1):
+            raise InputError(
+                f"The weight that objective returns must be one number, got {_described(weight)}: return outputs after "
+                "it, as (loss, weight, outputs), with None as weight if the units are the samples."
+            )
         if len(parts) < 3:
             return BatchResult(loss, weight)
         if isinstance(outputs, tuple | list) and len(outputs) == 2:
@@ -96,6 +102,10 @@ class ObjectiveLoss(BatchLoss):
 
     def forward(self, model: nn.Module, batch: Any) -> None:
         self._objective(model, batch)
+
+
+def _numbers(weight: Tensor | float) -> int:
+    return weight.numel() if isinstance(weight, Tensor) else 1
 
 
 def call_model(model: nn.Module, x: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._version import __version__
 from ..data import Sample, Source
 from ..errors import InputError, RunFolderError
+from ..loop.auto_batch import AutoBatch
 from ..loop.callback import Callback, Callbacks
 from ..loop.distributed.sharding import gather_full, model_state_like, sharded_modules
 from ..loop.memory.forward_limit import ForwardLimit
@@ -347,14 +348,9 @@ class Training:
             optimizer=type(auto.optimizer).__name__,
             seed=self.seed,
             budget=self.budget.describe(),
-            noise=self._noise(),
+            noise=_noise(self.auto),
             lower_is_better=self.prepared.metrics.lower_is_better,
         )
-
-    def _noise(self) -> dict[str, str] | None:
-        """How the noise is measured at present."""
-        meter = self.auto.meter
-        return None if meter is None else {"setting": str(meter.settings), "method": meter.method}
 
     def _fail(self, error: Exception) -> None:
         """End the run by an error; one of writing that comes on top of it is not reported."""
@@ -372,10 +368,15 @@ class Training:
             seconds=auto.seconds,
             best=self.best.row,
             test=test,
-            noise=self._noise(),
+            noise=_noise(self.auto),
             decisions=auto.sync.decisions,
         )
         self.recorder.close(_summary(stopped, self.best.row, test))
+
+
+def _noise(auto: AutoBatch) -> dict[str, str] | None:
+    """How the noise is measured at present."""
+    return None if auto.meter is None else {"setting": str(auto.meter.settings), "method": auto.meter.method}
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,10 +155,7 @@ def assemble(
     require_enough(batch_size_rule, len(source))
     # Averaging has the optimizer step other tensors than the model's.
     gradients = Gradients(model, None if lr_rule.averages else optimizer)
-    same: dict[str, object] = {"train": len(source), "rules": settings, "seed": seed, "epochs": epochs}
-    if (first := source.first_samples()) is not None:
-        same["the first samples of the stream"] = digest_of(tensors(first))
-    sync = RankSync(ranks, model, gradients.parameters, same)
+    sync = RankSync(ranks, model, gradients.parameters, _shared(source, settings, seed, epochs))
     device = gradients.parameters[0].device
     run = RunState(len(source), epochs)
     stream = BatchStream(source, seed=seed, device=device)
@@ -197,6 +194,20 @@ def assemble(
     update.reported_lr = update.lr
     apply_settings(update.optimizer, rate.settings)
     return LoopParts(model, sync, meter, timer, step, engine, (size, rate), settings, plan)
+
+
+def _shared(source: Source, settings: dict[str, str], seed: int, epochs: int | None) -> dict[str, object]:
+    """What must be the same in all processes."""
+    same: dict[str, object] = {
+        "train": len(source),
+        "rules": settings,
+        "seed": (seed, source.own_seed),
+        "epochs": epochs,
+    }
+    first = source.first_samples()
+    if first is not None:
+        same["the first samples"] = digest_of(tensors(first))
+    return same
 
 
 def _plan(

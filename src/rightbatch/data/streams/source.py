@@ -16,7 +16,20 @@ from ..arrays import TensorSource, require_finite
 from ..block_order import BlockOrder
 from ..collating import Collate, CollateFunction, Collation
 from ..map_style import DatasetSource
-from ..nest import concatenate, copied, describe_form, form_of, leaves, map_leaves, named_leaves, rows_of, take, tensors
+from ..nest import (
+    aligned,
+    concatenate,
+    copied,
+    describe_form,
+    form_of,
+    is_container,
+    leaves,
+    map_leaves,
+    named_leaves,
+    rows_of,
+    take,
+    tensors,
+)
 from ..nest_source import NestSource
 from ..order import Order
 from ..source import Source
@@ -163,7 +176,7 @@ class IterableSource(Source):
         state = {"start": place, "pass": self._passes.number, "items": self._passes.handed_out, "own": own}
         if held is not None:
             rows = self._rows(place, self._end)
-            state["rows"] = list(leaves(rows)) if self.equal else [list(leaves(item)) for item in rows]
+            state["rows"] = list(leaves(rows)) if self.equal else [self._saved(item) for item in rows]
         return state
 
     def load_state_dict(self, state: dict[str, Any], epoch: int, position: int) -> None:
@@ -231,13 +244,27 @@ class IterableSource(Source):
             self._first = take(rows, slice(0, 1))
         if form_of(rows) != form_of(self._first):
             found, first = self._described(take(rows, slice(0, 1))), self._described(self._first)
-            raise DataError(f"sample {self._end:,} of {self._items.name} has {found}; the first sample has {first}")
-        return rows
+            advice = ": make an iterable of single samples and pass collate=" if self._items.batched else ""
+            raise DataError(
+                f"sample {self._end:,} of {self._items.name} has {found}; the first sample has {first}{advice}"
+            )
+        return aligned(rows, self._first)
+
+    def _saved(self, item: Any) -> Any:
+        """An item as its leaves, or as it is if it has other parts than the first one."""
+        values: list[Any] = []
+        try:
+            map_leaves(lambda _, leaf: values.append(leaf), self._first, item)
+        except (LookupError, TypeError, ValueError):
+            return {"item": item}
+        return {"item": item} if any(map(is_container, values)) else values
 
     def _restored(self, saved: list[Any]) -> Any:
-        """Rows from their leaves in a checkpoint."""
+        """Rows from a checkpoint."""
 
-        def filled(values: list[Any]) -> Any:
+        def filled(values: Any) -> Any:
+            if isinstance(values, dict):
+                return values["item"]
             each = iter(values)
             return map_leaves(lambda _: next(each), self._first)
 

@@ -14,12 +14,16 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from pickle import PicklingError
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data._utils import worker as torch_worker
 
 from ...errors import DataError
 from .. import map_style
+from ..collating import items_only
 from ..source import Source
 from .slots import Slots, Task
 
@@ -67,11 +71,19 @@ class WorkerPool:
             near = [*(worker.pipe for worker in self._workers), here] if forks else []
             process = self._context.Process(  # type: ignore[attr-defined]
                 target=_work,
-                args=(there, near, list(sources), slots, begin, number),
+                args=(there, near, list(sources), slots, begin, number, workers),
                 daemon=True,
                 name="rightbatch data worker",
             )
-            process.start()
+            try:
+                with items_only():
+                    process.start()
+            except (AttributeError, TypeError, PicklingError) as error:
+                _close(self._workers, os.getpid())
+                raise DataError(
+                    f"the data cannot be sent to worker processes ({error}): define functions and classes at the top "
+                    "level of a module, or start the workers with method 'fork'"
+                ) from error
             there.close()
             self._workers.append(_Worker(process, here))
         self._owner = os.getpid()
@@ -171,6 +183,7 @@ def _work(
     slots: Slots,
     begin: Callable[[int], None] | None,
     number: int,
+    workers: int,
 ) -> None:
     """The main loop of a worker: run tasks until the pipe closes or the parent has ended."""
     for end in near:
@@ -181,6 +194,7 @@ def _work(
     torch.set_num_threads(1)
     parent = parent_process()
     failed = None
+    _introduce(number, workers, sources[0])
     try:
         if begin is not None:
             begin(number)
@@ -195,6 +209,16 @@ def _work(
             pipe.send((task.slot, failed, None) if failed else (task.slot, *_fulfil(task, sources[task.source], slots)))
     except (EOFError, ConnectionError):
         return
+
+
+def _introduce(number: int, workers: int, source: Any) -> None:
+    """Let `torch.utils.data.get_worker_info()` return what it does in a worker of a `DataLoader`."""
+    while not isinstance(source, map_style.DatasetSource) and hasattr(source, "source"):
+        source = source.source
+    dataset: Any = getattr(source, "dataset", None)
+    torch_worker._worker_info = torch_worker.WorkerInfo(
+        id=number, num_workers=workers, seed=torch.initial_seed() + number, dataset=dataset
+    )
 
 
 def _fulfil(task: Task, source: Source, slots: Slots) -> tuple[tuple[str, str] | None, bytes | None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..nest import copied, map_leaves, map_tensors, named_leaves, tensors
+from ..nest import aligned, copied, map_leaves, map_tensors, named_leaves, tensors
 from ..order import Indices
 from ..source import Source
 
@@ -102,7 +102,8 @@ class SharedSlots(Slots):
         Raises:
             DataError: they have another form than the example.
         """
-        found = tensors(source.fetch_epoch(torch.from_numpy(task.indices), task.seed, task.epoch))
+        batch = source.fetch_epoch(torch.from_numpy(task.indices), task.seed, task.epoch)
+        found = tensors(aligned(batch, self._form))  # by name: keys may come in another order
         for name, part, place in zip(self._names, found, self.tensors(slot), strict=True):
             if part.shape[1:] != place.shape[1:] or part.dtype != place.dtype:
                 named = dict(zip("01", "xy", strict=True)).get(name, name) if source.pair else name

@@ -74,11 +74,6 @@ class WorkerSource(SourceWrapper):
     def __len__(self) -> int:
         return len(self._source)
 
-    @property
-    def source(self) -> Source:
-        """The source that the workers read."""
-        return self._source
-
     def parts(self, *sources: Source) -> list[WorkerSource]:
         """Return sources for parts of this one that share its workers."""
         found = [WorkerSource(source, self._workers, ahead=self._ahead, family=self._family) for source in sources]
