@@ -34,6 +34,7 @@ class NestSource(Source):
         self._rows = [TensorRows(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(columns)]
         flat = type(columns) in (dict, tuple) and all(isinstance(part, Tensor) for part in values(columns))
         self._flat = type(columns) if flat else None
+        self._named = list(zip(columns, self._rows, strict=True)) if self._flat is dict else []
 
     def __len__(self) -> int:
         return self._length
@@ -45,9 +46,10 @@ class NestSource(Source):
     def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> Any:
         """Return the samples at positions start, ..., stop - 1 of an epoch of an order."""
         rows = order.view(epoch, start, stop)
-        if self._flat is not None:
-            taken = [part.take(rows) for part in self._rows]
-            return tuple(taken) if self._flat is tuple else dict(zip(self.columns, taken, strict=True))
+        if self._flat is dict:
+            return {name: part.take(rows) for name, part in self._named}
+        if self._flat is tuple:
+            return tuple([part.take(rows) for part in self._rows])
         index = torch.from_numpy(rows)
         following = iter(part.take(rows) if isinstance(part, TensorRows) else take(part, index) for part in self._rows)
         return map_leaves(lambda _: next(following), self.columns)
