@@ -225,6 +225,11 @@ def test_each_sample_is_as_likely_to_be_held_out(tmp_path: Path, fraction: float
 # --- refused ---
 
 
+def test_a_named_column_exists(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"names a column that does not exist; .*did you mean 'flag'"):
+        as_source(parquet(tmp_path / "set", TABLE, 10), target="y", text={"flg": "drop"})
+
+
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize(
     ("columns", "message"),

@@ -170,3 +170,8 @@ def test_real_housing(data_dir: Path) -> None:
         load(path, target="median_house_value", text="drop")
     splits = load(path, target="median_house_value", text="codes", missing="drop")
     assert (len(splits.train), splits.train.x_shape, splits.name) == (20640 - 207, (9,), "california_housing")
+
+
+def test_a_named_column_exists(table: Any) -> None:
+    with pytest.raises(DataError, match=r"names a column that does not exist; .*did you mean 'size'"):
+        as_source(table(FRAME), target="weight", text={"sise": "drop"})

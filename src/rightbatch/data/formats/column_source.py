@@ -29,6 +29,7 @@ from .columns import (
     is_text,
     number_dtype,
     numbers,
+    require_named,
     stored,
     texts_of,
 )
@@ -97,6 +98,7 @@ class ColumnSource(BlockSource):
         target = options.target if known is None else known.target
         self._target = choose_target(first.schema.names, target, str(first.path))
         if known is None:
+            require_named(first.schema.names, options, str(first.path))
             columns, feature_notes = _features(self._places, self._target, options, decoders or {})
         else:
             columns, feature_notes = _known_features(first, known), []

@@ -14,6 +14,7 @@ from ...errors import DataError
 from ...wording import setting
 from ..preprocessing import Column
 from .columnar import arrow
+from .options import FileOptions
 
 Array = NDArray[np.generic]
 Decoder = Callable[[Any], Array]
@@ -173,3 +174,19 @@ def choose_target(names: Sequence[str], target: str | None, where: str) -> str:
     close = get_close_matches(target or "", names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(f"{where}: {asked}; columns: {', '.join(names)}{hint}")
+
+
+def require_named(names: Sequence[str], options: FileOptions, where: str) -> None:
+    """Raise unless every column that `text` names exists.
+
+    Raises:
+        DataError: one does not.
+    """
+    given = [] if isinstance(options.text, str) else [name for name in options.text if name]
+    if lacking := [name for name in given if name not in names]:
+        close = get_close_matches(lacking[0], names, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(
+            f"{where}: {setting('text', options.text_of(lacking[0])[0], lacking[0])} names a column that does not "
+            f"exist; columns: {', '.join(names)}{hint}"
+        )

@@ -15,7 +15,7 @@ from ...wording import counted, setting
 from ..arrays import TensorSource, array_source, target_type
 from ..prepared import PreparedSource, Standardizer
 from ..preprocessing import Column, Preprocessing, TableLayout
-from .columns import choose_target
+from .columns import choose_target, require_named
 from .options import FileOptions
 from .table_columns import Series, as_number, as_text, feature_columns, leftover_columns, text_numbers
 from .table_reading import read_table
@@ -38,6 +38,7 @@ def table_source(path: Path, options: FileOptions) -> PreparedSource:
     """
     frame = read_table(path, options)
     target = choose_target(list(frame.columns), options.target, str(path))
+    require_named(list(frame.columns), options, str(path))
     if len(frame) == 0:
         raise DataError(f"{path} is empty: it has the columns {', '.join(frame.columns)} and no rows")
     left_over, notes = leftover_columns(frame.drop(columns=target), path, options)
