@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,17 +20,20 @@ from typing import Any
 
 import torch
 from loaders import (
+    DISK_WAYS,
     EPOCH,
+    LOADER_WAYS,
+    MEMORY_WAYS,
     OURS,
     STREAM_WAYS,
     WAYS,
+    Items,
     MappedRows,
     Pictures,
     Rows,
     StatefulDataLoader,
     Ways,
     Work,
-    by_hand,
     in_memory,
     loader_of_batches,
     write_rows,
@@ -46,8 +50,7 @@ from rightbatch.report.saving import save_figure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data_speed.md"
 ROWS, FEATURES, BATCH = 5_000_000, 100, 1000
-ROUNDS, PASSES = 7, 3
-BY_HAND = "`index_select` by pieces of `randperm`"
+ROUNDS, PASSES, LOOKS = 7, 3, 10
 EXAMPLE = PAGE.parents[1] / "examples" / "larger_than_memory.py"
 FIGURE = PAGE.parent / "figures" / "five_million.svg"
 
@@ -60,8 +63,8 @@ def throughput(title: str, work: Work, ways: Ways, n: int | None = None) -> Iter
     for number in range(ROUNDS + 1):
         for way, epoch in epochs.items():
             begin_s, samples = time.perf_counter(), 0
-            for x, _ in epoch():
-                samples += len(x)
+            for batch in epoch():
+                samples += len(batch["x"] if type(batch) is dict else batch[0])
             assert samples == n
             if number:  # the first warms up
                 samples_per_s[way].append(samples / (time.perf_counter() - begin_s))
@@ -78,7 +81,14 @@ def spread(ratios: Sequence[float], way: str) -> str:
 def from_memory() -> Iterator[str]:
     for batch in (32, 128, 1000):
         work = Work(in_memory(100_000, 100), batch)
-        yield from throughput(f"tensors in memory, 100,000 x 100, {batch}", work, WAYS | {BY_HAND: by_hand})
+        yield from throughput(f"tensors in memory, 100,000 x 100, {batch}", work, MEMORY_WAYS)
+
+
+def from_loaders() -> Iterator[str]:
+    """A `DataLoader` taken over beside the same one read directly."""
+    for workers in (0, 2):
+        for title, dataset in (("rows", Items(in_memory(20_000, 100))), ("pictures", Pictures(2000))):
+            yield from throughput(f"{title}, {workers} workers, 32", Work(dataset, 32, workers), LOADER_WAYS)
 
 
 def from_streams() -> Iterator[str]:
@@ -104,36 +114,44 @@ def from_disk(folder: Path) -> Iterator[str]:
         with (folder / name).open("rb") as file:
             while file.read(2**26):
                 pass
-    passes: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    passes: dict[str, list[dict[str, float]]] = {way: [] for way in DISK_WAYS}
     for _ in range(PASSES):
-        for way in WAYS:
+        for way in DISK_WAYS:
             command = [sys.executable, __file__, "--folder", str(folder), "--pass", way]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             passes[way].append(json.loads(done.stdout))
     for way, each in passes.items():
         ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in zip(passes[OURS], each, strict=True)]
         speed = ROWS / statistics.median(one["seconds"] for one in each)
-        peak = max(one["peak_mb"] for one in each)
-        yield f"| {way} | {speed:,.0f} | {spread(ratios, way)} | {peak:,.0f} |"
+        files, own = (max(one[name] for one in each) for name in ("files_mb", "own_mb"))
+        yield f"| {way} | {speed:,.0f} | {spread(ratios, way)} | {own:,.0f} | {files:,.0f} |"
 
 
 def one_pass(way: str, folder: Path) -> dict[str, float]:
-    """Seconds of all batches of one epoch and the memory they took beyond what was there before."""
+    """Seconds of all batches of one epoch, and the most memory at ten looks beyond what was there before."""
     torch.set_num_threads(1)
-    before_mb = peak_mb()
+    before = resident_mb()
     work = Work(MappedRows(folder), BATCH)
+    total = len(work.dataset)  # type: ignore[arg-type]
+    looks, looking_s = [before], 0.0
     begin_s, samples = time.perf_counter(), 0
-    for x, _ in WAYS[way](work)():
+    for x, _ in DISK_WAYS[way](work)():
         samples += len(x)
-    assert samples == len(work.dataset)  # type: ignore[arg-type]
-    seconds = time.perf_counter() - begin_s
-    return {"seconds": seconds, "peak_mb": peak_mb() - before_mb}
+        if samples * LOOKS >= total * len(looks):
+            look_s = time.perf_counter()
+            looks.append(resident_mb())
+            looking_s += time.perf_counter() - look_s
+    assert samples == total
+    seconds = time.perf_counter() - begin_s - looking_s
+    files, own = (max(kind) - kind[0] for kind in zip(*looks, strict=True))
+    return {"seconds": seconds, "files_mb": files, "own_mb": own}
 
 
-def peak_mb() -> float:
-    """The most memory this process has had; Linux, where `getrusage` would count what its parent had."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def resident_mb() -> tuple[float, float]:
+    """Memory of this process that is of files, which the system can take back, and its own, which it cannot."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    rss, own = (int(text.split(f"\n{name}:")[1].split()[0]) / 1024 for name in ("Rss", "Anonymous"))
+    return rss - own, own
 
 
 def training(folder: Path) -> Iterator[str]:
@@ -141,10 +159,11 @@ def training(folder: Path) -> Iterator[str]:
     command = [sys.executable, __file__, "--folder", str(folder), "--example"]
     if not (folder / f"data-{ROWS}").exists():
         subprocess.run(command, check=True, capture_output=True)
-    shutil.rmtree(folder / "run", ignore_errors=True)
+    run = folder / f"run-{ROWS}"
+    shutil.rmtree(run, ignore_errors=True)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     *told, used_mb = done.stdout.splitlines()
-    history = read_history(folder / "run" / "events.jsonl")
+    history = read_history(run / "events.jsonl")
     save_figure(course_figure(history), FIGURE)
     steps = history.steps
     rows = {
@@ -153,18 +172,29 @@ def training(folder: Path) -> Iterator[str]:
         "batch size": f"{min(steps['batch_size']):,.0f} to {max(steps['batch_size']):,.0f}",
         "epochs": f"{steps['epoch'][-1]:.2f}",
         "seconds, evaluations included": f"{history.stop['seconds']:,.1f}",
-        "peak memory beyond the imports, MB": f"{float(used_mb):,.0f}",
-        "what it says": told[2],
+        "peak memory of its own beyond the imports, MB": f"{float(used_mb):,.0f}",
+        "what it says": next(line for line in told if line.startswith("validation loss")),
     }
     yield from (f"| {name} | {value} |" for name, value in rows.items())
 
 
 def run_example(folder: Path) -> None:
-    """Run the example in this process; print last what memory it took, in MB."""
-    before_mb = peak_mb()
-    sys.argv = [str(EXAMPLE), "--folder", str(folder), "--samples", str(ROWS)]
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
-    print(peak_mb() - before_mb)
+    """Run the example in this process; print last the most memory of its own it had, in MB, looking each 0.1 s."""
+    looks, over = [resident_mb()[1]], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            looks.append(resident_mb()[1])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        sys.argv = [str(EXAMPLE), "--folder", str(folder), "--samples", str(ROWS)]
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    finally:
+        over.set()
+        looking.join()
+    print(max(looks) - looks[0])
 
 
 class Many(Source):
@@ -241,9 +271,9 @@ def median_ms(work: Callable[[], object]) -> float:
 def main() -> None:
     """Run and print, or write to docs/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("memory", "streams", "pictures", "disk", "resume", "training"))
+    parser.add_argument("--only", choices=("memory", "loaders", "streams", "pictures", "disk", "resume", "training"))
     parser.add_argument("--folder", type=Path, help="where the 4 GB on disk are, or are put to stay")
-    parser.add_argument("--pass", dest="way", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--pass", dest="way", choices=list(DISK_WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--example", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write docs/data_speed.md")
     options = parser.parse_args()
@@ -260,10 +290,11 @@ def main() -> None:
         if options.only in (None, "disk", "resume") and not (folder / "y.npy").exists():
             write_rows(folder, ROWS, FEATURES)
         head = "| data, samples a batch | way | samples a second | rightbatch is faster by |"
-        disk_head = "| way | samples a second | rightbatch is faster by | peak memory, MB |"
+        disk_head = "| way | samples a second | rightbatch is faster by | memory of its own, MB | pages of files, MB |"
         resume_head = "| data | way | ms |"
         parts: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
             "memory": (head, from_memory),
+            "loaders": (head, from_loaders),
             "streams": (head, from_streams),
             "pictures": (head, from_pictures),
             "disk": (disk_head, lambda: from_disk(folder)),

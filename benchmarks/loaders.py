@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
@@ -53,12 +54,59 @@ def stream(work: Work) -> Epoch:
     return epoch
 
 
-def by_hand(work: Work) -> Epoch:
-    """Tensors indexed by pieces of a random permutation."""
+def taken_over(work: Work) -> Epoch:
+    """This library's, given the `DataLoader` that `dataloader` reads itself."""
+    batches = BatchStream(as_source(DataLoader(work.dataset, work.batch, shuffle=True, num_workers=work.workers)))
 
     def epoch() -> Batches:
-        for rows in torch.randperm(len(work.dataset)).split(work.batch):
-            yield tuple(part.index_select(0, rows) for part in work.dataset.tensors)  # type: ignore[misc]
+        number = batches.epoch
+        while batches.epoch == number:
+            yield batches.fetch(batches.take(work.batch))
+
+    return epoch
+
+
+def by_hand(work: Work) -> Epoch:
+    """Tensors indexed by pieces of a random permutation."""
+    x, y = work.dataset.tensors  # type: ignore[attr-defined]
+
+    def epoch() -> Batches:
+        for i in torch.randperm(len(x)).split(work.batch):
+            yield x[i], y[i]
+
+    return epoch
+
+
+def by_index_select(work: Work) -> Epoch:
+    """The same by `index_select`, which is faster."""
+    x, y = work.dataset.tensors  # type: ignore[attr-defined]
+
+    def epoch() -> Batches:
+        for i in torch.randperm(len(x)).split(work.batch):
+            yield x.index_select(0, i), y.index_select(0, i)
+
+    return epoch
+
+
+def of_mappings(work: Work) -> Callable[[], Iterator[dict[str, Tensor]]]:
+    """This library's, of a mapping of the same tensors; one epoch after another."""
+    x, y = work.dataset.tensors  # type: ignore[attr-defined]
+    batches = BatchStream(as_source({"x": x, "y": y}))
+
+    def epoch() -> Iterator[dict[str, Tensor]]:
+        number = batches.epoch
+        while batches.epoch == number:
+            yield batches.fetch(batches.take(work.batch))
+
+    return epoch
+
+
+def by_map(work: Work) -> Epoch:
+    """Memory-mapped arrays indexed by pieces of a random permutation."""
+
+    def epoch() -> Batches:
+        for i in torch.randperm(len(work.dataset)).split(work.batch):  # type: ignore[arg-type]
+            yield work.dataset[i.numpy()]
 
     return epoch
 
@@ -112,7 +160,7 @@ def loader_of_batches(work: Work) -> Epoch:
 
 
 OURS = "rightbatch"
-Ways = dict[str, Callable[[Work], Epoch]]
+Ways = dict[str, Callable[[Work], Callable[[], Iterator[Any]]]]
 WAYS: Ways = {
     OURS: stream,
     "DataLoader": dataloader,
@@ -120,6 +168,13 @@ WAYS: Ways = {
 }
 if StatefulDataLoader is not None:
     WAYS["StatefulDataLoader"] = stateful
+BY_HAND = "`x[i], y[i]`, `i` of `randperm(n).split(b)`"
+BY_INDEX_SELECT = "the same by `index_select`"
+BY_MAP = "the map by hand, `x[i], y[i]`"
+MAPPINGS = "rightbatch, of mappings"
+MEMORY_WAYS: Ways = WAYS | {BY_HAND: by_hand, BY_INDEX_SELECT: by_index_select, MAPPINGS: of_mappings}
+DISK_WAYS: Ways = WAYS | {BY_MAP: by_map}
+LOADER_WAYS: Ways = {OURS: taken_over, "DataLoader": dataloader}
 STREAM_WAYS: Ways = {OURS: as_it_comes, "DataLoader": loader_of_stream}
 if StatefulDataLoader is not None:
     STREAM_WAYS["StatefulDataLoader"] = stateful_loader_of_stream
@@ -135,10 +190,23 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._x)
 
-    def __getitem__(self, row: int | list[int]) -> tuple[Tensor, Any]:
-        if isinstance(row, list):
+    def __getitem__(self, row: int | list[int] | NDArray[np.int64]) -> tuple[Tensor, Any]:
+        if isinstance(row, list | np.ndarray):
             return torch.from_numpy(self._x[row]), torch.from_numpy(self._y[row])
         return torch.from_numpy(self._x[row].copy()), int(self._y[row])
+
+
+class Items(Dataset[tuple[Tensor, int]]):
+    """Rows of tensors, one at a time, as most map-style data sets give them."""
+
+    def __init__(self, tensors: TensorDataset) -> None:
+        self.x, self.y = tensors.tensors
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.x[row], int(self.y[row])
 
 
 class Rows(IterableDataset[tuple[Tensor, Tensor]]):

@@ -65,6 +65,7 @@ QUICK = {"most_s": 0.1, "epochs": 2, "samples": 1000}
 GROUPS: dict[str, tuple[str, ...]] = {
     "Fixed": ("fixed(16)", "fixed(64)", "fixed(256)", "fixed(1024)"),
     "From measured noise": (
+        "horizon",
         "sweet-spot",
         "big-batch",
         "big-batch(kappa=0.1)",

@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from rightbatch.data.nest import leaves
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -30,10 +32,10 @@ def kinds(data: ModuleType, folder: Path) -> dict[str, object]:
 def test_an_epoch_of_every_way_has_every_sample_once(data: ModuleType, tmp_path: Path, kind: str) -> None:
     dataset = kinds(data, tmp_path)[kind]
     expected = torch.stack([dataset[row][0] for row in range(600)])
-    for name, way in data.WAYS.items():
+    for name, way in {"tensors": data.MEMORY_WAYS, "rows": data.DISK_WAYS}[kind].items():
         epoch = way(data.Work(dataset, 32))
         for _ in range(2):
-            batches = [x for x, _ in epoch()]
+            batches = [next(leaves(batch)) for batch in epoch()]
             assert {len(x) for x in batches} == {32, 600 % 32}, name
             rows = torch.cat(batches)
             assert not rows.equal(expected), name
@@ -54,15 +56,25 @@ def test_a_pass_of_every_way_of_a_stream_has_every_sample_in_its_order(
             assert torch.cat([x for x, _ in epoch()]).equal(tensors.tensors[0]), name
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_taken_over_has_every_sample_once(data: ModuleType, workers: int) -> None:
+    loaders = importlib.import_module("loaders")
+    tensors = loaders.in_memory(200, 3)
+    for name, way in data.LOADER_WAYS.items():
+        rows = torch.cat([x for x, _ in way(data.Work(data.Items(tensors), 32, workers))()])
+        assert rows[rows[:, 0].argsort()].equal(tensors.tensors[0][tensors.tensors[0][:, 0].argsort()]), name
+
+
 def test_tables_are_whole(data: ModuleType, tmp_path: Path) -> None:
     loaders = importlib.import_module("loaders")
     work = data.Work(loaders.Pictures(40), 16)
     rows = list(data.throughput("pictures", work, {way: data.WAYS[way] for way in ("rightbatch", "DataLoader")}))
     loaders.write_rows(tmp_path, 4000, 100)
     rows += data.from_disk(tmp_path)
-    assert len(rows) == 2 + len(data.WAYS)
+    assert len(rows) == 2 + len(data.DISK_WAYS)
     assert rows[0].startswith("| pictures | rightbatch | ") and "**" not in rows[0]
-    assert "**" in rows[1] and all(row.count("|") == rows[0].count("|") for row in rows)
+    assert "**" in rows[1] and all(row.count("|") == rows[0].count("|") for row in rows[:2])
+    assert all(row.count("|") == 6 for row in rows[2:])
 
 
 def test_a_resumed_batch_is_the_one_that_would_have_come(data: ModuleType) -> None:

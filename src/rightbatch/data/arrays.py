@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
+from .block_order import BlockOrder
+from .order import Order
 from .source import Source
+from .tensor_rows import TensorRows
 
 FLOAT_LIMIT_BYTES = 2**30
 CHECK_AT_ONCE_BYTES = 2**24
@@ -30,16 +34,23 @@ class TensorSource(Source):
         self.x_shape, self.y_shape = tuple(x.shape[1:]), tuple(y.shape[1:])
         self.x_dtype, self.y_dtype = x.dtype, y.dtype
         self.y_range = integer_range(y)
-        self._index_device = None if x.device.type == "cpu" else x.device
+        self._x_rows, self._y_rows = TensorRows(x), TensorRows(y)
+        own = type(self)  # a subclass may fetch samples in its own way
+        self._plain = own.fetch is TensorSource.fetch and own.fetch_epoch is Source.fetch_epoch
 
     def __len__(self) -> int:
         return len(self.x)
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and y of the samples at `indices`."""
-        if self._index_device is not None:
-            indices = indices.to(self._index_device)
-        return self.x.index_select(0, indices), self.y.index_select(0, indices)
+        return self._x_rows.fetch(indices), self._y_rows.fetch(indices)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> Any:
+        """Return the samples at positions start, ..., stop - 1 of an epoch of an order."""
+        if not self._plain:
+            return super().fetch_interval(order, epoch, start, stop)
+        rows = order.view(epoch, start, stop)
+        return self._x_rows.take(rows), self._y_rows.take(rows)
 
     def subset(self, indices: Tensor) -> TensorSource:
         """Return a source with copies of the samples at `indices` and the same classes."""

@@ -112,6 +112,8 @@ class BlockOrder:
             start, number = upto, number + 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    view = indices  # a copy, too
+
     def window_at(self, epoch: int, position: int) -> int:
         """Return the index of the window that contains a position of an epoch."""
         return int(np.searchsorted(self._in(epoch).starts, position, "right")) - 1

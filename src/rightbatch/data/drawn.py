@@ -268,10 +268,10 @@ class _DrawOrder(Order):
     def mixing(self) -> str:
         return "drawn"
 
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+    def view(self, epoch: int, start: int, stop: int) -> Indices:
         assert self.drawn is not None
         require_positions(epoch, start, stop, self.n)
-        return self.drawn.rows(self.seed, epoch)[start:stop].copy()
+        return self.drawn.rows(self.seed, epoch)[start:stop]
 
 
 def _joined(drawn: Iterable[Any]) -> Iterator[Any]:

@@ -44,7 +44,7 @@ class LengthOrder(Order):
         """How samples are shuffled."""
         return f"{Order(self.n, self.seed, True, self.permute_below).mixing}, by length"
 
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+    def view(self, epoch: int, start: int, stop: int) -> Indices:
         """Return the samples at positions start, ..., stop - 1 of an epoch."""
         require_positions(epoch, start, stop, self.n)
         found = [np.empty(0, np.int64)]
@@ -55,13 +55,13 @@ class LengthOrder(Order):
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the samples at arbitrary positions of an epoch."""
-        found = [self.indices(epoch, position, position + 1) for position in positions.ravel().tolist()]
+        found = [self.view(epoch, position, position + 1) for position in positions.ravel().tolist()]
         return np.concatenate([np.empty(0, np.int64), *found]).reshape(positions.shape)
 
     def _sorted(self, epoch: int, number: int) -> Indices:
         if self._window[:2] != (epoch, number):
             begin = number * WINDOW_SAMPLES
-            plain = Order.indices(self, epoch, begin, min(begin + WINDOW_SAMPLES, self.n))
+            plain = Order.view(self, epoch, begin, min(begin + WINDOW_SAMPLES, self.n))
             rows = plain[np.argsort(self.lengths[plain], kind="stable")]
             runs = [rows[i : i + RUN_SAMPLES] for i in range(0, len(rows), RUN_SAMPLES)]
             words = generator(self.seed, epoch).advance(LENGTHS + number * 2**64).random_raw(len(runs))

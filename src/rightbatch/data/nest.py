@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class LazyRows(ABC):
 
 def is_container(nest: object) -> bool:
     """Whether `nest` has parts: a tuple, mapping or dataclass, or a list, except of texts or of (lists of) numbers."""
+    kind = type(nest)
+    if kind is dict or kind is tuple:  # most often; a check against an abstract class takes as long as all the others
+        return True
+    if kind is Tensor:
+        return False
     if isinstance(nest, tuple | Mapping):
         return True
     if isinstance(nest, list):
@@ -64,15 +69,22 @@ def parts(nest: Any) -> Iterator[tuple[str, Any]]:
         yield from ((field.name, getattr(nest, field.name)) for field in fields(nest))
 
 
+def values(nest: Any) -> list[Any]:
+    """The parts of a container, in the order of `parts`."""
+    if isinstance(nest, tuple | list):
+        return list(nest)
+    return list(nest.values()) if type(nest) is dict else [part for _, part in parts(nest)]
+
+
 def with_parts(nest: Any, values: Sequence[Any]) -> Any:
     """A container of the type of `nest` with other parts, in the order of `parts`."""
+    if type(nest) is dict:
+        return dict(zip(nest, values, strict=True))
     if isinstance(nest, tuple | list):
         kind = type(nest)
         return kind(*values) if hasattr(nest, "_fields") else kind(values)
     if isinstance(nest, Mapping):
         renewed = dict(zip(nest, values, strict=True))
-        if type(nest) is dict:
-            return renewed
         try:
             return type(nest)(renewed)  # type: ignore[call-arg]
         except TypeError:
@@ -86,7 +98,7 @@ def with_parts(nest: Any, values: Sequence[Any]) -> Any:
 def leaves(nest: Any) -> Iterator[Any]:
     """The leaves of a nest, in order."""
     if is_container(nest):
-        for _, part in parts(nest):
+        for part in values(nest):
             yield from leaves(part)
     else:
         yield nest
@@ -114,7 +126,7 @@ def map_leaves(function: Callable[..., Any], nest: Any, *others: Any) -> Any:
         if any(len(other) != len(nest) for other in others):
             raise ValueError(f"the keys {', '.join(map(str, nest))} are not those of all")
         return with_parts(nest, [map_leaves(function, nest[key], *(other[key] for other in others)) for key in nest])
-    columns = [[part for _, part in parts(each)] for each in (nest, *others)]
+    columns = [values(each) for each in (nest, *others)]
     return with_parts(nest, [map_leaves(function, *values) for values in zip(*columns, strict=True)])
 
 
@@ -154,9 +166,9 @@ def to_device(nest: Any, device: torch.device, pin: bool = False) -> Any:
         return (nest.pin_memory() if pin and nest.device.type == "cpu" else nest).to(device, non_blocking=True)
     if not is_container(nest):
         return nest.to(device) if callable(getattr(nest, "to", None)) else nest
-    old = [part for _, part in parts(nest)]
+    old = values(nest)
     new = [to_device(part, device, pin) for part in old]
-    return nest if all(a is b for a, b in zip(old, new, strict=True)) else with_parts(nest, new)
+    return nest if all(map(is_, old, new)) else with_parts(nest, new)
 
 
 def rows_of(nest: Any, what: str = "the data") -> int:

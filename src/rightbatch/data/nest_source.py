@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
 from .arrays import as_tensor, integer_range, native, require_finite
-from .nest import LazyRows, map_leaves, named_leaves, rows_of, take
+from .block_order import BlockOrder
+from .nest import LazyRows, leaves, map_leaves, named_leaves, rows_of, take, values
+from .order import Order
 from .source import Source
+from .tensor_rows import TensorRows
 
 
 class NestSource(Source):
@@ -27,6 +31,10 @@ class NestSource(Source):
         self._length = rows_of(columns)
         self.describe_as(columns if type(columns) is tuple and len(columns) == 2 else take(columns, slice(0, 1)))
         self.y_range = integer_range(columns[1]) if self.labelled and isinstance(columns[1], Tensor) else None
+        self._rows = [TensorRows(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(columns)]
+        flat = type(columns) in (dict, tuple) and all(isinstance(part, Tensor) for part in values(columns))
+        self._flat = type(columns) if flat else None
+        self._named = list(zip(columns, self._rows, strict=True)) if self._flat is dict else []
 
     def __len__(self) -> int:
         return self._length
@@ -34,6 +42,17 @@ class NestSource(Source):
     def fetch(self, indices: Tensor) -> Any:
         """Return the samples at `indices`."""
         return take(self.columns, indices)
+
+    def fetch_interval(self, order: Order | BlockOrder, epoch: int, start: int, stop: int) -> Any:
+        """Return the samples at positions start, ..., stop - 1 of an epoch of an order."""
+        rows = order.view(epoch, start, stop)
+        if self._flat is dict:
+            return {name: part.take(rows) for name, part in self._named}
+        if self._flat is tuple:
+            return tuple([part.take(rows) for part in self._rows])
+        index = torch.from_numpy(rows)
+        following = iter(part.take(rows) if isinstance(part, TensorRows) else take(part, index) for part in self._rows)
+        return map_leaves(lambda _: next(following), self.columns)
 
     def subset(self, indices: Tensor) -> NestSource:
         """Return a source with copies of the samples at `indices` and the same classes."""
@@ -76,15 +95,16 @@ class MappedRows(LazyRows):
         rows: the rows used (default: all).
     """
 
-    def __init__(self, array: np.memmap[Any, Any], rows: Tensor | None = None) -> None:
-        self._array, self._rows = array, rows
+    def __init__(self, array: NDArray[Any], rows: Tensor | None = None) -> None:
+        self._array: NDArray[Any] = np.asarray(array)  # indexing a memmap object is several times slower
+        self._rows = rows
         self.shape = (len(array) if rows is None else len(rows), *array.shape[1:])
         self.dtype = _converted(torch.from_numpy(native(np.array(array[:1]), "a memory map"))).dtype
 
     def fetch(self, rows: Tensor | slice) -> Tensor:
         """Return a copy of the rows."""
         chosen = rows if self._rows is None else self._rows[rows]
-        return _converted(torch.from_numpy(native(np.array(self._array[_index(chosen)]), "a memory map")))
+        return _converted(torch.from_numpy(native(_copied(self._array, chosen), "a memory map")))
 
     def subset(self, rows: Tensor) -> MappedRows:
         """Return the same array with only these rows."""
@@ -144,5 +164,8 @@ def _converted(values: Tensor) -> Tensor:
     return values.to(torch.int64) if values.dtype == torch.int32 else values
 
 
-def _index(rows: Tensor | slice) -> Any:
-    return rows if isinstance(rows, slice) else rows.numpy()
+def _copied(array: NDArray[Any], rows: Tensor | slice) -> NDArray[Any]:
+    if isinstance(rows, slice):
+        return np.array(array[rows])
+    # Taking rows is faster than indexing, but would copy an array that is not contiguous and aligned as a whole.
+    return array.take(rows.numpy(), 0) if array.flags.c_contiguous and array.flags.aligned else array[rows.numpy()]

@@ -81,11 +81,15 @@ class Order:
         Raises:
             InputError: positions outside the epoch.
         """
-        require_positions(epoch, start, stop, self.n)
-        if not self.shuffle:
-            return np.arange(start, stop, dtype=np.int64)
+        return self.view(epoch, start, stop).copy()
+
+    def view(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the same indices, which must not be changed; see `indices`."""
         cached_epoch, first, cached = self._cached
-        if epoch != cached_epoch or start < first or stop > first + len(cached):
+        if epoch != cached_epoch or not first <= start <= stop <= first + len(cached):
+            require_positions(epoch, start, stop, self.n)
+            if not self.shuffle:
+                return np.arange(start, stop, dtype=np.int64)
             if self.n <= self.permute_below:
                 first, cached = 0, permutation(self.n, self.seed, epoch)
             else:
@@ -94,7 +98,7 @@ class Order:
                 cached = bijection(np.arange(first, last, dtype=np.int64), self.n, self.seed, epoch)
             if len(cached) <= max(self.permute_below, READ_AHEAD_SAMPLES):
                 self._cache(epoch, first, cached)
-        return cached[start - first : stop - first].copy()
+        return cached[start - first : stop - first]
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the samples at arbitrary positions of an epoch.

@@ -51,6 +51,7 @@ class BatchStream:
         source.rewind()
         self.source = source
         self.order = source.order(seed, shuffle)
+        self._n = self.order.n
         self.device = None if device is None else torch.device(device)
         self._pin = source.pin and self.device is not None and self.device.type == "cuda"
         self._epoch = 0
@@ -70,7 +71,7 @@ class BatchStream:
     @property
     def remaining(self) -> int:
         """Number of samples left in this epoch, at least 1: taking the last one starts the next epoch."""
-        return self.order.n - self._position
+        return self._n - self._position
 
     def take(self, n: int) -> Interval:
         """Advance by n samples, or by the rest of the epoch if that is less.
@@ -81,20 +82,20 @@ class BatchStream:
         Raises:
             InputError: n is not a whole number of at least 1.
         """
-        try:
-            n = index(n)
-        except TypeError:
-            raise InputError(f"the number of samples must be a whole number, got {n!r}") from None
+        if type(n) is not int:
+            try:
+                n = index(n)
+            except TypeError:
+                raise InputError(f"the number of samples must be a whole number, got {n!r}") from None
         if n < 1:
             raise InputError(f"the number of samples must be at least 1, got {n}")
-        start = self._position
-        stop = min(start + n, self.order.n)
-        taken = Interval(self._epoch, start, stop)
-        if stop == self.order.n:
-            self._epoch, self._position = self._epoch + 1, 0
-        else:
+        epoch, start = self._epoch, self._position
+        stop = start + n
+        if stop < self._n:
             self._position = stop
-        return taken
+        else:
+            self._epoch, self._position, stop = epoch + 1, 0, self._n
+        return Interval(epoch, start, stop)
 
     def fetch(self, interval: Interval) -> Any:
         """Return the samples of an interval without changing the position.
@@ -105,10 +106,13 @@ class BatchStream:
         Raises:
             InputError: positions outside the epoch.
         """
-        require_positions(*interval, self.order.n)
-        if isinstance(self.order, BlockOrder) and interval.samples:
-            self._read_ahead(self.order, interval)
-        batch = self.source.fetch_interval(self.order, *interval)
+        epoch, start, stop = interval
+        if not (0 <= start <= stop <= self._n and epoch >= 0):
+            require_positions(epoch, start, stop, self._n)
+        order = self.order
+        if start < stop and isinstance(order, BlockOrder):
+            self._read_ahead(order, interval)
+        batch = self.source.fetch_interval(order, epoch, start, stop)
         return batch if self.device is None else to_device(batch, self.device, self._pin)
 
     def _read_ahead(self, order: BlockOrder, interval: Interval) -> None:

@@ -33,7 +33,7 @@ class Run:
     """What `fit` returns.
 
     Args:
-        model: the model given, holding the best iterate by validation; without validation data, the last.
+        model: the model given, holding the best iterate by validation; without validation data, the last or an average.
         history: one dict per step and per evaluation, in order.
         best: the evaluation `model` comes from; empty without validation data.
         stopped: why the run ended, in words.
@@ -96,15 +96,15 @@ def fit(
         batch_size: "auto", a number, the name of a rule or a rule.
         lr: "auto", a number, the name of a rule, a rule, or None for the optimizer's own.
         optimizer: a torch optimizer of the model's parameters, or a function from parameters to one. Default:
-            schedule-free Adam if the lr rule averages, as "auto" does, plain SGD otherwise.
+            Nesterov's Adam for lr="auto", schedule-free Adam if the lr rule averages, plain SGD otherwise.
         objective: of other data, `objective(model, batch)`: the mean loss, or (loss, number of units), or
             (loss, number, outputs), for metrics (loss, number, (outputs, targets)).
         collate: function from a list of samples to a batch.
         metrics: such as {"f1": fn}, evaluated over all of `valid` and `test`: fn(outputs, targets) returns a number for
             the outputs and targets of all samples, joined on the CPU. Or objects with reset(), update(outputs, targets)
             and compute(), as in torchmetrics. Each name is a key of the history, of `best` and of `test`.
-        epochs: maximum passes over the data; see `Budget` for what holds where no limit is given.
-        seconds: time limit, evaluation included.
+        epochs: maximum passes over the data, at whose end the rate of lr="auto" is 0; `Budget` says what holds without.
+        seconds: time limit, evaluation included; the same.
         stop_at: such as {"valid_loss": 0.3} or {"f1": 0.9}; stops when one is reached, from below unless the name ends
             in "loss" or "error", or as text says: {"perplexity": "<= 20"}. A single target also says what best means.
         patience: stops after so many evaluations without a better one.

@@ -27,8 +27,8 @@ class Advice:
         half_performance_error: its standard error.
         max_batch_size: the largest batch size that was run.
         limited_by: why no larger one was run: "data", "memory" or "time".
-        lr: a constant learning rate for schedule-free Adam, the default optimizer of `fit`, at `batch_size`; not valid
-            for other optimizers. None if it could not be determined.
+        lr: a constant learning rate for schedule-free Adam (`lr="schedule-free"` without an optimizer) at
+            `batch_size`; not valid for other optimizers. None if it could not be determined.
         step_time: the line fitted to the points.
         points: (samples, median seconds of a step, number of timings) for every size.
         seconds_used: total time of the probe.
@@ -65,7 +65,7 @@ class Advice:
         rate = (
             "not determined"
             if self.lr is None
-            else f"{number(self.lr, 2)}, constant, for schedule-free Adam (the default of rightbatch.fit) only"
+            else f"{number(self.lr, 2)}, constant, for schedule-free Adam (lr='schedule-free', no optimizer) only"
         )
         found = {
             "noise scale": self._noise(),

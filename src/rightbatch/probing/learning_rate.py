@@ -1,4 +1,4 @@
-"""A learning rate for schedule-free Adam, by the range test of the automatic rule."""
+"""A learning rate for schedule-free Adam, by the range test of `averaged-distance`."""
 
 import math
 from dataclasses import replace

@@ -69,7 +69,7 @@ def probe(
         micro_batch: maximum number of samples per forward pass (default: the whole batch).
 
     Returns:
-        The advice. Its learning rate is for schedule-free Adam, the default optimizer of `fit`.
+        The advice. Its learning rate is for schedule-free Adam, `lr="schedule-free"` without an optimizer.
 
     Raises:
         InputError: invalid data, model, loss or settings, or `seconds` is too small; the message states what is needed.

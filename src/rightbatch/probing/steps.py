@@ -38,7 +38,7 @@ def source_and_loss(
 
 
 class ProbeSteps:
-    """Training steps with schedule-free Adam, like those of `fit`; at learning rate 0 the parameters do not move.
+    """Training steps with schedule-free Adam; at learning rate 0 the parameters do not move.
 
     Args:
         model: in training mode; its parameters have no gradients between steps.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import weakref
-from collections.abc import Callable, Sequence
+import mmap
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 
 RESIDENT_BYTES = 2**27  # arrays up to this size are read completely
-READ_BYTES = 2**26  # maximum size of one read
-MOST_OPEN = 128  # open files; the limit of a process may be a few hundred
+MOST_OPEN = 128  # mapped files; each holds a descriptor, and the limit of a process may be a few hundred
 UNREADABLE = (ValueError, TypeError, OSError, EOFError, MemoryError)
 
 Array = NDArray[np.generic]
@@ -41,8 +39,8 @@ class NpyHeader(NamedTuple):
 class NpyRows:
     """The concatenated rows of `.npy` files.
 
-    Up to 128 MiB in total are read into memory; otherwise only the requested rows are read. A memory map would keep
-    every page it touches, up to 2 MiB for a single row, until the whole file is resident.
+    Up to 128 MiB in total are read into memory; larger files are mapped, and the requested rows are copied out of the
+    map. The pages of a map belong to the system's cache of the file: the system takes them back when memory is short.
 
     Args:
         paths: at least one file; all have the same type and row shape.
@@ -67,11 +65,8 @@ class NpyRows:
         self.dtype = first.dtype
         self.shape = (sum(lengths), *first.shape[1:])
         self.nbytes = sum(header.bytes for header in self._headers)
-        self._row_bytes = prod(first.shape[1:]) * first.dtype.itemsize
         self._ends = np.cumsum(lengths, dtype=np.int64)
-        # Row r of file k starts at byte bases[k] + r · row_bytes.
-        self._bases = np.array([h.offset_bytes for h in self._headers]) - (self._ends - lengths) * self._row_bytes
-        self._files = OpenFiles([header.path for header in self._headers])
+        self._files = MappedFiles(self._headers)
         self._whole: Array | None = None
         if self.nbytes <= RESIDENT_BYTES:
             self._whole = np.concatenate([_read_whole(header) for header in self._headers])
@@ -97,74 +92,71 @@ class NpyRows:
         """
         if self._whole is not None:
             return self._whole[rows]
-        if len(self._headers) == 1 or len(rows) == 0:
+        if len(rows) == 0:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        if len(self._headers) == 1:
             return self._read(0, rows)
         parts = np.searchsorted(self._ends, rows, "right")
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for part in np.unique(parts).tolist():
             places = np.flatnonzero(parts == part)
-            out[places] = self._read(part, rows[places])
+            out[places] = self._read(part, rows[places] - (self._ends[part] - self.lengths[part]))
         return out
 
     def _read(self, part: int, rows: NDArray[np.int64]) -> Array:
-        """Read rows of one file, consecutive ones in one read."""
-        begins = np.ones(len(rows), bool)
-        begins[1:] = np.diff(rows) != 1
-        begins[:: max(1, READ_BYTES // max(1, self._row_bytes))] = True
-        starts = np.flatnonzero(begins)
-        counts = np.diff(np.append(starts, len(rows)))
-        offsets = self._bases[part] + rows[starts] * self._row_bytes
-        data = self._files.read(part, (counts * self._row_bytes).tolist(), offsets.tolist())
-        return np.frombuffer(data, self.dtype).reshape(len(rows), *self.shape[1:])
+        """Read rows of one file."""
+        return self._files.read(part, rows).view(self.dtype).reshape(len(rows), *self.shape[1:])
 
 
-class OpenFiles:
-    """Files with random access; the most recently opened stay open.
+class MappedFiles:
+    """Maps of the rows of files; those of the most recently opened files are cached.
+
+    A row is mapped as one item of so many bytes, whatever its type and alignment, so that taking rows copies each at
+    once and never the whole array.
 
     Args:
-        paths: the files; they are identified by their index.
+        headers: the files; they are identified by their index.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._open: dict[int, int] = {}  # descriptors
-        weakref.finalize(self, _close, self._open)
+    def __init__(self, headers: Sequence[NpyHeader]) -> None:
+        self._headers = headers
+        self._open: dict[int, tuple[mmap.mmap, Array]] = {}
 
-    def __reduce__(self) -> tuple[type[OpenFiles], tuple[Sequence[Path]]]:
-        return OpenFiles, (self._paths,)
+    def __reduce__(self) -> tuple[type[MappedFiles], tuple[Sequence[NpyHeader]]]:
+        return MappedFiles, (self._headers,)
 
-    def read(self, number: int, sizes: list[int], offsets: list[int]) -> bytearray:
-        """Return the concatenated pieces of these sizes at these offsets.
+    def read(self, number: int, rows: NDArray[np.int64]) -> Array:
+        """Return copies of rows of a file, at least one, one item each.
 
         Raises:
             DataError: the file cannot be read, or has become shorter.
         """
+        header = self._headers[number]
         try:
-            file = self._open.get(number)
-            if file is None:
+            if number not in self._open:
                 if len(self._open) >= MOST_OPEN:
-                    os.close(self._open.pop(next(iter(self._open))))
-                file = self._open[number] = os.open(self._paths[number], os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            read = bytearray().join([read_at(file, size, place) for size, place in zip(sizes, offsets, strict=True)])
-        except OSError as error:
-            raise DataError(f"{self._paths[number]} cannot be read: {error}") from error
-        if len(read) < sum(sizes):
-            raise DataError(f"{self._paths[number]} has become shorter since it was opened")
-        return read
+                    del self._open[next(iter(self._open))]
+                self._open[number] = _mapped(header)
+            file, mapped = self._open[number]
+            size_bytes = file.size()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{header.path} cannot be read: {error}") from error
+        # Reading a map beyond the end of its file would end the process.
+        present = min(len(mapped), (size_bytes - header.offset_bytes) // mapped.itemsize)
+        if int(rows.max()) >= present:
+            raise DataError(f"{header.path} has become shorter since it was opened")
+        return mapped.take(rows)
 
 
-def _close(descriptors: dict[int, int]) -> None:
-    for descriptor in descriptors.values():
-        os.close(descriptor)
-
-
-def _seek_and_read(descriptor: int, size: int, place: int) -> bytes:
-    os.lseek(descriptor, place, os.SEEK_SET)
-    return os.read(descriptor, size)
-
-
-# pread does not change the file position, which forked processes share; Windows has neither pread nor fork.
-read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", _seek_and_read)
+def _mapped(header: NpyHeader) -> tuple[mmap.mmap, Array]:
+    with header.path.open("rb") as opened:
+        file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(file, "madvise"):  # not on Windows
+        # A row that is not in the cache is read alone, not with 128 KiB around it: 65 instead of 120 µs (2 GB on disk).
+        file.madvise(mmap.MADV_RANDOM)
+    row_bytes = header.bytes // header.shape[0]
+    present = max(0, min(header.shape[0], (len(file) - header.offset_bytes) // row_bytes))
+    return file, np.frombuffer(file, np.dtype((np.void, row_bytes)), present, header.offset_bytes)
 
 
 def read_header(path: Path) -> NpyHeader:
@@ -185,7 +177,7 @@ def read_header(path: Path) -> NpyHeader:
             reader = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
             shape, by_columns, dtype = reader(file)
             header = NpyHeader(path, shape, dtype, by_columns and len(shape) > 1, file.tell())
-            held = os.fstat(file.fileno()).st_size - header.offset_bytes
+            held = path.stat().st_size - header.offset_bytes
     except (*UNREADABLE, TokenError, SyntaxError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as an array of numbers: {error}") from error
     if dtype.hasobject:
