@@ -122,13 +122,14 @@ def test_streams_that_differ_between_processes_are_refused(together: Any) -> Non
         assert "The processes differ in the first samples" in told
 
 
-@pytest.mark.parametrize("what", ["seed", "the first samples"])
+@pytest.mark.parametrize("what", ["the seed of the loader's generator", "the first samples"])
 def test_loaders_that_differ_between_processes_are_refused(together: Any, what: str) -> None:
     dataset = TensorDataset(*data())
 
     def work(rank: int) -> str:
         own = torch.Generator().manual_seed(rank)
-        order = {"sampler": list(range(rank, 100 + rank))} if what != "seed" else {"shuffle": True, "generator": own}
+        rows = list(range(rank, 100 + rank))
+        order = {"sampler": rows} if what == "the first samples" else {"shuffle": True, "generator": own}
         with pytest.raises(InputError) as caught:
             rightbatch.fit(nn.Linear(D, CLASSES).double(), DataLoader(dataset, 8, **order), epochs=1, progress=False)
         return str(caught.value)

@@ -201,7 +201,8 @@ def _shared(source: Source, settings: dict[str, str], seed: int, epochs: int | N
     same: dict[str, object] = {
         "train": len(source),
         "rules": settings,
-        "seed": (seed, source.own_seed),
+        "seed": seed,
+        "the seed of the loader's generator": source.own_seed,
         "epochs": epochs,
     }
     first = source.first_samples()
